@@ -1,0 +1,87 @@
+"""`anatobench COMMAND`: finds the command, runs it, and turns failures into one line and an exit status.
+
+Each command is a module of this package with `add_arguments(parser)` and `run(args)`. A module is imported only when
+its command is called, so `anatobench --help` is instant and `prepare` needs no framework. `run` returns the figures
+that `--json` prints as one object on the last line of stdout, or None; everything meant for a person goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+
+from anatobench import __version__
+from anatobench.errors import AnatoBenchError, UsageError
+
+COMMANDS = {
+    "demo": "the whole way on a synthetic cohort: phantom, prepare, train in both frameworks, compare, report",
+    "phantom": "write a synthetic cohort as raw data in RATIC's, CT-RATE's or RAD-ChestCT's format",
+    "prepare": "raw scans and masks to a store of checked, resampled cases",
+    "train": "train a model on a store",
+    "evaluate": "AUC and the other metrics of a run, with confidence intervals",
+    "predict": "probabilities for one scan",
+    "export": "a run's weights as one .safetensors file under torchvision's names",
+    "parity": "prove that the two frameworks compute the same",
+    "bench": "measure: step time (bench step)",
+    "report": "one self-contained HTML page from one or more runs",
+}
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def build_parser(commands: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser with one subparser per command; only the commands named are imported and given their arguments."""
+    parser = argparse.ArgumentParser(
+        prog="anatobench",
+        description="CT diagnosis with anatomical supervision in PyTorch and JAX.",
+        epilog="anatobench COMMAND --help explains a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"anatobench {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name in commands:
+            module = importlib.import_module(f"anatobench.cli.{name}")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status (0 success, 1 failure, 2 wrong arguments, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    called = [name for name in arguments[:1] if name in COMMANDS]
+    args = build_parser(called).parse_args(arguments)
+    try:
+        figures = args.run(args)
+    except UsageError as error:
+        return _fail(args.command, error, EXIT_USAGE)
+    except AnatoBenchError as error:
+        return _fail(args.command, error, EXIT_FAILURE)
+    except KeyboardInterrupt:
+        print(f"anatobench {args.command}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `anatobench ... | head`
+        sys.stderr.close()
+        return EXIT_FAILURE
+    if getattr(args, "json", False) and figures is not None:
+        print(json.dumps(figures, allow_nan=False))
+    if isinstance(figures, dict) and figures.get("passed") is False:
+        return EXIT_FAILURE
+    return 0
+
+
+def _fail(command: str, error: AnatoBenchError, status: int) -> int:
+    print(f"anatobench {command}: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

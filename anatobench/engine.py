@@ -1,0 +1,159 @@
+"""The contract a framework fulfils. The training loop, evaluation and parity know nothing else of it.
+
+Arrays cross this border as numpy arrays. Weights and optimizer moments have one canonical form: a dict of arrays
+under torchvision's parameter names and in torch's layouts, so that a run can start in one framework and go on in
+the other, and two frameworks are compared by comparing dicts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.recipes import FRAMEWORKS, Recipe
+from anatobench.tasks import Size, Task
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What travels from the host to a device for one step."""
+
+    volume: np.ndarray
+    """int16 [B, D, H, W], HU: the device clips, normalises and casts."""
+    organs: np.ndarray
+    """uint8 [B, D, H, W], organ indices; `IGNORED_ORGAN` where a case has no mask."""
+    targets: np.ndarray
+    """int8 [B, groups], grade per label group; `MISSING_TARGET` where unknown."""
+    case_index: np.ndarray
+    """int32 [B], position of each case in the store's index; -1 for padding of an evaluation batch."""
+
+    @property
+    def size(self) -> int:
+        return int(self.volume.shape[0])
+
+    def digest(self) -> str:
+        """BLAKE2b of every byte: equal digests prove that two frameworks saw the same batch."""
+        state = hashlib.blake2b(digest_size=16)
+        for field in fields(self):
+            array = np.ascontiguousarray(getattr(self, field.name))
+            state.update(f"{field.name}{array.dtype}{array.shape}".encode())
+            state.update(array.data)
+        return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that fixes a model's shape."""
+
+    model: str
+    """One of `recipes.MODELS`."""
+    size: str
+    """`full`, or `tiny`: the same family and code path, small enough for a CPU."""
+    task: Task
+    crop_size: Size
+    """What the model is built for, (D, H, W)."""
+    segmentation: bool = True
+    """Whether the auxiliary head exists; export and prediction drop it."""
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one training step measured."""
+
+    loss: float
+    classification: float
+    """The sum of the task's classification terms, any_injury left out."""
+    any_injury: float
+    """Unweighted; 0 where the task has none."""
+    segmentation: float
+    """Unweighted; 0 without the segmentation branch."""
+    gradient_norm: float
+    """Before clipping."""
+    case_losses: np.ndarray
+    """float [B]: each case's own share before the mean, to name the case when the loss is not finite."""
+
+
+class PendingMetrics(Protocol):
+    """A step that may still be running on the device; `fetch` waits for it."""
+
+    def fetch(self) -> StepMetrics: ...
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One forward and backward pass laid open, for parity. Nothing is updated, BatchNorm's running values included."""
+
+    activations: Arrays
+    """Output of every stage in order, torch layout [B, C, D, H, W] (token models: as torchvision has them)."""
+    logits: np.ndarray
+    """[B, logits]"""
+    seg_logits: np.ndarray
+    """[B, classes, D, H, W], upsampled to the input's size."""
+    losses: dict[str, float]
+    """`loss`, `classification`, `any_injury`, `segmentation`."""
+    gradients: Arrays
+    """Of `loss` with respect to every parameter, before clipping."""
+
+
+class Engine(Protocol):
+    """One model with its optimizer, in training mode for `train_step` and `inspect`, evaluation mode elsewhere."""
+
+    name: str
+    spec: ModelSpec
+    recipe: Recipe
+
+    def train_step(self, batch: Batch, learning_rate: float, step: int) -> PendingMetrics:
+        """Forward, backward, clip, AdamW. `step` (from 0) seeds dropout, so a resumed run draws what it would have."""
+
+    def predict(self, volume: np.ndarray) -> np.ndarray:
+        """int16 [B, D, H, W] to float32 logits [B, logits], without the segmentation branch."""
+
+    def segment(self, volume: np.ndarray) -> np.ndarray:
+        """int16 [B, D, H, W] to uint8 organ indices of the same shape, by the auxiliary head."""
+
+    def inspect(self, batch: Batch, train: bool = True) -> Inspection:
+        """Forward and backward with everything in between, in training or evaluation mode."""
+
+    def weights(self) -> Arrays:
+        """Parameters and buffers (BatchNorm's running values) in canonical form."""
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """The inverse of `weights`. Unknown, missing or misshapen names are errors; a segmentation head that this
+        model does not have is dropped."""
+
+    def optimizer_state(self) -> Arrays:
+        """`exp_avg/<parameter>` and `exp_avg_sq/<parameter>` in canonical form, and `step` (int64 scalar)."""
+
+    def load_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """The inverse of `optimizer_state`."""
+
+    def device(self) -> dict[str, Any]:
+        """`kind` (`cpu`, `gpu`), `name`, `count` and the framework's `versions`."""
+
+
+_PACKAGES = {"torch": "torch_ref", "jax": "jax_impl"}
+
+
+def load_engine(framework: str, spec: ModelSpec, recipe: Recipe) -> Engine:
+    """Build the engine of that framework with weights initialised from `recipe.seed`.
+
+    The framework is imported here and nowhere else, so that a machine needs only the one it uses.
+    """
+    if framework not in FRAMEWORKS:
+        raise UsageError(f"framework {framework!r}: choose one of {', '.join(FRAMEWORKS)}")
+    try:
+        package = importlib.import_module(f"{_PACKAGES[framework]}.engine")
+    except ModuleNotFoundError as error:
+        raise AnatoBenchError(
+            f"framework {framework} needs the Python package {error.name}: pip install 'anatobench[{framework}]'"
+        ) from error
+    engine: Engine = package.build(spec, recipe)
+    return engine

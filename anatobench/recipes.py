@@ -1,0 +1,109 @@
+"""How a model is trained: the paper's Table 6 as data, and every choice that the paper leaves open, with its reason.
+
+A `Recipe` is saved whole with every run; the command line overrides single fields with `--set field=value`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from anatobench.errors import UsageError
+from anatobench.tasks import Task
+
+MODELS = ("r3d_18", "mvit_v2_s", "swin3d_t")
+SIZES = ("full", "tiny")
+FRAMEWORKS = ("torch", "jax")
+PRECISIONS = ("fp64", "fp32", "tf32", "bf16")
+SEGMENTATION_LOSSES = ("ce", "dice", "ce_dice")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Optimisation and loss of one run."""
+
+    epochs: int = 20
+    batch_size: int = 10
+    """Cases per step over all processes."""
+    learning_rate: float = 1e-4
+    """At the start of the cosine decay."""
+    warmup_steps: int = 0
+    """Linear warm-up. The paper names none."""
+    weight_decay: float = 1e-4
+    """Decoupled, on every parameter, as torch.optim.AdamW does by default; the paper names no exceptions."""
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    clip_norm: float = 5.0
+    """Gradients are scaled by min(1, clip_norm / (norm + 1e-6)), torch.nn.utils.clip_grad_norm_'s formula."""
+    segmentation_weight: float = 1.0
+    """0 trains without the segmentation branch."""
+    segmentation_loss: str = "ce"
+    """`ce`, `dice` or `ce_dice` (their sum). CE weights background like any class: the paper names no weights."""
+    dice_smooth: float = 1.0
+    """Added to numerator and denominator of the soft Dice of each organ of each case, so that an organ that is
+    neither there nor predicted costs nothing. Background is left out, as is usual."""
+    any_injury_weight: float = 0.1
+    """The paper's lambda, RATIC alone."""
+    precision: str = "fp32"
+    """Compute precision on the device; parameters, optimizer state and losses stay float32 (float64 for `fp64`)."""
+    seed: int = 0
+    """Initial weights, order of cases, crops, dropout."""
+
+    # Losses are means over the batch of sample weight times loss, not divided by the sum of weights: the paper names
+    # no normalisation, and this one gives the same gradient however a batch is spread over processes. The two binary
+    # groups of RATIC are averaged, and so are its three graded groups, so that each term of equation 5 has the scale
+    # of one loss.
+
+    def __post_init__(self) -> None:
+        checks = {
+            "epochs": self.epochs >= 1,
+            "batch_size": self.batch_size >= 1,
+            "learning_rate": self.learning_rate > 0,
+            "warmup_steps": self.warmup_steps >= 0,
+            "weight_decay": self.weight_decay >= 0,
+            "adam_beta1": 0 <= self.adam_beta1 < 1,
+            "adam_beta2": 0 <= self.adam_beta2 < 1,
+            "adam_epsilon": self.adam_epsilon > 0,
+            "clip_norm": self.clip_norm > 0,
+            "segmentation_weight": self.segmentation_weight >= 0,
+            "segmentation_loss": self.segmentation_loss in SEGMENTATION_LOSSES,
+            "dice_smooth": self.dice_smooth > 0,
+            "any_injury_weight": self.any_injury_weight >= 0,
+            "precision": self.precision in PRECISIONS,
+            "seed": 0 <= self.seed < 2**32,
+        }
+        for name, good in checks.items():
+            if not good:
+                raise UsageError(f"recipe: {name}={getattr(self, name)!r} is out of range")
+
+
+def paper_recipe(task: Task, model: str) -> Recipe:
+    """Table 6 for a task and a backbone."""
+    if model not in MODELS:
+        raise UsageError(f"model {model!r}: choose one of {', '.join(MODELS)}")
+    abdomen = task.anatomy == "abdomen"
+    if model == "r3d_18":
+        learning_rate, batch_size = 1e-4, 5 if abdomen else 10
+    elif model == "swin3d_t":
+        learning_rate, batch_size = (1e-5, 2) if abdomen else (5e-5, 6)
+    else:
+        learning_rate, batch_size = (1e-5, 2) if abdomen else (1e-4, 4)
+    epochs = 20 if task.name == "ct_rate" else 100
+    return Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+
+
+def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
+    """Apply `field=value` texts to a recipe; `UsageError` names the fields there are."""
+    types = {f.name: type(getattr(recipe, f.name)) for f in fields(recipe)}
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or name not in types:
+            raise UsageError(f"--set {assignment}: write field=value with one of {', '.join(types)}")
+        try:
+            changes[name] = types[name](text)
+        except ValueError:
+            raise UsageError(f"--set {assignment}: {text!r} is not a valid {types[name].__name__}") from None
+    return replace(recipe, **changes)

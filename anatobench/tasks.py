@@ -1,0 +1,230 @@
+"""What is predicted and supervised: label groups, organs, HU window, spacing and crop sizes.
+
+Sizes and windows are those of the AutoSeg paper's Table 5, the RATIC sample weights those of its section 3.1
+(they equal the Kaggle competition's), the label names those of each data set's own CSV.
+All sizes and spacings are (D, H, W) = (superior-inferior, anterior-posterior, left-right).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from anatobench.errors import UsageError
+
+Size = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+IGNORED_ORGAN = 255
+"""Organ index of voxels that carry no mask; the segmentation loss leaves them out."""
+MISSING_TARGET = -1
+"""Target of a label that is not known for a case; the losses and metrics leave it out."""
+
+
+@dataclass(frozen=True)
+class LabelGroup:
+    """Mutually exclusive grades of one finding; grade 0 is the healthy or absent one.
+
+    Two grades are one sigmoid logit, more are one softmax logit each.
+    """
+
+    name: str
+    grades: tuple[str, ...] = ("absent", "present")
+    sample_weights: tuple[float, ...] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if len(self.grades) < 2 or len(self.grades) != len(self.sample_weights):
+            raise UsageError(f"label group {self.name}: needs at least two grades and one weight per grade")
+
+    @property
+    def binary(self) -> bool:
+        return len(self.grades) == 2
+
+    @property
+    def logit_count(self) -> int:
+        return 1 if self.binary else len(self.grades)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a scan is resampled, padded or cropped for the store, and cropped for the model."""
+
+    spacing: Spacing
+    """Millimetres between voxel centres."""
+    padded_size: Size
+    crop_size: Size
+
+
+@dataclass(frozen=True)
+class Task:
+    """One diagnosis task with its auxiliary segmentation."""
+
+    name: str
+    anatomy: str
+    groups: tuple[LabelGroup, ...]
+    organs: tuple[str, ...]
+    """`organs[i]` has index i + 1 in organ masks; 0 is background."""
+    window: tuple[float, float]
+    """HU clipped to this range and mapped to [-1, 1] on the device."""
+    any_injury_sample_weights: tuple[float, float] | None = None
+    """Sample weights (none, any) of the derived `any_injury` label; None where the task has no such label."""
+    report_all_grades: bool = False
+    """Whether metrics list every grade of a group (RATIC's 14 columns) or the positive grade alone."""
+
+    @property
+    def logit_count(self) -> int:
+        return sum(group.logit_count for group in self.groups)
+
+    @property
+    def segmentation_classes(self) -> int:
+        """Organs and background."""
+        return len(self.organs) + 1
+
+    @property
+    def logit_slices(self) -> tuple[slice, ...]:
+        """Where each group's logits stand in the model's output, in the order of `groups`."""
+        slices, start = [], 0
+        for group in self.groups:
+            slices.append(slice(start, start + group.logit_count))
+            start += group.logit_count
+        return tuple(slices)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The columns of predictions and metrics."""
+        if not self.report_all_grades:
+            return tuple(group.name for group in self.groups)
+        names = tuple(f"{group.name}_{grade}" for group in self.groups for grade in group.grades)
+        return (*names, "any_injury") if self.any_injury_sample_weights else names
+
+    def geometry(self, size: str) -> Geometry:
+        """The geometry named `full` (the paper's) or `tiny` (a quarter of it per axis, for CPU work)."""
+        try:
+            return GEOMETRIES[self.anatomy][size]
+        except KeyError:
+            raise UsageError(f"size {size!r}: choose one of {', '.join(GEOMETRIES[self.anatomy])}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in plain JSON types, so that a store or a run can be read without this file."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Task:
+        """The inverse of `to_json`."""
+        groups = tuple(
+            LabelGroup(g["name"], tuple(g["grades"]), tuple(float(w) for w in g["sample_weights"]))
+            for g in data["groups"]
+        )
+        weights = data["any_injury_sample_weights"]
+        low, high = data["window"]
+        return Task(
+            name=data["name"],
+            anatomy=data["anatomy"],
+            groups=groups,
+            organs=tuple(data["organs"]),
+            window=(float(low), float(high)),
+            any_injury_sample_weights=None if weights is None else (float(weights[0]), float(weights[1])),
+            report_all_grades=bool(data["report_all_grades"]),
+        )
+
+
+CHEST_ORGANS = (
+    "lung_upper_lobe_left",
+    "lung_lower_lobe_left",
+    "lung_upper_lobe_right",
+    "lung_middle_lobe_right",
+    "lung_lower_lobe_right",
+    "heart",
+)
+ABDOMEN_ORGANS = ("liver", "spleen", "kidney_left", "kidney_right", "bowel")
+
+ORGANS: Mapping[str, tuple[str, ...]] = {"chest": CHEST_ORGANS, "abdomen": ABDOMEN_ORGANS}
+WINDOWS: Mapping[str, tuple[float, float]] = {"chest": (-1000.0, 200.0), "abdomen": (-150.0, 250.0)}
+GEOMETRIES: Mapping[str, Mapping[str, Geometry]] = {
+    "chest": {
+        "full": Geometry((3.0, 1.5, 1.5), (120, 240, 240), (96, 192, 192)),
+        "tiny": Geometry((12.0, 6.0, 6.0), (30, 60, 60), (24, 48, 48)),
+    },
+    "abdomen": {
+        "full": Geometry((3.0, 1.5, 1.5), (192, 256, 256), (160, 176, 192)),
+        "tiny": Geometry((12.0, 6.0, 6.0), (48, 64, 64), (40, 44, 48)),
+    },
+}
+
+RATIC = Task(
+    name="ratic",
+    anatomy="abdomen",
+    groups=(
+        LabelGroup("bowel", ("healthy", "injury"), (1.0, 2.0)),
+        LabelGroup("extravasation", ("healthy", "injury"), (1.0, 6.0)),
+        LabelGroup("kidney", ("healthy", "low", "high"), (1.0, 2.0, 4.0)),
+        LabelGroup("liver", ("healthy", "low", "high"), (1.0, 2.0, 4.0)),
+        LabelGroup("spleen", ("healthy", "low", "high"), (1.0, 2.0, 4.0)),
+    ),
+    organs=ABDOMEN_ORGANS,
+    window=WINDOWS["abdomen"],
+    any_injury_sample_weights=(1.0, 6.0),
+    report_all_grades=True,
+)
+
+CT_RATE_LABELS = (
+    "Medical material",
+    "Arterial wall calcification",
+    "Cardiomegaly",
+    "Pericardial effusion",
+    "Coronary artery wall calcification",
+    "Hiatal hernia",
+    "Lymphadenopathy",
+    "Emphysema",
+    "Atelectasis",
+    "Lung nodule",
+    "Lung opacity",
+    "Pulmonary fibrotic sequela",
+    "Pleural effusion",
+    "Mosaic attenuation pattern",
+    "Peribronchial thickening",
+    "Consolidation",
+    "Bronchiectasis",
+    "Interlobular septal thickening",
+)
+RAD_CHESTCT_LABELS = (
+    "catheter_or_port",
+    "lymphadenopathy",
+    "septal_thickening",
+    "hernia",
+    "nodule",
+    "pericardial_effusion",
+    "scarring",
+    "bronchial_wall_thickening",
+    "opacity",
+    "emphysema",
+    "cardiomegaly",
+    "pleural_effusion",
+    "bronchiectasis",
+    "consolidation",
+    "atelectasis",
+    "calcification",
+)
+
+
+def multi_label_task(name: str, anatomy: str, labels: tuple[str, ...]) -> Task:
+    """A task of independent present/absent findings, as CT-RATE, RAD-ChestCT and most own cohorts are."""
+    if anatomy not in ORGANS:
+        raise UsageError(f"anatomy {anatomy!r}: choose one of {', '.join(ORGANS)}")
+    groups = tuple(LabelGroup(label) for label in labels)
+    return Task(name, anatomy, groups, ORGANS[anatomy], WINDOWS[anatomy])
+
+
+TASKS: Mapping[str, Task] = {
+    "ratic": RATIC,
+    "ct_rate": multi_label_task("ct_rate", "chest", CT_RATE_LABELS),
+    "rad_chestct": multi_label_task("rad_chestct", "chest", RAD_CHESTCT_LABELS),
+}
+
+
+def get_task(name: str) -> Task:
+    """The task of that name; `UsageError` lists the names there are."""
+    if name not in TASKS:
+        raise UsageError(f"task {name!r}: choose one of {', '.join(TASKS)}")
+    return TASKS[name]
