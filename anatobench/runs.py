@@ -1,0 +1,133 @@
+"""A run's folder and the configuration that is saved whole in it before anything else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from anatobench import __version__
+from anatobench.durable import write_durably
+from anatobench.engine import ModelSpec
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe
+from anatobench.tasks import Task
+
+CONFIG_FILE = "config.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that fixes what a run computes; `RUN/config.json`."""
+
+    task: Task
+    store: str
+    """Path of the store."""
+    framework: str
+    model: str
+    size: str
+    """`full` or `tiny`, as the store."""
+    recipe: Recipe
+    segmentation: bool = True
+    """Whether the model has the auxiliary head; False trains the paper's baseline."""
+    max_steps: int | None = None
+    """Ends the run, and its learning-rate schedule, before `recipe.epochs` are over."""
+    evaluate_every: int = 1
+    """Epochs between evaluations on the validation split; there is always one at the end."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; there is always one after an evaluation, and on a signal to stop."""
+    anatobench_version: str = __version__
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.framework not in FRAMEWORKS or self.model not in MODELS or self.size not in SIZES:
+            raise UsageError(f"run: no such combination: {self.framework}, {self.model}, {self.size}")
+        if self.segmentation != (self.recipe.segmentation_weight > 0):
+            raise UsageError("run: segmentation_weight must be 0 without the segmentation branch, and above 0 with it")
+        for name in ("max_steps", "evaluate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"run: {name}={value} must be at least 1")
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the engine is built for."""
+        crop_size = self.task.geometry(self.size).crop_size
+        return ModelSpec(self.model, self.size, self.task, crop_size, self.segmentation)
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run."""
+        full = self.recipe.epochs * steps_per_epoch
+        return full if self.max_steps is None else min(full, self.max_steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**asdict(self), "task": self.task.to_json()}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> RunConfig:
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError on anything else."""
+        if data["format"] != FORMAT:
+            raise ValueError(f"format {data['format']}, this version reads {FORMAT}")
+        known = {field.name for field in fields(RunConfig)}
+        if set(data) != known:
+            raise ValueError(f"fields {sorted(set(data) ^ known)} are missing or unknown")
+        return RunConfig(**{**data, "task": Task.from_json(data["task"]), "recipe": Recipe(**data["recipe"])})
+
+
+def load_config(run: Path) -> RunConfig:
+    """Read `RUN/config.json`; `AnatoBenchError` if there is no run or the file is damaged."""
+    path = run / CONFIG_FILE
+    if not path.is_file():
+        raise AnatoBenchError(f"{run}: no run here ({CONFIG_FILE} is missing): give a folder that train has written")
+    try:
+        return RunConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, KeyError, TypeError, ValueError, AnatoBenchError) as error:
+        raise AnatoBenchError(f"{path}: not a run's configuration: {error}") from None
+
+
+def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool = False) -> RunConfig:
+    """Save the configuration of a new run, or check that an existing run is the one asked for; the one to train.
+
+    With `resume` an existing run goes on and a missing one begins, so that a job script can always say it. The store
+    may have moved and the version of AnatoBench may have changed; with `switch_framework` the framework may, too.
+    `AnatoBenchError` if there is a run and it may not be resumed; nothing is written then.
+    """
+    path = run / CONFIG_FILE
+    if not path.exists():
+        if run.is_dir() and any(run.iterdir()):
+            raise AnatoBenchError(f"{run}: not empty and not a run: choose another --out")
+        run.mkdir(parents=True, exist_ok=True)
+        write_durably(path, (json.dumps(config.to_json(), indent=2) + "\n").encode())
+        return config
+    saved = load_config(run)
+    changed = {
+        name: f"{name}: {was!r} -> {now!r}"
+        for name, was, now in _differences(saved.to_json(), config.to_json())
+        if name not in ("store", "anatobench_version")
+    }
+    if "framework" in changed and switch_framework:
+        del changed["framework"]
+    if changed:
+        hint = " (--switch-framework allows it)" if set(changed) == {"framework"} and resume else ""
+        raise AnatoBenchError(
+            f"{run}: holds a run with another configuration: {'; '.join(changed.values())}{hint}: choose another --out"
+        )
+    if not resume:
+        raise AnatoBenchError(f"{run}: holds this run already: add --resume to go on with it, or choose another --out")
+    return replace(saved, framework=config.framework, store=config.store)
+
+
+def _differences(saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted name, saved value, asked value) of every leaf that differs, both being JSON objects of the same keys."""
+    found: list[tuple[str, Any, Any]] = []
+    for name, was in json.loads(json.dumps(saved)).items():
+        now = json.loads(json.dumps(asked))[name]
+        if isinstance(was, dict):
+            found += _differences(was, now, f"{prefix}{name}.")
+        elif was != now:
+            found.append((f"{prefix}{name}", was, now))
+    return found
