@@ -1,0 +1,247 @@
+"""Writes a store: one case at a time, from many processes and shards at once, killed at any moment.
+
+A case's data file is written first and its record last, each atomically, so a record means a finished case. The index
+and the list of rejected cases are merged from all that is there, by whoever finishes.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import anatobench
+from anatobench.atomic_files import TEMPORARY_SUFFIX, write_atomically
+from anatobench.case_file import encode_case
+from anatobench.datasets.case import Rejection, check_patient_leakage
+from anatobench.errors import AnatoBenchError
+from anatobench.store import (
+    CASES_FOLDER,
+    FORMAT_VERSION,
+    INDEX_FILE,
+    REJECTED_FILE,
+    REJECTED_FOLDER,
+    STORE_FILE,
+    StoredCase,
+    data_file,
+    record_file,
+)
+from anatobench.tasks import Task
+
+_LEFTOVER = re.compile(r"\.(?P<case_id>.+)\.(safetensors|json)\.[0-9a-f]+\.tmp")
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One case's voxels, resampled and padded or cropped to the store's geometry."""
+
+    volume: np.ndarray
+    """int16 [D, H, W], HU in [-1000, 1000]."""
+    organs: np.ndarray | None
+    """uint8 [D, H, W], organ indices of the task; None without a mask."""
+    affine: np.ndarray
+    """float64 [4, 4], voxel index (d, h, w, 1) to RAS+ millimetres."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CaseOrigin:
+    """What a record takes from the raw data's listing."""
+
+    case_id: str
+    patient_id: str
+    split: str
+    targets: tuple[int, ...]
+    source: str
+    mask_source: str | None
+
+    def has_same_voxels(self, record: StoredCase) -> bool:
+        """Whether the record's data file came from the same scan and mask."""
+        return (record.source, record.mask_source) == (self.source, self.mask_source)
+
+    def relabelled(self, record: StoredCase) -> StoredCase:
+        """The record with this listing's patient, split and targets."""
+        return replace(record, patient_id=self.patient_id, split=self.split, targets=self.targets)
+
+
+class StoreWriter:
+    """Writes into one store's folder. It holds no open file, so it can be sent to other processes."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def create(self, task: Task, size: str, dataset: str, options: Mapping[str, Any]) -> None:
+        """Make the store's folder, or go on with the one that is there.
+
+        Raises AnatoBenchError if the folder holds a store made with other arguments, or something else.
+        """
+        description: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "anatobench_version": anatobench.__version__,
+            "dataset": dataset,
+            "size": size,
+            "options": dict(options),
+            "geometry": asdict(task.geometry(size)),
+            "task": task.to_json(),
+        }
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / STORE_FILE
+        with _locked(self.root):
+            if path.exists():
+                _check_same_arguments(path, json.loads(json.dumps(description)))
+            elif any(not entry.name.startswith(".") for entry in self.root.iterdir()):
+                raise AnatoBenchError(f"{self.root}: holds other files than a store's: choose an empty or new folder")
+            else:
+                write_atomically(path, json.dumps(description, indent=1).encode() + b"\n")
+        (self.root / CASES_FOLDER).mkdir(exist_ok=True)
+        (self.root / REJECTED_FOLDER).mkdir(exist_ok=True)
+
+    def remove_leftovers(self, case_ids: Collection[str]) -> None:
+        """Remove the temporary files that killed writers of these cases left behind."""
+        for folder in (self.root / CASES_FOLDER, self.root / REJECTED_FOLDER):
+            for entry in os.scandir(folder):
+                leftover = _LEFTOVER.fullmatch(entry.name)
+                if leftover and leftover["case_id"] in case_ids:
+                    Path(entry.path).unlink(missing_ok=True)
+
+    def finished(self, case_id: str) -> StoredCase | None:
+        """The case's record if it and its data file are whole (by size), else None."""
+        try:
+            record = StoredCase.from_json(json.loads(record_file(self.root, case_id).read_bytes()))
+            size = data_file(self.root, case_id).stat().st_size
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return record if record.case_id == case_id and record.byte_size == size else None
+
+    def write(self, origin: CaseOrigin, prepared: PreparedCase) -> StoredCase:
+        """Write one case: data file, then record. OSError if the disk refuses."""
+        content = encode_case(prepared.volume, prepared.organs)
+        record = StoredCase(
+            **asdict(origin),
+            has_mask=prepared.organs is not None,
+            affine=tuple(tuple(float(x) for x in row) for row in prepared.affine),
+            checksum=hashlib.blake2b(content, digest_size=32).hexdigest(),
+            byte_size=len(content),
+            notes=prepared.notes,
+        )
+        write_atomically(data_file(self.root, origin.case_id), content)
+        self.write_record(record)
+        self._rejection_file(origin.case_id).unlink(missing_ok=True)
+        return record
+
+    def write_record(self, record: StoredCase) -> None:
+        """Write or replace a case's record alone."""
+        write_atomically(record_file(self.root, record.case_id), json.dumps(record.to_json()).encode() + b"\n")
+
+    def discard(self, case_id: str) -> None:
+        """Remove a case's record, then its data file, if there are any."""
+        record_file(self.root, case_id).unlink(missing_ok=True)
+        data_file(self.root, case_id).unlink(missing_ok=True)
+
+    def reject(self, rejection: Rejection) -> None:
+        """Record that a case cannot be used. A rejection is forgotten once the case is written."""
+        write_atomically(self._rejection_file(rejection.case_id), json.dumps(asdict(rejection)).encode() + b"\n")
+
+    def finish(self, listed_rejections: Iterable[Rejection] = ()) -> tuple[int, int]:
+        """Merge all records into the index and all rejections into `rejected.csv`; how many there are of each.
+
+        `listed_rejections` are those that the listing of the raw data found. Safe to call from several shards at
+        once: each merges again until what it wrote is what is there, so whoever comes last has everything.
+        Raises AnatoBenchError for a damaged record and PatientLeakageError if a patient stands in two splits.
+        """
+        with _locked(self.root) as locked:
+            if locked:  # then no other shard's temporary file can be alive
+                for leftover in self.root.glob(f".*{TEMPORARY_SUFFIX}"):
+                    leftover.unlink(missing_ok=True)
+            names = self._present()
+            while True:
+                counts = self._merge(*names, listed_rejections)
+                now = self._present()
+                if now == names:
+                    return counts
+                names = now
+
+    def _present(self) -> tuple[list[str], list[str]]:
+        """Ids of the cases that have a record, and of those that have a rejection and no record; both sorted."""
+        prepared, rejected = (
+            {e.name.removesuffix(".json") for e in os.scandir(self.root / folder) if _is_record(e.name)}
+            for folder in (CASES_FOLDER, REJECTED_FOLDER)
+        )
+        return sorted(prepared), sorted(rejected - prepared)
+
+    def _merge(self, prepared: list[str], rejected: list[str], listed: Iterable[Rejection]) -> tuple[int, int]:
+        records = [self._read(record_file(self.root, case_id), StoredCase.from_json) for case_id in prepared]
+        check_patient_leakage(records)
+        lines = ",\n".join(json.dumps(record.to_json()) for record in records)
+        index = f'{{"format_version": {FORMAT_VERSION}, "cases": [\n{lines}\n]}}\n'
+        write_atomically(self.root / INDEX_FILE, index.encode())
+        rejections = {self._read(self._rejection_file(i), lambda data: Rejection(**data)) for i in rejected}
+        rejections.update(listed)
+        write_atomically(self.root / REJECTED_FILE, _csv(rejections))
+        return len(records), len(rejections)
+
+    def _read(self, path: Path, from_json: Any) -> Any:
+        try:
+            return from_json(json.loads(path.read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AnatoBenchError(
+                f"{path}: is damaged ({error}): delete it and run `anatobench prepare` again"
+            ) from None
+
+    def _rejection_file(self, case_id: str) -> Path:
+        return self.root / REJECTED_FOLDER / f"{case_id}.json"
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".json") and not name.startswith(".")
+
+
+def _check_same_arguments(path: Path, description: dict[str, Any]) -> None:
+    """Compare `store.json` with what this call would write, leaving out the version that wrote it."""
+    try:
+        found = dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError, OSError) as error:
+        raise AnatoBenchError(f"{path}: is damaged ({error}): prepare into a new folder") from None
+    for name in description:
+        if name != "anatobench_version" and found.get(name) != description[name]:
+            before, now = (json.dumps(value) for value in (found.get(name), description[name]))
+            change = f"{name} {before}, not {now}" if len(before) + len(now) < 200 else f"another {name}"
+            raise AnatoBenchError(
+                f"{path.parent}: was prepared with {change}: give the same arguments or choose a new folder"
+            )
+
+
+def _csv(rejections: Iterable[Rejection]) -> bytes:
+    """RFC 4180, with messages on one line each."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("case_id", "path", "reason", "message"))
+    for rejection in sorted(rejections, key=lambda r: (r.case_id, r.path, r.reason, r.message)):
+        writer.writerow(" ".join(value.split()) for value in asdict(rejection).values())
+    return text.getvalue().encode(errors="backslashreplace")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the folder against other processes; yields False where the file system has no such locks."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            locked = True
+        except OSError:
+            locked = False
+        yield locked
+    finally:
+        os.close(descriptor)
