@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anatobench.durable import write_durably
+from anatobench.atomic_files import write_atomically
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.tasks import MISSING_TARGET, Task
 
@@ -155,16 +155,15 @@ def _agreed_labels(labels: np.ndarray, patient: str, names: tuple[str, ...]) -> 
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """CSV: case_id, patient_id, one `logit_<output>` per logit, one `target_<group>` per group (empty if unknown)."""
+    """CSV: case_id, patient_id, one `logit:<output>` per logit, one `target:<group>` per group (-1: unknown)."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     task = predictions.task
     writer.writerow(_csv_header(task))
     for row, case_id in enumerate(predictions.case_ids):
         logits = [str(value) for value in predictions.logits[row].astype(np.float32)]
-        targets = ["" if grade == MISSING_TARGET else str(int(grade)) for grade in predictions.targets[row]]
-        writer.writerow([case_id, predictions.patient_ids[row], *logits, *targets])
-    write_durably(path, text.getvalue().encode())
+        writer.writerow([case_id, predictions.patient_ids[row], *logits, *predictions.targets[row].tolist()])
+    write_atomically(path, text.getvalue().encode())
 
 
 def read_predictions(path: Path, task: Task) -> Predictions:
@@ -176,7 +175,7 @@ def read_predictions(path: Path, task: Task) -> Predictions:
         if header != _csv_header(task) or any(len(row) != len(header) for row in rows):
             raise ValueError("other columns")
         logits = [[float(cell) for cell in row[logit_columns]] for row in rows]
-        targets = [[int(cell or MISSING_TARGET) for cell in row[logit_columns.stop :]] for row in rows]
+        targets = [[int(cell) for cell in row[logit_columns.stop :]] for row in rows]
     except (OSError, ValueError) as error:
         raise AnatoBenchError(f"{path}: not predictions of task {task.name} ({error}): run evaluate again") from None
     return Predictions(
@@ -189,5 +188,5 @@ def read_predictions(path: Path, task: Task) -> Predictions:
 
 
 def _csv_header(task: Task) -> list[str]:
-    logits = [f"logit_{name}" for name in output_names(task)]
-    return ["case_id", "patient_id", *logits, *(f"target_{group.name}" for group in task.groups)]
+    logits = [f"logit:{name}" for name in output_names(task)]
+    return ["case_id", "patient_id", *logits, *(f"target:{group.name}" for group in task.groups)]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from anatobench import __version__
-from anatobench.durable import write_durably
+from anatobench.atomic_files import write_atomically
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe
 from anatobench.tasks import Task
 
 CONFIG_FILE = "config.json"
+LOCK_FILE = ".lock"
 FORMAT = 1
 
 
@@ -77,16 +80,18 @@ class RunConfig:
             raise ValueError(f"fields {sorted(set(data) ^ known)} are missing or unknown")
         return RunConfig(**{**data, "task": Task.from_json(data["task"]), "recipe": Recipe(**data["recipe"])})
 
-
-def load_config(run: Path) -> RunConfig:
-    """Read `RUN/config.json`; `AnatoBenchError` if there is no run or the file is damaged."""
-    path = run / CONFIG_FILE
-    if not path.is_file():
-        raise AnatoBenchError(f"{run}: no run here ({CONFIG_FILE} is missing): give a folder that train has written")
-    try:
-        return RunConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, KeyError, TypeError, ValueError, AnatoBenchError) as error:
-        raise AnatoBenchError(f"{path}: not a run's configuration: {error}") from None
+    @staticmethod
+    def read(run: Path) -> RunConfig:
+        """Read `RUN/config.json`; `AnatoBenchError` if there is no run or the file is damaged."""
+        path = run / CONFIG_FILE
+        if not path.is_file():
+            raise AnatoBenchError(
+                f"{run}: no run here ({CONFIG_FILE} is missing): give a folder that train has written"
+            )
+        try:
+            return RunConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, KeyError, TypeError, ValueError, AnatoBenchError) as error:
+            raise AnatoBenchError(f"{path}: not a run's configuration: {error}") from None
 
 
 def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool = False) -> RunConfig:
@@ -101,9 +106,9 @@ def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool
         if run.is_dir() and any(run.iterdir()):
             raise AnatoBenchError(f"{run}: not empty and not a run: choose another --out")
         run.mkdir(parents=True, exist_ok=True)
-        write_durably(path, (json.dumps(config.to_json(), indent=2) + "\n").encode())
+        write_atomically(path, (json.dumps(config.to_json(), indent=2) + "\n").encode())
         return config
-    saved = load_config(run)
+    saved = RunConfig.read(run)
     changed = {
         name: f"{name}: {was!r} -> {now!r}"
         for name, was, now in _differences(saved.to_json(), config.to_json())
@@ -131,3 +136,16 @@ def _differences(saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str
         elif was != now:
             found.append((f"{prefix}{name}", was, now))
     return found
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run for one training process; `AnatoBenchError` if another holds it. A killed process lets go of it."""
+    with (run / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AnatoBenchError(f"{run}: another process is training this run: wait for it, or stop it") from None
+        except OSError:  # a file system without locks: nothing to hold
+            pass
+        yield

@@ -116,8 +116,8 @@ def test_csv_holds_every_bit(tmp_path: Path) -> None:
     predictions = ratic_predictions(("p1", "p2"), targets)
     write_predictions(tmp_path / "predictions.csv", predictions)
     header = (tmp_path / "predictions.csv").read_text().splitlines()[0].split(",")
-    assert header[:3] == ["case_id", "patient_id", "logit_bowel"]
-    assert [f"logit_{name}" for name in output_names(RATIC)] == header[2:13]
+    assert header[:3] == ["case_id", "patient_id", "logit:bowel"]
+    assert [f"logit:{name}" for name in output_names(RATIC)] == header[2:13]
     read = read_predictions(tmp_path / "predictions.csv", RATIC)
     assert (read.case_ids, read.patient_ids) == (predictions.case_ids, predictions.patient_ids)
     np.testing.assert_array_equal(read.logits, predictions.logits)

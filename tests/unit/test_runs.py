@@ -8,7 +8,7 @@ import pytest
 
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import Recipe
-from anatobench.runs import RunConfig, begin_run, load_config
+from anatobench.runs import RunConfig, begin_run, locked
 from anatobench.tasks import RATIC
 
 CONFIG = RunConfig(RATIC, "store", "torch", "r3d_18", "tiny", Recipe(learning_rate=1 / 3, epochs=3))
@@ -17,8 +17,8 @@ CONFIG = RunConfig(RATIC, "store", "torch", "r3d_18", "tiny", Recipe(learning_ra
 def test_a_configuration_reads_back_typed_and_whole(tmp_path: Path) -> None:
     config = replace(CONFIG, max_steps=17, evaluate_every=2)
     begin_run(tmp_path / "run", config, resume=False)
-    assert load_config(tmp_path / "run") == config
-    assert load_config(tmp_path / "run").spec.crop_size == (40, 44, 48)
+    assert RunConfig.read(tmp_path / "run") == config
+    assert RunConfig.read(tmp_path / "run").spec.crop_size == (40, 44, 48)
 
 
 def test_total_steps_end_with_the_epochs_or_earlier() -> None:
@@ -40,7 +40,7 @@ def test_another_configuration_is_refused_by_name_and_leaves_the_file(tmp_path: 
     for resume in (True, False):
         with pytest.raises(AnatoBenchError, match=r"recipe\.learning_rate: 0\.333.* -> 0\.5"):
             begin_run(tmp_path, other, resume=resume)
-    assert load_config(tmp_path) == CONFIG
+    assert RunConfig.read(tmp_path) == CONFIG
 
 
 def test_the_framework_changes_only_when_asked_to(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_the_framework_changes_only_when_asked_to(tmp_path: Path) -> None:
     with pytest.raises(AnatoBenchError, match="--switch-framework"):
         begin_run(tmp_path, other, resume=True)
     assert begin_run(tmp_path, other, resume=True, switch_framework=True).framework == "jax"
-    assert load_config(tmp_path).framework == "torch"  # how the run began
+    assert RunConfig.read(tmp_path).framework == "torch"  # how the run began
 
 
 def test_the_store_may_have_moved(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_the_store_may_have_moved(tmp_path: Path) -> None:
 
 def test_resume_begins_a_run_that_is_not_there(tmp_path: Path) -> None:
     begin_run(tmp_path / "new", CONFIG, resume=True)
-    assert load_config(tmp_path / "new") == CONFIG
+    assert RunConfig.read(tmp_path / "new") == CONFIG
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
 def test_a_damaged_configuration_is_named(tmp_path: Path, damage: str) -> None:
     (tmp_path / "config.json").write_text(damage)
     with pytest.raises(AnatoBenchError, match=r"config\.json"):
-        load_config(tmp_path)
+        RunConfig.read(tmp_path)
 
 
 def test_unknown_fields_are_an_error(tmp_path: Path) -> None:
@@ -80,15 +80,22 @@ def test_unknown_fields_are_an_error(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**data, "learning_rat": 1}))
     with pytest.raises(AnatoBenchError, match="learning_rat"):
-        load_config(tmp_path)
+        RunConfig.read(tmp_path)
 
 
 def test_no_run_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(AnatoBenchError, match="no run here"):
-        load_config(tmp_path)
+        RunConfig.read(tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"model": "resnet"}, {"max_steps": 0}, {"segmentation": False}])
 def test_impossible_configurations_are_refused(change: dict) -> None:
     with pytest.raises(UsageError):
         replace(CONFIG, **change)
+
+
+def test_one_process_trains_a_run(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(AnatoBenchError, match="another process"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
