@@ -1,0 +1,118 @@
+"""A volume as an RLE-compressed DICOM series, in the variants that occur in RATIC."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
+
+from anatobench.volumes.volume import Volume
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How HU are stored: HU = stored + intercept."""
+
+    bits_stored: int
+    signed: bool
+    intercept: int
+
+    def encode(self, hu: np.ndarray) -> np.ndarray:
+        """int16 or uint16 of the stored values.
+
+        In 12 bits signed the upper four bits are zero instead of repeating the sign, as in the competition's files.
+        """
+        stored = hu.astype(np.int32) - self.intercept
+        if self.signed:
+            limit = 1 << (self.bits_stored - 1)
+            low, high = -limit, limit - 1
+        else:
+            low, high = 0, (1 << self.bits_stored) - 1
+        stored = np.clip(stored, low, high)
+        if self.bits_stored == 12:
+            stored &= 0x0FFF
+        return stored.astype(np.int16 if self.signed else np.uint16)
+
+
+PIXEL_FORMATS = (
+    PixelFormat(12, False, -1024),
+    PixelFormat(12, True, 0),
+    PixelFormat(16, False, -8192),
+    PixelFormat(16, True, -1024),
+)
+
+
+@dataclass(frozen=True)
+class SeriesIdentity:
+    """What a series is called and how its files are numbered."""
+
+    patient_id: int
+    series_id: int
+    first_instance: int
+    head_first: bool
+    """Whether the lowest instance number is the topmost slice."""
+    pixels: PixelFormat
+
+
+def write_series(folder: Path, volume: Volume, identity: SeriesIdentity) -> None:
+    """Write `<instance number>.dcm` for every slice. The folder appears when all of them are written."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        depth = volume.voxels.shape[0]
+        for position in range(depth):
+            slice_index = position if identity.head_first else depth - 1 - position
+            number = identity.first_instance + position
+            dataset = _slice_dataset(volume, slice_index, number, identity)
+            dataset.save_as(partial / f"{number}.dcm", enforce_file_format=True)
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _slice_dataset(volume: Volume, slice_index: int, number: int, identity: SeriesIdentity) -> Dataset:
+    depth_mm, row_mm, column_mm = volume.grid.spacing
+    ras = volume.affine @ [slice_index, 0, 0, 1]
+    name = (str(identity.patient_id), str(identity.series_id))
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = CTImageStorage
+    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[*name, str(number)])
+    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[*name])
+    dataset.StudyInstanceUID = generate_uid(entropy_srcs=[name[0]])
+    dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=[*name, "frame"])
+    dataset.PatientID = name[0]
+    dataset.PatientName = name[0]
+    dataset.Modality = "CT"
+    dataset.SeriesNumber = 1
+    dataset.InstanceNumber = number
+    dataset.PatientPosition = "HFS" if identity.head_first else "FFS"
+    dataset.ImagePositionPatient = [_decimal(-ras[0]), _decimal(-ras[1]), _decimal(ras[2])]
+    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    dataset.PixelSpacing = [_decimal(row_mm), _decimal(column_mm)]
+    dataset.SliceThickness = _decimal(depth_mm * 1.25)  # unreliable in the real data too: spacing is in the positions
+    dataset.RescaleSlope = 1
+    dataset.RescaleIntercept = identity.pixels.intercept
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.Rows, dataset.Columns = volume.voxels.shape[1:]
+    dataset.BitsAllocated = 16
+    dataset.BitsStored = identity.pixels.bits_stored
+    dataset.HighBit = identity.pixels.bits_stored - 1
+    dataset.PixelRepresentation = int(identity.pixels.signed)
+    dataset.PixelData = identity.pixels.encode(volume.voxels[slice_index]).tobytes()
+    dataset["PixelData"].VR = "OW"
+    dataset.compress(RLELossless, encoding_plugin="pylibjpeg", generate_instance_uid=False)
+    return dataset
+
+
+def _decimal(value: float) -> str:
+    """A DICOM decimal string: at most 16 characters."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")

@@ -1,0 +1,59 @@
+"""The randomness of a cohort: which stream belongs to which patient, and labels spread evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from anatobench.errors import UsageError
+from anatobench.recipes import SIZES
+
+STRATA = 20
+"""Of any so many patients in a row (0-19, 20-39, ...) each label has its share to within one."""
+
+
+class Stream(IntEnum):
+    """Independent random streams of one patient."""
+
+    IDENTITY = 0
+    BODY = 1
+    FINDINGS = 2
+    LABELS = 3
+    SERIES = 100
+    """Plus the number of the series."""
+
+
+@dataclass(frozen=True)
+class CohortPlan:
+    """The arguments of a cohort."""
+
+    format: str
+    size: str
+    seed: int
+    cases: int
+    """Patients."""
+
+    def __post_init__(self) -> None:
+        if self.cases < 1:
+            raise UsageError(f"--cases {self.cases}: write at least one")
+        if self.size not in SIZES:
+            raise UsageError(f"--size {self.size}: choose one of {', '.join(SIZES)}")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"--seed {self.seed}: choose a number from 0 to 4294967295")
+
+    def rng(self, index: int, stream: int) -> np.random.Generator:
+        """The random stream of a patient for one purpose."""
+        return np.random.default_rng([self.seed, index, stream])
+
+    def share(self, index: int, question: int) -> float:
+        """A number in [0, 1) for a patient, even over every `STRATA` patients in a row, independent per question."""
+        block, position = divmod(index, STRATA)
+        rng = np.random.default_rng([self.seed, 2**32 + question, block])
+        return float((rng.permutation(STRATA)[position] + rng.random(STRATA)[position]) / STRATA)
+
+    def grade(self, index: int, question: int, shares: Sequence[float]) -> int:
+        """A grade for a patient; `shares` are the grades' proportions and sum to 1."""
+        return int(np.searchsorted(np.cumsum(shares)[:-1], self.share(index, question), side="right"))
