@@ -119,8 +119,9 @@ class Engine(Protocol):
     def segment(self, volume: np.ndarray) -> np.ndarray:
         """int16 [B, D, H, W] to uint8 organ indices of the same shape, by the auxiliary head."""
 
-    def inspect(self, batch: Batch, train: bool = True) -> Inspection:
-        """Forward and backward with everything in between, in training or evaluation mode."""
+    def inspect(self, batch: Batch, train: bool = True, gradients: bool = True) -> Inspection:
+        """Forward and backward with everything in between, in training or evaluation mode. Without `gradients` the
+        backward pass is left out (full-size crops on a CPU)."""
 
     def weights(self) -> Arrays:
         """Parameters and buffers (BatchNorm's running values) in canonical form."""

@@ -1,0 +1,193 @@
+"""The engine contract (anatobench/engine.py) in PyTorch."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+
+from anatobench.engine import Arrays, Batch, Inspection, ModelSpec, StepMetrics
+from anatobench.errors import UsageError
+from anatobench.recipes import Recipe
+from torch_ref.losses import CaseLosses, case_losses
+from torch_ref.models import build_backbone
+from torch_ref.models.diagnosis_model import DiagnosisModel
+from torch_ref.optimizer import build_optimizer, clip_and_update
+from torch_ref.precision import Precision
+from torch_ref.preprocessing import normalise
+from torch_ref.weights import (
+    export_optimizer,
+    export_weights,
+    import_optimizer,
+    import_weights,
+    named_parameters,
+    to_numpy,
+)
+
+
+@dataclass(frozen=True)
+class PendingStep:
+    """The figures of a step, still on the device."""
+
+    means: Tensor
+    """[5]: loss, classification, any_injury, segmentation, gradient norm."""
+    case_losses: Tensor
+    """[B]"""
+
+    def fetch(self) -> StepMetrics:
+        """Wait for the device."""
+        loss, classification, any_injury, segmentation, norm = self.means.tolist()
+        return StepMetrics(loss, classification, any_injury, segmentation, norm, to_numpy(self.case_losses))
+
+
+class TorchEngine:
+    """One model and its optimizer on one device, the GPU if there is one."""
+
+    name = "torch"
+
+    def __init__(self, spec: ModelSpec, recipe: Recipe) -> None:
+        self.spec = spec
+        self.recipe = recipe
+        self._precision = Precision.named(recipe.precision)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = _build_model(spec, recipe.seed).to(self._device, self._precision.parameter_dtype)
+        if self._device.type == "cuda":  # the layout from which cuDNN's 3D convolutions reach the tensor cores
+            self._model = self._model.to(memory_format=torch.channels_last_3d)
+        self._optimizer = build_optimizer(self._model.parameters(), recipe)
+
+    def train_step(self, batch: Batch, learning_rate: float, step: int) -> PendingStep:
+        """See `anatobench.engine.Engine.train_step`. r3d_18 draws nothing at random, so `step` is not read."""
+        self._model.train()
+        features = self._features(batch.volume)
+        losses = self._losses(self._model.classify(features), self._segment(features, batch.volume), batch)
+        self._optimizer.zero_grad()
+        losses.total.mean().backward()
+        norm = clip_and_update(self._optimizer, self.recipe.clip_norm, learning_rate)
+        means = torch.stack([*(_means(losses).values()), norm]).detach()
+        return PendingStep(means, losses.total.detach())
+
+    @torch.inference_mode()
+    def predict(self, volume: np.ndarray) -> np.ndarray:
+        """See `anatobench.engine.Engine.predict`."""
+        self._model.eval()
+        return to_numpy(self._model.classify(self._features(volume)).float())
+
+    @torch.inference_mode()
+    def segment(self, volume: np.ndarray) -> np.ndarray:
+        """See `anatobench.engine.Engine.segment`; `UsageError` for a model without the head."""
+        self._model.eval()
+        seg_logits = self._segment(self._features(volume), volume)
+        if seg_logits is None:
+            raise UsageError("this model was built without the segmentation head: build it with segmentation=True")
+        return to_numpy(seg_logits.argmax(1).to(torch.uint8))
+
+    def inspect(self, batch: Batch, train: bool = True, gradients: bool = True) -> Inspection:
+        """See `anatobench.engine.Engine.inspect`."""
+        activations: Arrays = {}
+        dtype = self._precision.parameter_dtype
+        self._model.train(train)
+        buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        with torch.set_grad_enabled(gradients):
+            # Copied at once: a later in-place ReLU may not change what was seen.
+            features = self._features(
+                batch.volume, lambda name, output: activations.update({name: to_numpy(output.to(dtype))})
+            )
+            logits = self._model.classify(features)
+            seg_logits = self._segment(features, batch.volume)
+            losses = self._losses(logits, seg_logits, batch)
+        with torch.no_grad():
+            for name, buffer in self._model.named_buffers():
+                buffer.copy_(buffers[name])
+        return Inspection(
+            activations=activations,
+            logits=to_numpy(logits),
+            seg_logits=np.zeros(0) if seg_logits is None else to_numpy(seg_logits),
+            losses={name: float(value) for name, value in _means(losses).items()},
+            gradients=self._gradients(losses) if gradients else {},
+        )
+
+    def weights(self) -> Arrays:
+        """See `anatobench.engine.Engine.weights`."""
+        return export_weights(self._model)
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """See `anatobench.engine.Engine.load_weights`."""
+        import_weights(self._model, weights)
+
+    def optimizer_state(self) -> Arrays:
+        """See `anatobench.engine.Engine.optimizer_state`."""
+        return export_optimizer(self._model, self._optimizer)
+
+    def load_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """See `anatobench.engine.Engine.load_optimizer_state`."""
+        import_optimizer(self._model, self._optimizer, state)
+
+    def device(self) -> dict[str, Any]:
+        """See `anatobench.engine.Engine.device`."""
+        gpu = self._device.type == "cuda"
+        return {
+            "kind": "gpu" if gpu else "cpu",
+            "name": torch.cuda.get_device_name() if gpu else platform.processor() or platform.machine(),
+            "count": 1,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+                "cuda": torch.version.cuda if gpu else None,
+                "cudnn": torch.backends.cudnn.version() if gpu else None,
+            },
+        }
+
+    def _features(self, volume: np.ndarray, record: Callable[[str, Tensor], None] | None = None) -> Tensor:
+        """int16 [B, D, H, W] to the feature map; `record` is shown every stage's output."""
+        self._precision.set_switches()
+        x = normalise(self._to_device(volume), self.spec.task.window, self._precision.parameter_dtype)
+        with self._precision.autocast(self._device):
+            return self._model.features(x, record)
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self._device.type == "cuda":  # pinned memory is what lets the copy overlap with the step before
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor
+
+    def _segment(self, features: Tensor, volume: np.ndarray) -> Tensor | None:
+        depth, height, width = volume.shape[1:]
+        return self._model.segment(features, (depth, height, width))
+
+    def _losses(self, logits: Tensor, seg_logits: Tensor | None, batch: Batch) -> CaseLosses:
+        targets, organs = self._to_device(batch.targets), self._to_device(batch.organs)
+        return case_losses(self.spec.task, self.recipe, logits, seg_logits, targets, organs)
+
+    def _gradients(self, losses: CaseLosses) -> Arrays:
+        names, parameters = zip(*named_parameters(self._model), strict=True)
+        gradients = torch.autograd.grad(losses.total.mean(), parameters)
+        return {name: to_numpy(gradient) for name, gradient in zip(names, gradients, strict=True)}
+
+
+def _means(losses: CaseLosses) -> dict[str, Tensor]:
+    return {
+        "loss": losses.total.mean(),
+        "classification": losses.classification.mean(),
+        "any_injury": losses.any_injury.mean(),
+        "segmentation": losses.segmentation.mean(),
+    }
+
+
+def _build_model(spec: ModelSpec, seed: int) -> DiagnosisModel:
+    """Weights drawn from `seed` on the CPU, whatever the device, without touching the process's own generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        classes = spec.task.segmentation_classes if spec.segmentation else None
+        return DiagnosisModel(build_backbone(spec), classes)
+
+
+def build(spec: ModelSpec, recipe: Recipe) -> TorchEngine:
+    """The entry point of `anatobench.engine.load_engine`."""
+    return TorchEngine(spec, recipe)

@@ -1,0 +1,29 @@
+"""The registry of backbones: one line per model.
+
+A backbone is a module that offers
+- `stages()`: (name, callable) pairs in order; each takes the previous one's output, the last gives the feature map
+  F [B, C, D, H, W];
+- `classify(pooled)`: the linear classifier on the globally averaged F, [B, C] to [B, logits];
+- `feature_channels`: C;
+and keeps torchvision's parameter names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from anatobench.engine import ModelSpec
+from anatobench.errors import UsageError
+from torch_ref.models.diagnosis_model import Backbone
+from torch_ref.models.r3d_18 import build_r3d_18
+
+BACKBONES: dict[str, Callable[[ModelSpec], Backbone]] = {
+    "r3d_18": build_r3d_18,
+}
+
+
+def build_backbone(spec: ModelSpec) -> Backbone:
+    """The backbone of that name with torchvision's initialisation, drawn from torch's generator, float32 on the CPU."""
+    if spec.model not in BACKBONES:
+        raise UsageError(f"model {spec.model!r}: not built yet; choose one of {', '.join(BACKBONES)}")
+    return BACKBONES[spec.model](spec)

@@ -1,0 +1,58 @@
+"""A backbone with its linear classifier and the auxiliary segmentation head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from anatobench.tasks import Size
+from torch_ref.models.segmentation_head import SegmentationHead
+
+
+class Backbone(Protocol):
+    """See the package's docstring."""
+
+    feature_channels: int
+
+    def stages(self) -> list[tuple[str, Callable[[Tensor], Tensor]]]: ...
+
+    def classify(self, pooled: Tensor) -> Tensor: ...
+
+
+class DiagnosisModel(nn.Module):
+    """Logits from globally averaged features; segmentation logits from the features themselves."""
+
+    def __init__(self, backbone: Backbone, segmentation_classes: int | None) -> None:
+        """`segmentation_classes` None builds no head."""
+        super().__init__()
+        self.backbone = cast(nn.Module, backbone)
+        self.segmentation_head = (
+            None if segmentation_classes is None else SegmentationHead(backbone.feature_channels, segmentation_classes)
+        )
+
+    def features(self, x: Tensor, record: Callable[[str, Tensor], None] | None = None) -> Tensor:
+        """[B, 1, D, H, W] to the feature map [B, C, d, h, w]; `record` is shown every stage's output."""
+        for name, stage in cast(Backbone, self.backbone).stages():
+            x = stage(x)
+            if record is not None:
+                record(name, x)
+        return x
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Global average pooling and the classifier: [B, logits] in the parameters' type."""
+        pooled = features.to(self.head_dtype).mean((2, 3, 4))
+        return cast(Backbone, self.backbone).classify(pooled)
+
+    def segment(self, features: Tensor, size: Size) -> Tensor | None:
+        """[B, classes, D, H, W] in the parameters' type, or None for a model without the head."""
+        if self.segmentation_head is None:
+            return None
+        return self.segmentation_head(features.to(self.head_dtype), size)
+
+    @property
+    def head_dtype(self) -> torch.dtype:
+        """Both heads are small: they compute in the parameters' type even where the backbone uses bfloat16."""
+        return next(self.parameters()).dtype

@@ -1,0 +1,89 @@
+"""R3D-18: torchvision's VideoResNet with the paper's stem (Table 7), and the tiny one of the same class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torchvision.models.video.resnet import BasicBlock, Conv3DSimple, VideoResNet
+
+from anatobench.engine import ModelSpec
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What differs between the sizes. Channels double from stage to stage."""
+
+    width: int
+    """Channels of the stem and of the first stage."""
+    blocks: int
+    """Residual blocks per stage."""
+    strides: tuple[int, int, int, int]
+    """Of each stage's first block; the stem has stride 2."""
+
+
+LAYOUTS = {
+    "full": Layout(width=64, blocks=2, strides=(1, 2, 2, 2)),
+    "tiny": Layout(width=16, blocks=1, strides=(1, 2, 2, 1)),
+}
+
+
+class Stem(nn.Sequential):
+    """Table 7: one input channel, kernel and stride 2 in all three axes; BatchNorm and ReLU stay."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(
+            nn.Conv3d(1, width, kernel_size=2, stride=2, bias=False), nn.BatchNorm3d(width), nn.ReLU(inplace=True)
+        )
+
+
+class R3D18(VideoResNet):
+    """[B, 1, D, H, W] to a feature map at 1/16 (full) or 1/8 (tiny) of the size."""
+
+    def __init__(self, layout: Layout, class_count: int) -> None:
+        super().__init__(
+            BasicBlock, [Conv3DSimple] * 4, [layout.blocks] * 4, lambda: Stem(layout.width), num_classes=class_count
+        )
+        if layout != LAYOUTS["full"]:
+            self._rebuild_stages(layout, class_count)
+        self.feature_channels = self.fc.in_features
+
+    def _rebuild_stages(self, layout: Layout, class_count: int) -> None:
+        """VideoResNet fixes its widths and strides in __init__, so another layout replaces the stages."""
+        self.inplanes = layout.width
+        for index, stride in enumerate(layout.strides):
+            planes = layout.width * 2**index
+            stage = self._make_layer(BasicBlock, Conv3DSimple, planes, layout.blocks, stride)
+            setattr(self, f"layer{index + 1}", stage)
+        self.fc = nn.Linear(self.inplanes, class_count)
+        self.apply(_initialise)
+
+    def stages(self) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
+        """The stem, then every residual block."""
+        blocks: list[tuple[str, Callable[[Tensor], Tensor]]] = [("stem", self.stem)]
+        for index in range(1, 5):
+            stage = getattr(self, f"layer{index}")
+            blocks += [(f"layer{index}.{position}", block) for position, block in enumerate(stage)]
+        return blocks
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """[B, C] to [B, logits]."""
+        return self.fc(pooled)
+
+
+def _initialise(module: nn.Module) -> None:
+    """What VideoResNet.__init__ does to its layers (torchvision/models/video/resnet.py)."""
+    if isinstance(module, nn.Conv3d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.BatchNorm3d):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, 0, 0.01)
+        nn.init.zeros_(module.bias)
+
+
+def build_r3d_18(spec: ModelSpec) -> R3D18:
+    """The backbone for a spec; it takes any crop size."""
+    return R3D18(LAYOUTS[spec.size], spec.task.logit_count)

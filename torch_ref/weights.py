@@ -1,0 +1,102 @@
+"""The model and the optimizer as dicts of numpy arrays under torchvision's names, and back.
+
+The canonical form holds parameters and BatchNorm's running mean and variance. `num_batches_tracked` is left out:
+with a fixed momentum nothing reads it; a file that has it loads all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anatobench.engine import Arrays
+from anatobench.errors import AnatoBenchError
+from torch_ref.models.diagnosis_model import DiagnosisModel
+
+HEAD_PREFIX = "segmentation_head."
+_UNREAD = ".num_batches_tracked"
+
+
+def canonical_name(name: str) -> str:
+    """The backbone's parameters stand under torchvision's own names, beside `segmentation_head.*`."""
+    return name.removeprefix("backbone.")
+
+
+def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """(canonical name, parameter) in the order of the optimizer."""
+    for name, parameter in model.named_parameters():
+        yield canonical_name(name), parameter
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of the canonical form, sharing memory with the model."""
+    return {canonical_name(n): t for n, t in model.state_dict().items() if not n.endswith(_UNREAD)}
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """A contiguous copy on the host."""
+    return np.array(tensor.detach().cpu().numpy(), order="C")
+
+
+def export_weights(model: DiagnosisModel) -> Arrays:
+    """Canonical weights, copied."""
+    return {name: to_numpy(tensor) for name, tensor in named_tensors(model).items()}
+
+
+def import_weights(model: DiagnosisModel, weights: Mapping[str, np.ndarray]) -> None:
+    """Fill the model. A head that the model does not have is dropped; any other mismatch is an error."""
+    given = {n: w for n, w in weights.items() if not n.endswith(_UNREAD)}
+    if model.segmentation_head is None:
+        given = {n: w for n, w in given.items() if not n.startswith(HEAD_PREFIX)}
+    copy_by_name(named_tensors(model), given, "weights")
+
+
+def copy_by_name(targets: Mapping[str, Tensor], given: Mapping[str, np.ndarray], what: str) -> None:
+    """Copy arrays into tensors of the same names and shapes; an error lists every mismatch before anything changes."""
+    problems = [f"{name} is missing" for name in targets if name not in given]
+    problems += [f"{name} is unknown" for name in given if name not in targets]
+    problems += [
+        f"{name} has shape {tuple(given[name].shape)}, the model {tuple(tensor.shape)}"
+        for name, tensor in targets.items()
+        if name in given and tuple(given[name].shape) != tuple(tensor.shape)
+    ]
+    if problems:
+        raise AnatoBenchError(
+            f"{what} do not fit this model (check model, size and task): {'; '.join(problems[:8])}"
+            + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        )
+    with torch.no_grad():
+        for name, tensor in targets.items():
+            tensor.copy_(torch.from_numpy(np.ascontiguousarray(given[name])))
+
+
+def export_optimizer(model: DiagnosisModel, optimizer: torch.optim.AdamW) -> Arrays:
+    """`exp_avg/<name>`, `exp_avg_sq/<name>` (zeros before the first step) and `step`."""
+    arrays: Arrays = {"step": np.asarray(0, np.int64)}
+    for name, parameter in named_parameters(model):
+        state = optimizer.state.get(parameter, {})
+        if "step" in state:
+            arrays["step"] = np.asarray(int(state["step"]), np.int64)
+        for moment in ("exp_avg", "exp_avg_sq"):
+            arrays[f"{moment}/{name}"] = to_numpy(state.get(moment, torch.zeros_like(parameter)))
+    return arrays
+
+
+def import_optimizer(model: DiagnosisModel, optimizer: torch.optim.AdamW, arrays: Mapping[str, np.ndarray]) -> None:
+    """The inverse of `export_optimizer`; names and shapes are checked as for weights."""
+    moments = {
+        f"{moment}/{name}": torch.zeros_like(parameter)
+        for name, parameter in named_parameters(model)
+        for moment in ("exp_avg", "exp_avg_sq")
+    }
+    step = torch.zeros((), dtype=torch.int64)
+    copy_by_name({**moments, "step": step}, arrays, "optimizer state")
+    for name, parameter in named_parameters(model):
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(step)),
+            "exp_avg": moments[f"exp_avg/{name}"],
+            "exp_avg_sq": moments[f"exp_avg_sq/{name}"],
+        }
