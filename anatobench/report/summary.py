@@ -1,0 +1,93 @@
+"""The table that a demo prints and a report opens with, and what says that the runs are comparable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anatobench.report.run_results import RunResults
+from anatobench.runs import RunConfig
+
+HEADER = ("run", "test AUC, macro [95 % interval]", "sensitivity", "specificity", "seconds per step", "steps")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two runs that should be the same program agree."""
+
+    first: str
+    second: str
+    steps: int
+    """Steps both have."""
+    equal_batches: int
+    """Steps whose batch digests are equal."""
+    largest_loss_difference: float
+    """Relative, over those steps."""
+    largest_first_steps_difference: float
+    """The same over the first ten steps, before rounding has grown."""
+
+
+def summary_rows(runs: Sequence[RunResults]) -> list[tuple[str, ...]]:
+    """One row of text per run, under `HEADER`."""
+    return [
+        (
+            run.label,
+            _auc(run.test),
+            _percent(run.test, "sensitivity"),
+            _percent(run.test, "specificity"),
+            "not measured" if run.median_step_seconds is None else f"{run.median_step_seconds:.3f}",
+            str(len(run.steps)),
+        )
+        for run in runs
+    ]
+
+
+def _auc(test: dict[str, Any] | None) -> str:
+    if test is None:
+        return "not evaluated"
+    macro = test["auc"]["macro"]
+    if macro is None:
+        return "undefined"
+    low, high = test["ci95"]["auc"]["macro"] or (None, None)
+    interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{macro:.3f}{interval}"
+
+
+def _percent(test: dict[str, Any] | None, key: str) -> str:
+    value = None if test is None else test[key]["macro"]
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def agreements(runs: Sequence[RunResults]) -> list[Agreement]:
+    """Pairs of runs that differ in the framework alone."""
+    pairs = []
+    for i, first in enumerate(runs):
+        for second in runs[i + 1 :]:
+            if first.config.framework != second.config.framework and _same_but_framework(first.config, second.config):
+                pairs.append(_agreement(first, second))
+    return pairs
+
+
+def _same_but_framework(first: RunConfig, second: RunConfig) -> bool:
+    return replace(first, framework=second.framework) == second
+
+
+def _agreement(first: RunResults, second: RunResults) -> Agreement:
+    both = list(zip(first.steps, second.steps, strict=False))
+    differences = [abs(a["loss"] - b["loss"]) / max(abs(a["loss"]), 1e-12) for a, b in both]
+    return Agreement(
+        first=first.label,
+        second=second.label,
+        steps=len(both),
+        equal_batches=sum(a["batch_digest"] == b["batch_digest"] for a, b in both),
+        largest_loss_difference=max(differences, default=0.0),
+        largest_first_steps_difference=max(differences[:10], default=0.0),
+    )
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded with spaces, for a terminal."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
