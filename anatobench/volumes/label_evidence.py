@@ -1,0 +1,216 @@
+"""Which label map does a mask use? Anatomy answers where the file does not.
+
+Each candidate map claims where organs lie and how large they are. The claims on which the candidates differ are checked
+against the mask: the right map keeps nearly all of them, a wrong one (adrenal glands of two litres, a left lobe on the
+right) breaks many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from anatobench.errors import CaseError
+from anatobench.volumes.volume import Mask
+
+MEASURING_STEP_MM = 4.0
+"""Organs are measured on every n-th voxel, about this far apart."""
+SIDE_MARGIN_MM = 10.0
+"""Nearer to the middle than this, a structure is on neither side."""
+MIN_CLAIMS = 3
+"""Fewer claims prove nothing."""
+PLAUSIBLE_SHARE = 0.8
+"""The right map keeps at least this share of its claims."""
+EXCLUDED_SHARE = 0.75
+MIN_BROKEN = 2
+"""A map that breaks at least so many claims and keeps at most that share is the wrong one."""
+
+LabelMap = Mapping[int, str]
+
+_PAIRED_STEMS = (
+    *("lung_upper_lobe", "lung_lower_lobe", "kidney", "adrenal_gland", "humerus", "scapula", "clavicula", "femur"),
+    *("hip", "gluteus_maximus", "gluteus_medius", "gluteus_minimus", "autochthon", "iliopsoas", "iliac_artery"),
+    "iliac_vena",
+)
+PAIRS = (
+    *((f"{stem}_left", f"{stem}_right") for stem in _PAIRED_STEMS),
+    *((f"rib_left_{number}", f"rib_right_{number}") for number in range(1, 13)),
+)
+"""(left, right) structures that lie on their sides of the body."""
+ON_THE_LEFT = ("spleen", *(left for left, _ in PAIRS))
+ON_THE_RIGHT = ("liver", "gallbladder", "lung_middle_lobe_right", *(right for _, right in PAIRS))
+LEFT_OF = (
+    *(("spleen", "liver"), ("spleen", "kidney_right"), ("spleen", "gallbladder"), ("kidney_left", "liver")),
+    *(("stomach", "liver"), ("stomach", "gallbladder"), ("lung_lower_lobe_left", "liver")),
+    *(("spleen", "lung_lower_lobe_right"), ("lung_upper_lobe_left", "lung_middle_lobe_right")),
+)
+_VERTEBRAE = tuple(
+    f"vertebrae_{group}{number}" for group, count in (("C", 7), ("T", 12), ("L", 5)) for number in range(1, count + 1)
+)
+ABOVE = (
+    *(("lung_upper_lobe_left", "lung_lower_lobe_left"), ("lung_upper_lobe_right", "lung_lower_lobe_right")),
+    *(("lung_upper_lobe_right", "lung_middle_lobe_right"), ("lung_lower_lobe_left", "kidney_left")),
+    *(
+        ("lung_lower_lobe_right", "kidney_right"),
+        ("lung_lower_lobe_right", "liver"),
+        ("lung_lower_lobe_left", "spleen"),
+    ),
+    *(("trachea", "heart"), ("trachea", "liver"), ("thyroid_gland", "trachea"), ("thyroid_gland", "heart")),
+    *(("heart", "liver"), ("heart", "kidney_left"), ("heart_ventricle_left", "liver"), ("esophagus", "kidney_left")),
+    *(("brain", "heart"), ("liver", "urinary_bladder"), ("colon", "urinary_bladder"), ("liver", "sacrum")),
+    *pairwise(_VERTEBRAE),
+)
+LARGEST_ML: Mapping[str, float] = {
+    "adrenal_gland": 50,
+    "aorta": 1000,
+    "atrial_appendage": 80,
+    "brachiocephalic": 100,
+    "common_carotid": 60,
+    "duodenum": 350,
+    "esophagus": 250,
+    "gallbladder": 500,
+    "kidney_left": 1000,
+    "kidney_right": 1000,
+    "pancreas": 400,
+    "portal_vein": 200,
+    "prostate": 500,
+    "rib_": 100,
+    "subclavian": 80,
+    "superior_vena_cava": 120,
+    "thyroid_gland": 250,
+    "trachea": 200,
+    "vertebrae_": 200,
+}
+"""By the beginning of the name; well above what is normal, so that disease passes and a wrong map does not."""
+SMALLEST_ML: Mapping[str, float] = {"lung_": 60, "liver": 300}
+"""Of structures that lie wholly inside the mask."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A label's voxels, roughly."""
+
+    right_mm: float
+    """Centre relative to the middle of everything labelled; grows to the patient's right."""
+    up_mm: float
+    millilitres: float
+    whole: bool
+    """Not cut by the first or last slice."""
+
+
+def choose_by_anatomy(mask: Mask, candidates: Mapping[str, LabelMap]) -> str:
+    """The one candidate map whose claims hold; `CaseError` (`ambiguous-mask-labels`) if that is not exactly one."""
+    claims = _claims_in_dispute(measure(mask), candidates)
+    plausible = [name for name, kept in claims.items() if _plausible(kept)]
+    if len(claims) == 1:
+        return next(iter(claims))
+    if len(plausible) != 1 or not all(_excluded(kept) for name, kept in claims.items() if name != plausible[0]):
+        raise CaseError(
+            "ambiguous-mask-labels",
+            f"its labels could be {' or '.join(claims)}, and the organs' places do not decide: name its label map",
+        )
+    return plausible[0]
+
+
+def contradicted_by_anatomy(mask: Mask, candidates: Mapping[str, LabelMap], chosen: str) -> str | None:
+    """A candidate that anatomy supports while it rules `chosen` out, or None."""
+    claims = _claims_in_dispute(measure(mask), candidates)
+    if not _excluded(claims.get(chosen, [])):
+        return None
+    return next((name for name, kept in claims.items() if name != chosen and _plausible(kept)), None)
+
+
+def check_sides(mask: Mask, structures: LabelMap) -> None:
+    """Raise `CaseError` (`mirrored-mask`) if most of the structures that have a side lie on the other one."""
+    places = _places(measure(mask), structures)
+    kept = [holds for _, holds in _sideways_claims(places)]
+    if len(kept) >= MIN_CLAIMS and sum(kept) * 2 < len(kept):
+        raise CaseError(
+            "mirrored-mask",
+            f"{len(kept) - sum(kept)} of {len(kept)} comparisons find left organs on the patient's right: its "
+            "affine is mirrored or its label map another one (or, rarely, the patient is: leave the mask out)",
+        )
+
+
+def measure(mask: Mask) -> dict[int, Measured]:
+    """Centre and volume of every label but 0, from every n-th voxel."""
+    steps = [max(1, round(MEASURING_STEP_MM / spacing)) for spacing in mask.grid.spacing]
+    labels = mask.labels[:: steps[0], :: steps[1], :: steps[2]]
+    d, h, w = np.nonzero(labels)
+    found = labels[d, h, w]
+    if not len(found):
+        return {}
+    indices = np.stack([d, h, w]) * np.array(steps)[:, None]
+    right, _, up = mask.affine[:3, :3] @ indices + mask.affine[:3, 3:]
+    middle = (right.min() + right.max()) / 2
+    counts = np.bincount(found)
+    millilitres = abs(np.linalg.det(mask.affine[:3, :3])) * np.prod(steps) / 1000
+    cut = set(np.unique(labels[[0, -1]]).tolist())
+    centre_right = np.bincount(found, weights=right - middle)
+    centre_up = np.bincount(found, weights=up)
+    return {
+        label: Measured(
+            right_mm=float(centre_right[label] / counts[label]),
+            up_mm=float(centre_up[label] / counts[label]),
+            millilitres=float(counts[label] * millilitres),
+            whole=label not in cut,
+        )
+        for label in np.flatnonzero(counts).tolist()
+    }
+
+
+_Claim = tuple[tuple[str, ...], bool]
+"""The structures that a claim is about, and whether it holds."""
+
+
+def _claims_in_dispute(measured: Mapping[int, Measured], candidates: Mapping[str, LabelMap]) -> dict[str, list[bool]]:
+    """Which claims hold, per candidate, about labels that the candidates read differently. Candidates that read every
+    present label alike appear once."""
+    readings = {name: tuple(labels.get(label) for label in measured) for name, labels in candidates.items()}
+    distinct = {reading: name for name, reading in reversed(readings.items())}
+    disputed = [label for label, *names in zip(measured, *distinct, strict=True) if len(set(names)) > 1]
+    claims = {}
+    for name in candidates:
+        if name in distinct.values():
+            about = {candidates[name].get(label) for label in disputed}
+            places = _places(measured, candidates[name])
+            claims[name] = [holds for structures, holds in _all_claims(places) if about.intersection(structures)]
+    return claims
+
+
+def _places(measured: Mapping[int, Measured], labels: LabelMap) -> dict[str, Measured]:
+    return {labels[label]: place for label, place in measured.items() if label in labels}
+
+
+def _plausible(kept: list[bool]) -> bool:
+    return len(kept) >= MIN_CLAIMS and sum(kept) >= PLAUSIBLE_SHARE * len(kept)
+
+
+def _excluded(kept: list[bool]) -> bool:
+    return len(kept) - sum(kept) >= MIN_BROKEN and sum(kept) <= EXCLUDED_SHARE * len(kept)
+
+
+def _all_claims(places: Mapping[str, Measured]) -> Iterator[_Claim]:
+    yield from _sideways_claims(places)
+    for upper, lower in ABOVE:
+        if upper in places and lower in places:
+            yield (upper, lower), places[upper].up_mm > places[lower].up_mm
+    for name, place in places.items():
+        for beginning, limit in LARGEST_ML.items():
+            if name.startswith(beginning):
+                yield (name,), place.millilitres <= limit
+        for beginning, limit in SMALLEST_ML.items():
+            if name.startswith(beginning) and place.whole:
+                yield (name,), place.millilitres >= limit
+
+
+def _sideways_claims(places: Mapping[str, Measured]) -> Iterator[_Claim]:
+    for left, right in (*PAIRS, *LEFT_OF):
+        if left in places and right in places:
+            yield (left, right), places[left].right_mm < places[right].right_mm
+    for name in {*ON_THE_LEFT, *ON_THE_RIGHT} & places.keys():
+        if abs(places[name].right_mm) > SIDE_MARGIN_MM:
+            yield (name,), (places[name].right_mm > 0) == (name in ON_THE_RIGHT)

@@ -1,0 +1,222 @@
+"""NIfTI-1 and NIfTI-2 scans and masks, plain or gzip-compressed, either byte order.
+
+int16 scans without rescaling are never copied: the voxels of the returned `Volume` are a view of the bytes read.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import nibabel
+import numpy as np
+from isal import igzip
+from nibabel.spatialimages import HeaderDataError
+
+from anatobench.datasets.case import HeaderOverride
+from anatobench.errors import CaseError
+from anatobench.volumes.byte_stream import ByteStream, open_byte_stream
+from anatobench.volumes.label_names import CARET_EXTENSION_CODE, format_label_names, parse_label_names
+from anatobench.volumes.limits import check_affine, check_size, check_spacing
+from anatobench.volumes.orientation import to_canonical
+from anatobench.volumes.volume import Mask, Volume
+
+MAX_EXTENSION_BYTES = 16 << 20
+MAX_LABEL = np.iinfo(np.uint16).max
+_HEADERS: dict[int, type[nibabel.Nifti1Header]] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+_INT16 = np.iinfo(np.int16)
+
+
+@dataclass(frozen=True)
+class _StoredImage:
+    """A NIfTI file as it is on disk."""
+
+    voxels: np.ndarray
+    """[k, j, i] of the file's own type: C order of the file's (i, j, k)."""
+    header: nibabel.Nifti1Header
+    names: dict[int, str] | None
+
+
+def read_nifti_volume(path: Path, header: HeaderOverride | None = None) -> Volume:
+    """Read a CT scan in HU. `header` replaces the file's own rescaling and affine.
+
+    Values beyond int16 saturate. Raises `CaseError` for a file that is not a readable, finite, placed 3-D scan.
+    """
+    image = _read_image(path, check_pixdim=header is None)
+    if header is None:
+        slope, intercept = _rescaling(path, image.header)
+        affine = _affine(path, image.header)
+    else:
+        slope, intercept, affine = header.slope, header.intercept, np.asarray(header.affine, dtype=np.float64)
+        check_affine(path, affine)
+        if not (np.isfinite([slope, intercept]).all() and slope != 0):
+            raise CaseError("bad-rescale", f"{path}: the metadata's slope {slope} and intercept {intercept} give no HU")
+    hounsfield = _to_hounsfield(path, image.voxels, slope, intercept)
+    return Volume(*to_canonical(hounsfield, _reversed_axes(affine)))
+
+
+def read_nifti_mask(path: Path) -> Mask:
+    """Read an organ mask: whole labels from 0, as uint8 or uint16, with the label names if the file carries them."""
+    image = _read_image(path)
+    slope, intercept = _rescaling(path, image.header)
+    labels = _to_labels(path, image.voxels, slope, intercept)
+    return Mask(*to_canonical(labels, _reversed_axes(_affine(path, image.header))), image.names)
+
+
+def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, names: dict[int, str] | None = None) -> None:
+    """Write [D, H, W] voxels (int16 HU or uint8/uint16 labels) atomically; `.gz` in the name compresses.
+
+    The file's fastest axis is W. The same arrays give the same bytes. `names` become a label table (label_names.py).
+    """
+    if array.dtype not in (np.int16, np.uint8, np.uint16):
+        raise ValueError(f"{array.dtype} voxels: write int16, uint8 or uint16")
+    image = nibabel.Nifti1Image(array.transpose(2, 1, 0), _reversed_axes(affine), dtype=array.dtype)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(image.affine, code=1)
+    image.set_sform(image.affine, code=1)
+    if names:
+        extension = nibabel.nifti1.Nifti1Extension(CARET_EXTENSION_CODE, format_label_names(names))
+        image.header.extensions.append(extension)
+    content = image.to_bytes()
+    if path.name.endswith(".gz"):
+        content = igzip.compress(content, mtime=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(unfinished, path)
+    except BaseException:
+        os.unlink(unfinished)
+        raise
+
+
+def _read_image(path: Path, check_pixdim: bool = True) -> _StoredImage:
+    with open_byte_stream(path) as stream:
+        header = _read_header(stream)
+        shape = _shape(path, header)
+        if check_pixdim:
+            check_spacing(path, np.abs(header["pixdim"][1:4]) if header["sform_code"] > 0 else header["pixdim"][1:4])
+        dtype = _voxel_type(path, header)
+        names = _read_extensions(stream, header)
+        voxels = stream.read_array(shape[::-1], dtype)
+        stream.finish()
+    return _StoredImage(voxels, header, names)
+
+
+def _read_header(stream: ByteStream) -> nibabel.Nifti1Header:
+    start = stream.read(4)
+    for order in ("little", "big"):
+        header_type = _HEADERS.get(int.from_bytes(start, order))
+        if header_type is None:
+            continue
+        block = start + stream.read(header_type.sizeof_hdr - 4)
+        header = header_type(block, check=False)
+        if header["magic"].item() in (header_type.single_magic, header_type.single_magic.rstrip(b"\0")):
+            return header
+        break
+    raise CaseError("not-nifti", f"{stream.path}: not a single-file NIfTI (.nii or .nii.gz): convert it")
+
+
+def _shape(path: Path, header: nibabel.Nifti1Header) -> tuple[int, ...]:
+    """(i, j, k); further axes may only have one entry."""
+    axes = int(header["dim"][0])
+    shape = [int(n) for n in header["dim"][1 : axes + 1]] if 1 <= axes <= 7 else []
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    check_size(path, shape)
+    return tuple(shape)
+
+
+def _voxel_type(path: Path, header: nibabel.Nifti1Header) -> np.dtype:
+    try:
+        dtype = header.get_data_dtype()
+    except HeaderDataError as error:
+        raise CaseError("bad-voxel-type", f"{path}: {error}") from error
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise CaseError("bad-voxel-type", f"{path}: voxels of type {dtype} are neither HU nor labels")
+    return dtype
+
+
+def _read_extensions(stream: ByteStream, header: nibabel.Nifti1Header) -> dict[int, str] | None:
+    """Pass from the header to the voxels; the label names found on the way."""
+    position = header.sizeof_hdr + 4
+    offset = float(header["vox_offset"]) or position
+    if not position <= offset <= position + MAX_EXTENSION_BYTES or offset != int(offset):
+        raise CaseError("bad-header", f"{stream.path}: its voxels are said to start at byte {offset:g}: is it damaged?")
+    content = stream.read(int(offset) - header.sizeof_hdr)
+    names = None
+    order: Literal["little", "big"] = "big" if header.endianness == ">" else "little"
+    start, extended = 4, content[0] != 0
+    while extended and start + 8 <= len(content):
+        length = int.from_bytes(content[start : start + 4], order, signed=True)
+        if not 8 <= length <= len(content) - start:
+            break  # a damaged extension takes only the names along
+        names = names or parse_label_names(content[start + 8 : start + length])
+        start += length
+    return names
+
+
+def _affine(path: Path, header: nibabel.Nifti1Header) -> np.ndarray:
+    """Voxel (i, j, k) to RAS+ millimetres: the sform, else the qform. Without either, left and right are unknown."""
+    if header["sform_code"] <= 0 and header["qform_code"] <= 0:
+        raise CaseError(
+            "no-orientation",
+            f"{path}: its header gives no orientation (sform and qform codes are 0): set one of them",
+        )
+    if header["pixdim"][0] not in (-1, 1):
+        header["pixdim"][0] = 1  # the NIfTI standard: "if qfac is 0, take 1"
+    try:
+        affine = header.get_sform() if header["sform_code"] > 0 else header.get_qform()
+    except (HeaderDataError, ValueError) as error:
+        raise CaseError("bad-affine", f"{path}: {error}") from error
+    affine = np.asarray(affine, dtype=np.float64)
+    check_affine(path, affine)
+    return affine
+
+
+def _rescaling(path: Path, header: nibabel.Nifti1Header) -> tuple[float, float]:
+    try:
+        slope, intercept = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise CaseError("bad-rescale", f"{path}: {error}") from error
+    return (1.0, 0.0) if slope is None else (slope, intercept)
+
+
+def _reversed_axes(affine: np.ndarray) -> np.ndarray:
+    """The affine for the same voxels indexed (k, j, i) instead of (i, j, k), and the other way round."""
+    return affine[:, [2, 1, 0, 3]]
+
+
+def _to_hounsfield(path: Path, stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    if stored.dtype == np.int16 and stored.dtype.isnative and (slope, intercept) == (1.0, 0.0):
+        return stored
+    # float32 holds every 16-bit value exactly; wider types need more
+    working = np.float32 if stored.dtype.itemsize <= 2 or stored.dtype == np.float32 else np.float64
+    hounsfield = np.empty(stored.shape, dtype=np.int16)
+    for plane, target in zip(stored, hounsfield, strict=True):  # plane by plane, so that it stays in the cache
+        values = plane.astype(working)
+        values *= working(slope)
+        values += working(intercept)
+        if stored.dtype.kind == "f" and not np.isfinite(values).all():
+            raise CaseError("nan", f"{path}: has voxels that are NaN or infinite: repair or leave out this scan")
+        np.rint(values, out=values)
+        np.clip(values, _INT16.min, _INT16.max, out=values)
+        target[:] = values
+    return hounsfield
+
+
+def _to_labels(path: Path, stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    if (slope, intercept) == (1.0, 0.0) and stored.dtype.isnative and stored.dtype in (np.uint8, np.uint16):
+        return stored
+    labels = np.empty(stored.shape, dtype=np.uint16)
+    for plane, target in zip(stored, labels, strict=True):
+        values = plane.astype(np.float64) * slope + intercept
+        whole = np.isfinite(values).all() and np.array_equal(values, np.rint(values))
+        if not whole or values.min() < 0 or values.max() > MAX_LABEL:
+            raise CaseError("bad-mask", f"{path}: a mask holds whole labels from 0 to {MAX_LABEL}: is this an image?")
+        target[:] = values
+    return labels.astype(np.uint8) if labels.max() < 256 else labels

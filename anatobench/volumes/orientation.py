@@ -1,0 +1,18 @@
+"""Any voxel orientation -> IPL (see volume.py), by flipping and reordering axes, never by resampling."""
+
+from __future__ import annotations
+
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+CANONICAL = ("I", "P", "L")
+
+
+def to_canonical(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same voxels with axes in the order and direction closest to inferior, posterior, left.
+
+    `voxels` is [a, b, c] and `affine` float64 [4, 4] maps (a, b, c) to RAS+ millimetres; it may be oblique, sheared or
+    left-handed. Returns a view [D, H, W] of the voxels and its affine: every voxel keeps its millimetre position.
+    """
+    change = ornt_transform(io_orientation(affine), axcodes2ornt(CANONICAL))
+    return apply_orientation(voxels, change), affine @ inv_ornt_aff(change, voxels.shape)
