@@ -8,43 +8,10 @@ import numpy as np
 
 from anatobench.datasets.phantom.shapes import Points, Shape
 from anatobench.tasks import Size, Spacing
+from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
 
-STRUCTURES = {
-    "spleen": 1,
-    "kidney_right": 2,
-    "kidney_left": 3,
-    "gallbladder": 4,
-    "liver": 5,
-    "stomach": 6,
-    "pancreas": 7,
-    "lung_upper_lobe_left": 10,
-    "lung_lower_lobe_left": 11,
-    "lung_upper_lobe_right": 12,
-    "lung_middle_lobe_right": 13,
-    "lung_lower_lobe_right": 14,
-    "esophagus": 15,
-    "trachea": 16,
-    "small_bowel": 18,
-    "duodenum": 19,
-    "colon": 20,
-    "urinary_bladder": 21,
-    "prostate": 22,
-    "vertebrae_S1": 26,
-    **{f"vertebrae_L{n}": 32 - n for n in range(1, 6)},
-    **{f"vertebrae_T{n}": 44 - n for n in range(1, 13)},
-    "heart": 51,
-    "aorta": 52,
-    "superior_vena_cava": 62,
-    "inferior_vena_cava": 63,
-    "hip_left": 77,
-    "hip_right": 78,
-    "spinal_cord": 79,
-    "autochthon_left": 86,
-    "autochthon_right": 87,
-    "iliopsoas_left": 88,
-    "iliopsoas_right": 89,
-}
-"""TotalSegmentator v2 labels of the structures that phantoms have."""
+STRUCTURES = {name: label for label, name in TOTALSEGMENTATOR_V2.items()}
+"""TotalSegmentator v2 labels by name."""
 BOWEL = ("esophagus", "stomach", "duodenum", "small_bowel", "colon")
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from anatobench.datasets.phantom.body import STRUCTURES
+from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
+from anatobench.volumes.label_names import format_label_names
 
 
 @contextmanager
@@ -68,14 +69,9 @@ def reoriented(array: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.nda
 def write_totalsegmentator_mask(path: Path, labels: np.ndarray, affine: np.ndarray, axes: str) -> None:
     """One multilabel file, uint8 [D, H, W] turned to `axes`, with the labels' names in a header extension.
 
-    The extension is the Caret XML that TotalSegmentator writes with `--ml`.
+    The extension is the Caret XML that TotalSegmentator writes with `--ml`, under its code 0.
     """
     turned, turned_affine = reoriented(labels, affine, axes)
     image = nifti_image(turned, turned_affine)
-    rows = "\n".join(f'<Label Key="{key}"><![CDATA[{name}]]></Label>' for name, key in STRUCTURES.items())
-    xml = (
-        '<?xml version="1.0" encoding="UTF-8"?> <CaretExtension><VolumeInformation Index="0"><LabelTable>\n'
-        f"{rows}\n</LabelTable><VolumeType><![CDATA[Label]]></VolumeType></VolumeInformation></CaretExtension>"
-    )
-    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(0, xml.encode()))
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(0, format_label_names(TOTALSEGMENTATOR_V2)))
     write_nifti_image(path, image)

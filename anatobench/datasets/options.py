@@ -1,0 +1,49 @@
+"""What a person may choose when a data set is listed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from anatobench.errors import UsageError
+
+RESCALE = ("auto", "raw", "hu")
+MASK_LABELS = ("auto", "totalsegmentator_v2", "totalsegmentator_v1", "ratic")
+
+
+@dataclass(frozen=True)
+class ListingOptions:
+    """Every option of every data set; `registry.DATASETS` says which data set knows which."""
+
+    masks: Path | None = None
+    """Folder with one organ mask per scan, named after the scan; it is preferred to masks of the data set's own."""
+    mask_labels: str = "auto"
+    """The label map of the masks in `masks`."""
+    validation_fraction: float = 0.0
+    """Share of the training patients that become the validation split."""
+    seed: int = 0
+    """Of every split that is drawn."""
+    csv: str | None = None
+    """Name of the label table inside the data set's folder, where there is a choice."""
+    rescale: str = "auto"
+    """CT-RATE: whether files hold raw stored values (`raw`) or HU (`hu`)."""
+    keep_validation: bool = False
+    """RAD-ChestCT: imgvalid is the validation split instead of a part of train."""
+    mapping: Path | None = None
+    """RAD-ChestCT: JSON file, class to the abnormalities that count as it."""
+    task: str | None = None
+    """Manifest: a built-in task whose label names the columns use."""
+    anatomy: str | None = None
+    """Manifest: `chest` or `abdomen`, where no task is named."""
+    allow_absolute: bool = False
+    """Manifest: whether absolute paths, which may point anywhere, are followed."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_fraction < 1:
+            raise UsageError(f"validation fraction {self.validation_fraction}: choose a number from 0 to below 1")
+        if self.rescale not in RESCALE:
+            raise UsageError(f"rescale {self.rescale!r}: choose one of {', '.join(RESCALE)}")
+        if self.mask_labels not in MASK_LABELS:
+            raise UsageError(f"mask labels {self.mask_labels!r}: choose one of {', '.join(MASK_LABELS)}")
+        if self.masks is not None and not self.masks.is_dir():
+            raise UsageError(f"{self.masks}: there is no such folder of masks")

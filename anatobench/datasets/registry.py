@@ -1,0 +1,57 @@
+"""The data sets there are, and the checks that every listing passes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from anatobench.datasets import ratic
+from anatobench.datasets.case import Listing, check_patient_leakage
+from anatobench.datasets.options import ListingOptions
+from anatobench.errors import AnatoBenchError, UsageError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set's format."""
+
+    list_cases: Callable[[Path, ListingOptions], Listing]
+    options: frozenset[str]
+    """The fields of `ListingOptions` that it knows."""
+
+
+_EVERYWHERE = {"masks", "mask_labels", "validation_fraction", "seed"}
+
+DATASETS: Mapping[str, Dataset] = {
+    "ratic": Dataset(ratic.list_cases, frozenset({*_EVERYWHERE, "csv"})),
+}
+
+
+def list_cases(dataset: str, root: Path, **options: Any) -> Listing:
+    """The cases of a data set's folder, checked: no patient in two splits, no case id twice.
+
+    `options` are fields of `ListingOptions`; `UsageError` for one that the data set does not know. Raises
+    `AnatoBenchError` where the folder or a table is missing or malformed as a whole.
+    """
+    if dataset not in DATASETS:
+        raise UsageError(f"dataset {dataset!r}: choose one of {', '.join(DATASETS)}")
+    chosen = _options(dataset, options)
+    if not root.is_dir():
+        raise AnatoBenchError(f"{root}: there is no such folder")
+    listing = DATASETS[dataset].list_cases(root, chosen)
+    check_patient_leakage(listing.cases)
+    repeated = [case_id for case_id, count in Counter(case.case_id for case in listing.cases).items() if count > 1]
+    if repeated:
+        raise AnatoBenchError(f"{root}: {len(repeated)} case id(s) stand twice, for example {repeated[0]}")
+    return listing
+
+
+def _options(dataset: str, options: Mapping[str, Any]) -> ListingOptions:
+    known = {field.name: field.default for field in fields(ListingOptions)}
+    for name, value in options.items():
+        if name not in known or (name not in DATASETS[dataset].options and value != known[name]):
+            raise UsageError(f"option {name}={value}: {dataset} has no such option")
+    return ListingOptions(**options)

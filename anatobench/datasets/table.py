@@ -1,0 +1,93 @@
+"""CSV tables as other people wrote them: read by column name, bounded, with line numbers for complaints."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anatobench.errors import AnatoBenchError
+
+MAX_BYTES = 1 << 30
+MAX_FIELD = 1 << 20
+"""Characters; reports in a column beside the labels may be long."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    line: int
+    """As an editor counts, from 1 (the header)."""
+    fields: tuple[str, ...]
+    columns: dict[str, int]
+
+    def __getitem__(self, column: str) -> str:
+        return self.fields[self.columns[column]].strip()
+
+    def get(self, column: str) -> str:
+        """The field, or an empty text where the table has no such column."""
+        return self[column] if column in self.columns else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file in memory."""
+
+    path: Path
+    header: tuple[str, ...]
+    rows: tuple[Row, ...]
+    malformed: tuple[int, ...]
+    """Lines with another number of fields than the header; they are not in `rows`."""
+
+    def by_id(self, column: str) -> tuple[dict[str, Row], dict[str, list[int]]]:
+        """Rows by the id in `column`, and the lines of every id that stands more than once (in no row of the first)."""
+        found: dict[str, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            found[row[column]].append(row)
+        unique = {name: rows[0] for name, rows in found.items() if len(rows) == 1}
+        repeated = {name: [row.line for row in rows] for name, rows in found.items() if len(rows) > 1}
+        return unique, repeated
+
+
+def read_table(path: Path, required: Iterable[str], advice: str) -> Table:
+    """Read a CSV file with a header.
+
+    Raises `AnatoBenchError` with `advice` if the file is missing, too large, no CSV, or lacks required columns.
+    """
+    if not path.is_file():
+        raise AnatoBenchError(f"{path} is missing: {advice}")
+    if path.stat().st_size > MAX_BYTES:
+        raise AnatoBenchError(f"{path} has more than {MAX_BYTES} bytes, which no table of this kind has: {advice}")
+    previous_limit = csv.field_size_limit(MAX_FIELD)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return _parse(path, file, tuple(required), advice)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise AnatoBenchError(f"{path} is no readable CSV file ({error}): {advice}") from error
+    finally:
+        csv.field_size_limit(previous_limit)
+
+
+def _parse(path: Path, lines: Iterator[str], required: Sequence[str], advice: str) -> Table:
+    reader = csv.reader(lines, strict=True)
+    header = tuple(name.strip() for name in next(reader, []))
+    missing = [name for name in required if name not in header]
+    if missing:
+        shown = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
+        raise AnatoBenchError(f"{path} has no column {shown}: {advice}")
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise AnatoBenchError(f"{path} has a column twice ({', '.join(repeated[:6])}): {advice}")
+    columns = {name: index for index, name in enumerate(header)}
+    rows, malformed = [], []
+    for fields in reader:
+        if not fields:
+            continue
+        if len(fields) != len(header):
+            malformed.append(reader.line_num)
+        else:
+            rows.append(Row(reader.line_num, tuple(fields), columns))
+    return Table(path, header, tuple(rows), tuple(malformed))
