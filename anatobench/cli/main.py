@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args.command, error, EXIT_USAGE)
     except AnatoBenchError as error:
         return _fail(args.command, error, EXIT_FAILURE)
-    except KeyboardInterrupt:
-        print(f"anatobench {args.command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        print(f"anatobench {args.command}: {str(interruption) or 'interrupted'}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `anatobench ... | head`
         sys.stderr.close()

@@ -1,0 +1,70 @@
+"""`anatobench evaluate`: the metrics of a run on one split."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from anatobench.datasets.case import SPLITS
+from anatobench.metrics import RATES, THRESHOLD_RULES
+from anatobench.predictions import AGGREGATIONS
+from anatobench.recipes import FRAMEWORKS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "AUC, sensitivity, specificity, precision and weighted F1 of a run's best checkpoint, per class and macro,\n"
+        "with 95 % intervals from 1000 bootstrap replicates over patients. Writes evaluation_SPLIT.json,\n"
+        "predictions_SPLIT.csv and examples_SPLIT.safetensors into RUN.\n\n"
+        "As in the paper, the operating threshold of each class is chosen on the evaluated split itself, which\n"
+        "flatters every metric but AUC; --threshold-split validation chooses it where it should be chosen."
+    )
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder that `anatobench train` has written")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
+    parser.add_argument("--store", help="the store, if it is not where the run was trained")
+    parser.add_argument("--framework", choices=FRAMEWORKS, help="default: the run's own")
+    parser.add_argument("--threshold-rule", choices=THRESHOLD_RULES, default=THRESHOLD_RULES[0],
+                        help=f"which point of the ROC curve (default: {THRESHOLD_RULES[0]})")  # fmt: skip
+    parser.add_argument("--threshold-split", choices=SPLITS, help="split that chooses it (default: the evaluated one)")
+    parser.add_argument("--aggregate", choices=AGGREGATIONS,
+                        help="judge patients by the mean or max of their scans, or each scan for itself (default: mean "
+                             "for RATIC, whose labels are per patient, none elsewhere)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.evaluation import evaluate_run
+
+    figures = evaluate_run(
+        args.run_folder,
+        args.split,
+        args.store,
+        args.framework,
+        args.threshold_rule,
+        args.threshold_split,
+        args.aggregate,
+    )
+    print(_table(figures), file=sys.stderr)
+    return figures
+
+
+def _table(figures: dict[str, Any]) -> str:
+    """One line per class and one for the macro mean."""
+    metrics = ("auc", *RATES)
+    width = max(len(name) for name in figures["auc"])
+    lines = [" ".join([" " * width, *(f"{metric:>13}" for metric in metrics), "  AUC 95 % interval"])]
+    for name in [*(name for name in figures["auc"] if name != "macro"), "macro"]:
+        values = [figures[metric][name] for metric in metrics]
+        interval = figures["ci95"]["auc"][name]
+        shown = "" if interval is None else f"  {interval[0]:.3f} to {interval[1]:.3f}"
+        cells = [f"{'-' if value is None else format(value, '.4f'):>13}" for value in values]
+        lines.append(" ".join([f"{name:<{width}}", *cells, shown]))
+    rows = "patients" if figures["aggregation"] != "none" else "cases"
+    lines.append(
+        f"{figures['rows']} {rows} of split {figures['split']}, macro AUC over {figures['macro_classes']['auc']} of "
+        f"{figures['classes']} classes, thresholds by {figures['threshold_rule']} on {figures['threshold_split']}"
+    )
+    lines += [f"undefined: {name}: {reason}" for name, reason in figures["undefined"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,31 @@
+"""`anatobench export`: a run's weights as one file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write the best checkpoint of a run as one .safetensors file under torchvision's parameter names, without the\n"
+        "segmentation head, which only training uses. Its metadata says model, size and task, so `anatobench predict`\n"
+        "needs nothing else."
+    )
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder that `anatobench train` has written")
+    parser.add_argument("--to", type=Path, required=True, metavar="FILE", help="for example model.safetensors")
+    parser.add_argument("--json", action="store_true", help="print what was written as one JSON object")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.errors import UsageError
+    from anatobench.exporting import export_run
+
+    if args.to.suffix != ".safetensors":
+        raise UsageError(f"--to {args.to}: the name must end in .safetensors")
+    written = export_run(args.run_folder, args.to)
+    print(f"{written['file']}: {written['model']} ({written['size']}) for {written['task']}, "
+          f"{written['bytes'] / 1e6:.1f} MB", file=sys.stderr)  # fmt: skip
+    return written

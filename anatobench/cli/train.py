@@ -1,0 +1,133 @@
+"""`anatobench train`: train a model on a store."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override, paper_recipe
+from anatobench.runs import CONFIG_FILE, RunConfig, begin_run, locked
+from anatobench.store import Store
+from anatobench.tasks import Task, get_task
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train a model on a store, as the paper's Table 6 says unless --set says otherwise.\n\n"
+        "RUN holds config.json, metrics.jsonl (one line per step and evaluation), tensorboard/ and checkpoints/.\n"
+        "Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint and stops with exit status 130; the same command with --resume\n"
+        "goes on as if nothing had happened, also after a kill or a power cut."
+    )
+    parser.epilog = (
+        "examples:\n"
+        "  anatobench train --task ratic --store store --model r3d_18 --framework jax --out runs/ratic_jax\n"
+        "  anatobench train --resume --out runs/ratic_jax"
+    )
+    parser.add_argument("--task", help="ratic, ct_rate, rad_chestct, or the name in the store's manifest")
+    parser.add_argument("--store", help="folder that `anatobench prepare` has written; it says whether full or tiny")
+    parser.add_argument("--model", choices=MODELS)
+    parser.add_argument("--framework", choices=FRAMEWORKS)
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
+    parser.add_argument("--no-seg", action="store_true", help="without segmentation supervision: the paper's baseline")
+    parser.add_argument("--size", choices=("full", "tiny"), help="only to check: the store's size must be this one")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
+                        help="change the recipe, for example --set batch_size=4; can be repeated. Fields: "
+                             f"{', '.join(asdict(Recipe()))}")  # fmt: skip
+    parser.add_argument("--epochs", type=int, help="short for --set epochs=N")
+    parser.add_argument("--steps", type=int, help="end after so many steps, the learning rate's decay with it")
+    parser.add_argument("--evaluate-every", type=int, metavar="EPOCHS", help="validation (default: 1)")
+    parser.add_argument("--checkpoint-every", type=int, metavar="STEPS",
+                        help="besides those after each validation (default: 500)")  # fmt: skip
+    parser.add_argument("--workers", type=int, default=0, help="processes that read cases (default: 0, threads)")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on with RUN if it exists (then --out alone is enough), begin it if not")  # fmt: skip
+    parser.add_argument("--switch-framework", action="store_true",
+                        help="with --resume: allow a --framework other than the one that began the run")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.batches import steps_per_epoch, training_batches
+    from anatobench.engine import load_engine
+    from anatobench.evaluation import open_store, validator
+    from anatobench.training import TrainingData, train
+
+    config = _asked_for(args)
+    store = open_store(config)
+    steps = steps_per_epoch(store, config.recipe.batch_size)
+    config = begin_run(args.out, config, args.resume, args.switch_framework)
+    started = time.monotonic()
+    with locked(args.out):
+        engine = load_engine(config.framework, config.spec, config.recipe)
+        device = engine.device()
+        print(
+            f"{config.model} ({config.size}) on {config.task.name} with {engine.name} on {device['name']}: "
+            f"{len(store.split('train'))} training cases, {config.total_steps(steps)} steps of "
+            f"{config.recipe.batch_size}, {'with' if config.segmentation else 'without'} segmentation supervision",
+            file=sys.stderr,
+        )
+        validate = validator(engine, store, config.recipe.batch_size)
+        if validate is None:
+            print("train: no validation cases in the store, so the last checkpoint stands for the run", file=sys.stderr)
+        with training_batches(store, config.recipe.seed, config.recipe.batch_size, workers=args.workers) as batches:
+            data = TrainingData(batches, steps, lambda index: store.cases[index].case_id, validate)
+            progress = train(args.out, config, engine, data)
+    return {
+        "run": str(args.out),
+        "steps": progress.step,
+        "epochs": progress.epoch,
+        "best": None if progress.best is None else asdict(progress.best),
+        "framework": engine.name,
+        "device": device,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _asked_for(args: argparse.Namespace) -> RunConfig:
+    """The configuration on the command line; with `--resume --out RUN` alone, the run's own."""
+    restated = (args.task, args.model, args.size, args.epochs, args.steps, args.evaluate_every, args.checkpoint_every)
+    alone = all(value is None for value in restated) and not args.settings and not args.no_seg
+    if args.resume and alone and (args.out / CONFIG_FILE).exists():
+        saved = RunConfig.read(args.out)
+        return replace(saved, store=args.store or saved.store, framework=args.framework or saved.framework)
+    missing = [f"--{name}" for name in ("task", "store", "model", "framework") if getattr(args, name) is None]
+    if missing:
+        raise UsageError(
+            f"{', '.join(missing)}: missing (only a run that exists goes on with --resume --out RUN alone)"
+        )
+    store = Store.open(args.store)
+    task = _task(args.task, store.task)
+    if args.size not in (None, store.size):
+        raise AnatoBenchError(f"{args.store}: is a store of size {store.size}, not {args.size}: prepare another")
+    return RunConfig(
+        task=task,
+        store=str(Path(args.store).resolve()),
+        framework=args.framework,
+        model=args.model,
+        size=store.size,
+        recipe=(recipe := _recipe(args, task)),
+        segmentation=recipe.segmentation_weight > 0,
+        max_steps=args.steps,
+        **{
+            name: value for name in ("evaluate_every", "checkpoint_every") if (value := getattr(args, name)) is not None
+        },
+    )
+
+
+def _task(name: str, stored: Task) -> Task:
+    """The task of that name; a store made from a manifest brings its own."""
+    task = stored if name == stored.name else get_task(name)
+    if task != stored:
+        raise AnatoBenchError(f"the store was prepared for task {stored.name}, not {name}: give --task {stored.name}")
+    return task
+
+
+def _recipe(args: argparse.Namespace, task: Task) -> Recipe:
+    epochs = [] if args.epochs is None else [f"epochs={args.epochs}"]
+    baseline = ["segmentation_weight=0"] if args.no_seg else []
+    return override(paper_recipe(task, args.model), [*args.settings, *epochs, *baseline])

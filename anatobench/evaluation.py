@@ -1,0 +1,159 @@
+"""A trained model on one split: predictions, metrics, and a few slices to look at."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from anatobench.array_files import safetensors_bytes
+from anatobench.atomic_files import write_atomically
+from anatobench.batches import PADDING, evaluation_batches
+from anatobench.checkpoints import read_best
+from anatobench.engine import Engine, load_engine
+from anatobench.errors import AnatoBenchError
+from anatobench.metrics import auc_per_class, evaluate
+from anatobench.predictions import Predictions, classify, default_aggregation, write_predictions
+from anatobench.runs import RunConfig
+from anatobench.store import Store
+from anatobench.tasks import IGNORED_ORGAN
+from anatobench.volumes.crop import centre_crop_start
+
+EXAMPLE_CASES = 4
+EXAMPLE_SLICES = (0.25, 0.5, 0.75)
+"""Where the slices lie, as fractions of the organs' extent from top to bottom."""
+
+
+def open_store(config: RunConfig, path: str | None = None) -> Store:
+    """The run's store, or the one at `path`; `AnatoBenchError` if it was prepared for another task or size."""
+    store = Store.open(path or config.store)
+    for name, mine, theirs in (("task", config.task, store.task), ("size", config.size, store.size)):
+        if mine != theirs:
+            shown = (mine, theirs) if name == "size" else (config.task.name, store.task.name)
+            raise AnatoBenchError(f"{store.root}: was prepared for {name} {shown[1]}, the run is for {name} {shown[0]}")
+    return store
+
+
+def validator(
+    engine: Engine, store: Store, batch_size: int
+) -> Callable[[Callable[[], None]], tuple[float | None, dict[str, float | None]]] | None:
+    """What the training loop calls to watch the validation AUC; None if the store has no validation cases."""
+    if not store.split("validation"):
+        return None
+
+    def validate(check: Callable[[], None]) -> tuple[float | None, dict[str, float | None]]:
+        predictions = predict_split(engine, store, "validation", batch_size, check)
+        return auc_per_class(classify(predictions, default_aggregation(store.task)))
+
+    return validate
+
+
+def predict_split(
+    engine: Engine, store: Store, split: str, batch_size: int, check: Callable[[], None] = lambda: None
+) -> Predictions:
+    """Logits of every case of a split, in the store's order, from centre crops. `check` is called between batches."""
+    logits: dict[int, np.ndarray] = {}
+    expected = store.split(split)
+    with (
+        evaluation_batches(store, split, batch_size) as batches,
+        tqdm(total=len(expected), unit="case", desc=split, leave=False, disable=not sys.stderr.isatty()) as bar,
+    ):
+        for batch in batches:
+            check()
+            rows = engine.predict(batch.volume)
+            for index, row in zip(batch.case_index.tolist(), rows, strict=True):
+                if index != PADDING:
+                    logits[index] = _finite(row, store.cases[index].case_id)
+            bar.update(int((batch.case_index != PADDING).sum()))
+    cases = [store.cases[index] for index in expected]
+    return Predictions(
+        store.task,
+        tuple(case.case_id for case in cases),
+        tuple(case.patient_id for case in cases),
+        np.stack([logits[index] for index in expected]).astype(np.float32),
+        np.array([case.targets for case in cases], dtype=np.int8),
+    )
+
+
+def evaluate_run(
+    run: Path,
+    split: str = "test",
+    store_path: str | None = None,
+    framework: str | None = None,
+    rule: str = "closest_to_corner",
+    threshold_split: str | None = None,
+    aggregation: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run's best checkpoint; the figures, which `RUN/evaluation_<split>.json` then holds, too.
+
+    Also writes `RUN/predictions_<split>.csv` and `RUN/examples_<split>.safetensors`. Thresholds are chosen on
+    `threshold_split`, or as in the paper on the evaluated split itself.
+    """
+    config = RunConfig.read(run)
+    store = open_store(config, store_path)
+    if not store.split(split):
+        raise AnatoBenchError(f"{store.root}: has no {split} cases: choose another --split")
+    checkpoint = read_best(run)
+    engine = load_engine(framework or config.framework, config.spec, config.recipe)
+    engine.load_weights(checkpoint.weights)
+    batch_size = config.recipe.batch_size
+    aggregation = aggregation or default_aggregation(config.task)
+
+    predictions = predict_split(engine, store, split, batch_size)
+    write_predictions(run / f"predictions_{split}.csv", predictions)
+    other = None
+    if threshold_split not in (None, split):
+        other = classify(predict_split(engine, store, str(threshold_split), batch_size), aggregation)
+    figures = {
+        **evaluate(classify(predictions, aggregation), rule, other, seed=config.recipe.seed),
+        "threshold_split": threshold_split or split,
+        "split": split,
+        "aggregation": aggregation,
+        "cases": len(predictions.case_ids),
+        "task": config.task.name,
+        "model": config.model,
+        "size": config.size,
+        "segmentation": config.segmentation,
+        "framework": engine.name,
+        "step": checkpoint.progress.step,
+    }
+    write_atomically(run / f"evaluation_{split}.json", (json.dumps(figures, allow_nan=False, indent=2) + "\n").encode())
+    write_atomically(run / f"examples_{split}.safetensors", safetensors_bytes(example_slices(engine, store, split)))
+    return figures
+
+
+def example_slices(engine: Engine, store: Store, split: str) -> dict[str, np.ndarray]:
+    """Slices of a few cases, those with a mask first: `<case_id>/volume` int16 [slices, H, W], `<case_id>/organs` uint8
+    likewise, and `<case_id>/predicted_organs` if the model has the auxiliary head."""
+    indices = sorted(store.split(split), key=lambda index: not store.cases[index].has_mask)[:EXAMPLE_CASES]
+    start = centre_crop_start(store.geometry.padded_size, store.geometry.crop_size)
+    arrays: dict[str, np.ndarray] = {}
+    for index in indices:
+        case_id = store.cases[index].case_id
+        volume, organs = store.read_crop(index, start, store.geometry.crop_size)
+        slices = _slices_through_organs(organs)
+        arrays[f"{case_id}/volume"] = volume[slices]
+        arrays[f"{case_id}/organs"] = organs[slices]
+        if engine.spec.segmentation:
+            arrays[f"{case_id}/predicted_organs"] = engine.segment(volume[None])[0][slices]
+    return arrays
+
+
+def _slices_through_organs(organs: np.ndarray) -> list[int]:
+    """Slice numbers at `EXAMPLE_SLICES` of the organs' extent, or of the whole crop without a mask."""
+    marked = np.flatnonzero(((organs > 0) & (organs != IGNORED_ORGAN)).any(axis=(1, 2)))
+    first, last = (int(marked[0]), int(marked[-1])) if len(marked) else (0, len(organs) - 1)
+    return [first + round(fraction * (last - first)) for fraction in EXAMPLE_SLICES]
+
+
+def _finite(logits: np.ndarray, case_id: str) -> np.ndarray:
+    if not np.isfinite(logits).all():
+        raise AnatoBenchError(
+            f"case {case_id}: the model's output is not finite: look at the case, or use precision fp32"
+        )
+    return logits

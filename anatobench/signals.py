@@ -1,0 +1,41 @@
+"""Being asked to stop: by Ctrl-C, by the cluster's time limit (SIGUSR1, SIGTERM) or by an administrator (SIGTERM)."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Work ends early because someone asked for it; nothing is lost. The command line exits with 130."""
+
+
+class StopSignals:
+    """While this context is open, the first signal to stop is only remembered; a second ends the process at once."""
+
+    def __init__(self) -> None:
+        self._received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in STOPPING:
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal came; to be called wherever it is safe to stop."""
+        if self._received is not None:
+            raise Interrupted(f"stopped by {self._received.name}")
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._received = signal.Signals(number)

@@ -1,0 +1,229 @@
+"""The one training loop. It knows a framework only as an `Engine`, so what is not arithmetic on tensors exists once."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from anatobench.checkpoints import Best, Checkpoint, Progress, read_newest, record_best, save_checkpoint
+from anatobench.engine import Batch, Engine, PendingMetrics, StepMetrics
+from anatobench.errors import AnatoBenchError
+from anatobench.metrics_log import MetricsLog
+from anatobench.runs import RunConfig
+from anatobench.schedule import learning_rate
+from anatobench.signals import Interrupted, StopSignals
+from anatobench.step_progress import StepProgress
+
+SESSIONS_FILE = "sessions.jsonl"
+"""One line per start of a run: when, from which step, in which framework, on which device."""
+
+AucPerClass = tuple[float | None, dict[str, float | None]]
+"""Macro AUC and AUC per class, None where undefined."""
+
+
+class TrainingBatches(Protocol):
+    """Endless batches whose place can be saved."""
+
+    def __next__(self) -> Batch: ...
+    def get_state(self) -> dict[str, Any]: ...
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What the loop needs to know of a store."""
+
+    batches: TrainingBatches
+    steps_per_epoch: int
+    case_id: Callable[[int], str]
+    """Name of a `Batch.case_index`, for messages."""
+    validate: Callable[[Callable[[], None]], AucPerClass] | None
+    """Evaluates on the validation split, calling its argument between batches; None without such a split."""
+
+
+@dataclass(frozen=True)
+class _StepInFlight:
+    """A step that the device may still be working on."""
+
+    step: int
+    learning_rate: float
+    batch_digest: str
+    case_index: np.ndarray
+    started: float
+    pending: PendingMetrics
+
+
+def train(run: Path, config: RunConfig, engine: Engine, data: TrainingData) -> Progress:
+    """Train until the run's last step, going on from its newest checkpoint; where the run then stands.
+
+    A signal to stop saves a checkpoint and raises `Interrupted`. `AnatoBenchError` if the loss, a gradient or a weight
+    is not finite; the checkpoints before it stay.
+    """
+    training = _Training(run, config, engine, data)
+    training.restore()
+    training.begin_session()
+    with (
+        StopSignals() as stop,
+        closing(MetricsLog(run, training.step, training.evaluated_step)) as log,
+        closing(StepProgress(training.step, training.total_steps)) as progress,
+    ):
+        return training.loop(stop, log, progress)
+
+
+class _Training:
+    """The state of one run while it trains."""
+
+    def __init__(self, run: Path, config: RunConfig, engine: Engine, data: TrainingData) -> None:
+        self._run, self._config, self._engine, self._data = run, config, engine, data
+        self.total_steps = config.total_steps(data.steps_per_epoch)
+        self.step = 0
+        """Steps given to the device."""
+        self.evaluated_step = 0
+        self._best: Best | None = None
+        self._saved = (0, 0)
+        """Step and evaluated step of the checkpoint last written or read."""
+        self._in_flight: _StepInFlight | None = None
+        self._last_fetch = 0.0
+        learning_rate(config.recipe, 0, self.total_steps)  # refuses an impossible schedule before any work
+
+    def restore(self) -> None:
+        """Take up the newest checkpoint, if there is one."""
+        checkpoint = read_newest(self._run)
+        if checkpoint is None:
+            return
+        progress = checkpoint.progress
+        self._engine.load_weights(checkpoint.weights)
+        self._engine.load_optimizer_state(checkpoint.optimizer)
+        self._data.batches.set_state(dict(progress.batches))
+        self.step, self.evaluated_step, self._best = progress.step, progress.evaluated_step, progress.best
+        self._saved = (self.step, self.evaluated_step)
+        record_best(self._run, self._best)
+
+    def begin_session(self) -> None:
+        """Note who trains from here on."""
+        session = {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "step": self.step,
+            "framework": self._engine.name,
+            "device": self._engine.device(),
+        }
+        with (self._run / SESSIONS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(session) + "\n")
+
+    def loop(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> Progress:
+        """Steps, evaluations and checkpoints until the end or a signal."""
+        if self.step:
+            progress.say(f"going on after step {self.step} of {self.total_steps}")
+        try:
+            self._evaluate_if_due(stop, log, progress)  # the run may have been stopped while it evaluated
+            while self.step < self.total_steps:
+                self._start_step(log, progress)
+                self._evaluate_if_due(stop, log, progress)
+                if self.step % self._config.checkpoint_every == 0 or self.step == self.total_steps:
+                    self._save(log, progress)
+                stop.check()
+        except Interrupted as interrupted:
+            self._save(log, progress)
+            raise Interrupted(
+                f"{interrupted} after step {self.step} of {self.total_steps}, which is saved: "
+                f"give the same command with --resume to go on"
+            ) from None
+        return self._progress()
+
+    def _start_step(self, log: MetricsLog, progress: StepProgress) -> None:
+        """Give the device a step, and only then look at the previous one, so that the device never waits for it."""
+        started = time.perf_counter()
+        batch = next(self._data.batches)
+        rate = learning_rate(self._config.recipe, self.step, self.total_steps)
+        pending = self._engine.train_step(batch, rate, self.step)
+        self.step += 1
+        begun = _StepInFlight(self.step, rate, batch.digest(), batch.case_index, started, pending)
+        self._finish_step(log, progress)
+        self._in_flight = begun
+
+    def _finish_step(self, log: MetricsLog, progress: StepProgress) -> None:
+        """Wait for the step in flight, if there is one, check it and log it."""
+        step, self._in_flight = self._in_flight, None
+        if step is None:
+            return
+        metrics = step.pending.fetch()
+        seconds = time.perf_counter() - max(step.started, self._last_fetch)
+        self._last_fetch = time.perf_counter()
+        self._check_finite(step, metrics)
+        epoch = (step.step - 1) // self._data.steps_per_epoch + 1
+        log.step(_step_record(step, epoch, metrics, seconds))
+        progress.show(step.step, epoch, metrics.loss)
+
+    def _evaluate_if_due(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> None:
+        epochs, rest = divmod(self.step, self._data.steps_per_epoch)
+        due = self.step == self.total_steps or (rest == 0 and epochs % self._config.evaluate_every == 0)
+        if self._data.validate is None or not due or self.step == self.evaluated_step:
+            return
+        self._finish_step(log, progress)
+        macro, per_class = self._data.validate(stop.check)
+        record = {"kind": "evaluation", "step": self.step, "epoch": epochs, "split": "validation"}
+        log.evaluation({**record, "auc_macro": macro, "auc": per_class})
+        progress.say(f"epoch {epochs}: validation AUC {'undefined' if macro is None else f'{macro:.4f}'}")
+        self.evaluated_step = self.step
+        if macro is not None and (self._best is None or macro > self._best.auc_macro):
+            self._best = Best(self.step, macro)
+        self._save(log, progress)
+
+    def _save(self, log: MetricsLog, progress: StepProgress) -> None:
+        if self._saved == (self.step, self.evaluated_step):
+            return
+        self._finish_step(log, progress)
+        log.sync()
+        save_checkpoint(self._run, Checkpoint(self._progress(), self._engine.weights(), self._engine.optimizer_state()))
+        self._saved = (self.step, self.evaluated_step)
+
+    def _progress(self) -> Progress:
+        return Progress(
+            step=self.step,
+            epoch=self.step // self._data.steps_per_epoch,
+            batches=self._data.batches.get_state(),
+            evaluated_step=self.evaluated_step,
+            best=self._best,
+            framework=self._engine.name,
+            versions=self._engine.device()["versions"],
+        )
+
+    def _check_finite(self, step: _StepInFlight, metrics: StepMetrics) -> None:
+        if math.isfinite(metrics.loss) and math.isfinite(metrics.gradient_norm):
+            return
+        names = [self._data.case_id(int(index)) for index in step.case_index]
+        broken = [name for name, loss in zip(names, metrics.case_losses, strict=True) if not math.isfinite(loss)]
+        what = (
+            f"the loss of {'case' if len(broken) == 1 else 'cases'} {', '.join(broken)} is not finite"
+            if broken
+            else f"the gradient is not finite; its cases are {', '.join(names)}"
+        )
+        intact = f"; the checkpoint of step {self._saved[0]} is intact" if self._saved[0] else ""
+        raise AnatoBenchError(
+            f"step {step.step}: {what}: look at the data, lower the learning rate or use precision fp32{intact}"
+        )
+
+
+def _step_record(step: _StepInFlight, epoch: int, metrics: StepMetrics, seconds: float) -> Mapping[str, Any]:
+    return {
+        "kind": "step",
+        "step": step.step,
+        "epoch": epoch,
+        "loss": metrics.loss,
+        "classification": metrics.classification,
+        "any_injury": metrics.any_injury,
+        "segmentation": metrics.segmentation,
+        "gradient_norm": metrics.gradient_norm,
+        "learning_rate": step.learning_rate,
+        "batch_digest": step.batch_digest,
+        "seconds": seconds,
+    }

@@ -1,0 +1,155 @@
+"""An engine without a framework: logistic regression on eight pooled features with AdamW, in numpy.
+
+It fulfils anatobench/engine.py bit for bit like a real one (canonical names, moments, noise seeded by the step), so the
+loop, checkpoints, evaluation and commands are tested in milliseconds. A voxel of `POISON_HU` makes a case's loss NaN.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from anatobench.engine import Arrays, Batch, ModelSpec, StepMetrics
+from anatobench.recipes import Recipe
+from anatobench.tasks import MISSING_TARGET
+
+POISON_HU = -777
+FEATURES = 8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A step whose metrics are known at once; `fetched` notes when they were asked for."""
+
+    metrics: StepMetrics
+    fetched: list[int]
+    step: int
+
+    def fetch(self) -> StepMetrics:
+        self.fetched.append(self.step)
+        return self.metrics
+
+
+class NumpyEngine:
+    """Float32 throughout."""
+
+    def __init__(self, spec: ModelSpec, recipe: Recipe, name: str = "torch") -> None:
+        self.name, self.spec, self.recipe = name, spec, recipe
+        rng = np.random.default_rng(recipe.seed)
+        shape = (spec.task.logit_count, FEATURES)
+        self._weights: Arrays = {
+            "fc.weight": rng.normal(0, 0.1, shape).astype(np.float32),
+            "fc.bias": np.zeros(shape[0], np.float32),
+        }
+        if spec.segmentation:
+            self._weights["segmentation_head.weight"] = np.zeros(spec.task.segmentation_classes, np.float32)
+        self._moments = {
+            f"{moment}/{name}": np.zeros_like(array)
+            for name, array in self._weights.items()
+            for moment in ("exp_avg", "exp_avg_sq")
+        }
+        self._updates = 0
+        self.events: list[int] = []
+        """Steps in the order they were started (positive) and fetched (negative)."""
+
+    def train_step(self, batch: Batch, learning_rate: float, step: int) -> Measured:
+        self.events.append(step + 1)
+        noise = np.random.default_rng((self.recipe.seed, step)).normal(0, 0.05, (batch.size, FEATURES))
+        features = (_features(batch.volume) + noise).astype(np.float32)
+        losses, slopes = self._losses(self._logits(features), batch.targets)
+        losses[(batch.volume == POISON_HU).any(axis=(1, 2, 3))] = np.nan
+        slopes[np.isnan(losses)] = np.nan
+        gradients = {
+            "fc.weight": slopes.T @ features / batch.size,
+            "fc.bias": slopes.mean(axis=0),
+            "segmentation_head.weight": np.full(self.spec.task.segmentation_classes, 0.01, np.float32),
+        }
+        used = [gradients[name] for name in self._weights]
+        norm = np.sqrt(sum(float((gradient**2).sum()) for gradient in used))
+        self._update(gradients, norm, learning_rate)
+        mean = float(losses.mean())
+        fetched = _Negated(self.events)
+        return Measured(StepMetrics(mean, mean, 0.0, 0.0, norm, losses), fetched, step + 1)
+
+    def _update(self, gradients: Arrays, norm: float, learning_rate: float) -> None:
+        recipe, scale = self.recipe, min(1.0, self.recipe.clip_norm / (norm + 1e-6))
+        self._updates += 1
+        for name, weight in self._weights.items():
+            gradient = (gradients[name] * scale).astype(np.float32)
+            first, second = self._moments[f"exp_avg/{name}"], self._moments[f"exp_avg_sq/{name}"]
+            first += (1 - recipe.adam_beta1) * (gradient - first)
+            second += (1 - recipe.adam_beta2) * (gradient**2 - second)
+            root = np.sqrt(second / (1 - recipe.adam_beta2**self._updates)) + recipe.adam_epsilon
+            weight *= np.float32(1 - learning_rate * recipe.weight_decay)
+            weight -= (learning_rate / (1 - recipe.adam_beta1**self._updates) * first / root).astype(np.float32)
+
+    def predict(self, volume: np.ndarray) -> np.ndarray:
+        return self._logits(_features(volume))
+
+    def segment(self, volume: np.ndarray) -> np.ndarray:
+        return (volume > 0).astype(np.uint8)
+
+    def weights(self) -> Arrays:
+        return {name: array.copy() for name, array in self._weights.items()}
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        for name, array in self._weights.items():
+            array[...] = weights[name]
+
+    def optimizer_state(self) -> Arrays:
+        return {**{name: array.copy() for name, array in self._moments.items()}, "step": np.array(self._updates)}
+
+    def load_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
+        for name, array in self._moments.items():
+            array[...] = state[name]
+        self._updates = int(state["step"])
+
+    def device(self) -> dict:
+        return {"kind": "cpu", "name": "test", "count": 1, "versions": {"numpy": np.__version__}}
+
+    def _logits(self, features: np.ndarray) -> np.ndarray:
+        return features @ self._weights["fc.weight"].T + self._weights["fc.bias"]
+
+    def _losses(self, logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cross-entropy summed over groups, [B], and its slope by logit, [B, logits]."""
+        losses, slopes = np.zeros(len(logits), np.float32), np.zeros_like(logits)
+        for position, (group, columns) in enumerate(
+            zip(self.spec.task.groups, self.spec.task.logit_slices, strict=True)
+        ):
+            z = logits[:, columns]
+            z = np.concatenate([np.zeros_like(z), z], axis=1) if group.binary else z
+            log_p = z - np.logaddexp.reduce(z, axis=1, keepdims=True)
+            grade = targets[:, position]
+            known = (grade != MISSING_TARGET).astype(np.float32)
+            losses -= known * log_p[np.arange(len(z)), np.maximum(grade, 0)]
+            slope = known[:, None] * (np.exp(log_p) - (grade[:, None] == np.arange(z.shape[1])))
+            slopes[:, columns] = slope[:, 1:] if group.binary else slope
+        return losses, slopes
+
+
+class _Negated(list):
+    """Notes a fetched step as its negative number in the engine's events."""
+
+    def __init__(self, events: list[int]) -> None:
+        super().__init__()
+        self._events = events
+
+    def append(self, step: int) -> None:
+        self._events.append(-step)
+
+
+def _features(volume: np.ndarray) -> np.ndarray:
+    """Mean HU of the eight octants of int16 [B, D, H, W], scaled to about one: float32 [B, 8]."""
+    halves = (
+        [slice(None, None)]
+        if volume.shape[1] < 2
+        else [slice(0, volume.shape[1] // 2), slice(volume.shape[1] // 2, None)]
+    )
+    middle_h, middle_w = volume.shape[2] // 2, volume.shape[3] // 2
+    means = [
+        volume[:, d, h, w].mean(axis=(1, 2, 3), dtype=np.float32)
+        for d in halves
+        for h in (slice(0, middle_h), slice(middle_h, None))
+        for w in (slice(0, middle_w), slice(middle_w, None))
+    ]
+    return np.stack(means, axis=1).astype(np.float32) / np.float32(500)
