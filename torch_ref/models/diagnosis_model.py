@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
 import torch
@@ -17,7 +17,7 @@ class Backbone(Protocol):
 
     feature_channels: int
 
-    def stages(self) -> list[tuple[str, Callable[[Tensor], Tensor]]]: ...
+    def stages(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]: ...
 
     def classify(self, pooled: Tensor) -> Tensor: ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -59,13 +59,12 @@ class R3D18(VideoResNet):
         self.fc = nn.Linear(self.inplanes, class_count)
         self.apply(_initialise)
 
-    def stages(self) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
+    def stages(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """The stem, then every residual block."""
-        blocks: list[tuple[str, Callable[[Tensor], Tensor]]] = [("stem", self.stem)]
+        yield "stem", self.stem
         for index in range(1, 5):
-            stage = getattr(self, f"layer{index}")
-            blocks += [(f"layer{index}.{position}", block) for position, block in enumerate(stage)]
-        return blocks
+            for position, block in enumerate(getattr(self, f"layer{index}")):
+                yield f"layer{index}.{position}", block
 
     def classify(self, pooled: Tensor) -> Tensor:
         """[B, C] to [B, logits]."""

@@ -1,0 +1,1 @@
+"""Layers that equal PyTorch's, where Flax's own differ (see each file)."""

@@ -1,0 +1,32 @@
+"""The registry of backbones: one line per model.
+
+A backbone is an NNX module that offers
+- `stages(train)`: (name, callable) pairs in order; each takes the previous one's output, the last gives the feature
+  map F [B, D, H, W, C];
+- `classify(pooled)`: the linear classifier on the globally averaged F, [B, C] to [B, logits];
+- `feature_channels`: C;
+- `weight_table()`: where each of torchvision's arrays stands in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flax import nnx
+from jax.typing import DTypeLike
+
+from anatobench.engine import ModelSpec
+from anatobench.errors import UsageError
+from jax_impl.models.diagnosis_model import Backbone
+from jax_impl.models.r3d_18 import build_r3d_18
+
+BACKBONES: dict[str, Callable[[ModelSpec, DTypeLike, nnx.Rngs], Backbone]] = {
+    "r3d_18": build_r3d_18,
+}
+
+
+def build_backbone(spec: ModelSpec, dtype: DTypeLike, rngs: nnx.Rngs) -> Backbone:
+    """The backbone of that name, computing in `dtype`, float32 weights distributed as torchvision's."""
+    if spec.model not in BACKBONES:
+        raise UsageError(f"model {spec.model!r}: not built yet; choose one of {', '.join(BACKBONES)}")
+    return BACKBONES[spec.model](spec, dtype, rngs)

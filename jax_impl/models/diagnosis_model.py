@@ -1,0 +1,70 @@
+"""A backbone with its linear classifier and the auxiliary segmentation head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Protocol, cast
+
+import jax
+from flax import nnx
+from jax.typing import DTypeLike
+
+from anatobench.tasks import Size
+from jax_impl.models.segmentation_head import SegmentationHead
+from jax_impl.weights import Entry
+
+
+class Backbone(Protocol):
+    """See the package's docstring."""
+
+    feature_channels: int
+
+    def stages(self, train: bool) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]: ...
+
+    def classify(self, pooled: jax.Array) -> jax.Array: ...
+
+    def weight_table(self) -> Iterator[Entry]: ...
+
+
+class DiagnosisModel(nnx.Module):
+    """Logits from globally averaged features; segmentation logits from the features themselves."""
+
+    def __init__(
+        self, backbone: Backbone, segmentation_classes: int | None, *, head_dtype: DTypeLike, rngs: nnx.Rngs
+    ) -> None:
+        """`segmentation_classes` None builds no head. Both heads are small: they compute in `head_dtype`, the
+        parameters' type, even where the backbone uses bfloat16."""
+        self.backbone = cast(nnx.Module, backbone)
+        self.segmentation_head = (
+            None
+            if segmentation_classes is None
+            else SegmentationHead(backbone.feature_channels, segmentation_classes, rngs=rngs)
+        )
+        self.head_dtype = head_dtype
+
+    def features(self, x: jax.Array, train: bool, record: Callable[[str, jax.Array], None] | None = None) -> jax.Array:
+        """[B, D, H, W, 1] to the feature map [B, d, h, w, C]; `record` is shown every stage's output."""
+        for name, stage in cast(Backbone, self.backbone).stages(train):
+            x = stage(x)
+            if record is not None:
+                record(name, x)
+        return x
+
+    def classify(self, features: jax.Array) -> jax.Array:
+        """Global average pooling and the classifier: [B, logits] in the parameters' type."""
+        pooled = features.astype(self.head_dtype).mean((1, 2, 3))
+        return cast(Backbone, self.backbone).classify(pooled)
+
+    def segment(self, features: jax.Array, size: Size) -> jax.Array | None:
+        """[B, classes, D, H, W] in the parameters' type, or None for a model without the head."""
+        if self.segmentation_head is None:
+            return None
+        return self.segmentation_head(features.astype(self.head_dtype), size)
+
+    def weight_table(self) -> list[Entry]:
+        """The backbone's arrays under torchvision's own names, beside `segmentation_head.*`."""
+        table = [
+            replace(entry, path=("backbone", *entry.path)) for entry in cast(Backbone, self.backbone).weight_table()
+        ]
+        return table if self.segmentation_head is None else [*table, *self.segmentation_head.weight_table()]

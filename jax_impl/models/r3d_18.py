@@ -1,0 +1,137 @@
+"""R3D-18: torchvision's VideoResNet with the paper's stem (Table 7), and the tiny one of the same class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+from flax import nnx
+from jax.typing import DTypeLike
+
+from anatobench.engine import ModelSpec
+from jax_impl.layers.batch_norm import BatchNorm
+from jax_impl.layers.conv3d import Conv3d
+from jax_impl.weights import Entry, Path, batch_norm_entries, conv3d_entries, linear_entries
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What differs between the sizes. Channels double from stage to stage."""
+
+    width: int
+    """Channels of the stem and of the first stage."""
+    blocks: int
+    """Residual blocks per stage."""
+    strides: tuple[int, int, int, int]
+    """Of each stage's first block; the stem has stride 2."""
+
+
+LAYOUTS = {
+    "full": Layout(width=64, blocks=2, strides=(1, 2, 2, 2)),
+    "tiny": Layout(width=16, blocks=1, strides=(1, 2, 2, 1)),
+}
+
+
+class ConvNorm(nnx.Module):
+    """A convolution without bias and its BatchNorm: positions 0 and 1 of torchvision's Sequential."""
+
+    def __init__(
+        self,
+        channels: int,
+        filters: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.conv = Conv3d(channels, filters, kernel_size, stride=stride, padding=padding, dtype=dtype, rngs=rngs)
+        self.norm = BatchNorm(filters, dtype=dtype)
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return self.norm(self.conv(x), train)
+
+    def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
+        """`name` and `path` are those of the Sequential."""
+        kd, kh, kw, channels, filters = self.conv.kernel.shape
+        yield from conv3d_entries(f"{name}.0", (*path, "conv"), (filters, channels, kd, kh, kw))
+        yield from batch_norm_entries(f"{name}.1", (*path, "norm"), filters)
+
+
+class Stem(ConvNorm):
+    """Table 7: one input channel, kernel and stride 2 in all three axes; BatchNorm and ReLU stay."""
+
+    def __init__(self, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        super().__init__(1, width, 2, stride=2, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return jax.nn.relu(super().__call__(x, train))
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3x3 convolutions around which the input is added, by a strided 1x1x1 convolution where shapes differ."""
+
+    def __init__(self, channels: int, filters: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        build = partial(ConvNorm, dtype=dtype, rngs=rngs)
+        self.conv1 = build(channels, filters, 3, stride=stride, padding=1)
+        self.conv2 = build(filters, filters, 3, padding=1)
+        self.downsample = build(channels, filters, 1, stride=stride) if stride != 1 or channels != filters else None
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        y = self.conv2(jax.nn.relu(self.conv1(x, train)), train)
+        residual = x if self.downsample is None else self.downsample(x, train)
+        return jax.nn.relu(y + residual)
+
+    def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
+        """Of the block's convolutions."""
+        yield from self.conv1.weight_table(f"{name}.conv1", (*path, "conv1"))
+        yield from self.conv2.weight_table(f"{name}.conv2", (*path, "conv2"))
+        if self.downsample is not None:
+            yield from self.downsample.weight_table(f"{name}.downsample", (*path, "downsample"))
+
+
+class R3D18(nnx.Module):
+    """[B, D, H, W, 1] to a feature map at 1/16 (full) or 1/8 (tiny) of the size."""
+
+    def __init__(self, layout: Layout, class_count: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.stem = Stem(layout.width, dtype=dtype, rngs=rngs)
+        channels = layout.width
+        for index, first_stride in enumerate(layout.strides):
+            filters = layout.width * 2**index
+            blocks = []
+            for stride in (first_stride, *[1] * (layout.blocks - 1)):
+                blocks.append(BasicBlock(channels, filters, stride, dtype=dtype, rngs=rngs))
+                channels = filters
+            setattr(self, f"layer{index + 1}", nnx.List(blocks))
+        self.fc = nnx.Linear(channels, class_count, kernel_init=jax.nn.initializers.normal(0.01), rngs=rngs)
+        self.feature_channels = channels
+
+    def stages(self, train: bool) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
+        """The stem, then every residual block."""
+        yield "stem", partial(self.stem, train=train)
+        for index, position, block in self._blocks():
+            yield f"layer{index}.{position}", partial(block, train=train)
+
+    def classify(self, pooled: jax.Array) -> jax.Array:
+        """[B, C] to [B, logits]."""
+        return self.fc(pooled)
+
+    def weight_table(self) -> Iterator[Entry]:
+        """torchvision's names."""
+        yield from self.stem.weight_table("stem", ("stem",))
+        for index, position, block in self._blocks():
+            yield from block.weight_table(f"layer{index}.{position}", (f"layer{index}", position))
+        yield from linear_entries("fc", ("fc",), (self.fc.out_features, self.fc.in_features))
+
+    def _blocks(self) -> Iterator[tuple[int, int, BasicBlock]]:
+        for index in range(1, 5):
+            for position, block in enumerate(getattr(self, f"layer{index}")):
+                yield index, position, block
+
+
+def build_r3d_18(spec: ModelSpec, dtype: DTypeLike, rngs: nnx.Rngs) -> R3D18:
+    """The backbone for a spec; it takes any crop size."""
+    return R3D18(LAYOUTS[spec.size], spec.task.logit_count, dtype=dtype, rngs=rngs)

@@ -1,0 +1,41 @@
+"""The auxiliary head: a 1x1x1 convolution on the feature map, upsampled to the input's size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from anatobench.tasks import Size
+from jax_impl.layers.upsampling import upsample_trilinear
+from jax_impl.weights import Entry, conv3d_entries
+
+
+class SegmentationHead(nnx.Module):
+    """F [B, d, h, w, C] to logits [B, classes, D, H, W].
+
+    Classes stand before space, as in torch and unlike elsewhere here: with them last, six or seven wide, every pass
+    over the full-size logits would waste most of a vector register or a memory line.
+
+    Initialised as PyTorch does a convolution, which is what a head added to a torchvision model gets: weight and bias
+    uniform in +-1/sqrt(C). (VideoResNet's fan-out rule would start with logits of deviation 10.)
+    """
+
+    def __init__(self, channels: int, classes: int, *, rngs: nnx.Rngs) -> None:
+        bound = channels**-0.5
+        self.kernel = nnx.Param(
+            jax.random.uniform(rngs.params(), (1, 1, 1, channels, classes), minval=-bound, maxval=bound)
+        )
+        self.bias = nnx.Param(jax.random.uniform(rngs.params(), (classes,), minval=-bound, maxval=bound))
+
+    def __call__(self, features: jax.Array, size: Size) -> jax.Array:
+        """Trilinear with align_corners=False, as the paper's head."""
+        coarse = features @ self.kernel[0, 0, 0] + self.bias[...]
+        return upsample_trilinear(jnp.moveaxis(coarse, -1, 1), size)
+
+    def weight_table(self) -> Iterator[Entry]:
+        """torch's Conv3d with bias."""
+        _, _, _, channels, classes = self.kernel.shape
+        yield from conv3d_entries("segmentation_head", ("segmentation_head",), (classes, channels, 1, 1, 1), bias=True)

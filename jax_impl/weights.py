@@ -1,0 +1,162 @@
+"""The model and the optimizer as dicts of numpy arrays under torchvision's names, and back.
+
+Every backbone lists its arrays in a table of `Entry`; an array that the table does not name, on either side, is an
+error. The canonical form holds parameters and BatchNorm's running mean and variance. `num_batches_tracked` is left
+out: with a fixed momentum nothing reads it; a file that has it loads all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anatobench.engine import Arrays
+from anatobench.errors import AnatoBenchError
+from jax_impl.optimizer import Tree
+
+Path = tuple[str | int, ...]
+HEAD_PREFIX = "segmentation_head."
+_UNREAD = ".num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array of the model."""
+
+    name: str
+    """torchvision's."""
+    path: Path
+    """Where it stands in the NNX model."""
+    permutation: tuple[int, ...]
+    """NNX array = canonical array transposed by this."""
+    shape: tuple[int, ...]
+    """Canonical."""
+    buffer: bool = False
+    """A running statistic: no gradient, no moments."""
+
+    def to_jax(self, array: np.ndarray) -> np.ndarray:
+        """Canonical layout to the model's."""
+        return array.transpose(self.permutation)
+
+    def to_canonical(self, array: jax.Array) -> np.ndarray:
+        """A contiguous host copy in the canonical layout. A copy because the step that follows may reuse the memory."""
+        return np.array(np.asarray(array).transpose(np.argsort(self.permutation)), order="C")
+
+
+def conv3d_entries(name: str, path: Path, shape: tuple[int, ...], bias: bool = False) -> Iterator[Entry]:
+    """torch's [out, in, D, H, W] is [D, H, W, in, out] here."""
+    yield Entry(f"{name}.weight", (*path, "kernel"), (2, 3, 4, 1, 0), shape)
+    if bias:
+        yield Entry(f"{name}.bias", (*path, "bias"), (0,), shape[:1])
+
+
+def linear_entries(name: str, path: Path, shape: tuple[int, int]) -> Iterator[Entry]:
+    """torch's [out, in] is [in, out] here."""
+    yield Entry(f"{name}.weight", (*path, "kernel"), (1, 0), shape)
+    yield Entry(f"{name}.bias", (*path, "bias"), (0,), shape[:1])
+
+
+def batch_norm_entries(name: str, path: Path, channels: int) -> Iterator[Entry]:
+    """Scale, offset and the running statistics."""
+    for theirs, ours in (("weight", "scale"), ("bias", "bias")):
+        yield Entry(f"{name}.{theirs}", (*path, ours), (0,), (channels,))
+    for theirs in ("running_mean", "running_var"):
+        yield Entry(f"{name}.{theirs}", (*path, theirs), (0,), (channels,), buffer=True)
+
+
+def check_table(table: Sequence[Entry], parameters: Tree, statistics: Tree) -> None:
+    """Raise if table and model disagree in a path, a shape or in what is a parameter: the table is wrong."""
+    problems = []
+    for tree, buffer in ((parameters, False), (statistics, True)):
+        shapes = {path: array.shape for path, array in _leaves(tree)}
+        entries = {e.path: tuple(e.shape[axis] for axis in e.permutation) for e in table if e.buffer == buffer}
+        problems += [f"{path} is not in the table" for path in shapes.keys() - entries.keys()]
+        problems += [f"{path} is not in the model" for path in entries.keys() - shapes.keys()]
+        problems += [
+            f"{path} has shape {shapes[path]}, the table {entries[path]}"
+            for path in shapes.keys() & entries.keys()
+            if shapes[path] != entries[path]
+        ]
+    if problems:
+        raise AnatoBenchError(f"the weight table does not fit the model: {_listed(sorted(problems))}")
+
+
+def export_arrays(table: Iterable[Entry], tree: Tree) -> Arrays:
+    """The entries' arrays of a tree of the model's structure, in canonical form."""
+    return {entry.name: entry.to_canonical(_at(tree, entry.path)) for entry in table}
+
+
+def import_weights(
+    table: Sequence[Entry], weights: Mapping[str, np.ndarray], like_parameters: Tree, like_statistics: Tree
+) -> tuple[Tree, Tree]:
+    """Canonical weights as (parameters, statistics) of the types of the trees given. A segmentation head that the
+    table does not have is dropped; any other mismatch is an error."""
+    given = {n: w for n, w in weights.items() if not n.endswith(_UNREAD)}
+    if not any(entry.name.startswith(HEAD_PREFIX) for entry in table):
+        given = {n: w for n, w in given.items() if not n.startswith(HEAD_PREFIX)}
+    _check_names({e.name: e.shape for e in table}, given, "weights")
+    parameters = [e for e in table if not e.buffer]
+    statistics = [e for e in table if e.buffer]
+    return _filled(like_parameters, parameters, given), _filled(like_statistics, statistics, given)
+
+
+def export_moments(table: Iterable[Entry], first: Tree, second: Tree, step: int) -> Arrays:
+    """`exp_avg/<name>`, `exp_avg_sq/<name>` and `step`."""
+    parameters = [entry for entry in table if not entry.buffer]
+    arrays: Arrays = {"step": np.asarray(step, np.int64)}
+    for moment, tree in (("exp_avg", first), ("exp_avg_sq", second)):
+        arrays |= {f"{moment}/{name}": array for name, array in export_arrays(parameters, tree).items()}
+    return arrays
+
+
+def import_moments(table: Iterable[Entry], arrays: Mapping[str, np.ndarray], like: Tree) -> tuple[Tree, Tree, int]:
+    """The inverse of `export_moments`; names and shapes are checked as for weights."""
+    parameters = [entry for entry in table if not entry.buffer]
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{moment}/{e.name}": e.shape for moment in ("exp_avg", "exp_avg_sq") for e in parameters
+    }
+    _check_names({**shapes, "step": ()}, arrays, "optimizer state")
+    first = _filled(like, parameters, {e.name: arrays[f"exp_avg/{e.name}"] for e in parameters})
+    second = _filled(like, parameters, {e.name: arrays[f"exp_avg_sq/{e.name}"] for e in parameters})
+    return first, second, int(arrays["step"])
+
+
+def _check_names(shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray], what: str) -> None:
+    problems = [f"{name} is missing" for name in shapes if name not in given]
+    problems += [f"{name} is unknown" for name in given if name not in shapes]
+    problems += [
+        f"{name} has shape {tuple(given[name].shape)}, the model {shape}"
+        for name, shape in shapes.items()
+        if name in given and tuple(given[name].shape) != shape
+    ]
+    if problems:
+        raise AnatoBenchError(f"{what} do not fit this model (check model, size and task): {_listed(problems)}")
+
+
+def _listed(problems: Sequence[str]) -> str:
+    more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+    return "; ".join(problems[:8]) + more
+
+
+def _filled(like: Tree, entries: Iterable[Entry], given: Mapping[str, np.ndarray]) -> Tree:
+    """A tree of `like`'s structure and types with the arrays given, in memory of its own."""
+    arrays = {entry.path: entry.to_jax(given[entry.name]) for entry in entries}
+    return jax.tree.map_with_path(lambda path, leaf: jnp.array(arrays[_path(path)], leaf.dtype, copy=True), like)
+
+
+def _at(tree: Tree, path: Path) -> jax.Array:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _leaves(tree: Tree) -> list[tuple[Path, jax.Array]]:
+    return [(_path(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+
+
+def _path(keys: Iterable[jax.tree_util.DictKey]) -> Path:
+    return tuple(key.key for key in keys)

@@ -1,0 +1,76 @@
+"""Swin3D-T: torchvision's SwinTransformer3d with the paper's patch (Table 7), and the tiny one of the same class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+from torchvision.models.video.swin_transformer import PatchEmbed3d, SwinTransformer3d
+
+from anatobench.engine import ModelSpec
+from anatobench.tasks import Size
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What differs between the sizes. Channels double and the grid halves in plane from stage to stage."""
+
+    patch: Size
+    channels: int
+    """Of a patch and of the first stage."""
+    depths: tuple[int, ...]
+    """Blocks per stage; every second one shifts its windows by half."""
+    heads: tuple[int, ...]
+    """Attention heads per stage."""
+    window: Size
+
+
+LAYOUTS = {
+    "full": Layout((16, 2, 2), channels=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), window=(8, 7, 7)),
+    # Small, yet nothing of the full one is missing at the tiny geometries: the chest's grid of 6x24x24 shrinks the
+    # window in depth and is padded in plane, the abdomen's of 10x22x24 is padded on all axes and merges an odd 11.
+    "tiny": Layout((4, 2, 2), channels=16, depths=(2, 2, 2), heads=(1, 2, 4), window=(8, 5, 5)),
+}
+STOCHASTIC_DEPTH = 0.1
+"""Of the last block, growing linearly from 0 at the first: torchvision's value for Swin3D-T."""
+
+
+class Swin3DT(SwinTransformer3d):
+    """[B, 1, D, H, W] to a feature map at 1/16 of the size (full), or 1/4 x 1/8 x 1/8 (tiny), rounded up."""
+
+    def __init__(self, layout: Layout, class_count: int) -> None:
+        super().__init__(
+            patch_size=list(layout.patch),
+            embed_dim=layout.channels,
+            depths=list(layout.depths),
+            num_heads=list(layout.heads),
+            window_size=list(layout.window),
+            stochastic_depth_prob=STOCHASTIC_DEPTH,
+            num_classes=class_count,
+            patch_embed=partial(PatchEmbed3d, in_channels=1),  # Table 7: CT has one channel
+        )
+        self.feature_channels = self.num_features
+
+    def stages(self) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
+        """The patches, every block and merging as [B, d, h, w, C], then the normalised map as [B, C, d, h, w]."""
+        stages: list[tuple[str, Callable[[Tensor], Tensor]]] = [("patch_embed", self.patch_embed)]
+        for index, stage in enumerate(self.features):
+            if isinstance(stage, nn.Sequential):
+                stages += [(f"features.{index}.{position}", block) for position, block in enumerate(stage)]
+            else:
+                stages.append((f"features.{index}", stage))
+        return [*stages, ("norm", self._feature_map)]
+
+    def _feature_map(self, x: Tensor) -> Tensor:
+        return self.norm(x).permute(0, 4, 1, 2, 3)
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """[B, C] to [B, logits]."""
+        return self.head(pooled)
+
+
+def build_swin3d_t(spec: ModelSpec) -> Swin3DT:
+    """The backbone for a spec; it takes any crop size."""
+    return Swin3DT(LAYOUTS[spec.size], spec.task.logit_count)
