@@ -192,21 +192,31 @@ def _reversed_axes(affine: np.ndarray) -> np.ndarray:
 
 
 def _to_hounsfield(path: Path, stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    if stored.dtype == np.int16 and stored.dtype.isnative and (slope, intercept) == (1.0, 0.0):
+    """int16 HU, in the memory of `stored` if that is int16 as well."""
+    plain = stored.dtype == np.int16 and stored.dtype.isnative
+    if plain and (slope, intercept) == (1.0, 0.0):
         return stored
-    # float32 holds every 16-bit value exactly; wider types need more
-    working = np.float32 if stored.dtype.itemsize <= 2 or stored.dtype == np.float32 else np.float64
-    hounsfield = np.empty(stored.shape, dtype=np.int16)
+    only_shifted = plain and slope == 1 and intercept == np.clip(np.rint(intercept), _INT16.min, _INT16.max)
+    hounsfield = stored if plain else np.empty(stored.shape, dtype=np.int16)
     for plane, target in zip(stored, hounsfield, strict=True):  # plane by plane, so that it stays in the cache
-        values = plane.astype(working)
-        values *= working(slope)
-        values += working(intercept)
-        if stored.dtype.kind == "f" and not np.isfinite(values).all():
-            raise CaseError("nan", f"{path}: has voxels that are NaN or infinite: repair or leave out this scan")
-        np.rint(values, out=values)
-        np.clip(values, _INT16.min, _INT16.max, out=values)
-        target[:] = values
+        if only_shifted and _INT16.min <= plane.min() + intercept and plane.max() + intercept <= _INT16.max:
+            target += np.int16(intercept)
+        else:
+            target[:] = _rescaled_plane(path, plane, slope, intercept)
     return hounsfield
+
+
+def _rescaled_plane(path: Path, plane: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """HU as whole floats within int16's range; values beyond it saturate."""
+    exact_in_float32 = plane.dtype.itemsize <= 2 or plane.dtype == np.float32  # 64-bit and 32-bit integers are not
+    values = plane.astype(np.float32 if exact_in_float32 else np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
+        np.multiply(values, slope, out=values)
+        np.add(values, intercept, out=values)
+    if plane.dtype.kind == "f" and not np.isfinite(values).all():
+        raise CaseError("nan", f"{path}: has voxels that are NaN or infinite: repair or leave out this scan")
+    np.rint(values, out=values)
+    return np.clip(values, _INT16.min, _INT16.max, out=values)
 
 
 def _to_labels(path: Path, stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
