@@ -70,7 +70,7 @@ def copy_by_name(targets: Mapping[str, Tensor], given: Mapping[str, np.ndarray],
         )
     with torch.no_grad():
         for name, tensor in targets.items():
-            tensor.copy_(torch.from_numpy(np.ascontiguousarray(given[name])))
+            tensor.copy_(torch.from_numpy(np.asarray(given[name], order="C")))
 
 
 def export_optimizer(model: DiagnosisModel, optimizer: torch.optim.AdamW) -> Arrays:
