@@ -93,8 +93,8 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
         files[name] = {"bytes": len(content), "blake2b": _digest(content)}
     state = {"format": FORMAT, **asdict(progress), "files": files}
     write_atomically(temporary / STATE_FILE, _sealed(state))
-    if final.exists():  # damaged, and reached again
-        shutil.rmtree(final)
+    if final.exists():  # damaged and reached again, or saved before its evaluation was finished
+        final.rename(folder / f".{final.name}.{secrets.token_hex(4)}.tmp")
     temporary.rename(final)
     flush_folder(folder)
     record_best(run, progress.best)
