@@ -25,7 +25,14 @@ from jax_impl.models.diagnosis_model import DiagnosisModel
 from jax_impl.optimizer import Tree, build_optimizer, clip_and_update
 from jax_impl.precision import Precision
 from jax_impl.preprocessing import normalise
-from jax_impl.weights import check_table, export_arrays, export_moments, import_moments, import_weights
+from jax_impl.weights import (
+    check_table,
+    export_arrays,
+    export_moments,
+    import_moments,
+    import_weights,
+    place_on_device,
+)
 
 
 @dataclass(frozen=True)
@@ -62,10 +69,10 @@ class JaxEngine:
         parameters, statistics = nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat)
         self._optimizer = build_optimizer(recipe)
         with self._precision.applied():
-            cast = partial(jnp.asarray, dtype=self._precision.parameter_dtype)
-            self._parameters: Tree = jax.tree.map(cast, nnx.to_pure_dict(parameters))
-            self._statistics: Tree = jax.tree.map(cast, nnx.to_pure_dict(statistics))
-            self._optimizer_state = self._optimizer.init(self._parameters)
+            place = partial(place_on_device, dtype=self._precision.parameter_dtype)
+            self._parameters: Tree = jax.tree.map(place, nnx.to_pure_dict(parameters))
+            self._statistics: Tree = jax.tree.map(place, nnx.to_pure_dict(statistics))
+            self._optimizer_state = jax.jit(self._optimizer.init)(self._parameters)
         check_table(self._table, self._parameters, self._statistics)
         self._train_step = jax.jit(self._pure_train_step, donate_argnums=(0, 1, 2))
         self._predict = jax.jit(self._pure_predict)
@@ -132,7 +139,7 @@ class JaxEngine:
         with self._precision.applied():
             adam, decay = self._optimizer_state
             first, second, step = import_moments(self._table, state, self._parameters)
-            count = jnp.asarray(step, adam.count.dtype)
+            count = place_on_device(np.asarray(step), adam.count.dtype)
             self._optimizer_state = (adam._replace(count=count, mu=first, nu=second), decay)
 
     def device(self) -> dict[str, Any]:
@@ -258,10 +265,10 @@ def _means(losses: CaseLosses) -> dict[str, jax.Array]:
 
 def _build_model(spec: ModelSpec, precision: Precision, seed: int) -> DiagnosisModel:
     """Weights drawn from `seed`, in float32 whatever the precision, so that all precisions start from the same."""
-    rngs = nnx.Rngs(seed)
+    generator = np.random.default_rng(seed)
     classes = spec.task.segmentation_classes if spec.segmentation else None
-    backbone = build_backbone(spec, precision.compute_dtype, rngs)
-    return DiagnosisModel(backbone, classes, head_dtype=precision.parameter_dtype, rngs=rngs)
+    backbone = build_backbone(spec, precision.compute_dtype, generator)
+    return DiagnosisModel(backbone, classes, head_dtype=precision.parameter_dtype, generator=generator)
 
 
 def build(spec: ModelSpec, recipe: Recipe) -> JaxEngine:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from anatobench.engine import Arrays
 from anatobench.errors import AnatoBenchError
@@ -143,9 +143,14 @@ def _listed(problems: Sequence[str]) -> str:
 
 
 def _filled(like: Tree, entries: Iterable[Entry], given: Mapping[str, np.ndarray]) -> Tree:
-    """A tree of `like`'s structure and types with the arrays given, in memory of its own."""
+    """A tree of `like`'s structure and types with the arrays given."""
     arrays = {entry.path: entry.to_jax(given[entry.name]) for entry in entries}
-    return jax.tree.map_with_path(lambda path, leaf: jnp.array(arrays[_path(path)], leaf.dtype, copy=True), like)
+    return jax.tree.map_with_path(lambda path, leaf: place_on_device(arrays[_path(path)], leaf.dtype), like)
+
+
+def place_on_device(array: np.ndarray, dtype: DTypeLike) -> jax.Array:
+    """A copy in memory of its own, which a step may be given to reuse (on a CPU JAX else shares numpy's)."""
+    return jax.device_put(np.array(array, dtype, order="C"), may_alias=False)
 
 
 def _at(tree: Tree, path: Path) -> jax.Array:

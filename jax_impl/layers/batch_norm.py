@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
@@ -24,10 +25,10 @@ class BatchNorm(nnx.Module):
     """The weight of the new value."""
 
     def __init__(self, channels: int, *, dtype: DTypeLike) -> None:
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
-        self.running_mean = nnx.BatchStat(jnp.zeros(channels))
-        self.running_var = nnx.BatchStat(jnp.ones(channels))
+        self.scale = nnx.Param(np.ones(channels, np.float32))
+        self.bias = nnx.Param(np.zeros(channels, np.float32))
+        self.running_mean = nnx.BatchStat(np.zeros(channels, np.float32))
+        self.running_var = nnx.BatchStat(np.ones(channels, np.float32))
         self.dtype = dtype
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

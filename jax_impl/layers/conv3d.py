@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
+
+from jax_impl.layers.initialisation import kaiming_normal_fan_out
 
 Triple = tuple[int, int, int]
 
 
 class Conv3d(nnx.Module):
-    """torch.nn.Conv3d without bias, with a symmetric padding, on [B, D, H, W, C]; kernel [D, H, W, in, out]."""
+    """torch.nn.Conv3d without bias, with a symmetric padding, on [B, D, H, W, C]; kernel [D, H, W, in, out].
+
+    Initialised as torchvision's VideoResNet does.
+    """
 
     def __init__(
         self,
@@ -28,11 +34,9 @@ class Conv3d(nnx.Module):
         stride: int = 1,
         padding: int = 0,
         dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        generator: np.random.Generator,
     ) -> None:
-        # torchvision's VideoResNet: kaiming_normal_(mode="fan_out", nonlinearity="relu").
-        initialise = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        self.kernel = nnx.Param(initialise(rngs.params(), (kernel_size,) * 3 + (channels, filters)))
+        self.kernel = nnx.Param(kaiming_normal_fan_out(generator, (kernel_size,) * 3 + (channels, filters)))
         self.stride: Triple = (stride,) * 3
         self.padding: Triple = (padding,) * 3
         self.dtype = dtype

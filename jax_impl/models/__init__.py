@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flax import nnx
+import numpy as np
 from jax.typing import DTypeLike
 
 from anatobench.engine import ModelSpec
@@ -20,13 +20,13 @@ from anatobench.errors import UsageError
 from jax_impl.models.diagnosis_model import Backbone
 from jax_impl.models.r3d_18 import build_r3d_18
 
-BACKBONES: dict[str, Callable[[ModelSpec, DTypeLike, nnx.Rngs], Backbone]] = {
+BACKBONES: dict[str, Callable[[ModelSpec, DTypeLike, np.random.Generator], Backbone]] = {
     "r3d_18": build_r3d_18,
 }
 
 
-def build_backbone(spec: ModelSpec, dtype: DTypeLike, rngs: nnx.Rngs) -> Backbone:
+def build_backbone(spec: ModelSpec, dtype: DTypeLike, generator: np.random.Generator) -> Backbone:
     """The backbone of that name, computing in `dtype`, float32 weights distributed as torchvision's."""
     if spec.model not in BACKBONES:
         raise UsageError(f"model {spec.model!r}: not built yet; choose one of {', '.join(BACKBONES)}")
-    return BACKBONES[spec.model](spec, dtype, rngs)
+    return BACKBONES[spec.model](spec, dtype, generator)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Protocol, cast
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -31,7 +32,12 @@ class DiagnosisModel(nnx.Module):
     """Logits from globally averaged features; segmentation logits from the features themselves."""
 
     def __init__(
-        self, backbone: Backbone, segmentation_classes: int | None, *, head_dtype: DTypeLike, rngs: nnx.Rngs
+        self,
+        backbone: Backbone,
+        segmentation_classes: int | None,
+        *,
+        head_dtype: DTypeLike,
+        generator: np.random.Generator,
     ) -> None:
         """`segmentation_classes` None builds no head. Both heads are small: they compute in `head_dtype`, the
         parameters' type, even where the backbone uses bfloat16."""
@@ -39,7 +45,7 @@ class DiagnosisModel(nnx.Module):
         self.segmentation_head = (
             None
             if segmentation_classes is None
-            else SegmentationHead(backbone.feature_channels, segmentation_classes, rngs=rngs)
+            else SegmentationHead(backbone.feature_channels, segmentation_classes, generator=generator)
         )
         self.head_dtype = head_dtype
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
 from anatobench.engine import ModelSpec
 from jax_impl.layers.batch_norm import BatchNorm
 from jax_impl.layers.conv3d import Conv3d
+from jax_impl.layers.linear import Linear
 from jax_impl.weights import Entry, Path, batch_norm_entries, conv3d_entries, linear_entries
 
 
@@ -46,9 +48,11 @@ class ConvNorm(nnx.Module):
         stride: int = 1,
         padding: int = 0,
         dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        generator: np.random.Generator,
     ) -> None:
-        self.conv = Conv3d(channels, filters, kernel_size, stride=stride, padding=padding, dtype=dtype, rngs=rngs)
+        self.conv = Conv3d(
+            channels, filters, kernel_size, stride=stride, padding=padding, dtype=dtype, generator=generator
+        )
         self.norm = BatchNorm(filters, dtype=dtype)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -56,7 +60,7 @@ class ConvNorm(nnx.Module):
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
         """`name` and `path` are those of the Sequential."""
-        kd, kh, kw, channels, filters = self.conv.kernel.shape
+        kd, kh, kw, channels, filters = self.conv.kernel[...].shape
         yield from conv3d_entries(f"{name}.0", (*path, "conv"), (filters, channels, kd, kh, kw))
         yield from batch_norm_entries(f"{name}.1", (*path, "norm"), filters)
 
@@ -64,8 +68,8 @@ class ConvNorm(nnx.Module):
 class Stem(ConvNorm):
     """Table 7: one input channel, kernel and stride 2 in all three axes; BatchNorm and ReLU stay."""
 
-    def __init__(self, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        super().__init__(1, width, 2, stride=2, dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, *, dtype: DTypeLike, generator: np.random.Generator) -> None:
+        super().__init__(1, width, 2, stride=2, dtype=dtype, generator=generator)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         return jax.nn.relu(super().__call__(x, train))
@@ -74,8 +78,10 @@ class Stem(ConvNorm):
 class BasicBlock(nnx.Module):
     """Two 3x3x3 convolutions around which the input is added, by a strided 1x1x1 convolution where shapes differ."""
 
-    def __init__(self, channels: int, filters: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        build = partial(ConvNorm, dtype=dtype, rngs=rngs)
+    def __init__(
+        self, channels: int, filters: int, stride: int, *, dtype: DTypeLike, generator: np.random.Generator
+    ) -> None:
+        build = partial(ConvNorm, dtype=dtype, generator=generator)
         self.conv1 = build(channels, filters, 3, stride=stride, padding=1)
         self.conv2 = build(filters, filters, 3, padding=1)
         self.downsample = build(channels, filters, 1, stride=stride) if stride != 1 or channels != filters else None
@@ -96,17 +102,17 @@ class BasicBlock(nnx.Module):
 class R3D18(nnx.Module):
     """[B, D, H, W, 1] to a feature map at 1/16 (full) or 1/8 (tiny) of the size."""
 
-    def __init__(self, layout: Layout, class_count: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.stem = Stem(layout.width, dtype=dtype, rngs=rngs)
+    def __init__(self, layout: Layout, class_count: int, *, dtype: DTypeLike, generator: np.random.Generator) -> None:
+        self.stem = Stem(layout.width, dtype=dtype, generator=generator)
         channels = layout.width
         for index, first_stride in enumerate(layout.strides):
             filters = layout.width * 2**index
             blocks = []
             for stride in (first_stride, *[1] * (layout.blocks - 1)):
-                blocks.append(BasicBlock(channels, filters, stride, dtype=dtype, rngs=rngs))
+                blocks.append(BasicBlock(channels, filters, stride, dtype=dtype, generator=generator))
                 channels = filters
             setattr(self, f"layer{index + 1}", nnx.List(blocks))
-        self.fc = nnx.Linear(channels, class_count, kernel_init=jax.nn.initializers.normal(0.01), rngs=rngs)
+        self.fc = Linear(channels, class_count, generator=generator)
         self.feature_channels = channels
 
     def stages(self, train: bool) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
@@ -124,7 +130,8 @@ class R3D18(nnx.Module):
         yield from self.stem.weight_table("stem", ("stem",))
         for index, position, block in self._blocks():
             yield from block.weight_table(f"layer{index}.{position}", (f"layer{index}", position))
-        yield from linear_entries("fc", ("fc",), (self.fc.out_features, self.fc.in_features))
+        features, outputs = self.fc.kernel[...].shape
+        yield from linear_entries("fc", ("fc",), (outputs, features))
 
     def _blocks(self) -> Iterator[tuple[int, int, BasicBlock]]:
         for index in range(1, 5):
@@ -132,6 +139,6 @@ class R3D18(nnx.Module):
                 yield index, position, block
 
 
-def build_r3d_18(spec: ModelSpec, dtype: DTypeLike, rngs: nnx.Rngs) -> R3D18:
+def build_r3d_18(spec: ModelSpec, dtype: DTypeLike, generator: np.random.Generator) -> R3D18:
     """The backbone for a spec; it takes any crop size."""
-    return R3D18(LAYOUTS[spec.size], spec.task.logit_count, dtype=dtype, rngs=rngs)
+    return R3D18(LAYOUTS[spec.size], spec.task.logit_count, dtype=dtype, generator=generator)

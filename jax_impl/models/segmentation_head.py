@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from anatobench.tasks import Size
+from jax_impl.layers.initialisation import uniform
 from jax_impl.layers.upsampling import upsample_trilinear
 from jax_impl.weights import Entry, conv3d_entries
 
@@ -23,12 +25,10 @@ class SegmentationHead(nnx.Module):
     uniform in +-1/sqrt(C). (VideoResNet's fan-out rule would start with logits of deviation 10.)
     """
 
-    def __init__(self, channels: int, classes: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, channels: int, classes: int, *, generator: np.random.Generator) -> None:
         bound = channels**-0.5
-        self.kernel = nnx.Param(
-            jax.random.uniform(rngs.params(), (1, 1, 1, channels, classes), minval=-bound, maxval=bound)
-        )
-        self.bias = nnx.Param(jax.random.uniform(rngs.params(), (classes,), minval=-bound, maxval=bound))
+        self.kernel = nnx.Param(uniform(generator, (1, 1, 1, channels, classes), bound))
+        self.bias = nnx.Param(uniform(generator, (classes,), bound))
 
     def __call__(self, features: jax.Array, size: Size) -> jax.Array:
         """Trilinear with align_corners=False, as the paper's head."""
@@ -37,5 +37,5 @@ class SegmentationHead(nnx.Module):
 
     def weight_table(self) -> Iterator[Entry]:
         """torch's Conv3d with bias."""
-        _, _, _, channels, classes = self.kernel.shape
+        _, _, _, channels, classes = self.kernel[...].shape
         yield from conv3d_entries("segmentation_head", ("segmentation_head",), (classes, channels, 1, 1, 1), bias=True)
