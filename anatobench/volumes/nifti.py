@@ -134,8 +134,9 @@ def _shape(path: Path, header: nibabel.Nifti1Header) -> tuple[int, ...]:
 def _voxel_type(path: Path, header: nibabel.Nifti1Header) -> np.dtype:
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError as error:
-        raise CaseError("bad-voxel-type", f"{path}: {error}") from error
+    except (HeaderDataError, KeyError) as error:
+        code = int(header["datatype"])
+        raise CaseError("bad-voxel-type", f"{path}: its voxel type {code} is unknown: is it damaged?") from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise CaseError("bad-voxel-type", f"{path}: voxels of type {dtype} are neither HU nor labels")
     return dtype
