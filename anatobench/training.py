@@ -58,8 +58,9 @@ class _StepInFlight:
     learning_rate: float
     batch_digest: str
     case_index: np.ndarray
-    started: float
     pending: PendingMetrics
+    seconds: float
+    """What it took to get the batch and to give it to the device."""
 
 
 def train(run: Path, config: RunConfig, engine: Engine, data: TrainingData) -> Progress:
@@ -92,7 +93,6 @@ class _Training:
         self._saved = (0, 0)
         """Step and evaluated step of the checkpoint last written or read."""
         self._in_flight: _StepInFlight | None = None
-        self._last_fetch = 0.0
         learning_rate(config.recipe, 0, self.total_steps)  # refuses an impossible schedule before any work
 
     def restore(self) -> None:
@@ -146,7 +146,9 @@ class _Training:
         rate = learning_rate(self._config.recipe, self.step, self.total_steps)
         pending = self._engine.train_step(batch, rate, self.step)
         self.step += 1
-        begun = _StepInFlight(self.step, rate, batch.digest(), batch.case_index, started, pending)
+        digest = batch.digest()  # while the device works
+        seconds = time.perf_counter() - started
+        begun = _StepInFlight(self.step, rate, digest, batch.case_index, pending, seconds)
         self._finish_step(log, progress)
         self._in_flight = begun
 
@@ -155,9 +157,10 @@ class _Training:
         step, self._in_flight = self._in_flight, None
         if step is None:
             return
+        started = time.perf_counter()
         metrics = step.pending.fetch()
-        seconds = time.perf_counter() - max(step.started, self._last_fetch)
-        self._last_fetch = time.perf_counter()
+        # Host time of this step and the wait for it: what a step costs whether the device works alongside or not.
+        seconds = step.seconds + time.perf_counter() - started
         self._check_finite(step, metrics)
         epoch = (step.step - 1) // self._data.steps_per_epoch + 1
         log.step(_step_record(step, epoch, metrics, seconds))
