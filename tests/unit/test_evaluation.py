@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy_engine import NumpyEngine
+from numpy_engine import NumpyEngine, use_numpy_engines
 from safetensors.numpy import load_file
 from sklearn.metrics import roc_auc_score
 from tiny_store import FINDINGS, write_store
 
-from anatobench import evaluation
 from anatobench.checkpoints import Best, Checkpoint, Progress, save_checkpoint
 from anatobench.errors import AnatoBenchError
 from anatobench.evaluation import evaluate_run, open_store, predict_split, validator
@@ -32,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(autouse=True)
 def numpy_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "load_engine", lambda name, spec, recipe: NumpyEngine(spec, recipe, name))
+    use_numpy_engines(monkeypatch)
 
 
 def trained_run(run: Path, store: Store, config: RunConfig = CONFIG) -> NumpyEngine:

@@ -1,0 +1,70 @@
+"""`anatobench export` from the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy_engine import NumpyEngine
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from tiny_store import FINDINGS
+
+from anatobench.checkpoints import Checkpoint, Progress, save_checkpoint
+from anatobench.cli.main import main
+from anatobench.errors import AnatoBenchError
+from anatobench.exporting import read_exported
+from anatobench.recipes import Recipe
+from anatobench.runs import RunConfig, begin_run
+from anatobench.tasks import Task
+
+CONFIG = RunConfig(FINDINGS, "store", "torch", "r3d_18", "tiny", Recipe(seed=5))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    begin_run(tmp_path / "run", CONFIG, resume=False)
+    engine = NumpyEngine(CONFIG.spec, CONFIG.recipe)
+    progress = Progress(3, 0, {}, 0, None, "torch", {})
+    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.weights(), engine.optimizer_state()))
+    return tmp_path / "run"
+
+
+def test_one_file_with_the_weights_without_the_head_and_all_about_them(run: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "deep" / "model.safetensors"
+    assert main(["export", str(run), "--to", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] == path.stat().st_size
+    weights, trained = load_file(path), NumpyEngine(CONFIG.spec, CONFIG.recipe).weights()
+    assert set(weights) == {"fc.weight", "fc.bias"}
+    for name, array in weights.items():
+        np.testing.assert_array_equal(array, trained[name])
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    assert (metadata["model"], metadata["size"], metadata["format"]) == ("r3d_18", "tiny", "pt")
+    assert Task.from_json(json.loads(metadata["task"])) == FINDINGS
+    model = read_exported(path)
+    assert model.spec.task == FINDINGS
+    assert model.spec.crop_size == (24, 48, 48)
+    assert not model.spec.segmentation
+
+
+def test_failures(run: Path, tmp_path: Path, capsys) -> None:
+    assert main(["export", str(run), "--to", "model.pt"]) == 2
+    assert ".safetensors" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "nowhere"), "--to", str(tmp_path / "a.safetensors")]) == 1
+    assert "no run here" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main(["export", str(run), "--to", str(tmp_path / "file" / "a.safetensors")]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_files_that_are_no_export_are_named(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(AnatoBenchError, match="cannot be read"):
+        read_exported(path)
+    path.write_bytes(b"\x80\x04pickle")
+    with pytest.raises(AnatoBenchError, match="cannot be read"):
+        read_exported(path)
+    weights = run / "checkpoints" / "step_00000003" / "model.safetensors"  # no metadata about the model
+    with pytest.raises(AnatoBenchError, match="does not say model"):
+        read_exported(weights)

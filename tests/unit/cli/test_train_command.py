@@ -1,0 +1,144 @@
+"""`anatobench train` from the command line."""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from numpy_engine import NumpyEngine, use_numpy_engines
+from tiny_store import FINDINGS, write_store
+
+from anatobench.checkpoints import read_newest
+from anatobench.cli.main import main
+from anatobench.recipes import paper_recipe
+from anatobench.runs import RunConfig
+from anatobench.store import Store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(autouse=True)
+def numpy_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_numpy_engines(monkeypatch)
+
+
+def arguments(store: Store, run: Path, *more: str) -> list[str]:
+    return ["train", "--task", "findings", "--store", str(store.root), "--model", "r3d_18", "--framework", "torch",
+            "--out", str(run), "--set", "batch_size=2", "--epochs", "2", *more]  # fmt: skip
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_trains_with_the_papers_recipe_and_what_is_set(tmp_path: Path, store: Store, capsys) -> None:
+    assert main(arguments(store, tmp_path / "run", "--set", "learning_rate=0.05", "--json")) == 0
+    out = capsys.readouterr().out.strip().splitlines()
+    figures = json.loads(out[-1])
+    assert (figures["steps"], figures["epochs"], figures["framework"]) == (8, 2, "torch")
+    assert set(figures["best"]) == {"step", "auc_macro"}
+    config = RunConfig.read(tmp_path / "run")
+    paper = paper_recipe(FINDINGS, "r3d_18")
+    assert config.recipe == replace(paper, batch_size=2, epochs=2, learning_rate=0.05)
+    assert (config.task, config.size, config.segmentation) == (FINDINGS, "tiny", True)
+    assert Path(config.store) == store.root
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_without_segmentation_the_weight_is_zero_and_the_head_is_gone(tmp_path: Path, store: Store) -> None:
+    assert main(arguments(store, tmp_path / "run", "--no-seg")) == 0
+    config = RunConfig.read(tmp_path / "run")
+    assert (config.segmentation, config.recipe.segmentation_weight) == (False, 0.0)
+    assert "segmentation_head.weight" not in read_newest(tmp_path / "run").weights
+
+
+def test_a_stopped_run_exits_with_130_and_resumes_from_its_folder_alone(
+    tmp_path: Path, store: Store, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step = NumpyEngine.train_step
+
+    def stop_at_three(self, batch, rate, step):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take_step(self, batch, rate, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NumpyEngine, "train_step", stop_at_three)
+        assert main(arguments(store, tmp_path / "run")) == 130
+    assert last_line(capsys) == (
+        "anatobench train: stopped by SIGTERM after step 3 of 8, which is saved: "
+        "give the same command with --resume to go on"
+    )
+    assert main(["train", "--resume", "--out", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 8
+
+
+def test_another_framework_goes_on_only_when_allowed(tmp_path: Path, store: Store, capsys) -> None:
+    run = tmp_path / "run"
+    assert main(arguments(store, run)) == 0
+    switch = ["train", "--resume", "--out", str(run), "--framework", "jax"]
+    assert main(switch) == 1
+    assert "--switch-framework" in last_line(capsys)
+    assert main([*switch, "--switch-framework", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["framework"] == "jax"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--set", "learning_rat=1"], "write field=value with one of epochs"),
+        (["--set", "batch_size=x"], "is not a valid int"),
+        (["--set", "batch_size=9"], "8 training cases, too few for one batch of 9"),
+        (["--set", "precision=int4"], "precision='int4' is out of range"),
+        (["--steps", "0"], "max_steps=0 must be at least 1"),
+        (["--set", "warmup_steps=99"], "warmup_steps=99 leaves nothing"),
+    ],
+)
+def test_wrong_arguments_exit_with_2_and_one_line(tmp_path: Path, store: Store, capsys, change, message) -> None:
+    assert main(arguments(store, tmp_path / "run", *change)) == 2
+    assert message in last_line(capsys)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_what_is_missing_is_listed(tmp_path: Path, capsys) -> None:
+    assert main(["train", "--out", str(tmp_path), "--resume", "--model", "r3d_18"]) == 2
+    assert "--task, --store, --framework: missing" in last_line(capsys)
+
+
+@pytest.mark.parametrize("choice", [["--model", "resnet"], ["--framework", "tensorflow"]])
+def test_unknown_choices_exit_with_2(tmp_path: Path, capsys, choice) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", "--out", str(tmp_path), *choice])
+    assert exit_.value.code == 2
+    assert "invalid choice" in last_line(capsys)
+
+
+def test_failures_exit_with_1_and_one_line(tmp_path: Path, store: Store, capsys) -> None:
+    missing = [*arguments(store, tmp_path / "a"), "--store", str(tmp_path / "nowhere")]
+    assert main(missing) == 1
+    assert "is not a store" in last_line(capsys)
+    assert main([*arguments(store, tmp_path / "a"), "--task", "ratic"]) == 1
+    assert "prepared for task findings, not ratic" in last_line(capsys)
+    assert main(arguments(store, tmp_path / "a", "--size", "full")) == 1
+    assert "is a store of size tiny" in last_line(capsys)
+    assert not (tmp_path / "a").exists()
+    assert main(arguments(store, tmp_path / "b", "--steps", "2")) == 0
+    assert main(arguments(store, tmp_path / "b", "--steps", "2")) == 1
+    assert "add --resume" in last_line(capsys)
+    assert main(arguments(store, tmp_path / "b", "--steps", "3", "--resume")) == 1
+    assert "max_steps: 2 -> 3" in last_line(capsys)
+
+
+def test_help_needs_no_framework(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torch", "jax"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", "--help"])
+    assert exit_.value.code == 0
+    assert "goes on as if nothing had happened" in capsys.readouterr().out
