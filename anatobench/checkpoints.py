@@ -82,24 +82,33 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
     progress = checkpoint.progress
     _check_finite(checkpoint)
     folder = run / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     final = _step_folder(run, progress.step)
-    temporary = folder / f".{final.name}.{secrets.token_hex(4)}.tmp"
-    temporary.mkdir()
+    temporary = _temporary(final)
+    try:
+        temporary.mkdir(parents=True)
+        _write(temporary, checkpoint)
+        if final.exists():  # damaged and reached again, or saved before its evaluation was finished
+            final.rename(_temporary(final))
+        temporary.rename(final)
+        flush_folder(folder)
+        record_best(run, progress.best)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise AnatoBenchError(
+            f"{final}: cannot be written ({error.strerror}): make room and resume; earlier checkpoints are intact"
+        ) from None
+    _prune(folder, progress)
+    return final
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
     files = {}
     for name, arrays in ((MODEL_FILE, checkpoint.weights), (OPTIMIZER_FILE, checkpoint.optimizer)):
         content = safetensors_bytes(arrays)
-        write_atomically(temporary / name, content)
+        write_atomically(folder / name, content)
         files[name] = {"bytes": len(content), "blake2b": _digest(content)}
-    state = {"format": FORMAT, **asdict(progress), "files": files}
-    write_atomically(temporary / STATE_FILE, _sealed(state))
-    if final.exists():  # damaged and reached again, or saved before its evaluation was finished
-        final.rename(folder / f".{final.name}.{secrets.token_hex(4)}.tmp")
-    temporary.rename(final)
-    flush_folder(folder)
-    record_best(run, progress.best)
-    _prune(folder, progress)
-    return final
+    state = {"format": FORMAT, **asdict(checkpoint.progress), "files": files}
+    write_atomically(folder / STATE_FILE, _sealed(state))
 
 
 def record_best(run: Path, best: Best | None) -> None:
@@ -211,6 +220,10 @@ def _check_finite(checkpoint: Checkpoint) -> None:
 
 def _step_folder(run: Path, step: int) -> Path:
     return run / FOLDER / f"step_{step:08d}"
+
+
+def _temporary(final: Path) -> Path:
+    return final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _step(name: str) -> int:

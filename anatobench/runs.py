@@ -97,17 +97,22 @@ class RunConfig:
 def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool = False) -> RunConfig:
     """Save the configuration of a new run, or check that an existing run is the one asked for; the one to train.
 
-    With `resume` an existing run goes on and a missing one begins, so that a job script can always say it. The store
+    With `resume` an existing run goes on and a missing one begins, so that a job script can always say it. A run in
+    which nothing was trained counts as missing. The store
     may have moved and the version of AnatoBench may have changed; with `switch_framework` the framework may, too.
     `AnatoBenchError` if there is a run and it may not be resumed; nothing is written then.
     """
     path = run / CONFIG_FILE
-    if not path.exists():
-        if run.is_dir() and any(run.iterdir()):
-            raise AnatoBenchError(f"{run}: not empty and not a run: choose another --out")
-        run.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(config.to_json(), indent=2) + "\n").encode())
+    contents = {entry.name for entry in run.iterdir()} if run.is_dir() else set()
+    if contents <= {CONFIG_FILE, LOCK_FILE}:  # nothing was trained with a configuration that lies there alone
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, (json.dumps(config.to_json(), indent=2) + "\n").encode())
+        except OSError as error:
+            raise AnatoBenchError(f"{run}: cannot be written ({error.strerror}): choose another --out") from None
         return config
+    if CONFIG_FILE not in contents:
+        raise AnatoBenchError(f"{run}: not empty and not a run: choose another --out")
     saved = RunConfig.read(run)
     changed = {
         name: f"{name}: {was!r} -> {now!r}"

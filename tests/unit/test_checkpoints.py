@@ -1,6 +1,8 @@
 """Checkpoints on disk: whole, verified, kept and passed over."""
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anatobench import checkpoints
 from anatobench.checkpoints import Best, Checkpoint, Progress, read_best, read_newest, record_best, save_checkpoint
 from anatobench.errors import AnatoBenchError
 
@@ -148,3 +151,15 @@ def test_a_write_cut_off_leaves_no_checkpoint_and_is_cleaned_up(tmp_path: Path) 
     assert_same(read_newest(tmp_path), checkpoint(4))
     save_checkpoint(tmp_path, checkpoint(8))
     assert folders(tmp_path) == ["step_00000004", "step_00000008"]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, checkpoint(4))
+
+    def refuse(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoints, "write_atomically", refuse)
+    with pytest.raises(AnatoBenchError, match=r"step_00000008: cannot be written \(No space left"):
+        save_checkpoint(tmp_path, checkpoint(8))
+    assert folders(tmp_path) == ["step_00000004"]

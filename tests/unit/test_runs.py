@@ -27,15 +27,20 @@ def test_total_steps_end_with_the_epochs_or_earlier() -> None:
     assert replace(CONFIG, max_steps=50).total_steps(7) == 21
 
 
+def begun_run(run: Path, config: RunConfig = CONFIG) -> None:
+    begin_run(run, config, resume=False)
+    (run / "metrics.jsonl").touch()
+
+
 def test_an_existing_run_needs_resume(tmp_path: Path) -> None:
-    begin_run(tmp_path, CONFIG, resume=False)
+    begun_run(tmp_path)
     with pytest.raises(AnatoBenchError, match="--resume"):
         begin_run(tmp_path, CONFIG, resume=False)
     assert begin_run(tmp_path, CONFIG, resume=True) == CONFIG
 
 
 def test_another_configuration_is_refused_by_name_and_leaves_the_file(tmp_path: Path) -> None:
-    begin_run(tmp_path, CONFIG, resume=False)
+    begun_run(tmp_path)
     other = replace(CONFIG, recipe=replace(CONFIG.recipe, learning_rate=0.5))
     for resume in (True, False):
         with pytest.raises(AnatoBenchError, match=r"recipe\.learning_rate: 0\.333.* -> 0\.5"):
@@ -44,7 +49,7 @@ def test_another_configuration_is_refused_by_name_and_leaves_the_file(tmp_path: 
 
 
 def test_the_framework_changes_only_when_asked_to(tmp_path: Path) -> None:
-    begin_run(tmp_path, CONFIG, resume=False)
+    begun_run(tmp_path)
     other = replace(CONFIG, framework="jax")
     with pytest.raises(AnatoBenchError, match="--switch-framework"):
         begin_run(tmp_path, other, resume=True)
@@ -53,13 +58,25 @@ def test_the_framework_changes_only_when_asked_to(tmp_path: Path) -> None:
 
 
 def test_the_store_may_have_moved(tmp_path: Path) -> None:
-    begin_run(tmp_path, CONFIG, resume=False)
+    begun_run(tmp_path)
     assert begin_run(tmp_path, replace(CONFIG, store="elsewhere"), resume=True).store == "elsewhere"
 
 
 def test_resume_begins_a_run_that_is_not_there(tmp_path: Path) -> None:
     begin_run(tmp_path / "new", CONFIG, resume=True)
     assert RunConfig.read(tmp_path / "new") == CONFIG
+
+
+def test_a_run_that_never_began_may_change_its_mind(tmp_path: Path) -> None:
+    begin_run(tmp_path, CONFIG, resume=False)
+    other = replace(CONFIG, framework="jax")
+    assert begin_run(tmp_path, other, resume=False) == RunConfig.read(tmp_path) == other
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AnatoBenchError, match="cannot be written"):
+        begin_run(tmp_path / "file" / "run", CONFIG, resume=False)
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
