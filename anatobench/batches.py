@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import numpy as np
 
 from anatobench.datasets.case import SPLITS
@@ -22,6 +21,9 @@ from anatobench.store import Store
 from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, Size
 from anatobench.volumes.crop import centre_crop_start, random_crop_start
 from anatobench.volumes.volume import AIR_HU
+
+if TYPE_CHECKING:  # Grain is imported where it is used: it takes a second, and jax with it where that is installed
+    import grain
 
 PADDING = -1
 """`case_index` of the places of an evaluation batch that hold no case."""
@@ -80,6 +82,8 @@ class Batches(Iterator[Batch]):
         # A slice that starts at the step needs nothing of Grain's own iterator state, whose form is not ours. Reading
         # and copying crops lets go of Python's lock, so threads do what Grain's worker processes would, without
         # their copies.
+        import grain
+
         options = grain.ReadOptions(num_threads=self._workers, prefetch_buffer_size=self._workers)
         self._iterator = iter(self._dataset[step:].to_iter_dataset(options))
         self._step = step
@@ -112,6 +116,8 @@ def training_batches(
     batch, from `process_index` on. `workers` threads read
     ahead, none if 0: the same bytes.
     """
+    import grain
+
     local_size = _local_batch_size(batch_size, process_index, process_count)
     steps = steps_per_epoch(store, batch_size)
     indices = store.split("train")
@@ -146,6 +152,8 @@ def evaluation_batches(
     The last batch is padded with places whose `case_index` is -1, so that every batch has the same shape and all
     processes get the same number of batches.
     """
+    import grain
+
     local_size = _local_batch_size(batch_size, process_index, process_count)
     indices = store.split(split)
     if not indices:

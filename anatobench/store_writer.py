@@ -90,10 +90,10 @@ class StoreWriter:
             "format_version": FORMAT_VERSION,
             "anatobench_version": anatobench.__version__,
             "dataset": dataset,
+            "task": task.to_json(),
             "size": size,
             "options": dict(options),
             "geometry": asdict(task.geometry(size)),
-            "task": task.to_json(),
         }
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / STORE_FILE

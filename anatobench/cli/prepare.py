@@ -1,0 +1,149 @@
+"""`anatobench prepare`: raw scans and masks to a store of checked, resampled cases."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from anatobench.datasets.options import MASK_LABELS, RESCALE, ListingOptions
+from anatobench.datasets.registry import DATASETS, list_cases
+from anatobench.errors import UsageError
+from anatobench.prepare import Summary, prepare
+from anatobench.recipes import SIZES
+from anatobench.store import REJECTED_FILE, Store, file_checksum
+from anatobench.tasks import ORGANS, TASKS
+
+EXAMPLES = """\
+examples:
+  anatobench prepare --dataset ratic --raw rsna-2023/ --store stores/ratic --validation-fraction 0.1
+  anatobench prepare --dataset manifest --raw cohort/ --anatomy chest --store stores/cohort --size tiny
+  anatobench prepare --store stores/ratic --verify
+
+It can be stopped at any time: the same command goes on where it was. Cases that cannot be used are listed with their
+reason in STORE/rejected.csv and tried again next time. To spread the work over n jobs give each --shard I/n, I from 0.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.epilog = EXAMPLES
+    parser.add_argument("--dataset", choices=list(DATASETS), help="format of the raw data")
+    parser.add_argument("--raw", type=Path, metavar="DIR", help="folder of the raw data, laid out as it is published")
+    parser.add_argument("--store", type=Path, metavar="DIR", required=True, help="folder to write, or to go on with")
+    parser.add_argument("--size", choices=SIZES, default="full", help="grid: the paper's, or a quarter of it per axis")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=_cores(),
+        metavar="N",
+        help="parallel processes, 0 for none (default %(default)s)",
+    )
+    parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="do every N-th case from I on")
+    parser.add_argument("--verify", action="store_true", help="then compare every file of the store with its checksum")
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    _add_listing_arguments(parser.add_argument_group("how the raw data is listed"))
+
+
+def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--masks", type=Path, metavar="DIR", help="folder of organ masks named after the scans")
+    group.add_argument("--mask-labels", choices=MASK_LABELS, help="label map of those masks (default auto)")
+    group.add_argument("--validation-fraction", type=float, metavar="F", help="share of training patients (default 0)")
+    group.add_argument("--seed", type=int, metavar="S", help="of splits that are drawn (default 0)")
+    group.add_argument("--csv", metavar="NAME", help="RATIC: the label table, train.csv or train_2024.csv")
+    group.add_argument("--rescale", choices=RESCALE, help="CT-RATE: whether files hold raw values or HU (default auto)")
+    group.add_argument("--keep-validation", action="store_true", help="RAD-ChestCT: keep imgvalid as validation split")
+    group.add_argument("--mapping", type=Path, metavar="JSON", help="RAD-ChestCT: class to abnormalities")
+    group.add_argument("--task", choices=list(TASKS), help="manifest: a built-in task")
+    group.add_argument("--anatomy", choices=list(ORGANS), help="manifest: organs and window of an own task")
+    group.add_argument("--allow-absolute", action="store_true", help="manifest: follow absolute paths")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Prepare, verify, or both."""
+    if args.dataset is None and args.raw is None and args.verify:
+        return _verify(args.store)
+    if args.dataset is None or args.raw is None:
+        raise UsageError("give --dataset and --raw, or --verify alone to check a store")
+    if args.workers < 0:
+        raise UsageError(f"--workers {args.workers}: give a number from 0 up")
+    options = {
+        field.name: getattr(args, field.name)
+        for field in fields(ListingOptions)
+        if getattr(args, field.name) not in (None, False)
+    }
+    listing = list_cases(args.dataset, args.raw, **options)
+    summary = prepare(
+        listing,
+        args.store,
+        args.size,
+        args.workers,
+        args.shard,
+        dataset=args.dataset,
+        raw_root=args.raw,
+        options=_recorded(args.dataset, ListingOptions(**options)),
+    )
+    _show(summary)
+    figures = summary.to_json()
+    if args.verify and summary.passed:
+        figures |= _verify(args.store)
+    return figures
+
+
+def _recorded(dataset: str, options: ListingOptions) -> dict[str, Any]:
+    """What the store remembers of the listing. Files by their content, the masks' folder not at all: they move."""
+    recorded = {}
+    for name in sorted(DATASETS[dataset].options - {"masks"}):
+        value = getattr(options, name)
+        recorded[name] = file_checksum(value) if isinstance(value, Path) else value
+    return recorded
+
+
+def _show(summary: Summary) -> None:
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    for note in summary.notes:
+        say(note)
+    say(
+        f"{summary.prepared} prepared, {summary.skipped} already there, {summary.relabelled} relabelled, "
+        f"{sum(summary.rejected.values())} rejected; {summary.cases_in_store} cases in {summary.store}"
+    )
+    say(f"{summary.seconds:.1f} s, {summary.cases_per_second:.2f} cases/s, {summary.volumes_per_second:.2f} volumes/s")
+    for reason, count in summary.rejected.items():
+        say(f"  rejected as {reason}: {count}")
+    if summary.rejected:
+        say(f"reasons in full: {Path(summary.store) / REJECTED_FILE}")
+    if not summary.passed:
+        say("no case could be used")
+
+
+def _verify(root: Path) -> dict[str, Any]:
+    """Check every file of a store against its checksum."""
+    store = Store.open(root)
+    total = sum(case.byte_size for case in store.cases)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="verify") as bar:
+        faults = store.verify(bar.update)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    print(f"{len(faults)} of {len(store.cases)} cases are damaged", file=sys.stderr)
+    return {"store": str(root), "passed": not faults, "verified_cases": len(store.cases), "damaged": faults}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    try:
+        if slash and 0 <= int(index) < int(count):
+            return int(index), int(count)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: write I/N with I from 0 to N-1, for example 0/4")

@@ -1,0 +1,72 @@
+"""A worker's death costs its job alone. Jobs are expressions here: every process can import `eval`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import ModuleType
+
+import pytest
+
+from anatobench.errors import AnatoBenchError
+from anatobench.worker_pool import NATIVE_THREAD_VARIABLES, WorkerDied, run_in_workers
+
+DIE = "__import__('os').kill(__import__('os').getpid(), 9)"
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_every_job_has_its_result(workers: int) -> None:
+    jobs = [f"{number} * {number}" for number in range(8)]
+    assert dict(run_in_workers(eval, jobs, workers)) == {f"{n} * {n}": n * n for n in range(8)}
+
+
+def test_more_workers_than_jobs_and_no_jobs_at_all() -> None:
+    assert list(run_in_workers(eval, ["1"], 4)) == [("1", 1)]
+    assert list(run_in_workers(eval, [], 4)) == []
+
+
+def test_a_job_that_kills_its_worker_is_named_and_the_rest_is_done() -> None:
+    jobs = ["1", DIE, "2", "__import__('os')._exit(5)", "3", "4"]
+    results = dict(run_in_workers(eval, jobs, 2))
+    assert results == {"1": 1, DIE: WorkerDied(-9), "2": 2, jobs[3]: WorkerDied(5), "3": 3, "4": 4}
+
+
+def test_a_job_that_dies_beside_others_gets_a_second_chance_alone(tmp_path: os.PathLike[str]) -> None:
+    """Out of memory, the system kills whom it likes: an innocent job succeeds when it is alone."""
+    mark = os.path.join(tmp_path, "mark")
+    job = f"'alone' if __import__('os').path.exists({mark!r}) else (open({mark!r}, 'w').close(), {DIE})"
+    assert dict(run_in_workers(eval, ["1", job, "2"], 2)) == {"1": 1, job: "alone", "2": 2}
+
+
+def test_workers_have_one_native_thread_each_and_this_process_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *others = NATIVE_THREAD_VARIABLES
+    monkeypatch.setenv(first, "7")
+    for name in others:
+        monkeypatch.delenv(name, raising=False)
+    jobs = [f"__import__('os').environ[{name!r}]" for name in NATIVE_THREAD_VARIABLES]
+    assert set(dict(run_in_workers(eval, jobs, 1)).values()) == {"1"}
+    assert os.environ[first] == "7"
+    assert not set(others) & set(os.environ)
+
+
+def test_leaving_early_stops_the_workers_at_once() -> None:
+    results = run_in_workers(eval, ["__import__('os').getpid()", "__import__('time').sleep(600)"], 2)
+    _, pid = next(results)
+    began = time.monotonic()
+    results.close()
+    assert time.monotonic() - began < 60
+    assert isinstance(pid, int)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_workers_that_cannot_start_are_an_error_not_a_loop(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("known_to_this_process_alone")
+    exec("def function(job): return job", module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(AnatoBenchError, match="do not start"):
+        list(run_in_workers(module.function, [1, 2], 1))
+    assert "ModuleNotFoundError" in capfd.readouterr().err
