@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -47,9 +47,6 @@ LEFT_OF = (
     *(("stomach", "liver"), ("stomach", "gallbladder"), ("lung_lower_lobe_left", "liver")),
     *(("spleen", "lung_lower_lobe_right"), ("lung_upper_lobe_left", "lung_middle_lobe_right")),
 )
-_VERTEBRAE = tuple(
-    f"vertebrae_{group}{number}" for group, count in (("C", 7), ("T", 12), ("L", 5)) for number in range(1, count + 1)
-)
 ABOVE = (
     *(("lung_upper_lobe_left", "lung_lower_lobe_left"), ("lung_upper_lobe_right", "lung_lower_lobe_right")),
     *(("lung_upper_lobe_right", "lung_middle_lobe_right"), ("lung_lower_lobe_left", "kidney_left")),
@@ -61,8 +58,14 @@ ABOVE = (
     *(("trachea", "heart"), ("trachea", "liver"), ("thyroid_gland", "trachea"), ("thyroid_gland", "heart")),
     *(("heart", "liver"), ("heart", "kidney_left"), ("heart_ventricle_left", "liver"), ("esophagus", "kidney_left")),
     *(("brain", "heart"), ("liver", "urinary_bladder"), ("colon", "urinary_bladder"), ("liver", "sacrum")),
-    *pairwise(_VERTEBRAE),
+    *(("esophagus", "small_bowel"), ("esophagus", "colon"), ("esophagus", "stomach"), ("spleen", "small_bowel")),
+    *(("liver", "small_bowel"), ("stomach", "small_bowel"), ("heart", "stomach"), ("liver", "colon")),
 )
+VERTEBRAE = tuple(
+    f"vertebrae_{group}{number}" for group, count in (("C", 7), ("T", 12), ("L", 5)) for number in range(1, count + 1)
+)
+"""From the top down."""
+IN_FRONT_OF_THE_SPINE = ("liver", "stomach")
 LARGEST_ML: Mapping[str, float] = {
     "adrenal_gland": 50,
     "aorta": 1000,
@@ -94,7 +97,8 @@ class Measured:
     """A label's voxels, roughly."""
 
     right_mm: float
-    """Centre relative to the middle of everything labelled; grows to the patient's right."""
+    """Centre: relative to the middle of everything labelled, growing to the patient's right."""
+    front_mm: float
     up_mm: float
     millilitres: float
     whole: bool
@@ -144,16 +148,18 @@ def measure(mask: Mask) -> dict[int, Measured]:
     if not len(found):
         return {}
     indices = np.stack([d, h, w]) * np.array(steps)[:, None]
-    right, _, up = mask.affine[:3, :3] @ indices + mask.affine[:3, 3:]
+    right, front, up = mask.affine[:3, :3] @ indices + mask.affine[:3, 3:]
     middle = (right.min() + right.max()) / 2
     counts = np.bincount(found)
     millilitres = abs(np.linalg.det(mask.affine[:3, :3])) * np.prod(steps) / 1000
     cut = set(np.unique(labels[[0, -1]]).tolist())
     centre_right = np.bincount(found, weights=right - middle)
+    centre_front = np.bincount(found, weights=front)
     centre_up = np.bincount(found, weights=up)
     return {
         label: Measured(
             right_mm=float(centre_right[label] / counts[label]),
+            front_mm=float(centre_front[label] / counts[label]),
             up_mm=float(centre_up[label] / counts[label]),
             millilitres=float(counts[label] * millilitres),
             whole=label not in cut,
@@ -198,6 +204,12 @@ def _all_claims(places: Mapping[str, Measured]) -> Iterator[_Claim]:
     for upper, lower in ABOVE:
         if upper in places and lower in places:
             yield (upper, lower), places[upper].up_mm > places[lower].up_mm
+    spine = [name for name in VERTEBRAE if name in places]
+    for upper, lower in pairwise(spine):
+        yield (upper, lower), places[upper].up_mm > places[lower].up_mm
+    for name, organ in product(spine, IN_FRONT_OF_THE_SPINE):
+        if organ in places:
+            yield (name, organ), places[name].front_mm < places[organ].front_mm
     for name, place in places.items():
         for beginning, limit in LARGEST_ML.items():
             if name.startswith(beginning):

@@ -86,7 +86,7 @@ def _structures(mask: Mask, present: list[int], mask_labels: str) -> Mapping[int
             raise CaseError("unknown-mask-labels", f"the mask has label {max(present)}, which no known label map has")
         return possible[choose_by_anatomy(mask, possible)]
     name, labels = given
-    better = contradicted_by_anatomy(mask, possible | {name: labels}, name)
+    better = contradicted_by_anatomy(mask, {name: labels} | possible, name)
     if better is not None:
         raise CaseError("wrong-mask-labels", f"the mask's organs lie where {better} has them, not where {name} has")
     return labels
