@@ -1,0 +1,126 @@
+"""`anatobench prepare` from the outside: exit status, figures, and the same command going on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anatobench.cli.main import main
+from anatobench.datasets import registry
+from anatobench.datasets.case import Listing
+from anatobench.datasets.options import ListingOptions
+from anatobench.store import Store, data_file
+
+MakeCohort = Callable[[int], Listing]
+
+
+@pytest.fixture
+def cohort(make_raw_cohort: MakeCohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The raw folder of four cases in a data set of its own that knows two options."""
+    listing = make_raw_cohort(4)
+
+    def list_cases(root: Path, options: ListingOptions) -> Listing:
+        return listing
+
+    known = frozenset({"seed", "mapping", "masks"})
+    monkeypatch.setitem(registry.DATASETS, "noise", registry.Dataset(list_cases, known))  # type: ignore[arg-type]
+    return tmp_path / "raw"
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any], str]:
+    """Exit status, the last line of stdout as JSON, and stderr."""
+    capsys.readouterr()
+    status = main(["prepare", "--workers", "0", "--size", "tiny", "--json", *map(str, arguments)])
+    out, errors = capsys.readouterr()
+    return status, json.loads(out.splitlines()[-1]) if out else {}, errors
+
+
+def test_a_cohort_is_prepared_once(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--dataset", "noise", "--raw", cohort, "--store", tmp_path / "store", "--seed", 3)
+    status, figures, errors = call(capsys, *arguments)
+    assert status == 0
+    assert (figures["passed"], figures["prepared"], figures["skipped"], figures["cases_in_store"]) == (True, 4, 0, 4)
+    assert figures["rejected"] == {}
+    assert figures["volumes_per_second"] == pytest.approx(2 * figures["cases_per_second"], rel=0.01)
+    assert "4 prepared" in errors
+    assert Store.open(tmp_path / "store").options == {"mapping": None, "seed": 3}
+    status, figures, _ = call(capsys, *arguments, "--verify")
+    assert status == 0
+    assert (figures["prepared"], figures["skipped"], figures["verified_cases"], figures["damaged"]) == (0, 4, 4, [])
+
+
+def test_shards_add_up(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for shard, total in (("1/3", 1), ("0/3", 3), ("2/3", 4)):
+        status, figures, _ = call(
+            capsys, "--dataset", "noise", "--raw", cohort, "--store", tmp_path / "store", "--shard", shard
+        )
+        assert (status, figures["cases_in_store"]) == (0, total)
+
+
+def test_other_arguments_are_refused_in_one_line(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mapping = tmp_path / "mapping.json"
+    mapping.write_text("{}")
+    arguments = ("--dataset", "noise", "--raw", cohort, "--store", tmp_path / "store", "--mapping", mapping)
+    assert call(capsys, *arguments)[0] == 0
+    moved = mapping.rename(tmp_path / "moved.json")
+    assert call(capsys, *arguments[:-1], moved)[0] == 0
+    moved.write_text('{"a": 1}')
+    for changed in (
+        (*arguments[:-1], moved),
+        (*arguments[:-1], moved, "--seed", 1),
+        (*arguments[:-2], "--size", "full"),
+    ):
+        status, _, errors = call(capsys, *changed)
+        assert status == 1
+        assert errors.count("\n") == 1
+        assert "was prepared with" in errors
+
+
+def test_nothing_usable_is_a_failure_with_figures(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for scan in (cohort / "scans").iterdir():
+        scan.write_bytes(scan.read_bytes()[:1000])
+    status, figures, errors = call(capsys, "--dataset", "noise", "--raw", cohort, "--store", tmp_path / "store")
+    assert status == 1
+    assert (figures["passed"], figures["rejected"]) == (False, {"truncated": 4})
+    assert "rejected as truncated: 4" in errors
+    assert "rejected.csv" in errors
+
+
+def test_verify_alone_needs_no_raw_data(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "store"
+    assert call(capsys, "--dataset", "noise", "--raw", cohort, "--store", root)[0] == 0
+    assert call(capsys, "--store", root, "--verify")[:2] == (
+        0,
+        {"store": str(root), "passed": True, "verified_cases": 4, "damaged": []},
+    )
+    path = data_file(root, "case_02")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 255
+    path.write_bytes(content)
+    status, figures, errors = call(capsys, "--store", root, "--verify")
+    assert (status, figures["passed"], len(figures["damaged"])) == (1, False, 1)
+    assert str(path) in errors
+    # What the message says to do mends it.
+    path.unlink()
+    assert call(capsys, "--dataset", "noise", "--raw", cohort, "--store", root, "--verify")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--shard", "3/3"], ["--shard", "x"], ["--workers", "-1"], ["--size", "huge"], []]
+)
+def test_wrong_arguments_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    raw = ["--dataset", "ratic", "--raw", str(tmp_path)] if arguments else []
+    try:
+        status = main(["prepare", "--store", str(tmp_path / "store"), *raw, *arguments])
+    except SystemExit as exit:
+        status = exit.code  # type: ignore[assignment]
+    assert status == 2
+    assert not (tmp_path / "store").exists()
