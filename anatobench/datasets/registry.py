@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from anatobench.datasets import ratic
+from anatobench.datasets import ct_rate, manifest, rad_chestct, ratic
 from anatobench.datasets.case import Listing, check_patient_leakage
 from anatobench.datasets.options import ListingOptions
 from anatobench.errors import AnatoBenchError, UsageError
@@ -27,6 +27,9 @@ _EVERYWHERE = {"masks", "mask_labels", "validation_fraction", "seed"}
 
 DATASETS: Mapping[str, Dataset] = {
     "ratic": Dataset(ratic.list_cases, frozenset({*_EVERYWHERE, "csv"})),
+    "ct_rate": Dataset(ct_rate.list_cases, frozenset({*_EVERYWHERE, "rescale"})),
+    "rad_chestct": Dataset(rad_chestct.list_cases, frozenset({*_EVERYWHERE, "keep_validation", "mapping"})),
+    "manifest": Dataset(manifest.list_cases, frozenset({*_EVERYWHERE, "csv", "task", "anatomy", "allow_absolute"})),
 }
 
 

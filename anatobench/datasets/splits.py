@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from anatobench.datasets.case import Case
 
 
 def draw(patients: Iterable[str], share: float, seed: int, purpose: str) -> frozenset[str]:
@@ -20,6 +23,14 @@ def with_validation(splits: Mapping[str, str], share: float, seed: int) -> dict[
     train = (patient for patient, split in splits.items() if split == "train")
     moved = draw(train, share, seed, "validation")
     return {patient: "validation" if patient in moved else split for patient, split in splits.items()}
+
+
+def carve_validation(cases: Iterable[Case], share: float, seed: int) -> list[Case]:
+    """Cases with that share of the training patients moved to `validation`."""
+    cases = list(cases)
+    train = {case.patient_id: case.split for case in cases if case.split == "train"}
+    splits = with_validation(train, share, seed)
+    return [replace(case, split=splits[case.patient_id]) if case.split == "train" else case for case in cases]
 
 
 def _rank(patient: str, seed: int, purpose: str) -> tuple[bytes, str]:

@@ -195,7 +195,7 @@ def _solid_organs(rng: np.random.Generator, cavity: Shape) -> list[Part]:
         x, y, z = kidney.centre
         sinus = Blob((x - side * 14, y + 4, z), (11, 8, 16))
         parts.append(Part(Cut(kidney, (cavity,)), cortex, f"kidney_{name}"))
-        parts.append(Part(Cut(sinus, (Grown(kidney, -3.0),)), cortex - rng.uniform(15, 30), f"kidney_{name}"))
+        parts.append(Part(Cut(sinus, (Grown(kidney, -3.0),)), cortex - rng.uniform(6, 14), f"kidney_{name}"))
     spleen = _organ(rng, (-88, -24, 58), (31, 44, 48), turn=0.35)
     parts.append(Part(Cut(spleen, (cavity,)), rng.uniform(95, 135), "spleen"))
     liver_hu = rng.uniform(90, 130)

@@ -21,8 +21,8 @@ class Part:
 
     shape: Shape
     hu: float
-    structure: str = ""
-    """TotalSegmentator v2 name; empty for tissue without a label, which also erases the label beneath."""
+    structure: str | None = ""
+    """TotalSegmentator v2 name; empty for tissue without a label, which erases the label beneath; None keeps it."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ class Canvas:
         cover = np.clip(0.5 - level / np.float32(self.softness), 0, 1)
         hu = self.hu[where]
         hu += cover * (np.float32(part.hu) - hu)
-        self.labels[where][np.broadcast_to(level < 0, hu.shape)] = STRUCTURES.get(part.structure, 0)
+        if part.structure is not None:
+            self.labels[where][np.broadcast_to(level < 0, hu.shape)] = STRUCTURES.get(part.structure, 0)
 
     def apply(self, finding: Finding) -> None:
         """Change the image where a finding lies; labels stay as they are."""

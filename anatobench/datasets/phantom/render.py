@@ -27,6 +27,15 @@ class Scanner:
     grain: float = 0.7
     """Correlation of the noise in plane, voxels."""
 
+    @property
+    def affine(self) -> np.ndarray:
+        """float64 [4, 4]: voxel index (d, h, w, 1) to the scanner's RAS+ millimetres."""
+        d, h, w = self.spacing
+        affine = np.array([[0, 0, -w, 0], [0, -h, 0, 0], [-d, 0, 0, 0], [0, 0, 0, 1]], dtype=np.float64)
+        middle = affine[:3, :3] @ ((np.array(self.size) - 1) / 2)
+        affine[:3, 3] = np.array(self.centre) + self.isocentre - middle
+        return affine
+
 
 HU_RANGE = (-1024, 3071)
 
@@ -43,7 +52,7 @@ def render(
     hu = gaussian_filter(canvas.hu, (0.0, 0.45, 0.45))
     hu += correlated_noise(rng, scanner)
     voxels = np.clip(np.rint(hu), *HU_RANGE).astype(np.int16)
-    return Volume(voxels, _affine(canvas, scanner)), canvas.labels
+    return Volume(voxels, scanner.affine), canvas.labels
 
 
 def correlated_noise(rng: np.random.Generator, scanner: Scanner) -> np.ndarray:
@@ -51,11 +60,3 @@ def correlated_noise(rng: np.random.Generator, scanner: Scanner) -> np.ndarray:
     white = rng.standard_normal(scanner.size, dtype=np.float32)
     soft = gaussian_filter(white, (0.3, scanner.grain, scanner.grain), mode="wrap")
     return np.asarray(soft * np.float32(scanner.noise / max(float(soft.std()), 1e-6)))
-
-
-def _affine(canvas: Canvas, scanner: Scanner) -> np.ndarray:
-    d, h, w = scanner.spacing
-    affine = np.zeros((4, 4))
-    affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = -d, -h, -w, 1.0
-    affine[:3, 3] = np.array([canvas.x[0], canvas.y[0], canvas.z[0]], dtype=np.float64) + scanner.isocentre
-    return affine

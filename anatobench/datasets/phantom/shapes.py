@@ -240,3 +240,17 @@ class Bars:
         phase = (z + np.float32(self.slant) * y) / np.float32(self.period)
         distance = np.abs(phase - np.round(phase)) * np.float32(self.period)
         return distance - np.float32(self.thickness / 2)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """About half of space, in patches as large as half the ripple's wavelength."""
+
+    ripple: Ripple
+
+    @property
+    def box(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(3, -np.inf), np.full(3, np.inf)
+
+    def level(self, points: Points) -> np.ndarray:
+        return self.ripple.at(points)

@@ -1,0 +1,144 @@
+"""Anybody's own data: one CSV file, one row per scan.
+
+scan          NIfTI or NPZ file, or a folder with one DICOM series
+split         train, validation or test
+patient       optional; without it every scan is a patient of its own
+case          optional; without it the scan's path names the case
+mask          optional organ mask; mask_labels (optional) its label map
+label:<name>  one column per finding, or, with a built-in task, a column per group under the group's own name
+
+Labels are 0/1 (or present/absent), for graded groups the grade's number or name; an empty field is "not known".
+Paths are relative to the CSV's folder and stay inside it. Absolute paths are followed only where the person allows it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection
+from anatobench.datasets.masks import SUFFIXES, find_mask, mask_note
+from anatobench.datasets.options import MASK_LABELS, ListingOptions
+from anatobench.datasets.splits import carve_validation
+from anatobench.datasets.table import Row, Table, read_table
+from anatobench.errors import AnatoBenchError, CaseError, UsageError
+from anatobench.tasks import MISSING_TARGET, LabelGroup, Task, get_task, multi_label_task
+
+LABEL_PREFIX = "label:"
+KNOWN_COLUMNS = ("scan", "split", "patient", "case", "mask", "mask_labels")
+ADVICE = "see `anatobench prepare --help` for the columns of a manifest"
+
+
+def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
+    """The cases of the manifest `root/manifest.csv`, or of `options.csv` in `root`."""
+    options = options or ListingOptions()
+    table = read_table(root / (options.csv or "manifest.csv"), ("scan", "split"), ADVICE)
+    task = _task(table, options)
+    columns = _label_columns(table, task)
+    found = [_case(root, row, task, columns, options) for row in table.rows]
+    rejected = [one for one in found if isinstance(one, Rejection)]
+    for line in table.malformed:
+        message = f"{table.path} line {line} has the wrong number of fields"
+        rejected.append(Rejection(f"line-{line}", str(table.path), "malformed-row", message))
+    cases = [one for one in found if isinstance(one, Case)]
+    repeated = {case_id for case_id, count in Counter(case.case_id for case in cases).items() if count > 1}
+    for case in cases:
+        if case.case_id in repeated:
+            message = f"{table.path}: case {case.case_id} stands more than once"
+            rejected.append(Rejection(case.case_id, str(case.scan), "duplicate-id", message))
+    cases = [case for case in cases if case.case_id not in repeated]
+    if options.validation_fraction and any(case.split == "validation" for case in cases):
+        raise UsageError("the manifest has a validation split already: drop the validation fraction")
+    cases = carve_validation(cases, options.validation_fraction, options.seed)
+    notes = [mask_note(sum(case.mask is not None for case in cases), len(cases))]
+    return Listing(task, tuple(cases), tuple(rejected), tuple(notes))
+
+
+def _task(table: Table, options: ListingOptions) -> Task:
+    if options.task:
+        return get_task(options.task)
+    if not options.anatomy:
+        raise UsageError("a manifest needs a built-in task or an anatomy (chest or abdomen)")
+    labels = tuple(name.removeprefix(LABEL_PREFIX).strip() for name in table.header if name.startswith(LABEL_PREFIX))
+    if not labels or not all(labels):
+        raise AnatoBenchError(f"{table.path} has no columns label:<name>: {ADVICE}")
+    return multi_label_task("manifest", options.anatomy, labels)
+
+
+def _label_columns(table: Table, task: Task) -> tuple[str, ...]:
+    """The column of each group, `label:<name>` or `<name>`. Columns of no meaning are refused: they may be typos."""
+    columns = []
+    for group in task.groups:
+        column = next((name for name in (f"{LABEL_PREFIX}{group.name}", group.name) if name in table.header), None)
+        if column is None:
+            raise AnatoBenchError(f"{table.path} has no column label:{group.name}: leave its fields empty if unknown")
+        columns.append(column)
+    unknown = [name for name in table.header if name not in (*KNOWN_COLUMNS, *columns)]
+    if unknown:
+        raise AnatoBenchError(f"{table.path}: column {unknown[0]!r} means nothing here: {ADVICE}")
+    return tuple(columns)
+
+
+def _case(root: Path, row: Row, task: Task, columns: tuple[str, ...], options: ListingOptions) -> Case | Rejection:
+    case_id = row.get("case") or _named_after(row["scan"])
+    try:
+        if not SAFE_CASE_ID.fullmatch(case_id):
+            raise CaseError(
+                "bad-id", f"case {case_id!r}: start with a letter or digit, go on with those, '.', '_', '-'"
+            )
+        if row["split"] not in SPLITS:
+            raise CaseError("bad-split", f"split {row['split']!r}: choose one of {', '.join(SPLITS)}")
+        scan = _path(root, row["scan"], options)
+        if not scan.exists():
+            raise CaseError("missing-scan", f"{scan} is missing")
+        groups = zip(task.groups, columns, strict=True)
+        targets = tuple(_grade(group, row[column]) for group, column in groups)
+        mask, mask_labels = _mask(root, row, case_id, options)
+    except CaseError as error:
+        return Rejection(case_id, row["scan"], error.reason, f"line {row.line}: {error}")
+    return Case(case_id, row.get("patient") or case_id, scan, row["split"], targets, mask, mask_labels)
+
+
+def _named_after(scan: str) -> str:
+    """A case id from a path: its parts joined, without the suffix."""
+    text = scan.strip("/")
+    for suffix in (*SUFFIXES, ".npz"):
+        text = text.removesuffix(suffix)
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[-200:].lstrip("._-")
+
+
+def _path(root: Path, text: str, options: ListingOptions) -> Path:
+    path = PurePosixPath(text)
+    if not text or ".." in path.parts or "\0" in text:
+        raise CaseError("bad-path", f"path {text!r}: paths stay inside the manifest's folder")
+    if path.is_absolute() and not options.allow_absolute:
+        raise CaseError("bad-path", f"path {text!r} is absolute: allow absolute paths explicitly, or make it relative")
+    return root / path
+
+
+def _grade(group: LabelGroup, text: str) -> int:
+    if not text:
+        return MISSING_TARGET
+    if text in group.grades:
+        return group.grades.index(text)
+    allowed = {str(grade): grade for grade in range(len(group.grades))}
+    allowed |= {f"{grade}.0": grade for grade in range(len(group.grades))}
+    if text not in allowed:
+        raise CaseError("bad-label", f"{group.name} is {text!r}: write one of 0 to {len(group.grades) - 1} or nothing")
+    return allowed[text]
+
+
+def _mask(root: Path, row: Row, case_id: str, options: ListingOptions) -> tuple[Path | None, str]:
+    from_folder = find_mask(options.masks, (case_id,))
+    if from_folder is not None:
+        return from_folder, options.mask_labels
+    if not row.get("mask"):
+        return None, "auto"
+    mask_labels = row.get("mask_labels") or "auto"
+    if mask_labels not in MASK_LABELS:
+        raise CaseError("bad-mask-labels", f"mask_labels {mask_labels!r}: choose one of {', '.join(MASK_LABELS)}")
+    mask = _path(root, row["mask"], options)
+    if not mask.is_file():
+        raise CaseError("missing-mask", f"{mask} is missing: leave the field empty if there is no mask")
+    return mask, mask_labels
