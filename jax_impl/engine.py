@@ -65,6 +65,7 @@ class JaxEngine:
         self._precision = Precision.named(recipe.precision)
         model = _build_model(spec, self._precision, recipe.seed)
         self._table = model.weight_table()
+        self._stage_names = model.stage_names()  # in order, which a dict loses on its way through `jax.jit`
         self._graph = nnx.graphdef(model)
         parameters, statistics = nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat)
         self._optimizer = build_optimizer(recipe)
@@ -103,12 +104,12 @@ class JaxEngine:
     def inspect(self, batch: Batch, train: bool = True, gradients: bool = True) -> Inspection:
         """See `anatobench.engine.Engine.inspect`."""
         with self._precision.applied():
-            losses, (activations, logits, seg_logits), found = self._inspect(
+            losses, (outputs, logits, seg_logits), found = self._inspect(
                 train, gradients, self._parameters, self._statistics, *_to_device(batch)
             )
             parameters = [entry for entry in self._table if not entry.buffer]
             return Inspection(
-                activations={name: _channels_first(output) for name, output in activations.items()},
+                activations={name: _channels_first(outputs[name]) for name in self._stage_names},
                 logits=np.array(logits),
                 seg_logits=np.zeros(0) if seg_logits is None else np.array(seg_logits),
                 losses={name: float(value) for name, value in losses.items()},

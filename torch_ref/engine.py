@@ -101,15 +101,16 @@ class TorchEngine:
             logits = self._model.classify(features)
             seg_logits = self._segment(features, batch.volume)
             losses = self._losses(logits, seg_logits, batch)
-        with torch.no_grad():
+        found = self._gradients(losses) if gradients else {}
+        with torch.no_grad():  # the pass has moved BatchNorm's running values
             for name, buffer in self._model.named_buffers():
                 buffer.copy_(buffers[name])
         return Inspection(
             activations=activations,
             logits=to_numpy(logits),
             seg_logits=np.zeros(0) if seg_logits is None else to_numpy(seg_logits),
-            losses={name: float(value) for name, value in _means(losses).items()},
-            gradients=self._gradients(losses) if gradients else {},
+            losses={name: value.item() for name, value in _means(losses).items()},
+            gradients=found,
         )
 
     def weights(self) -> Arrays:

@@ -68,6 +68,10 @@ class DiagnosisModel(nnx.Module):
             return None
         return self.segmentation_head(features.astype(self.head_dtype), size)
 
+    def stage_names(self) -> list[str]:
+        """Of the backbone's stages, in order."""
+        return [name for name, _ in cast(Backbone, self.backbone).stages(train=False)]
+
     def weight_table(self) -> list[Entry]:
         """The backbone's arrays under torchvision's own names, beside `segmentation_head.*`."""
         table = [

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv3DSimple, VideoResNet
 
@@ -42,15 +44,18 @@ class R3D18(VideoResNet):
     """[B, 1, D, H, W] to a feature map at 1/16 (full) or 1/8 (tiny) of the size."""
 
     def __init__(self, layout: Layout, class_count: int) -> None:
-        super().__init__(
-            BasicBlock, [Conv3DSimple] * 4, [layout.blocks] * 4, lambda: Stem(layout.width), num_classes=class_count
-        )
-        if layout != LAYOUTS["full"]:
-            self._rebuild_stages(layout, class_count)
+        stem = partial(Stem, layout.width)
+        arguments = (BasicBlock, [Conv3DSimple] * 4, [layout.blocks] * 4, stem, class_count)
+        if layout == LAYOUTS["full"]:
+            super().__init__(*arguments)
+        else:
+            with torch.device("meta"):  # VideoResNet fixes its widths and strides, so all of it is replaced
+                super().__init__(*arguments)
+            self._rebuild(layout, class_count)
         self.feature_channels = self.fc.in_features
 
-    def _rebuild_stages(self, layout: Layout, class_count: int) -> None:
-        """VideoResNet fixes its widths and strides in __init__, so another layout replaces the stages."""
+    def _rebuild(self, layout: Layout, class_count: int) -> None:
+        self.stem = Stem(layout.width)
         self.inplanes = layout.width
         for index, stride in enumerate(layout.strides):
             planes = layout.width * 2**index
