@@ -48,6 +48,9 @@ class Recipe:
     """The paper's lambda, RATIC alone."""
     precision: str = "fp32"
     """Compute precision on the device; parameters, optimizer state and losses stay float32 (float64 for `fp64`)."""
+    dropout: bool = True
+    """Dropout and stochastic depth in training, at torchvision's rates. Parity turns them off: what a framework draws
+    at random another cannot repeat."""
     seed: int = 0
     """Initial weights, order of cases, crops, dropout."""
 
@@ -94,6 +97,9 @@ def paper_recipe(task: Task, model: str) -> Recipe:
     return Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
 
 
+_BOOLEANS = {"true": True, "false": False}
+
+
 def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
     """Apply `field=value` texts to a recipe; `UsageError` names the fields there are."""
     types = {f.name: type(getattr(recipe, f.name)) for f in fields(recipe)}
@@ -103,7 +109,7 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
         if not equals or name not in types:
             raise UsageError(f"--set {assignment}: write field=value with one of {', '.join(types)}")
         try:
-            changes[name] = types[name](text)
-        except ValueError:
+            changes[name] = _BOOLEANS[text.lower()] if types[name] is bool else types[name](text)
+        except (KeyError, ValueError):
             raise UsageError(f"--set {assignment}: {text!r} is not a valid {types[name].__name__}") from None
     return replace(recipe, **changes)

@@ -19,6 +19,7 @@ from flax import nnx
 from anatobench.engine import Arrays, Batch, Inspection, ModelSpec, StepMetrics
 from anatobench.errors import UsageError
 from anatobench.recipes import Recipe
+from jax_impl.layers.noise import Key
 from jax_impl.losses import CaseLosses, case_losses
 from jax_impl.models import build_backbone
 from jax_impl.models.diagnosis_model import DiagnosisModel
@@ -81,11 +82,11 @@ class JaxEngine:
         self._inspect = jax.jit(self._pure_inspect, static_argnums=(0, 1))
 
     def train_step(self, batch: Batch, learning_rate: float, step: int) -> PendingStep:
-        """See `anatobench.engine.Engine.train_step`. r3d_18 draws nothing at random, so `step` is not read."""
+        """See `anatobench.engine.Engine.train_step`."""
         with self._precision.applied():
             state = (self._parameters, self._statistics, self._optimizer_state)
             rate = np.asarray(learning_rate, self._precision.parameter_dtype)
-            state, means, per_case = self._train_step(*state, *_to_device(batch), rate)
+            state, means, per_case = self._train_step(*state, *_to_device(batch), rate, np.uint32(step))
             self._parameters, self._statistics, self._optimizer_state = state
         return PendingStep(means, per_case)
 
@@ -172,11 +173,14 @@ class JaxEngine:
         organs: jax.Array,
         targets: jax.Array,
         learning_rate: jax.Array,
+        step: jax.Array,
     ) -> tuple[tuple[Tree, Tree, optax.OptState], jax.Array, jax.Array]:
         def objective(parameters: Tree) -> tuple[jax.Array, tuple[CaseLosses, Tree]]:
             model = self._model(parameters, statistics)
-            features = self._features(model, volume, train=True)
-            losses = self._losses(model.classify(features), self._seg_logits(model, features, volume), targets, organs)
+            key = self._key(step)
+            features = self._features(model, volume, train=True, key=key)
+            logits, seg_logits = model.classify(features, key), self._seg_logits(model, features, volume)
+            losses = self._losses(logits, seg_logits, targets, organs)
             return losses.total.mean(), (losses, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
         gradients, (losses, statistics) = jax.grad(objective, has_aux=True)(parameters)
@@ -209,8 +213,9 @@ class JaxEngine:
         def objective(parameters: Tree) -> tuple[jax.Array, tuple[CaseLosses, Tree]]:
             activations: dict[str, jax.Array] = {}
             model = self._model(parameters, statistics)
-            features = self._features(model, volume, train, activations.__setitem__)
-            logits, seg_logits = model.classify(features), self._seg_logits(model, features, volume)
+            key = self._key(0) if train else None
+            features = self._features(model, volume, train, key, activations.__setitem__)
+            logits, seg_logits = model.classify(features, key), self._seg_logits(model, features, volume)
             losses = self._losses(logits, seg_logits, targets, organs)
             return losses.total.mean(), (losses, (activations, logits, seg_logits))
 
@@ -220,6 +225,10 @@ class JaxEngine:
             found, (_, (losses, outputs)) = {}, objective(parameters)
         return _means(losses), outputs, found
 
+    def _key(self, step: jax.Array | int) -> Key | None:
+        """For what a step draws at random, the same whenever it is taken; None where the recipe draws nothing."""
+        return jax.random.fold_in(jax.random.key(self.recipe.seed), step) if self.recipe.dropout else None
+
     def _model(self, parameters: Tree, statistics: Tree) -> DiagnosisModel:
         return nnx.merge(self._graph, parameters, statistics)
 
@@ -228,11 +237,12 @@ class JaxEngine:
         model: DiagnosisModel,
         volume: jax.Array,
         train: bool,
+        key: Key | None = None,
         record: Callable[[str, jax.Array], None] | None = None,
     ) -> jax.Array:
         """int16 [B, D, H, W] to the feature map; `record` is shown every stage's output."""
         x = normalise(volume, self.spec.task.window, self._precision.parameter_dtype)
-        return model.features(x, train, record)
+        return model.features(x, train, key, record)
 
     def _seg_logits(self, model: DiagnosisModel, features: jax.Array, volume: jax.Array) -> jax.Array | None:
         depth, height, width = volume.shape[1:]
@@ -251,7 +261,10 @@ def _to_device(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _channels_first(output: jax.Array) -> np.ndarray:
-    array = np.moveaxis(np.asarray(output), -1, 1)
+    """Maps to torch's layout; tokens [B, N, C] are the same in both."""
+    array = np.asarray(output)
+    if array.ndim == 5:
+        array = np.moveaxis(array, -1, 1)
     return np.array(array if array.dtype == np.float64 else array.astype(np.float32), order="C")
 
 

@@ -1,8 +1,9 @@
 """The model and the optimizer as dicts of numpy arrays under torchvision's names, and back.
 
 Every backbone lists its arrays in a table of `Entry`; an array that the table does not name, on either side, is an
-error. The canonical form holds parameters and BatchNorm's running mean and variance. `num_batches_tracked` is left
-out: with a fixed momentum nothing reads it; a file that has it loads all the same.
+error. The canonical form holds parameters and BatchNorm's running mean and variance. `num_batches_tracked`
+is left out (with a fixed momentum nothing reads it), and so is `relative_position_index` (it follows from the window's
+size); a file that has them loads all the same.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jax_impl.optimizer import Tree
 
 Path = tuple[str | int, ...]
 HEAD_PREFIX = "segmentation_head."
-_UNREAD = ".num_batches_tracked"
+_UNREAD = (".num_batches_tracked", ".relative_position_index")
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ def conv3d_entries(name: str, path: Path, shape: tuple[int, ...], bias: bool = F
         yield Entry(f"{name}.bias", (*path, "bias"), (0,), shape[:1])
 
 
-def linear_entries(name: str, path: Path, shape: tuple[int, int]) -> Iterator[Entry]:
+def linear_entries(name: str, path: Path, shape: tuple[int, int], bias: bool = True) -> Iterator[Entry]:
     """torch's [out, in] is [in, out] here."""
     yield Entry(f"{name}.weight", (*path, "kernel"), (1, 0), shape)
-    yield Entry(f"{name}.bias", (*path, "bias"), (0,), shape[:1])
+    if bias:
+        yield Entry(f"{name}.bias", (*path, "bias"), (0,), shape[:1])
 
 
 def batch_norm_entries(name: str, path: Path, channels: int) -> Iterator[Entry]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from anatobench.engine import Arrays, Batch, Inspection, ModelSpec, StepMetrics
 from anatobench.errors import UsageError
@@ -56,16 +58,18 @@ class TorchEngine:
         self.recipe = recipe
         self._precision = Precision.named(recipe.precision)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = _build_model(spec, recipe.seed).to(self._device, self._precision.parameter_dtype)
+        self._model = _build_model(spec, recipe).to(self._device, self._precision.parameter_dtype)
         if self._device.type == "cuda":  # the layout from which cuDNN's 3D convolutions reach the tensor cores
             self._model = self._model.to(memory_format=torch.channels_last_3d)
         self._optimizer = build_optimizer(self._model.parameters(), recipe)
 
     def train_step(self, batch: Batch, learning_rate: float, step: int) -> PendingStep:
-        """See `anatobench.engine.Engine.train_step`. r3d_18 draws nothing at random, so `step` is not read."""
+        """See `anatobench.engine.Engine.train_step`."""
         self._model.train()
-        features = self._features(batch.volume)
-        losses = self._losses(self._model.classify(features), self._segment(features, batch.volume), batch)
+        with self._seeded(step):
+            features = self._features(batch.volume)
+            logits = self._model.classify(features)
+        losses = self._losses(logits, self._segment(features, batch.volume), batch)
         self._optimizer.zero_grad()
         losses.total.mean().backward()
         norm = clip_and_update(self._optimizer, self.recipe.clip_norm, learning_rate)
@@ -93,7 +97,7 @@ class TorchEngine:
         dtype = self._precision.parameter_dtype
         self._model.train(train)
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
-        with torch.set_grad_enabled(gradients):
+        with torch.set_grad_enabled(gradients), self._seeded(0):
             # Copied at once: a later in-place ReLU may not change what was seen.
             features = self._features(
                 batch.volume, lambda name, output: activations.update({name: to_numpy(output.to(dtype))})
@@ -152,6 +156,15 @@ class TorchEngine:
         with self._precision.autocast(self._device):
             return self._model.features(x, record)
 
+    @contextlib.contextmanager
+    def _seeded(self, step: int) -> Iterator[None]:
+        """What a step draws at random is the same whenever that step is taken; the process's generators stay as they
+        are."""
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            (seed,) = np.random.SeedSequence([self.recipe.seed, step]).generate_state(1, np.uint64)
+            torch.manual_seed(int(seed))
+            yield
+
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         if self._device.type == "cuda":  # pinned memory is what lets the copy overlap with the step before
@@ -181,12 +194,22 @@ def _means(losses: CaseLosses) -> dict[str, Tensor]:
     }
 
 
-def _build_model(spec: ModelSpec, seed: int) -> DiagnosisModel:
-    """Weights drawn from `seed` on the CPU, whatever the device, without touching the process's own generator."""
+def _build_model(spec: ModelSpec, recipe: Recipe) -> DiagnosisModel:
+    """Weights drawn from the seed on the CPU, whatever the device, without touching the process's own generator."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(recipe.seed)
         classes = spec.task.segmentation_classes if spec.segmentation else None
-        return DiagnosisModel(build_backbone(spec), classes)
+        model = DiagnosisModel(build_backbone(spec), classes)
+    if not recipe.dropout:
+        switch_off_dropout(model)
+    return model
+
+
+def switch_off_dropout(model: nn.Module) -> None:
+    """Sets every rate of dropout and stochastic depth to 0, for good."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout | StochasticDepth):
+            module.p = 0.0
 
 
 def build(spec: ModelSpec, recipe: Recipe) -> TorchEngine:

@@ -1,7 +1,8 @@
 """The model and the optimizer as dicts of numpy arrays under torchvision's names, and back.
 
-The canonical form holds parameters and BatchNorm's running mean and variance. `num_batches_tracked` is left out:
-with a fixed momentum nothing reads it; a file that has it loads all the same.
+The canonical form holds parameters and BatchNorm's running mean and variance. `num_batches_tracked` is left out (with
+a fixed momentum nothing reads it), and so is `relative_position_index` (it follows from the window's size); a file
+that has them loads all the same.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from anatobench.errors import AnatoBenchError
 from torch_ref.models.diagnosis_model import DiagnosisModel
 
 HEAD_PREFIX = "segmentation_head."
-_UNREAD = ".num_batches_tracked"
+_UNREAD = (".num_batches_tracked", ".relative_position_index")
 
 
 def canonical_name(name: str) -> str:

@@ -1,9 +1,9 @@
 """The registry of backbones: one line per model.
 
 A backbone is an NNX module that offers
-- `stages(train)`: (name, callable) pairs in order; each takes the previous one's output, the last gives the feature
-  map F [B, D, H, W, C];
-- `classify(pooled)`: the linear classifier on the globally averaged F, [B, C] to [B, logits];
+- `stages(train, key)`: (name, callable) pairs in order; each takes the previous one's output, the last gives the
+  feature map F [B, D, H, W, C]; `key` is for what is drawn at random (`layers/noise.py`), None draws nothing;
+- `classify(pooled, key)`: the linear classifier on the globally averaged F, [B, C] to [B, logits];
 - `feature_channels`: C;
 - `weight_table()`: where each of torchvision's arrays stands in it.
 """
@@ -19,9 +19,11 @@ from anatobench.engine import ModelSpec
 from anatobench.errors import UsageError
 from jax_impl.models.diagnosis_model import Backbone
 from jax_impl.models.r3d_18 import build_r3d_18
+from jax_impl.models.swin3d_t import build_swin3d_t
 
 BACKBONES: dict[str, Callable[[ModelSpec, DTypeLike, np.random.Generator], Backbone]] = {
     "r3d_18": build_r3d_18,
+    "swin3d_t": build_swin3d_t,
 }
 
 

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from anatobench.tasks import Size
+from jax_impl.layers.noise import Key, key_at
 from jax_impl.models.segmentation_head import SegmentationHead
 from jax_impl.weights import Entry
 
@@ -21,9 +22,9 @@ class Backbone(Protocol):
 
     feature_channels: int
 
-    def stages(self, train: bool) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]: ...
+    def stages(self, train: bool, key: Key | None) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]: ...
 
-    def classify(self, pooled: jax.Array) -> jax.Array: ...
+    def classify(self, pooled: jax.Array, key: Key | None) -> jax.Array: ...
 
     def weight_table(self) -> Iterator[Entry]: ...
 
@@ -49,18 +50,27 @@ class DiagnosisModel(nnx.Module):
         )
         self.head_dtype = head_dtype
 
-    def features(self, x: jax.Array, train: bool, record: Callable[[str, jax.Array], None] | None = None) -> jax.Array:
-        """[B, D, H, W, 1] to the feature map [B, d, h, w, C]; `record` is shown every stage's output."""
-        for name, stage in cast(Backbone, self.backbone).stages(train):
+    def features(
+        self,
+        x: jax.Array,
+        train: bool,
+        key: Key | None = None,
+        record: Callable[[str, jax.Array], None] | None = None,
+    ) -> jax.Array:
+        """[B, D, H, W, 1] to the feature map [B, d, h, w, C]; `record` is shown every stage's output.
+
+        `key` is the step's, for stochastic depth; None draws nothing.
+        """
+        for name, stage in cast(Backbone, self.backbone).stages(train, key_at(key, 0)):
             x = stage(x)
             if record is not None:
                 record(name, x)
         return x
 
-    def classify(self, features: jax.Array) -> jax.Array:
-        """Global average pooling and the classifier: [B, logits] in the parameters' type."""
+    def classify(self, features: jax.Array, key: Key | None = None) -> jax.Array:
+        """Global average pooling and the classifier: [B, logits] in the parameters' type. `key` as for `features`."""
         pooled = features.astype(self.head_dtype).mean((1, 2, 3))
-        return cast(Backbone, self.backbone).classify(pooled)
+        return cast(Backbone, self.backbone).classify(pooled, key_at(key, 1))
 
     def segment(self, features: jax.Array, size: Size) -> jax.Array | None:
         """[B, classes, D, H, W] in the parameters' type, or None for a model without the head."""
@@ -70,7 +80,7 @@ class DiagnosisModel(nnx.Module):
 
     def stage_names(self) -> list[str]:
         """Of the backbone's stages, in order."""
-        return [name for name, _ in cast(Backbone, self.backbone).stages(train=False)]
+        return [name for name, _ in cast(Backbone, self.backbone).stages(train=False, key=None)]
 
     def weight_table(self) -> list[Entry]:
         """The backbone's arrays under torchvision's own names, beside `segmentation_head.*`."""

@@ -15,7 +15,8 @@ from anatobench.engine import ModelSpec
 from jax_impl.layers.batch_norm import BatchNorm
 from jax_impl.layers.conv3d import Conv3d
 from jax_impl.layers.linear import Linear
-from jax_impl.weights import Entry, Path, batch_norm_entries, conv3d_entries, linear_entries
+from jax_impl.layers.noise import Key
+from jax_impl.weights import Entry, Path, batch_norm_entries, conv3d_entries
 
 
 @dataclass(frozen=True)
@@ -112,16 +113,16 @@ class R3D18(nnx.Module):
                 blocks.append(BasicBlock(channels, filters, stride, dtype=dtype, generator=generator))
                 channels = filters
             setattr(self, f"layer{index + 1}", nnx.List(blocks))
-        self.fc = Linear(channels, class_count, generator=generator)
+        self.fc = Linear(channels, class_count, deviation=0.01, generator=generator)
         self.feature_channels = channels
 
-    def stages(self, train: bool) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
-        """The stem, then every residual block."""
+    def stages(self, train: bool, key: Key | None) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
+        """The stem, then every residual block. Nothing is drawn at random."""
         yield "stem", partial(self.stem, train=train)
         for index, position, block in self._blocks():
             yield f"layer{index}.{position}", partial(block, train=train)
 
-    def classify(self, pooled: jax.Array) -> jax.Array:
+    def classify(self, pooled: jax.Array, key: Key | None) -> jax.Array:
         """[B, C] to [B, logits]."""
         return self.fc(pooled)
 
@@ -130,8 +131,7 @@ class R3D18(nnx.Module):
         yield from self.stem.weight_table("stem", ("stem",))
         for index, position, block in self._blocks():
             yield from block.weight_table(f"layer{index}.{position}", (f"layer{index}", position))
-        features, outputs = self.fc.kernel[...].shape
-        yield from linear_entries("fc", ("fc",), (outputs, features))
+        yield from self.fc.weight_table("fc", ("fc",))
 
     def _blocks(self) -> Iterator[tuple[int, int, BasicBlock]]:
         for index in range(1, 5):

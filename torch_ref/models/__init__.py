@@ -16,9 +16,11 @@ from anatobench.engine import ModelSpec
 from anatobench.errors import UsageError
 from torch_ref.models.diagnosis_model import Backbone
 from torch_ref.models.r3d_18 import build_r3d_18
+from torch_ref.models.swin3d_t import build_swin3d_t
 
 BACKBONES: dict[str, Callable[[ModelSpec], Backbone]] = {
     "r3d_18": build_r3d_18,
+    "swin3d_t": build_swin3d_t,
 }
 
 

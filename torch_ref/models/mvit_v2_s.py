@@ -54,15 +54,15 @@ LAYOUTS = {
         query_strides=(1, 2, 1, 2, *(1,) * 10, 2, 1),
         key_value_strides=(8, 4, 4, *(2,) * 11, 1, 1),
     ),
-    # Small, yet nothing of the full one is missing: blocks with more queries than keys, and with fewer; skips that are
-    # pooled and projected; at the tiny abdomen's grid of 10x22x24 also tables interpolated to the shorter axis and
-    # grids that halve unevenly.
+    # Small, yet nothing of the full one is missing: blocks with more queries than keys and with fewer; skips that are
+    # pooled, projected, both and neither; at the abdomen's grid of 10x22x24 also tables interpolated to the shorter
+    # axis and a grid that halves unevenly.
     "tiny": Layout(
         patch=(4, 2, 2),
-        channels=(16, 16, 32, 32, 64, 64),
-        heads=(1, 2, 2, 4, 4),
-        query_strides=(1, 2, 1, 2, 1),
-        key_value_strides=(4, 4, 2, 1, 1),
+        channels=(8, 16, 16, 32, 64),
+        heads=(1, 2, 2, 4),
+        query_strides=(2, 1, 2, 1),
+        key_value_strides=(4, 2, 1, 1),
     ),
 }
 STOCHASTIC_DEPTH = 0.2

@@ -54,21 +54,29 @@ class Swin3DT(SwinTransformer3d):
         self.feature_channels = self.num_features
 
     def stages(self) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
-        """The patches, every block and merging as [B, d, h, w, C], then the normalised map as [B, C, d, h, w]."""
-        stages: list[tuple[str, Callable[[Tensor], Tensor]]] = [("patch_embed", self.patch_embed)]
+        """The patches, every block and merging, then the normalised map; all [B, C, d, h, w]."""
+        stages: list[tuple[str, Callable[[Tensor], Tensor]]] = [("patch_embed", self._patch_embed)]
         for index, stage in enumerate(self.features):
             if isinstance(stage, nn.Sequential):
-                stages += [(f"features.{index}.{position}", block) for position, block in enumerate(stage)]
+                stages += [
+                    (f"features.{index}.{position}", _with_channels_first(block))
+                    for position, block in enumerate(stage)
+                ]
             else:
-                stages.append((f"features.{index}", stage))
-        return [*stages, ("norm", self._feature_map)]
+                stages.append((f"features.{index}", _with_channels_first(stage)))
+        return [*stages, ("norm", _with_channels_first(self.norm))]
 
-    def _feature_map(self, x: Tensor) -> Tensor:
-        return self.norm(x).permute(0, 4, 1, 2, 3)
+    def _patch_embed(self, x: Tensor) -> Tensor:
+        return self.patch_embed(x).permute(0, 4, 1, 2, 3)
 
     def classify(self, pooled: Tensor) -> Tensor:
         """[B, C] to [B, logits]."""
         return self.head(pooled)
+
+
+def _with_channels_first(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """torchvision's layers want channels last, where they stay in memory: both permutations are views."""
+    return lambda x: layer(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
 def build_swin3d_t(spec: ModelSpec) -> Swin3DT:

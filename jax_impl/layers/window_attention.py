@@ -1,0 +1,129 @@
+"""torchvision's ShiftedWindowAttention3d (torchvision/models/video/swin_transformer.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from anatobench.tasks import Size
+from jax_impl.layers.attention import attention
+from jax_impl.layers.initialisation import normal
+from jax_impl.layers.linear import Linear
+from jax_impl.weights import Entry, Path
+
+MASKED = -100.0
+"""Added between positions that are neighbours in a window only because of the cyclic shift."""
+
+
+class WindowAttention(nnx.Module):
+    """Self-attention within windows of [B, d, h, w, C], every window alone; same shape out."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        window: Size,
+        shift: Size,
+        *,
+        deviation: float,
+        dtype: DTypeLike,
+        generator: np.random.Generator,
+    ) -> None:
+        self.qkv = Linear(channels, 3 * channels, deviation=deviation, dtype=dtype, generator=generator)
+        self.proj = Linear(channels, channels, deviation=deviation, dtype=dtype, generator=generator)
+        offsets = prod(2 * length - 1 for length in window)
+        self.relative_position_bias_table = nnx.Param(normal(generator, (offsets, heads), deviation))
+        self.heads = heads
+        self.window = window
+        self.shift = shift
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _, *size, _ = x.shape
+        window, shift = fitted_window(size, self.window, self.shift)
+        padded = [-(-length // side) * side for length, side in zip(size, window, strict=True)]
+        # Zeros, like torchvision's: they are keys for everybody in their window, by the bias of qkv.
+        x = jnp.pad(x, ((0, 0), *((0, p - n) for p, n in zip(padded, size, strict=True)), (0, 0)))
+        x = jnp.roll(x, [-s for s in shift], (1, 2, 3))
+        x = self._attend(to_windows(x, window), window, padded, shift)
+        x = jnp.roll(from_windows(x, window, padded), shift, (1, 2, 3))
+        return x[:, : size[0], : size[1], : size[2]]
+
+    def _attend(self, x: jax.Array, window: Size, padded: Sequence[int], shift: Size) -> jax.Array:
+        """x [B, windows, voxels of a window, C]."""
+        *batch, channels = x.shape
+        qkv = self.qkv(x).reshape(*batch, 3, self.heads, channels // self.heads)
+        queries, keys, values = (qkv[..., part, :, :] for part in range(3))
+        queries = queries * (channels // self.heads) ** -0.5
+        bias = self._relative_position_bias(window)
+        if any(shift):
+            # Compared on the device: the whole mask as a constant would be 70 MB in the compiled program at full size.
+            regions = lax.optimization_barrier(jnp.asarray(shift_regions(padded, window, shift)))
+            apart = regions[:, :, None] != regions[:, None, :]
+            bias = bias + jnp.where(apart, jnp.asarray(MASKED, bias.dtype), 0)[:, None]
+        return self.proj(attention(queries, keys, values, bias).reshape(*batch, channels))
+
+    def _relative_position_bias(self, window: Size) -> jax.Array:
+        """[heads, voxels, voxels]. A window smaller than the model's takes the first rows and columns of the model's
+        index, as torchvision does: right where the window shrank in depth alone, and a defined choice elsewhere."""
+        voxels = prod(window)
+        index = relative_position_index(self.window)[:voxels, :voxels]
+        return self.relative_position_bias_table[...][index].transpose(2, 0, 1)
+
+    def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
+        """Two linear layers and the table of biases."""
+        yield from self.qkv.weight_table(f"{name}.qkv", (*path, "qkv"))
+        yield from self.proj.weight_table(f"{name}.proj", (*path, "proj"))
+        table = "relative_position_bias_table"
+        yield Entry(f"{name}.{table}", (*path, table), (0, 1), self.relative_position_bias_table[...].shape)
+
+
+def fitted_window(size: Sequence[int], window: Size, shift: Size) -> tuple[Size, Size]:
+    """Window and shift for a map: on an axis that the window covers it shrinks to the map and does not shift."""
+    covered = [length <= side for length, side in zip(size, window, strict=True)]
+    fitted = [length if c else side for length, side, c in zip(size, window, covered, strict=True)]
+    shifts = [0 if c else s for s, c in zip(shift, covered, strict=True)]
+    return (fitted[0], fitted[1], fitted[2]), (shifts[0], shifts[1], shifts[2])
+
+
+def to_windows(x: jax.Array, window: Size) -> jax.Array:
+    """[B, D, H, W, C] of a size that windows fill to [B, windows, voxels of a window, C]."""
+    batch, *size, channels = x.shape
+    (wd, wh, ww), (nd, nh, nw) = window, (length // side for length, side in zip(size, window, strict=True))
+    x = x.reshape(batch, nd, wd, nh, wh, nw, ww, channels).transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return x.reshape(batch, nd * nh * nw, wd * wh * ww, channels)
+
+
+def from_windows(x: jax.Array, window: Size, size: Sequence[int]) -> jax.Array:
+    """The inverse of `to_windows`."""
+    batch, channels = x.shape[0], x.shape[-1]
+    (wd, wh, ww), (nd, nh, nw) = window, (length // side for length, side in zip(size, window, strict=True))
+    x = x.reshape(batch, nd, nh, nw, wd, wh, ww, channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return x.reshape(batch, *size, channels)
+
+
+def shift_regions(size: Sequence[int], window: Size, shift: Size) -> np.ndarray:
+    """int32 [windows, voxels of a window]: positions of the shifted map that were neighbours before have equal numbers.
+
+    Only the last window of an axis mixes: its last `shift` positions come from the map's other end.
+    """
+    numbers = np.zeros(size, np.int32)
+    for axis, (length, side, moved) in enumerate(zip(size, window, shift, strict=True)):
+        position = np.arange(length)
+        region = (position >= length - side).astype(np.int32) + (position >= length - moved) if moved else 0 * position
+        numbers = 3 * numbers + region.astype(np.int32).reshape([-1 if a == axis else 1 for a in range(3)])
+    (wd, wh, ww), (nd, nh, nw) = window, (length // side for length, side in zip(size, window, strict=True))
+    return numbers.reshape(nd, wd, nh, wh, nw, ww).transpose(0, 2, 4, 1, 3, 5).reshape(nd * nh * nw, wd * wh * ww)
+
+
+def relative_position_index(window: Size) -> np.ndarray:
+    """int32 [voxels, voxels]: the row of the bias table for the offset of a query from a key."""
+    positions = np.stack(np.meshgrid(*map(np.arange, window), indexing="ij"), -1).reshape(-1, 3)
+    offsets = positions[:, None] - positions[None, :] + (np.asarray(window) - 1)
+    return np.ravel_multi_index(np.moveaxis(offsets, -1, 0), [2 * side - 1 for side in window]).astype(np.int32)
