@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from anatobench.datasets.phantom import write_ct_rate, write_ratic
+from anatobench.datasets.phantom import write_ct_rate, write_rad_chestct, write_ratic
 from anatobench.datasets.phantom.plan import CohortPlan
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.tasks import Task, get_task
@@ -39,6 +39,7 @@ class CohortFormat:
 FORMATS: Mapping[str, CohortFormat] = {
     "ratic": CohortFormat(write_ratic.write_patient, write_ratic.write_tables),
     "ct_rate": CohortFormat(write_ct_rate.write_patient, write_ct_rate.write_tables),
+    "rad_chestct": CohortFormat(write_rad_chestct.write_patient, write_rad_chestct.write_tables),
 }
 
 
