@@ -1,0 +1,56 @@
+"""How far two sets of arrays are apart."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+INCOMPARABLE = sys.float_info.max
+"""The error of arrays that are missing, of other shapes or not finite."""
+
+FLOOR = 1e-4
+"""A tensor's error is relative to its own largest value, but to no less than this part of the rung's largest value:
+a gradient that is zero but for rounding is not asked to have the same rounding."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest relative error of a set of arrays, and where it is."""
+
+    error: float
+    worst: str
+
+
+def largest_difference(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray]) -> Difference:
+    """Per array max|a - b| / max(max|b|, FLOOR * largest |b| of all arrays), b the reference; the worst of them."""
+    mismatched = sorted(reference.keys() ^ candidate.keys()) + sorted(
+        name for name in reference.keys() & candidate.keys() if reference[name].shape != candidate[name].shape
+    )
+    if mismatched:
+        return Difference(INCOMPARABLE, mismatched[0])
+    magnitudes = {name: float(np.abs(array).max(initial=0)) for name, array in reference.items()}
+    floor = FLOOR * max(magnitudes.values(), default=0.0)
+    worst = Difference(0.0, "")
+    for name, array in reference.items():
+        distance = float(np.abs(candidate[name] - array).max(initial=0))
+        scale = max(magnitudes[name], floor)
+        if not np.isfinite(distance) or not np.isfinite(scale):
+            return Difference(INCOMPARABLE, name)
+        error = distance / scale if scale else float(distance > 0)
+        if error >= worst.error:
+            worst = Difference(error, name)
+    return worst
+
+
+def exact_difference(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray]) -> Difference:
+    """0 if every array is the same to the last bit, `INCOMPARABLE` otherwise."""
+    if reference.keys() != candidate.keys():
+        return Difference(INCOMPARABLE, min(reference.keys() ^ candidate.keys()))
+    for name, array in reference.items():
+        other = candidate[name]
+        if array.dtype != other.dtype or array.shape != other.shape or array.tobytes() != other.tobytes():
+            return Difference(INCOMPARABLE, name)
+    return Difference(0.0, "")

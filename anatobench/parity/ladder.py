@@ -1,0 +1,166 @@
+"""The ladder: shapes, weights, each stage, logits, losses, gradients, one optimizer step, N steps.
+
+Both engines start from the same weights and see the same batches. A rung compares one kind of result and is listed
+under what `--json` calls it, so that the first red rung says where two programs part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from anatobench.engine import Arrays, Engine, Inspection, StepMetrics
+from anatobench.parity.comparison import Difference, exact_difference, largest_difference
+from anatobench.parity.inputs import learning_rate, parity_batch, perturbed_weights
+
+BUFFERS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One comparison."""
+
+    name: str
+    kind: str
+    """The key of `max_rel_error` it counts under."""
+    difference: Difference
+    tolerance: float | None
+    """None: measured and reported, not a gate."""
+
+    @property
+    def passed(self) -> bool:
+        return self.tolerance is None or self.difference.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Two engines of the same spec and recipe, and what they are put through.
+
+    The reference is the first one. They may have been trained before: everything is reset.
+    """
+
+    reference: Engine
+    candidate: Engine
+    steps: int
+    """0 climbs the forward rungs alone."""
+    batch_size: int
+    seed: int
+    forward_tolerance: float | None
+    training_tolerance: float | None
+    """Of gradients and all that follows."""
+
+    def climb(self, progress: Callable[[str], None] = lambda what: None) -> Iterator[Rung]:
+        """Every rung in order, whether or not one below has failed; `progress` is told what comes next."""
+        progress("weights")
+        weights = perturbed_weights(self.reference.weights(), self.seed)
+        yield from self._weight_rungs(weights)
+        progress("forward, training mode" if self.steps == 0 else "forward and backward, training mode")
+        yield from self._inspection_rungs("", train=True, gradients=self.steps > 0)
+        progress("forward, evaluation mode")
+        yield from self._inspection_rungs("evaluation ", train=False, gradients=False)
+        if self.steps:
+            yield from self._training_rungs(progress)
+
+    def _weight_rungs(self, weights: Arrays) -> Iterator[Rung]:
+        """Same names and shapes; reference to candidate and back is the identity, to the bit."""
+        shapes = ({n: np.asarray(a.shape) for n, a in e.weights().items()} for e in (self.reference, self.candidate))
+        yield self._forward("shapes", "shapes", exact_difference(*shapes))
+        self.reference.load_weights(weights)
+        self.candidate.load_weights(self.reference.weights())
+        yield self._forward("weights there and back", "weights", exact_difference(weights, self.candidate.weights()))
+        zeros = {name: np.zeros_like(array) for name, array in self.reference.optimizer_state().items()}
+        for engine in (self.reference, self.candidate):
+            engine.load_optimizer_state(zeros)
+
+    def _inspection_rungs(self, prefix: str, train: bool, gradients: bool) -> Iterator[Rung]:
+        batch = parity_batch(self.reference.spec, self.batch_size, self.seed, step=0)
+        ours: Inspection = self.reference.inspect(batch, train=train, gradients=gradients)
+        theirs: Inspection = self.candidate.inspect(batch, train=train, gradients=gradients)
+        stages = list(ours.activations)
+        names = ({"stage names": np.asarray(list(found.activations))} for found in (ours, theirs))
+        yield self._forward(f"{prefix}stage names", "shapes", exact_difference(*names))
+        for stage in stages:
+            found = {name: output for name, output in theirs.activations.items() if name == stage}
+            difference = largest_difference({stage: ours.activations[stage]}, found)
+            yield self._forward(f"{prefix}stage {stage}", "activations", difference)
+        for name in ("logits", "seg_logits"):
+            difference = largest_difference({name: getattr(ours, name)}, {name: getattr(theirs, name)})
+            yield self._forward(f"{prefix}{name}", name, difference)
+        losses = largest_difference(_scalars(ours.losses), _scalars(theirs.losses))
+        yield self._forward(f"{prefix}losses", "loss", losses)
+        if gradients:
+            yield self._training("gradients", "grads", largest_difference(ours.gradients, theirs.gradients))
+
+    def _training_rungs(self, progress: Callable[[str], None]) -> Iterator[Rung]:
+        measured: dict[str, tuple[Arrays, Arrays]] = {}
+        for step in range(self.steps):
+            progress(f"step {step + 1} of {self.steps}")
+            batch = parity_batch(self.reference.spec, self.batch_size, self.seed, step)
+            rate = learning_rate(step)
+            pending = [engine.train_step(batch, rate, step) for engine in (self.reference, self.candidate)]
+            ours, theirs = (_figures(step, p.fetch()) for p in pending)
+            for kind in ours:
+                both = measured.setdefault(kind, ({}, {}))
+                both[0].update(ours[kind])
+                both[1].update(theirs[kind])
+            if step == 0:
+                yield from self._state_rungs("step 1: ", measured)
+        if self.steps > 1:
+            yield from self._state_rungs(f"{self.steps} steps: ", measured)
+        progress("prediction")
+        volume = parity_batch(self.reference.spec, self.batch_size, self.seed, self.steps).volume
+        logits = ({"logits": engine.predict(volume)} for engine in (self.reference, self.candidate))
+        difference = largest_difference(*logits)
+        # `predict` returns float32 whatever the precision, so two equal values may round to neighbours.
+        tolerance = None if self.training_tolerance is None else max(self.training_tolerance, 1e-6)
+        yield Rung("prediction", "prediction", difference, tolerance)
+
+    def _state_rungs(self, prefix: str, measured: Mapping[str, tuple[Arrays, Arrays]]) -> Iterator[Rung]:
+        yield self._training(f"{prefix}losses", "loss", largest_difference(*measured["loss"]))
+        yield self._training(f"{prefix}gradient norm", "gradient_norm", largest_difference(*measured["gradient_norm"]))
+        ours, theirs = self.reference.optimizer_state(), self.candidate.optimizer_state()
+        for moment in ("exp_avg/", "exp_avg_sq/", "step"):
+            # Apart, because the floor of the comparison is a part of the largest value: squares have another scale.
+            difference = largest_difference(_starting(moment, ours), _starting(moment, theirs))
+            yield self._training(f"{prefix}{moment.rstrip('/')}", "optimizer", difference)
+        ours, theirs = self.reference.weights(), self.candidate.weights()
+        yield self._training(
+            f"{prefix}parameters", "params", largest_difference(*(_buffers(w, False) for w in (ours, theirs)))
+        )
+        yield self._training(
+            f"{prefix}batch_stats", "batch_stats", largest_difference(*(_buffers(w, True) for w in (ours, theirs)))
+        )
+
+    def _forward(self, name: str, kind: str, difference: Difference) -> Rung:
+        return Rung(name, kind, difference, self.forward_tolerance)
+
+    def _training(self, name: str, kind: str, difference: Difference) -> Rung:
+        return Rung(name, kind, difference, self.training_tolerance)
+
+
+def _scalars(values: Mapping[str, float]) -> Arrays:
+    return {name: np.asarray(value) for name, value in values.items()}
+
+
+def _figures(step: int, metrics: StepMetrics) -> dict[str, Arrays]:
+    losses = {
+        "loss": np.asarray(metrics.loss),
+        "classification": np.asarray(metrics.classification),
+        "any_injury": np.asarray(metrics.any_injury),
+        "segmentation": np.asarray(metrics.segmentation),
+        "case_losses": metrics.case_losses,
+    }
+    return {
+        "loss": {f"{name} of step {step + 1}": value for name, value in losses.items()},
+        "gradient_norm": {f"gradient norm of step {step + 1}": np.asarray(metrics.gradient_norm)},
+    }
+
+
+def _starting(prefix: str, arrays: Arrays) -> Arrays:
+    return {name: array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _buffers(weights: Arrays, buffers: bool) -> Arrays:
+    return {name: array for name, array in weights.items() if name.endswith(BUFFERS) == buffers}
