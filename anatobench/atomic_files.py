@@ -22,8 +22,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a full disk is reported without a name, or with the temporary one
+            error.filename = str(path)
         raise
     flush_folder(path.parent)
 

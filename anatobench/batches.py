@@ -65,8 +65,11 @@ class Batches(Iterator[Batch]):
                     f"the saved order of cases has {name} {state.get(name)}, this run has {value}: "
                     "resume with the same store, seed and batch size, or start a new run"
                 )
+        step = state.get("step")
+        if not isinstance(step, int) or step < 0:
+            raise AnatoBenchError(f"the saved order of cases has step {step!r}: the checkpoint is damaged")
         self.close()
-        self._open(int(state["step"]))
+        self._open(step)
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -113,8 +116,7 @@ def training_batches(
     """Endless training batches: the cases in a new order every epoch, each cropped at a random place.
 
     `batch_size` counts cases over all processes; this process gets every `process_count`-th case of each global
-    batch, from `process_index` on. `workers` threads read
-    ahead, none if 0: the same bytes.
+    batch, from `process_index` on. `workers` threads read ahead, none if 0: the same bytes.
     """
     import grain
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,20 +112,21 @@ def prepare(
     if not 0 <= index < count:
         raise UsageError(f"shard {index}/{count}: count shards from 0, so the last of {count} is {count - 1}/{count}")
     check_patient_leakage(listing.cases)
-    usable, listed_rejections = _check_listing(listing)
+    usable, listed_rejections = _check_listing(listing, raw_root)
     cases = usable[index::count]
     writer = StoreWriter(store_root)
-    writer.create(listing.task, size, dataset, options or {})
-    own = {case.case_id for case in cases}
-    writer.remove_leftovers(own)
     tally = _Tally()
-    jobs = list(_jobs(writer, listing.task, size, cases, raw_root, tally))
-    try:
-        _run_jobs(jobs, workers, tally, progress)
-    except BaseException:
-        writer.remove_leftovers(own)  # of workers stopped in the middle
-        raise
-    in_store, _ = writer.finish(listed_rejections)
+    with _disk_errors_named():
+        writer.create(listing.task, size, dataset, options or {})
+        own = {case.case_id for case in cases}
+        writer.remove_leftovers(own)
+        jobs = list(_jobs(writer, listing.task, size, cases, raw_root, tally))
+        try:
+            _run_jobs(jobs, workers, tally, progress)
+        except BaseException:
+            writer.remove_leftovers(own)  # of workers stopped in the middle
+            raise
+        in_store = writer.finish(listed_rejections)
     seconds = time.monotonic() - began
     rejected = tally.rejected + Counter(rejection.reason for rejection in listed_rejections)
     return Summary(
@@ -161,7 +163,7 @@ class _Job:
     origin: CaseOrigin
 
 
-def _check_listing(listing: Listing) -> tuple[list[Case], list[Rejection]]:
+def _check_listing(listing: Listing, raw_root: Path) -> tuple[list[Case], list[Rejection]]:
     """The listing's cases sorted by id, and its rejections with those of cases whose id or labels cannot be stored."""
     usable: dict[str, Case] = {}
     rejections = list(listing.rejected)
@@ -172,7 +174,7 @@ def _check_listing(listing: Listing) -> tuple[list[Case], list[Rejection]]:
         if fault is None:
             usable[case.case_id] = case
         else:
-            rejections.append(Rejection(case.case_id, str(case.scan), fault.reason, str(fault)))
+            rejections.append(Rejection(case.case_id, _relative(case.scan, raw_root), fault.reason, str(fault)))
     return list(usable.values()), rejections
 
 
@@ -235,21 +237,31 @@ def _run_jobs(jobs: list[_Job], workers: int, tally: _Tally, progress: bool) -> 
 def _do(job: _Job) -> StoredCase | Rejection | AnatoBenchError:
     """Prepare and write one case, in a worker. A case's own faults are its Rejection, the store's an error to raise."""
     try:
-        job.writer.discard(job.case.case_id)
-        try:
-            prepared = prepare_case(job.case, job.task, job.size)
-        except CaseError as error:
-            return _reject(job, error.reason, str(error))
-        except FileNotFoundError as error:
-            return _reject(job, "missing", f"{error.filename}: is missing")
-        except Exception as error:  # a reader's bug or a fault nobody thought of costs this case alone
-            return _reject(job, "internal", f"{type(error).__name__}: {error}")
-        return job.writer.write(job.origin, prepared)
+        with _disk_errors_named():
+            job.writer.discard(job.case.case_id)
+            try:
+                prepared = prepare_case(job.case, job.task, job.size)
+            except CaseError as error:
+                return _reject(job, error.reason, str(error))
+            except FileNotFoundError as error:
+                return _reject(job, "missing", f"{error.filename}: is missing")
+            except Exception as error:  # a reader's bug or a fault nobody thought of costs this case alone
+                return _reject(job, "internal", f"{type(error).__name__}: {error}")
+            return job.writer.write(job.origin, prepared)
+    except AnatoBenchError as error:
+        return error
+
+
+@contextmanager
+def _disk_errors_named() -> Iterator[None]:
+    """A disk that refuses is no case's fault and no bug: one sentence that says what to do."""
+    try:
+        yield
     except OSError as error:
-        return AnatoBenchError(
-            f"case {job.case.case_id}: cannot write {error.filename}: {error.strerror}: make room or correct the "
-            "permissions, then run `anatobench prepare` again: what is finished stays"
-        )
+        raise AnatoBenchError(
+            f"cannot write {error.filename}: {error.strerror}: make room or correct the permissions, then run "
+            "`anatobench prepare` again: what is finished stays"
+        ) from None
 
 
 def _died(job: _Job, death: WorkerDied) -> Rejection:

@@ -153,8 +153,8 @@ class StoreWriter:
         """Record that a case cannot be used. A rejection is forgotten once the case is written."""
         write_atomically(self._rejection_file(rejection.case_id), json.dumps(asdict(rejection)).encode() + b"\n")
 
-    def finish(self, listed_rejections: Iterable[Rejection] = ()) -> tuple[int, int]:
-        """Merge all records into the index and all rejections into `rejected.csv`; how many there are of each.
+    def finish(self, listed_rejections: Iterable[Rejection] = ()) -> int:
+        """Merge all records into the index and all rejections into `rejected.csv`; the number of cases.
 
         `listed_rejections` are those that the listing of the raw data found. Safe to call from several shards at
         once: each merges again until what it wrote is what is there, so whoever comes last has everything.
@@ -166,10 +166,10 @@ class StoreWriter:
                     leftover.unlink(missing_ok=True)
             names = self._present()
             while True:
-                counts = self._merge(*names, listed_rejections)
+                self._merge(*names, listed_rejections)
                 now = self._present()
                 if now == names:
-                    return counts
+                    return len(names[0])
                 names = now
 
     def _present(self) -> tuple[list[str], list[str]]:
@@ -180,7 +180,7 @@ class StoreWriter:
         )
         return sorted(prepared), sorted(rejected - prepared)
 
-    def _merge(self, prepared: list[str], rejected: list[str], listed: Iterable[Rejection]) -> tuple[int, int]:
+    def _merge(self, prepared: list[str], rejected: list[str], listed: Iterable[Rejection]) -> None:
         records = [self._read(record_file(self.root, case_id), StoredCase.from_json) for case_id in prepared]
         check_patient_leakage(records)
         lines = ",\n".join(json.dumps(record.to_json()) for record in records)
@@ -189,7 +189,6 @@ class StoreWriter:
         rejections = {self._read(self._rejection_file(i), lambda data: Rejection(**data)) for i in rejected}
         rejections.update(listed)
         write_atomically(self.root / REJECTED_FILE, _csv(rejections))
-        return len(records), len(rejections)
 
     def _read(self, path: Path, from_json: Any) -> Any:
         try:

@@ -27,6 +27,14 @@ examples:
 
 It can be stopped at any time: the same command goes on where it was. Cases that cannot be used are listed with their
 reason in STORE/rejected.csv and tried again next time. To spread the work over n jobs give each --shard I/n, I from 0.
+
+a manifest (RAW/manifest.csv, or --csv) has one row per scan:
+  scan           NIfTI file, or folder of one DICOM series, relative to RAW
+  split          train, validation or test
+  label:<name>   one column per finding, 0, 1 or empty for not known (with --task: one per group, under its own name)
+  patient        optional: without it every scan is a patient of its own
+  case           optional name of the case
+  mask           optional organ mask, with mask_labels optionally naming its label map
 """
 
 

@@ -213,15 +213,21 @@ def test_a_disk_that_refuses_stops_the_run(
 ) -> None:
     """A full disk must not turn thousands of good cases into rejected ones."""
 
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(28, "No space left on device", str(path))
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
 
     listing = make_raw_cohort(2)
-    run(replace(listing, cases=()), tmp_path / "store")
-    monkeypatch.setattr("anatobench.store_writer.write_atomically", full)
-    with pytest.raises(AnatoBenchError, match=r"case_00: cannot write .*No space left.*again"):
-        run(listing, tmp_path / "store")
-    assert not list((tmp_path / "store" / "rejected").iterdir())
+    root = tmp_path / "store"
+    run(replace(listing, cases=()), root)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(AnatoBenchError, match=r"cannot write .*case_00\.safetensors: No space left.*again"):
+            run(listing, root)
+        with pytest.raises(AnatoBenchError, match=r"cannot write .*index\.json: No space left.*again"):
+            run(replace(listing, cases=()), root)
+    assert not list(root.rglob("*.tmp"))
+    assert not list((root / "rejected").iterdir())
+    assert run(listing, root).prepared == 2
 
 
 def test_a_second_call_does_only_what_is_missing(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
