@@ -123,6 +123,17 @@ def test_thresholds_can_come_from_another_split() -> None:
     assert figures["macro_classes"] == {"auc": 4, **dict.fromkeys(RATES, 3)}
 
 
+def test_a_class_without_negatives_has_no_interval_even_with_a_threshold_from_elsewhere() -> None:
+    rng = np.random.default_rng(6)
+    test, validation = random_predictions(rng), random_predictions(rng)
+    test.labels[:, 1] = 1
+    figures = evaluate(test, threshold_predictions=validation, replicates=20)
+    assert figures["thresholds"]["c1"] is not None
+    for metric in ("auc", *RATES):
+        assert figures[metric]["c1"] is None
+        assert figures["ci95"][metric]["c1"] is None
+
+
 def test_bootstrap_draws_patients_and_is_seeded() -> None:
     predictions = random_predictions(np.random.default_rng(2), patients=60)
     figures = evaluate(predictions, replicates=50, seed=7)

@@ -199,6 +199,20 @@ def test_a_damaged_newest_checkpoint_costs_only_time(tmp_path: Path, store: Stor
     assert outcome(tmp_path / "hurt") == whole
 
 
+def test_going_back_before_the_best_checkpoint_forgets_it(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(Interrupted):
+        Session(tmp_path, store).train(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None)
+    assert read_best(tmp_path).progress.step == 4
+    (tmp_path / "checkpoints" / "step_00000004" / "state.json").unlink()
+
+    def kill(step: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        Session(tmp_path, store).train(kill)
+    assert read_best(tmp_path).progress.step == 3
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, store: Store) -> None:
     Session(tmp_path, store).train()
     before = outcome(tmp_path)
@@ -256,12 +270,13 @@ def test_resuming_drops_what_was_logged_after_the_checkpoint(tmp_path: Path) -> 
 
 def test_tensorboard_shows_each_step_once_after_a_kill(tmp_path: Path, store: Store) -> None:
     def kill(step: int) -> None:
-        if step == 5:
+        if step == 7:  # two steps after the checkpoint are logged already
             raise Killed
 
+    config = replace(CONFIG, checkpoint_every=100)
     with pytest.raises(Killed):
-        Session(tmp_path, store).train(kill)
-    Session(tmp_path, store).train()
+        Session(tmp_path, store, config).train(kill)
+    Session(tmp_path, store, config).train()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     losses = {event.step: event.value for event in events.Scalars("train/loss")}
