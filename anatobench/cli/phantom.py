@@ -10,6 +10,7 @@ from typing import Any
 
 from anatobench.datasets.phantom.cohort import FORMATS, write_cohort
 from anatobench.datasets.phantom.plan import CohortPlan
+from anatobench.errors import UsageError
 from anatobench.recipes import SIZES
 
 
@@ -33,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    if args.workers < 1:
+        raise UsageError(f"--workers {args.workers}: at least one")
     plan = CohortPlan(format=args.format, size=args.size, seed=args.seed, cases=args.cases)
     summary = write_cohort(args.out, plan, args.workers)
     print(f"{summary['scans']} scans of {plan.cases} patients in {args.out}", file=sys.stderr)

@@ -1,0 +1,103 @@
+import pytest
+
+from anatobench.datasets.case import PatientLeakageError
+from anatobench.datasets.manifest import list_cases
+from anatobench.datasets.options import ListingOptions
+from anatobench.datasets.registry import list_cases as list_checked
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.tasks import MISSING_TARGET
+
+CHEST = ListingOptions(anatomy="chest")
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("a.nii.gz", "b.nii.gz", "c.npz", "mask.nii.gz"):
+        (folder / name).touch()
+    (tmp_path / "outside.nii.gz").touch()
+    return folder
+
+
+def write(root, *lines):
+    (root / "manifest.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_labels_of_ones_own(root):
+    write(root, "scan,split,label:Fracture,label:Nodule", "a.nii.gz,train,1,0", "b.nii.gz,test,,absent")
+    listing = list_cases(root, CHEST)
+    assert [group.name for group in listing.task.groups] == ["Fracture", "Nodule"]
+    assert [(c.case_id, c.patient_id, c.split, c.targets) for c in listing.cases] == [
+        ("a", "a", "train", (1, 0)),
+        ("b", "b", "test", (MISSING_TARGET, 0)),
+    ]
+
+
+def test_a_built_in_task_by_its_groups_names_and_grades(root):
+    write(
+        root,
+        "scan,split,patient,case,mask,mask_labels,bowel,label:extravasation,kidney,liver,spleen",
+        "a.nii.gz,validation,p1,first,mask.nii.gz,ratic,injury,0,high,1,",
+    )
+    (case,) = list_cases(root, ListingOptions(task="ratic")).cases
+    assert (case.case_id, case.patient_id, case.targets) == ("first", "p1", (1, 0, 2, 1, MISSING_TARGET))
+    assert (case.mask, case.mask_labels) == (root / "mask.nii.gz", "ratic")
+
+
+def test_faults_cost_their_own_cases_only(root, tmp_path):
+    outside = tmp_path / "outside.nii.gz"
+    write(
+        root,
+        "scan,split,case,mask,label:x",
+        "a.nii.gz,train,good,,1",
+        "../outside.nii.gz,train,dots,,1",
+        f"{outside},train,absolute,,1",
+        "no.nii.gz,train,missing,,1",
+        "b.nii.gz,training,split,,1",
+        "b.nii.gz,train,grade,,2",
+        "b.nii.gz,train,../id,,1",
+        "b.nii.gz,train,mask,no.nii.gz,1",
+        "b.nii.gz,train,twice,,1",
+        "c.npz,train,twice,,1",
+        "b.nii.gz,train",
+    )
+    listing = list_cases(root, CHEST)
+    assert [case.case_id for case in listing.cases] == ["good"]
+    assert {(r.case_id, r.reason) for r in listing.rejected} == {
+        ("dots", "bad-path"),
+        ("absolute", "bad-path"),
+        ("missing", "missing-scan"),
+        ("split", "bad-split"),
+        ("grade", "bad-label"),
+        ("../id", "bad-id"),
+        ("mask", "missing-mask"),
+        ("twice", "duplicate-id"),
+        ("line-12", "malformed-row"),
+    }
+    allowed = list_cases(root, ListingOptions(anatomy="chest", allow_absolute=True))
+    assert ("absolute", outside) in {(case.case_id, case.scan) for case in allowed.cases}
+
+
+def test_a_patient_in_two_splits_is_refused(root):
+    write(root, "scan,split,patient,label:x", "a.nii.gz,train,p,1", "b.nii.gz,test,p,1")
+    with pytest.raises(PatientLeakageError, match="p in test and train"):
+        list_checked("manifest", root, anatomy="chest")
+
+
+def test_columns_without_meaning_are_refused(root):
+    write(root, "scan,split,lable:x,label:y", "a.nii.gz,train,1,1")
+    with pytest.raises(AnatoBenchError, match="'lable:x' means nothing"):
+        list_cases(root, CHEST)
+    write(root, "scan,split,liver", "a.nii.gz,train,1")
+    with pytest.raises(AnatoBenchError, match="no column label:bowel"):
+        list_cases(root, ListingOptions(task="ratic"))
+    with pytest.raises(UsageError, match="task or an anatomy"):
+        list_cases(root)
+
+
+def test_options_of_other_data_sets_are_refused(root):
+    with pytest.raises(UsageError, match="manifest has no such option"):
+        list_checked("manifest", root, anatomy="chest", rescale="hu")
+    with pytest.raises(UsageError, match="choose one of ratic"):
+        list_checked("nothing", root)

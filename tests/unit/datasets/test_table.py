@@ -1,0 +1,46 @@
+import csv
+
+import pytest
+
+from anatobench.datasets.table import MAX_FIELD, read_table
+from anatobench.errors import AnatoBenchError
+
+
+def test_columns_are_found_by_name_behind_a_byte_order_mark(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes("\ufeffid, b\nx,1\n\ny,2\n".encode())
+    table = read_table(path, ("b", "id"), "advice")
+    assert [(row["id"], row["b"], row.line) for row in table.rows] == [("x", "1", 2), ("y", "2", 4)]
+
+
+def test_rows_of_the_wrong_width_and_repeated_ids_are_set_aside(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,b\nx,1\nz\ny,2\nx,3\n")
+    table = read_table(path, ("id",), "advice")
+    unique, repeated = table.by_id("id")
+    assert (sorted(unique), repeated, table.malformed) == (["y"], {"x": [2, 5]}, (3,))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"id\nx\n", "no column b"),
+        (b"id,b,b\nx,1,2\n", "column twice"),
+        (b"id,b\n\xff\xfe,1\n", "no readable CSV"),
+        (b"id,b\nx," + b"9" * (MAX_FIELD + 1) + b"\n", "no readable CSV"),
+    ],
+)
+def test_a_table_that_is_wrong_as_a_whole_is_named_with_advice(tmp_path, content, complaint):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    limit = csv.field_size_limit()
+    with pytest.raises(AnatoBenchError, match=complaint) as caught:
+        read_table(path, ("id", "b"), "download it")
+    assert str(path) in str(caught.value)
+    assert "download it" in str(caught.value)
+    assert csv.field_size_limit() == limit
+
+
+def test_a_missing_table_is_named_with_advice(tmp_path):
+    with pytest.raises(AnatoBenchError, match=r"t\.csv is missing: download it"):
+        read_table(tmp_path / "t.csv", (), "download it")
