@@ -5,8 +5,6 @@ int16 scans without rescaling are never copied: the voxels of the returned `Volu
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +14,7 @@ import numpy as np
 from isal import igzip
 from nibabel.spatialimages import HeaderDataError
 
+from anatobench.atomic_files import write_atomically
 from anatobench.datasets.case import HeaderOverride
 from anatobench.errors import CaseError
 from anatobench.volumes.byte_stream import ByteStream, open_byte_stream
@@ -84,14 +83,7 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, names: dict[i
     if path.name.endswith(".gz"):
         content = igzip.compress(content, mtime=0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(unfinished, path)
-    except BaseException:
-        os.unlink(unfinished)
-        raise
+    write_atomically(path, content)
 
 
 def _read_image(path: Path, check_pixdim: bool = True) -> _StoredImage:
