@@ -77,7 +77,7 @@ def _lobes(rng: np.random.Generator, lungs: tuple[Shape, Shape]) -> list[Part]:
         oblique = Below((0.0, 0.67, 0.74), rng.uniform(4, 20))
         parts.append(Part(lung, hu, f"lung_upper_lobe_{name}"))
         if name == "right":
-            parts.append(Part(Cut(lung, (Below((0.0, 0.0, 1.0), rng.uniform(-2, 14)),)), hu, "lung_middle_lobe_right"))
+            parts.append(Part(Cut(lung, (Below((0.0, 0.0, 1.0), rng.uniform(22, 36)),)), hu, "lung_middle_lobe_right"))
         parts.append(Part(Cut(lung, (oblique,)), hu + rng.uniform(0, 15), f"lung_lower_lobe_{name}"))
         for _ in range(26):
             parts.append(Part(Cut(_lung_vessel(rng, side), (Grown(lung, -3.0),)), 20.0, None))
