@@ -59,7 +59,8 @@ def _log_grade_probabilities(task: Task, logits: np.ndarray) -> list[np.ndarray]
         z = logits[:, columns]
         if group.binary:
             z = np.concatenate([np.zeros_like(z), z], axis=1)  # a sigmoid is a softmax against a logit of 0
-        result.append(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
+        # Differences first: z - logsumexp(z) would round to 0 where a grade is almost sure.
+        result.append(-np.logaddexp.reduce(z[:, :, None] - z[:, None, :], axis=1))
     return result
 
 
