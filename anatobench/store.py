@@ -65,7 +65,7 @@ class StoredCase:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> StoredCase:
         """The inverse of `to_json`; ValueError, KeyError or TypeError if it is not a record."""
-        if set(data) != {field.name for field in fields(StoredCase)}:
+        if data.keys() != _RECORD_FIELDS:
             raise ValueError("fields are missing or unknown")
         if not SAFE_CASE_ID.fullmatch(data["case_id"]) or data["split"] not in SPLITS:
             raise ValueError(f"case id {data['case_id']!r} or split {data['split']!r} is not allowed")
@@ -82,6 +82,9 @@ class StoredCase:
             byte_size=int(data["byte_size"]),
             notes=tuple(str(note) for note in data["notes"]),
         )
+
+
+_RECORD_FIELDS = {field.name for field in fields(StoredCase)}
 
 
 def data_file(root: Path, case_id: str) -> Path:
