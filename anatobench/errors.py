@@ -4,6 +4,8 @@ Every message says which file or case is meant and what to do. The command line 
 `AnatoBenchError` as one line and exits with 1; anything else is a bug and keeps its traceback.
 """
 
+from typing import Any
+
 
 class AnatoBenchError(Exception):
     """A failure that is not a bug: bad input, a missing file, a run that diverged."""
@@ -24,5 +26,5 @@ class CaseError(AnatoBenchError):
         super().__init__(message)
         self.reason = reason
 
-    def __reduce__(self):  # crosses process boundaries whole
+    def __reduce__(self) -> tuple[Any, ...]:  # crosses process boundaries whole
         return (type(self), (self.reason, str(self)))

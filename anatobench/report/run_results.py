@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from anatobench.errors import AnatoBenchError
 from anatobench.predictions import Predictions, read_predictions
-from anatobench.runs import RunConfig, load_config
+from anatobench.runs import RunConfig
 
 SPLIT = "test"
 
@@ -63,7 +63,7 @@ class RunResults:
 
 def read_run(path: Path) -> RunResults:
     """Read a run's folder; `AnatoBenchError` if it is none. A run that was not evaluated has no test results."""
-    config = load_config(path)
+    config = RunConfig.read(path)
     steps: list[dict[str, Any]] = []
     evaluations: list[dict[str, Any]] = []
     metrics = path / "metrics.jsonl"
