@@ -42,7 +42,9 @@ def mask(tmp_path: Path) -> Path:
     return write_nifti_file(tmp_path / "mask.nii.gz", *turned(labels, AFFINE, "RAS"))
 
 
-@pytest.mark.parametrize(("name", "package"), [("simpleitk", "SimpleITK"), ("monai", "monai")])
+@pytest.mark.parametrize(
+    ("name", "package"), [("simpleitk", "SimpleITK"), pytest.param("monai", "monai", marks=pytest.mark.slow)]
+)
 @pytest.mark.filterwarnings("ignore")  # of the peers' own imports
 def test_peers_do_the_same_work(name: str, package: str, scan: Path, mask: Path) -> None:
     pytest.importorskip(package)
