@@ -160,13 +160,14 @@ def _upper_abdomen(rng: np.random.Generator, cavity: Shape) -> list[Part]:
     liver = Blob((60, 2, right - 95), (78, 92, 95), ripples[0], 2.2)
     fat = Blob((-60, 0, left - 95), (74, 88, 95), ripples[1], 2.2)
     spleen = Blob((-88, -34, left - 48), (28, 36, 40))
-    stomach = Blob((-50, 26, left - 44), (34, 34, 36))
+    size = rng.uniform(22, 40)
+    stomach = Blob((-50, 26, left - 44), (size, size, size + 2))
     gas = Cut(Grown(stomach, -5.0), (), (Below((0.0, 1.0, 0.0), rng.uniform(26, 44)),))
     parts = [
         Part(fat, -95.0),
         Part(liver, rng.uniform(50, 75), "liver"),
         Part(spleen, rng.uniform(45, 60), "spleen"),
-        Part(stomach, 40.0, "stomach"),
+        Part(stomach, rng.uniform(0, 45), "stomach"),
         Part(gas, -900.0, "stomach"),
     ]
     return [Part(Cut(part.shape, (cavity,)), part.hu, part.structure) for part in parts]

@@ -60,7 +60,7 @@ def _calcification(scene: Scene) -> list[Finding]:
 def _pericardial_effusion(scene: Scene) -> list[Finding]:
     heart = scene.chest.heart
     shell = Cut(Grown(heart, scene.rng.uniform(8, 12) * scene.coarse**0.5), (), (heart,))
-    return [Finding(shell, 8.0, absolute=True, hosts=("", *LOBES))]
+    return [Finding(shell, scene.rng.uniform(0, 20), absolute=True, hosts=("", *LOBES))]
 
 
 def _hernia(scene: Scene) -> list[Finding]:
@@ -190,7 +190,7 @@ def chest_findings(
 
 
 def _lookalikes(scene: Scene) -> list[Finding]:
-    """Balls, dots, gas and wires where they mean nothing, as often in healthy patients as in others."""
+    """Balls, dots, gas, cysts and wires where they mean nothing, as often in healthy patients as in others."""
     rng, muscles = scene.rng, ("autochthon_left", "autochthon_right")
     found = []
     for _ in range(rng.integers(0, 4)):
@@ -199,8 +199,10 @@ def _lookalikes(scene: Scene) -> list[Finding]:
         found.append(Finding(shaped_blob(rng, centre, 7.0 * scene.coarse), 50.0, absolute=True, hosts=("",)))
     found += scene.balls((*muscles, "liver"), int(rng.integers(0, 6)), 3.5 * scene.coarse**1.3, 800.0)
     found += scene.balls(("liver", "spleen"), int(rng.integers(0, 4)), 8.0 * scene.coarse**0.5, -900.0)
-    if rng.random() < 0.5:
-        y = scene.chest.front
-        wire = [(rng.uniform(40, 80), y - 12, 90), (0, y + 2, 20), (rng.uniform(-80, -40), y - 12, -60)]
+    for _ in range(rng.integers(0, 3)):
+        found += scene.balls(("liver",), 1, rng.uniform(10, 20), rng.uniform(0, 20))
+    for _ in range(rng.integers(0, 4)):
+        y, height = scene.chest.front, rng.uniform(-60, 80)
+        wire = [(rng.uniform(30, 80), y - 12, height + 40), (0, y + 2, height), (rng.uniform(-80, -30), y - 12, height)]
         found.append(Finding(Tube.of(wire, 1.6 * scene.coarse**1.6), 1800.0, absolute=True))
     return found
