@@ -92,6 +92,14 @@ class Killed(BaseException):
     """Stands for a kill: nothing of the loop's own handling runs."""
 
 
+def kill_at(moment: int) -> Callable[[int], None]:
+    def kill(step: int) -> None:
+        if step == moment:
+            raise Killed
+
+    return kill
+
+
 def test_a_run_logs_every_step_and_evaluation(tmp_path: Path, store: Store) -> None:
     progress = Session(tmp_path, store).train()
     steps, evaluations = records(tmp_path, "step"), records(tmp_path, "evaluation")
@@ -131,13 +139,6 @@ def test_the_best_checkpoint_is_that_of_the_highest_validation_auc(tmp_path: Pat
 def test_killed_anywhere_twice_and_resumed_equals_uninterrupted(
     tmp_path: Path, store: Store, whole: tuple, first: int
 ) -> None:
-
-    def kill_at(moment: int) -> Callable[[int], None]:
-        def kill(step: int) -> None:
-            if step == moment:
-                raise Killed
-
-        return kill
 
     for moment in (first, min(first + 2, TOTAL - 1)):
         with pytest.raises(Killed):
@@ -200,16 +201,12 @@ def test_a_damaged_newest_checkpoint_costs_only_time(tmp_path: Path, store: Stor
 
 
 def test_going_back_before_the_best_checkpoint_forgets_it(tmp_path: Path, store: Store) -> None:
-    with pytest.raises(Interrupted):
-        Session(tmp_path, store).train(lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None)
-    assert read_best(tmp_path).progress.step == 4
-    (tmp_path / "checkpoints" / "step_00000004" / "state.json").unlink()
-
-    def kill(step: int) -> None:
-        raise Killed
-
     with pytest.raises(Killed):
-        Session(tmp_path, store).train(kill)
+        Session(tmp_path, store).train(kill_at(4))
+    assert json.loads((tmp_path / "checkpoints" / "best.json").read_text())["step"] == 4
+    (tmp_path / "checkpoints" / "step_00000004" / "state.json").unlink()
+    with pytest.raises(Killed):
+        Session(tmp_path, store).train(kill_at(3))
     assert read_best(tmp_path).progress.step == 3
 
 
@@ -269,13 +266,9 @@ def test_resuming_drops_what_was_logged_after_the_checkpoint(tmp_path: Path) -> 
 
 
 def test_tensorboard_shows_each_step_once_after_a_kill(tmp_path: Path, store: Store) -> None:
-    def kill(step: int) -> None:
-        if step == 7:  # two steps after the checkpoint are logged already
-            raise Killed
-
     config = replace(CONFIG, checkpoint_every=100)
     with pytest.raises(Killed):
-        Session(tmp_path, store, config).train(kill)
+        Session(tmp_path, store, config).train(kill_at(7))  # two steps after the checkpoint are logged already
     Session(tmp_path, store, config).train()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

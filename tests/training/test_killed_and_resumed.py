@@ -1,0 +1,118 @@
+"""Real engines, real processes, real kills: a run that was stopped is the run that was not.
+
+Weights, moments and the log are compared bit for bit within a framework, and in float64 to rounding across the two.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_store import write_store
+
+from anatobench.checkpoints import read_newest
+from anatobench.store import Store
+
+pytestmark = pytest.mark.slow
+
+TOTAL_STEPS = 9  # 6 cases in batches of 2, 3 epochs
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_store(tmp_path_factory.mktemp("store"), sizes={"train": 6, "validation": 2})
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One thread, as the machine may be shared, and XLA's compilations kept from one process to the next."""
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return {**os.environ, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", **cache}
+
+
+def start(store: Store, run: Path, environment: dict[str, str], framework: str, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "anatobench", "train", "--task", "findings", "--store", str(store.root),
+               "--model", "r3d_18", "--framework", framework, "--out", str(run), "--resume", "--epochs", "3",
+               "--set", "batch_size=2", "--set", "learning_rate=1e-3", "--checkpoint-every", "2", *more]  # fmt: skip
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> str:
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == status, error
+    return error
+
+
+def logged(run: Path) -> list[dict]:
+    """Every whole line of the log without its times."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [
+        {name: value for name, value in json.loads(line).items() if name != "seconds"}
+        for line in lines
+        if line.endswith("\n")
+    ]
+
+
+def wait_for_steps(process: subprocess.Popen[str], run: Path, count: int) -> None:
+    while process.poll() is None and sum(line["kind"] == "step" for line in logged(run)) < count:
+        time.sleep(0.005)
+
+
+def state(run: Path) -> dict[str, bytes]:
+    newest = read_newest(run)
+    return {name: array.tobytes() for name, array in {**newest.weights, **newest.optimizer}.items()}
+
+
+@pytest.mark.parametrize(("framework", "kills"), [("torch", [(1, 4), (5, 8)]), ("jax", [(3, 6)])])
+def test_killed_at_seeded_moments(
+    tmp_path: Path, store: Store, environment: dict[str, str], framework: str, kills: list[tuple[int, int]]
+) -> None:
+    pytest.importorskip(framework)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(store, whole, environment, framework))
+    moments = random.Random(framework)
+    for low, high in kills:
+        process = start(store, killed, environment, framework)
+        wait_for_steps(process, killed, moments.randint(low, high))
+        time.sleep(moments.uniform(0, 0.2))  # anywhere in a step, an evaluation or a checkpoint
+        process.kill()
+        finish(process, -signal.SIGKILL)
+    finish(start(store, killed, environment, framework))
+    assert [line["step"] for line in logged(killed) if line["kind"] == "step"] == list(range(1, TOTAL_STEPS + 1))
+    assert logged(killed) == logged(whole)
+    assert state(killed) == state(whole)
+
+
+def test_a_run_goes_on_in_the_other_framework(tmp_path: Path, store: Store, environment: dict[str, str]) -> None:
+    for framework in ("torch", "jax"):
+        pytest.importorskip(framework)
+    whole, switched = tmp_path / "whole", tmp_path / "switched"
+    exact = ("--set", "precision=fp64")
+    finish(start(store, whole, environment, "torch", *exact))
+    process = start(store, switched, environment, "torch", *exact)
+    wait_for_steps(process, switched, 3)
+    process.send_signal(signal.SIGTERM)
+    assert "--resume to go on" in finish(process, 130)
+    finish(start(store, switched, environment, "jax", *exact, "--switch-framework"))
+
+    for theirs, ours in zip(logged(whole), logged(switched), strict=True):
+        assert theirs["step"] == ours["step"]
+        if theirs["kind"] == "step":
+            assert theirs["batch_digest"] == ours["batch_digest"]
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
+            assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-7)
+    expected, found = read_newest(whole), read_newest(switched)
+    assert found.progress.framework == "jax"
+    assert found.optimizer.keys() == expected.optimizer.keys()
+    for name, array in expected.weights.items():
+        np.testing.assert_allclose(found.weights[name], array, rtol=1e-6, atol=1e-9, err_msg=name)
