@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from anatobench.tasks import Task
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
+_FRAMEWORK_PACKAGES = {"torch": ("torch", "torchvision"), "jax": ("jax", "jaxlib", "flax", "optax")}
 FORMAT = 1
 
 
@@ -42,7 +45,8 @@ class RunConfig:
     """Epochs between evaluations on the validation split; there is always one at the end."""
     checkpoint_every: int = 500
     """Steps between checkpoints; there is always one after an evaluation, and on a signal to stop."""
-    anatobench_version: str = __version__
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of Python, AnatoBench, the framework and its parts when the run began."""
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -65,6 +69,16 @@ class RunConfig:
         """Steps of the whole run."""
         full = self.recipe.epochs * steps_per_epoch
         return full if self.max_steps is None else min(full, self.max_steps)
+
+    @staticmethod
+    def installed_versions(framework: str) -> dict[str, str]:
+        """What to save as `versions`. Nothing is imported for it; a package that is not installed is left out."""
+        packages = ("numpy", "grain", *_FRAMEWORK_PACKAGES[framework])
+        found = {"python": platform.python_version(), "anatobench": __version__}
+        for package in packages:
+            with suppress(PackageNotFoundError):
+                found[package] = version(package)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -98,13 +112,13 @@ def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool
     """Save the configuration of a new run, or check that an existing run is the one asked for; the one to train.
 
     With `resume` an existing run goes on and a missing one begins, so that a job script can always say it. A run in
-    which nothing was trained counts as missing. The store
-    may have moved and the version of AnatoBench may have changed; with `switch_framework` the framework may, too.
+    which nothing was trained counts as missing. The store may have moved and packages may have changed; with
+    `switch_framework` the framework may, too.
     `AnatoBenchError` if there is a run and it may not be resumed; nothing is written then.
     """
     path = run / CONFIG_FILE
-    contents = {entry.name for entry in run.iterdir()} if run.is_dir() else set()
-    if contents <= {CONFIG_FILE, LOCK_FILE}:  # nothing was trained with a configuration that lies there alone
+    contents = {entry.name for entry in run.iterdir() if not entry.name.startswith(".")} if run.is_dir() else set()
+    if contents <= {CONFIG_FILE}:  # nothing was trained with a configuration that lies there alone
         try:
             run.mkdir(parents=True, exist_ok=True)
             write_atomically(path, (json.dumps(config.to_json(), indent=2) + "\n").encode())
@@ -115,9 +129,10 @@ def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool
         raise AnatoBenchError(f"{run}: not empty and not a run: choose another --out")
     saved = RunConfig.read(run)
     changed = {
-        name: f"{name}: {was!r} -> {now!r}"
-        for name, was, now in _differences(saved.to_json(), config.to_json())
-        if name not in ("store", "anatobench_version")
+        name: f"{name}: {was!r:.80} -> {now!r:.80}"
+        for name, was, now in _differences(
+            replace(saved, versions={}).to_json(), replace(config, versions={}, store=saved.store).to_json()
+        )
     }
     if "framework" in changed and switch_framework:
         del changed["framework"]

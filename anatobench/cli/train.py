@@ -113,6 +113,7 @@ def _asked_for(args: argparse.Namespace) -> RunConfig:
         recipe=(recipe := _recipe(args, task)),
         segmentation=recipe.segmentation_weight > 0,
         max_steps=args.steps,
+        versions=RunConfig.installed_versions(args.framework),
         **{
             name: value for name in ("evaluate_every", "checkpoint_every") if (value := getattr(args, name)) is not None
         },

@@ -57,6 +57,19 @@ def test_the_framework_changes_only_when_asked_to(tmp_path: Path) -> None:
     assert RunConfig.read(tmp_path).framework == "torch"  # how the run began
 
 
+def test_the_packages_may_have_changed_but_their_names_stay_as_the_run_began(tmp_path: Path) -> None:
+    began = replace(CONFIG, versions={"torch": "2.11", "grain": "0.2.15"})
+    begun_run(tmp_path, began)
+    found = begin_run(tmp_path, replace(CONFIG, versions={"torch": "2.14"}), resume=True)
+    assert found.versions == {"torch": "2.11", "grain": "0.2.15"}
+
+
+def test_versions_name_the_framework_and_its_parts() -> None:
+    versions = RunConfig.installed_versions("torch")
+    assert {"python", "anatobench", "numpy", "grain"} <= set(versions)
+    assert not {"jax", "flax"} & set(versions)
+
+
 def test_the_store_may_have_moved(tmp_path: Path) -> None:
     begun_run(tmp_path)
     assert begin_run(tmp_path, replace(CONFIG, store="elsewhere"), resume=True).store == "elsewhere"
