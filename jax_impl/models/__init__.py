@@ -18,11 +18,13 @@ from jax.typing import DTypeLike
 from anatobench.engine import ModelSpec
 from anatobench.errors import UsageError
 from jax_impl.models.diagnosis_model import Backbone
+from jax_impl.models.mvit_v2_s import build_mvit_v2_s
 from jax_impl.models.r3d_18 import build_r3d_18
 from jax_impl.models.swin3d_t import build_swin3d_t
 
 BACKBONES: dict[str, Callable[[ModelSpec, DTypeLike, np.random.Generator], Backbone]] = {
     "r3d_18": build_r3d_18,
+    "mvit_v2_s": build_mvit_v2_s,
     "swin3d_t": build_swin3d_t,
 }
 

@@ -15,11 +15,13 @@ from collections.abc import Callable
 from anatobench.engine import ModelSpec
 from anatobench.errors import UsageError
 from torch_ref.models.diagnosis_model import Backbone
+from torch_ref.models.mvit_v2_s import build_mvit_v2_s
 from torch_ref.models.r3d_18 import build_r3d_18
 from torch_ref.models.swin3d_t import build_swin3d_t
 
 BACKBONES: dict[str, Callable[[ModelSpec], Backbone]] = {
     "r3d_18": build_r3d_18,
+    "mvit_v2_s": build_mvit_v2_s,
     "swin3d_t": build_swin3d_t,
 }
 
