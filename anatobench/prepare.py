@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, check_patient_leakage
 from anatobench.errors import AnatoBenchError, CaseError, UsageError
+from anatobench.progress import progress_bar
 from anatobench.store import StoredCase
 from anatobench.store_writer import CaseOrigin, PreparedCase, StoreWriter
 from anatobench.tasks import MISSING_TARGET, Task
@@ -219,7 +219,7 @@ def _relative(path: Path, raw_root: Path) -> str:
 
 
 def _run_jobs(jobs: list[_Job], workers: int, tally: _Tally, progress: bool) -> None:
-    with tqdm(total=len(jobs), unit="case", desc="prepare", disable=not progress) as bar:
+    with progress_bar(len(jobs), "prepare", "case", disable=not progress) as bar:
         for job, result in run_in_workers(_do, jobs, workers):
             if isinstance(result, WorkerDied):
                 result = _died(job, result)

@@ -39,6 +39,8 @@ class RunConfig:
     recipe: Recipe
     segmentation: bool = True
     """Whether the model has the auxiliary head; False trains the paper's baseline."""
+    initial_weights: str | None = None
+    """File to begin with instead of weights drawn from `recipe.seed`."""
     max_steps: int | None = None
     """Ends the run, and its learning-rate schedule, before `recipe.epochs` are over."""
     evaluate_every: int = 1

@@ -17,6 +17,7 @@ import numpy as np
 from anatobench.checkpoints import Best, Checkpoint, Progress, read_newest, record_best, save_checkpoint
 from anatobench.engine import Batch, Engine, PendingMetrics, StepMetrics
 from anatobench.errors import AnatoBenchError
+from anatobench.initial_weights import begin_with
 from anatobench.metrics_log import MetricsLog
 from anatobench.runs import RunConfig
 from anatobench.schedule import learning_rate
@@ -96,9 +97,10 @@ class _Training:
         learning_rate(config.recipe, 0, self.total_steps)  # refuses an impossible schedule before any work
 
     def restore(self) -> None:
-        """Take up the newest checkpoint, if there is one."""
+        """Take up the newest checkpoint, or begin with the initial weights if there is none."""
         checkpoint = read_newest(self._run)
         if checkpoint is None:
+            begin_with(self._run, self._config, self._engine)
             return
         progress = checkpoint.progress
         self._engine.load_weights(checkpoint.weights)

@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
 
 
+MASKS = "masks"
+"""Where the synthetic cohort keeps its organ masks."""
 CASES = 160
 EPOCHS = 12
 BATCH_SIZE = 8
@@ -45,6 +47,7 @@ LEARNING_RATE = 1e-3
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.initial_weights import INITIAL_WEIGHTS_FILE
     from anatobench.report.page import build_page
     from anatobench.report.run_results import read_run
     from anatobench.report.summary import HEADER, agreement_lines, summary_rows, text_table
@@ -61,9 +64,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for name, (framework, segmentation) in RUNS.items():
         settings = [f"epochs={args.epochs}", f"batch_size={BATCH_SIZE}", f"learning_rate={LEARNING_RATE}",
                     f"seed={args.seed}"]  # fmt: skip
+        # The second framework begins with the weights that the first one drew: what differs then is arithmetic alone.
+        first = runs / name.replace("jax", "torch") / INITIAL_WEIGHTS_FILE
+        initial: list[str | Path] = [] if framework == "torch" else ["--initial-weights", first]
         _anatobench(
             "train", "--task", TASK, "--store", store, "--model", MODEL, "--framework", framework,
-            "--out", runs / name, "--resume", *([] if segmentation else ["--no-seg"]),
+            "--out", runs / name, "--resume", "--evaluate-every", "3",
+            *([] if segmentation else ["--no-seg"]),
+            *initial,
             *(word for setting in settings for word in ("--set", setting)),
         )  # fmt: skip
         _anatobench("evaluate", runs / name)
@@ -87,9 +95,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "parity": json.loads(parity),
         "runs": {name: result.test for name, result in zip(RUNS, results, strict=True)},
     }
-
-
-MASKS = "totalsegmentator"
 
 
 def _anatobench(command: str, *arguments: str | Path, capture: bool = False) -> str:

@@ -9,12 +9,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from anatobench.datasets.options import MASK_LABELS, RESCALE, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
 from anatobench.errors import UsageError
 from anatobench.prepare import Summary, prepare
+from anatobench.progress import progress_bar
 from anatobench.recipes import SIZES
 from anatobench.store import REJECTED_FILE, Store, file_checksum
 from anatobench.tasks import ORGANS, TASKS
@@ -135,7 +134,7 @@ def _verify(root: Path) -> dict[str, Any]:
     """Check every file of a store against its checksum."""
     store = Store.open(root)
     total = sum(case.byte_size for case in store.cases)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="verify") as bar:
+    with progress_bar(total, "verify", "B", unit_scale=True) as bar:
         faults = store.verify(bar.update)
     for fault in faults:
         print(fault, file=sys.stderr)

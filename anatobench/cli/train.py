@@ -43,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluate-every", type=int, metavar="EPOCHS", help="validation (default: 1)")
     parser.add_argument("--checkpoint-every", type=int, metavar="STEPS",
                         help="besides those after each validation (default: 500)")  # fmt: skip
-    parser.add_argument("--workers", type=int, default=0, help="processes that read cases (default: 0, threads)")
+    parser.add_argument("--initial-weights", type=Path, metavar="FILE",
+                        help="begin with these instead of weights drawn from the seed: another run's "
+                             "initial.safetensors or checkpoint, or an export")  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, default=0, help="threads that read cases ahead (default: 0, the library's)"
+    )
     parser.add_argument("--resume", action="store_true",
                         help="go on with RUN if it exists (then --out alone is enough), begin it if not")  # fmt: skip
     parser.add_argument("--switch-framework", action="store_true",
@@ -90,7 +95,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _asked_for(args: argparse.Namespace) -> RunConfig:
     """The configuration on the command line; with `--resume --out RUN` alone, the run's own."""
-    restated = (args.task, args.model, args.size, args.epochs, args.steps, args.evaluate_every, args.checkpoint_every)
+    restated = (args.task, args.model, args.size, args.epochs, args.steps, args.evaluate_every, args.checkpoint_every,
+                args.initial_weights)  # fmt: skip
     alone = all(value is None for value in restated) and not args.settings and not args.no_seg
     if args.resume and alone and (args.out / CONFIG_FILE).exists():
         saved = RunConfig.read(args.out)
@@ -112,6 +118,7 @@ def _asked_for(args: argparse.Namespace) -> RunConfig:
         size=store.size,
         recipe=(recipe := _recipe(args, task)),
         segmentation=recipe.segmentation_weight > 0,
+        initial_weights=None if args.initial_weights is None else str(args.initial_weights.resolve()),
         max_steps=args.steps,
         versions=RunConfig.installed_versions(args.framework),
         **{

@@ -17,8 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from anatobench.datasets.case import Case, Listing, Rejection
 from anatobench.datasets.ct_rate_header import header_override
 from anatobench.datasets.masks import find_mask, mask_note
@@ -26,6 +24,7 @@ from anatobench.datasets.options import ListingOptions
 from anatobench.datasets.splits import with_validation
 from anatobench.datasets.table import Row, read_table
 from anatobench.errors import AnatoBenchError, CaseError
+from anatobench.progress import progress_bar
 from anatobench.tasks import CT_RATE_LABELS, get_task
 
 VOLUME_NAME = re.compile(r"((train|valid)_[1-9][0-9]*)_([a-z]+)_([1-9][0-9]*)\.nii\.gz")
@@ -67,8 +66,11 @@ def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
     kept = [c for c in candidates if not c.excluded]
     with ThreadPoolExecutor(READING_THREADS) as pool:
         found = pool.map(lambda candidate: _case(dataset, candidate, splits, options), kept)
-        found = tqdm(found, total=len(kept), desc="list ct_rate", unit="volume", delay=2.0)
-        results = list(found)
+        results = []
+        with progress_bar(len(kept), "list ct_rate", "volume", delay=2.0) as bar:
+            for one in found:
+                results.append(one)
+                bar.update()
     cases = tuple(one for one in results if isinstance(one, Case))
     rejected += [one for one in results if isinstance(one, Rejection)]
     raw = sum(case.header is not None for case in cases)

@@ -9,6 +9,7 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 
@@ -24,7 +25,7 @@ from anatobench.predictions import classify, default_aggregation
 from anatobench.report.run_results import RunResults
 
 COLOURS = {"torch": "#c8491d", "jax": "#1f5fa8"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -45,7 +46,7 @@ def image(figure: Figure, alt: str, kind: str = "svg") -> str:
     return f'<img src="data:{mime};base64,{data}" alt="{html.escape(alt, quote=True)}">'
 
 
-def _line_style(run: RunResults) -> dict[str, object]:
+def _line_style(run: RunResults) -> dict[str, Any]:
     return {
         "color": COLOURS[run.config.framework],
         "linestyle": "-" if run.config.segmentation else (0, (4, 2)),

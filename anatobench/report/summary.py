@@ -70,7 +70,10 @@ def agreements(runs: Sequence[RunResults]) -> list[Agreement]:
 
 
 def _same_but_framework(first: RunConfig, second: RunConfig) -> bool:
-    return replace(first, framework=second.framework) == second
+    """Versions and initial weights aside: each framework has its own, or one began where the other did."""
+    return replace(first, framework=second.framework, versions=second.versions) == replace(
+        second, initial_weights=first.initial_weights
+    )
 
 
 def _agreement(first: RunResults, second: RunResults) -> Agreement:
@@ -84,6 +87,15 @@ def _agreement(first: RunResults, second: RunResults) -> Agreement:
         largest_loss_difference=max(differences, default=0.0),
         largest_first_steps_difference=max(differences[:10], default=0.0),
     )
+
+
+def agreement_lines(runs: Sequence[RunResults]) -> list[str]:
+    """The agreements as sentences, for a terminal."""
+    return [
+        f"{pair.first} and {pair.second}: {pair.equal_batches} of {pair.steps} batches equal, losses differ by at most "
+        f"{pair.largest_first_steps_difference:.0e} in the first ten steps, {pair.largest_loss_difference:.0e} in all"
+        for pair in agreements(runs)
+    ]
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

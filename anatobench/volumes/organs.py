@@ -96,7 +96,7 @@ def _structures(mask: Mask, present: list[int], mask_labels: str) -> Mapping[int
             f"the mask has labels that {name} does not have, and {' and '.join(possible)} has all of them",
         )
     # A derived mask may have labels of its own beside a known map's: then anatomy judges between all maps.
-    better = contradicted_by_anatomy(mask, {name: labels} | (possible or LABEL_MAPS), name)
+    better = contradicted_by_anatomy(mask, {name: labels} | (possible or dict(LABEL_MAPS)), name)
     if better is not None:
         raise CaseError("wrong-mask-labels", f"the mask's organs lie where {better} has them, not where {name} has")
     return labels

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from anatobench.datasets.phantom import write_ct_rate, write_rad_chestct, write_ratic
 from anatobench.datasets.phantom.plan import CohortPlan
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.progress import progress_bar
 from anatobench.tasks import Task, get_task
 
 MARK = "phantom.json"
@@ -76,7 +76,7 @@ def _claim(root: Path, plan: CohortPlan) -> None:
 
 def _write_patients(root: Path, plan: CohortPlan, workers: int) -> None:
     write = FORMATS[plan.format].write_patient
-    progress = tqdm(total=plan.cases, unit="patient", desc=f"phantom {plan.format}", delay=1.0)
+    progress = progress_bar(plan.cases, f"phantom {plan.format}", "patient", delay=1.0)
     with progress:
         if workers <= 1:
             for index in range(plan.cases):
