@@ -41,7 +41,7 @@ def random_batch(spec: ModelSpec, size: int, seed: int) -> Batch:
     targets = np.stack([rng.integers(0, len(group.grades), size) for group in spec.task.groups], axis=1)
     return Batch(
         volume=np.clip(volume, -1000, 1000).astype(np.int16),
-        organs=np.ascontiguousarray(np.broadcast_to(organs, shape)),
+        organs=np.array(np.broadcast_to(organs, shape)),
         targets=targets.astype(np.int8),
         case_index=np.arange(size, dtype=np.int32),
     )
