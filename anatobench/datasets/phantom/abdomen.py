@@ -41,12 +41,26 @@ class InjuryLook:
     high_change: tuple[float, float] = (-85.0, -70.0)
     bleed_hu: tuple[float, float] = (300.0, 420.0)
     bowel_hu: tuple[float, float] = (105.0, 130.0)
+    elsewhere: tuple[tuple[str, ...], ...] = ELSEWHERE
+    """Where look-alikes may stand."""
 
 
 LOOKS = {
-    "full": InjuryLook((8.0, 12.0), (17.0, 24.0), (6.0, 10.0), (12.0, 17.0)),
-    "tiny": InjuryLook((12.0, 15.0), (20.0, 26.0), (11.0, 14.0), (17.0, 22.0)),
+    ("full", "typical"): InjuryLook((8.0, 12.0), (17.0, 24.0), (6.0, 10.0), (12.0, 17.0)),
+    ("tiny", "typical"): InjuryLook((12.0, 15.0), (20.0, 26.0), (11.0, 14.0), (17.0, 22.0)),
 }
+"""Per size and `CohortPlan.injuries`. Large ones are large in the body, so their look does not depend on the size."""
+LOOKS["full", "large"] = LOOKS["tiny", "large"] = InjuryLook(
+    low_radius=(20.0, 24.0),
+    high_radius=(32.0, 40.0),
+    bleed_radius=(18.0, 22.0),
+    bowel_radius=(26.0, 32.0),
+    low_change=(-80.0, -65.0),
+    high_change=(-120.0, -100.0),
+    bleed_hu=(380.0, 450.0),
+    bowel_hu=(170.0, 200.0),
+    elsewhere=ELSEWHERE[:1],
+)
 
 
 def abdomen_body(rng: np.random.Generator) -> Body:
@@ -218,10 +232,10 @@ def abdomen_findings(
     if grades["extravasation"]:
         organ = (("liver",), ("spleen",), KIDNEYS, BOWEL)[rng.integers(4)]
         findings += _bleed(rng, body_map, organ, look)
-    for hosts in ELSEWHERE:
+    for hosts in look.elsewhere:
         findings += _laceration(rng, body_map, hosts, int(rng.choice(3, p=(0.4, 0.3, 0.3))), look)
     for _ in range(rng.integers(0, 5)):
-        findings += _bleed(rng, body_map, ELSEWHERE[rng.integers(len(ELSEWHERE))], look)
+        findings += _bleed(rng, body_map, look.elsewhere[rng.integers(len(look.elsewhere))], look)
     for _ in range(rng.integers(0, 5)):
         findings += _thick_bowel(rng, body_map, (("urinary_bladder",), ("",), ("",))[rng.integers(3)], look)
     return tuple(findings)

@@ -11,6 +11,7 @@ import numpy as np
 from anatobench.errors import UsageError
 from anatobench.recipes import SIZES
 
+INJURIES = ("typical", "large")
 STRATA = 20
 """Of any so many patients in a row (0-19, 20-39, ...) each label has its share to within one."""
 
@@ -35,12 +36,18 @@ class CohortPlan:
     seed: int
     cases: int
     """Patients."""
+    injuries: str = "typical"
+    """`large` (RATIC alone): larger, stronger, more frequent injuries with fewer look-alikes, for demonstrations."""
 
     def __post_init__(self) -> None:
         if self.cases < 1:
             raise UsageError(f"--cases {self.cases}: write at least one")
         if self.size not in SIZES:
             raise UsageError(f"--size {self.size}: choose one of {', '.join(SIZES)}")
+        if self.injuries not in INJURIES or (self.injuries != "typical" and self.format != "ratic"):
+            raise UsageError(
+                f"--injuries {self.injuries}: choose one of {', '.join(INJURIES)}; large is for ratic alone"
+            )
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed {self.seed}: choose a number from 0 to 4294967295")
 

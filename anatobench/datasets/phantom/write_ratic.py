@@ -25,7 +25,11 @@ from anatobench.datasets.phantom.plan import CohortPlan, Stream
 from anatobench.datasets.phantom.render import Scanner, render
 from anatobench.tasks import RATIC
 
-GRADE_SHARES = {2: (0.7, 0.3), 3: (0.7, 0.15, 0.15)}
+GRADE_SHARES = {
+    "typical": {2: (0.7, 0.3), 3: (0.7, 0.15, 0.15)},
+    "large": {2: (0.6, 0.4), 3: (0.6, 0.15, 0.25)},
+}
+"""Per `CohortPlan.injuries` and number of grades."""
 TWO_SERIES_SHARE = 0.25
 SEGMENTATION_SHARE = 0.4
 KAGGLE_LABELS = {
@@ -53,8 +57,9 @@ class RaticPatient:
 def ratic_patient(plan: CohortPlan, index: int) -> RaticPatient:
     """Identity and labels of patient `index`."""
     rng = plan.rng(index, Stream.IDENTITY)
+    shares = GRADE_SHARES[plan.injuries]
     targets = tuple(
-        plan.grade(index, question, GRADE_SHARES[len(group.grades)]) for question, group in enumerate(RATIC.groups)
+        plan.grade(index, question, shares[len(group.grades)]) for question, group in enumerate(RATIC.groups)
     )
     count = 2 if plan.share(index, 50) < TWO_SERIES_SHARE else 1
     series_ids = tuple(int(1000 + 29 * (2 * index + number) + rng.integers(29)) for number in range(count))
@@ -70,7 +75,9 @@ def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
     if all(folder.is_dir() for folder in folders):
         return
     body = abdomen_body(plan.rng(index, Stream.BODY))
-    findings = abdomen_findings(plan.rng(index, Stream.FINDINGS), body, patient.targets, LOOKS[plan.size])
+    findings = abdomen_findings(
+        plan.rng(index, Stream.FINDINGS), body, patient.targets, LOOKS[plan.size, plan.injuries]
+    )
     for number, folder in enumerate(folders):
         if folder.is_dir():
             continue

@@ -1,19 +1,21 @@
 """Cohorts in every format, read back by the listings and readers that real data goes through."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pydicom
 import pytest
 
+from anatobench.datasets.phantom.abdomen import LOOKS, abdomen_body, abdomen_findings
 from anatobench.datasets.phantom.chest_scanner import draw_targets
 from anatobench.datasets.phantom.cohort import write_cohort
-from anatobench.datasets.phantom.plan import STRATA, CohortPlan
+from anatobench.datasets.phantom.plan import STRATA, CohortPlan, Stream
 from anatobench.datasets.phantom.write_ct_rate import reconstructions
 from anatobench.datasets.phantom.write_rad_chestct import scan_of
 from anatobench.datasets.phantom.write_ratic import ratic_patient
 from anatobench.datasets.registry import list_cases
-from anatobench.errors import AnatoBenchError
+from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.volumes.organs import organ_indices
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import resample_mask
@@ -168,6 +170,23 @@ def test_worker_processes_write_the_same(cohorts, tmp_path):
     scans = {path: digest for path, digest in digests(tmp_path / "w").items() if path.endswith((".dcm", ".gz"))}
     assert scans
     assert scans.items() <= digests(cohorts / "ratic").items()
+
+
+def test_large_injuries_are_a_cohort_of_their_own(cohorts, tmp_path):
+    plan = CohortPlan("ratic", "tiny", 0, CASES["ratic"], injuries="large")
+    with pytest.raises(AnatoBenchError, match="other arguments"):
+        write_cohort(cohorts / "ratic", plan)
+    with pytest.raises(UsageError, match="ratic alone"):
+        CohortPlan("ct_rate", "tiny", 0, 5, injuries="large")
+    grades = np.array([ratic_patient(replace(plan, cases=STRATA), index).targets for index in range(STRATA)])
+    assert (grades[:, 0] == 1).sum() == 8  # 0.4 of 20
+    body = abdomen_body(plan.rng(0, Stream.BODY))
+    radius = {}
+    for injuries in ("typical", "large"):
+        findings = abdomen_findings(plan.rng(0, Stream.FINDINGS), body, (0, 0, 0, 2, 0), LOOKS["tiny", injuries])
+        (laceration,) = [finding for finding in findings if finding.hosts == ("liver",)]
+        radius[injuries] = max(laceration.shape.radii)
+    assert radius["large"] > 1.2 * radius["typical"]
 
 
 def test_labels_are_spread_evenly():

@@ -60,7 +60,7 @@ def cohort():
     for index in range(plan.cases):
         patient, rng = ratic_patient(plan, index), plan.rng(index, Stream.SERIES)
         body = abdomen_body(plan.rng(index, Stream.BODY))
-        findings = abdomen_findings(plan.rng(index, Stream.FINDINGS), body, patient.targets, LOOKS["tiny"])
+        findings = abdomen_findings(plan.rng(index, Stream.FINDINGS), body, patient.targets, LOOKS["tiny", "typical"])
         volume, labels = render(rng, body, findings, abdomen_scanner(rng, "tiny"))
         hu = volume.voxels.astype(np.float32)
         injured.append([target > 0 for target in patient.targets])

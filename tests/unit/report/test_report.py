@@ -119,7 +119,8 @@ def test_organs_are_laid_over_the_window() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("not json", "not the output"), ("", "not the output"), ('{"passed": 1}', "not the output")]
+    ("content", "message"),
+    [("not json", "not the output"), ("", "not the output"), ('{"passed": 1}', "not the output")],
 )
 def test_failures_are_one_line(runs: list[Path], tmp_path: Path, capsys, content: str, message: str) -> None:
     (tmp_path / "parity.json").write_text(content)
