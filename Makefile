@@ -1,6 +1,7 @@
 # make demo   the whole way on a synthetic cohort, about ten minutes on two cores, no GPU
 # make test   formatting, types and every test
-# Both make their own virtual environment in .venv on the first call.
+# make test-exhaustive adds the transformers' parity ladders, which take XLA several minutes to compile
+# All make their own virtual environment in .venv on the first call.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,13 +11,16 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 # JAX compiles every program once per machine instead of once per process.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/jax-cache
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-exhaustive lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/anatobench demo --out demo
 
 test: lint $(VENV)/installed-for-tests
 	$(BIN)/python -m pytest --durations 15
+
+test-exhaustive: lint $(VENV)/installed-for-tests
+	$(BIN)/python -m pytest --durations 15 -m 'exhaustive or not exhaustive'
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .

@@ -60,12 +60,10 @@ def _section(title: str, body: str) -> str:
 def _header(runs: Sequence[RunResults], title: str) -> str:
     config = runs[0].config
     facts = f"{config.model} ({config.size}) on {config.task.name}, AnatoBench {__version__}"
-    versions = "; ".join(
-        f"{run.label}: {', '.join(f'{k} {v}' for k, v in sorted(run.config.versions.items()))}" for run in runs[:4]
-    )
+    versions = sorted({f"{name} {version}" for run in runs for name, version in run.config.versions.items()})
     return (
         f"<header><h1>{html.escape(title)}</h1><p>{html.escape(facts)}</p>"
-        f'<p class="soft">{html.escape(versions)}</p></header>'
+        f'<p class="soft">{html.escape(", ".join(versions))}</p></header>'
     )
 
 

@@ -48,6 +48,8 @@ def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
         figure, grid = plt.subplots(
             len(rows), len(columns), figsize=(2.5 * len(columns), 2.3 * len(rows)), layout="constrained", squeeze=False
         )
+        for axes, (title, _) in zip(grid[0], columns, strict=True):
+            axes.set_title(title, fontsize=9)
         for row_axes, (example, position) in zip(grid, rows, strict=True):
             for axes, (title, run) in zip(row_axes, columns, strict=True):
                 organs = _organs(example, position, title, run)
@@ -58,8 +60,6 @@ def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
                 )
                 axes.set(xticks=[], yticks=[])
                 axes.set_frame_on(False)
-                if row_axes is grid[0]:
-                    axes.set_title(title, fontsize=9)
             row_axes[0].set_ylabel(example.case_id, fontsize=7)
         patches = [
             Patch(color=colour, label=organ.replace("_", " "))

@@ -49,16 +49,16 @@ LOOKS = {
     ("full", "typical"): InjuryLook((8.0, 12.0), (17.0, 24.0), (6.0, 10.0), (12.0, 17.0)),
     ("tiny", "typical"): InjuryLook((12.0, 15.0), (20.0, 26.0), (11.0, 14.0), (17.0, 22.0)),
 }
-"""Per size and `CohortPlan.injuries`. Large ones are large in the body, so their look does not depend on the size."""
+"""Per size and `CohortPlan.injuries`. Large ones take much of their organ, at any resolution."""
 LOOKS["full", "large"] = LOOKS["tiny", "large"] = InjuryLook(
-    low_radius=(20.0, 24.0),
-    high_radius=(32.0, 40.0),
-    bleed_radius=(18.0, 22.0),
-    bowel_radius=(26.0, 32.0),
-    low_change=(-80.0, -65.0),
-    high_change=(-120.0, -100.0),
-    bleed_hu=(380.0, 450.0),
-    bowel_hu=(170.0, 200.0),
+    low_radius=(26.0, 32.0),
+    high_radius=(48.0, 60.0),
+    bleed_radius=(26.0, 32.0),
+    bowel_radius=(40.0, 50.0),
+    low_change=(-95.0, -80.0),
+    high_change=(-145.0, -125.0),
+    bleed_hu=(430.0, 480.0),
+    bowel_hu=(190.0, 220.0),
     elsewhere=ELSEWHERE[:1],
 )
 
