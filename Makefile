@@ -8,6 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Two processes of one thread each: two OpenMP pools on the same cores would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
+
 # JAX compiles every program once per machine instead of once per process.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/jax-cache
 
@@ -17,10 +20,10 @@ demo: $(VENV)/installed
 	$(BIN)/anatobench demo --out demo
 
 test: lint $(VENV)/installed-for-tests
-	$(BIN)/python -m pytest --durations 15
+	$(PYTEST)
 
 test-exhaustive: lint $(VENV)/installed-for-tests
-	$(BIN)/python -m pytest --durations 15 -m 'exhaustive or not exhaustive'
+	$(PYTEST) -m 'exhaustive or not exhaustive'
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
