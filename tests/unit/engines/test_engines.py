@@ -221,7 +221,7 @@ def test_training_in_bfloat16_follows_float32_with_float32_weights(
     engine = load_engine(framework, SPEC, replace(RECIPE, precision="bf16"))
     for each in (engine, engines[framework]):
         reset(each, initial)
-    # Two steps: AdamW turns rounding in small gradients into whole steps, so from the third on the runs go their own way.
+    # Two steps: AdamW turns rounding in small gradients into whole steps, and by the third the runs have parted.
     np.testing.assert_allclose(train(engine, range(2)), train(engines[framework], range(2)), rtol=0.02)
     assert {a.dtype for a in engine.weights().values()} == {np.dtype(np.float32)}
 
