@@ -21,6 +21,9 @@ from anatobench.tasks import Size, Task
 
 Arrays = dict[str, np.ndarray]
 
+SEGMENTATION_HEAD = "segmentation_head."
+"""Prefix of the auxiliary head's names in the canonical form: what export and prediction leave out."""
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -17,14 +17,11 @@ from anatobench import __version__
 from anatobench.array_files import safetensors_bytes
 from anatobench.atomic_files import write_atomically
 from anatobench.checkpoints import read_best
-from anatobench.engine import Arrays, ModelSpec
+from anatobench.engine import SEGMENTATION_HEAD, Arrays, ModelSpec
 from anatobench.errors import AnatoBenchError
 from anatobench.recipes import MODELS, SIZES
 from anatobench.runs import RunConfig
 from anatobench.tasks import Task
-
-SEGMENTATION_HEAD = "segmentation_head."
-"""Prefix of the auxiliary head's names in the canonical form."""
 
 
 @dataclass(frozen=True)

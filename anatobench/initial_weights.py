@@ -13,9 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from anatobench.array_files import safetensors_bytes
 from anatobench.atomic_files import write_atomically
-from anatobench.engine import Arrays, Engine
+from anatobench.engine import SEGMENTATION_HEAD, Arrays, Engine
 from anatobench.errors import AnatoBenchError
-from anatobench.exporting import SEGMENTATION_HEAD
 from anatobench.runs import RunConfig
 
 INITIAL_WEIGHTS_FILE = "initial.safetensors"

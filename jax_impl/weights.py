@@ -15,12 +15,11 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from anatobench.engine import Arrays
+from anatobench.engine import SEGMENTATION_HEAD, Arrays
 from anatobench.errors import AnatoBenchError
 from jax_impl.optimizer import Tree
 
 Path = tuple[str | int, ...]
-HEAD_PREFIX = "segmentation_head."
 _UNREAD = (".num_batches_tracked", ".relative_position_index")
 
 
@@ -98,8 +97,8 @@ def import_weights(
     """Canonical weights as (parameters, statistics) of the types of the trees given. A segmentation head that the
     table does not have is dropped; any other mismatch is an error."""
     given = {n: w for n, w in weights.items() if not n.endswith(_UNREAD)}
-    if not any(entry.name.startswith(HEAD_PREFIX) for entry in table):
-        given = {n: w for n, w in given.items() if not n.startswith(HEAD_PREFIX)}
+    if not any(entry.name.startswith(SEGMENTATION_HEAD) for entry in table):
+        given = {n: w for n, w in given.items() if not n.startswith(SEGMENTATION_HEAD)}
     _check_names({e.name: e.shape for e in table}, given, "weights")
     parameters = [e for e in table if not e.buffer]
     statistics = [e for e in table if e.buffer]

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anatobench.engine import Arrays
+from anatobench.engine import SEGMENTATION_HEAD, Arrays
 from anatobench.errors import AnatoBenchError
 from torch_ref.models.diagnosis_model import DiagnosisModel
 
-HEAD_PREFIX = "segmentation_head."
 _UNREAD = (".num_batches_tracked", ".relative_position_index")
 
 
@@ -51,7 +50,7 @@ def import_weights(model: DiagnosisModel, weights: Mapping[str, np.ndarray]) -> 
     """Fill the model. A head that the model does not have is dropped; any other mismatch is an error."""
     given = {n: w for n, w in weights.items() if not n.endswith(_UNREAD)}
     if model.segmentation_head is None:
-        given = {n: w for n, w in given.items() if not n.startswith(HEAD_PREFIX)}
+        given = {n: w for n, w in given.items() if not n.startswith(SEGMENTATION_HEAD)}
     copy_by_name(named_tensors(model), given, "weights")
 
 
