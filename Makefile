@@ -1,7 +1,6 @@
 # make demo   the whole way on a synthetic cohort, about ten minutes on two cores, no GPU
 # make test   formatting, types and every test
-# make test-exhaustive adds the transformers' parity ladders, which take XLA several minutes to compile
-# All make their own virtual environment in .venv on the first call.
+# Both make their own virtual environment in .venv on the first call.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,16 +13,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 # JAX compiles every program once per machine instead of once per process.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/jax-cache
 
-.PHONY: demo test test-exhaustive lint clean
+.PHONY: demo test lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/anatobench demo --out demo
 
 test: lint $(VENV)/installed-for-tests
 	$(PYTEST)
-
-test-exhaustive: lint $(VENV)/installed-for-tests
-	$(PYTEST) -m 'exhaustive or not exhaustive'
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .

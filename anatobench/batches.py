@@ -17,6 +17,7 @@ import numpy as np
 from anatobench.datasets.case import SPLITS
 from anatobench.engine import Batch
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.processes import Processes
 from anatobench.store import Store
 from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, Size
 from anatobench.volumes.crop import centre_crop_start, random_crop_start
@@ -115,12 +116,12 @@ def training_batches(
 ) -> Batches:
     """Endless training batches: the cases in a new order every epoch, each cropped at a random place.
 
-    `batch_size` counts cases over all processes; this process gets every `process_count`-th case of each global
-    batch, from `process_index` on. `workers` threads read ahead, none if 0: the same bytes.
+    `batch_size` counts cases over all processes; each process gets as many of each global batch, one process's
+    behind the other's. `workers` threads read ahead, none if 0: the same bytes.
     """
     import grain
 
-    local_size = _local_batch_size(batch_size, process_index, process_count)
+    part = _part_of_batch(batch_size, process_index, process_count)
     steps = steps_per_epoch(store, batch_size)
     indices = store.split("train")
     order_seed, crop_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
@@ -132,8 +133,9 @@ def training_batches(
     plan = (
         grain.MapDataset.source(indices)
         .shuffle(order_seed)[: steps * batch_size]
-        .random_map(plan_crop, seed=crop_seed)[process_index::process_count]
-        .batch(local_size, batch_fn=list)
+        .random_map(plan_crop, seed=crop_seed)
+        .batch(batch_size, batch_fn=list)
+        .map(lambda plans: plans[part])
         .repeat()
     )
     identity = {"seed": seed, "batch_size": batch_size, "cases": _fingerprint(store, indices)}
@@ -156,14 +158,14 @@ def evaluation_batches(
     """
     import grain
 
-    local_size = _local_batch_size(batch_size, process_index, process_count)
+    part = _part_of_batch(batch_size, process_index, process_count)
     indices = store.split(split)
     if not indices:
         raise AnatoBenchError(f"{store.root}: has no {split} cases: choose another of {', '.join(SPLITS)}")
     centre = centre_crop_start(store.geometry.padded_size, store.geometry.crop_size)
     padded = indices + [PADDING] * (-len(indices) % batch_size)
     plans: list[CropPlan] = [(index, centre) for index in padded]
-    plan = grain.MapDataset.source(plans)[process_index::process_count].batch(local_size, batch_fn=list)
+    plan = grain.MapDataset.source(plans).batch(batch_size, batch_fn=list).map(lambda batch: batch[part])
     identity = {"split": split, "batch_size": batch_size, "cases": _fingerprint(store, indices)}
     return Batches(plan, _CropReader(store), identity, 0, workers)
 
@@ -189,12 +191,11 @@ class _CropReader:
         return {"volume": volume, "organs": organs, "targets": targets, "case_index": case_index}
 
 
-def _local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
-    if not 0 <= process_index < process_count:
-        raise UsageError(f"process {process_index} of {process_count}: count processes from 0")
-    if batch_size < 1 or batch_size % process_count:
-        raise UsageError(f"batch size {batch_size} cannot be shared by {process_count} processes: choose a multiple")
-    return batch_size // process_count
+def _part_of_batch(batch_size: int, process_index: int, process_count: int) -> slice:
+    if batch_size < 1:
+        raise UsageError(f"batch size {batch_size}: at least 1")
+    share = Processes(process_index, process_count).share(batch_size)
+    return slice(process_index * share, (process_index + 1) * share)
 
 
 def _fingerprint(store: Store, indices: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.processes import ALONE, Processes
 from anatobench.recipes import FRAMEWORKS, Recipe
 from anatobench.tasks import Size, Task
 
@@ -23,6 +24,10 @@ Arrays = dict[str, np.ndarray]
 
 SEGMENTATION_HEAD = "segmentation_head."
 """Prefix of the auxiliary head's names in the canonical form: what export and prediction leave out."""
+
+UNREAD = (".num_batches_tracked", ".relative_position_index")
+"""Ends of torchvision's names that the canonical form leaves out and a file may have: with a fixed momentum nothing
+reads the first, and the second follows from the window's size."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,10 @@ class StepMetrics:
     gradient_norm: float
     """Before clipping."""
     case_losses: np.ndarray
-    """float [B]: each case's own share before the mean, to name the case when the loss is not finite."""
+    """float [B]: each case's own share before the mean, to name the case when the loss is not finite. Of this
+    process's cases; the other figures are those of the global batch."""
+    stop: bool = False
+    """Whether any process was asked to stop before this step."""
 
 
 class PendingMetrics(Protocol):
@@ -107,14 +115,29 @@ class Inspection:
 
 
 class Engine(Protocol):
-    """One model with its optimizer, in training mode for `train_step` and `inspect`, evaluation mode elsewhere."""
+    """One model with its optimizer, in training mode for `train_step` and `inspect`, evaluation mode elsewhere.
+
+    Several processes may train one model (`processes`). Then all of them call `train_step` and `gather` together,
+    each with its own part; everything else is done by each process for itself.
+    """
 
     name: str
     spec: ModelSpec
     recipe: Recipe
+    processes: Processes
 
-    def train_step(self, batch: Batch, learning_rate: float, step: int) -> PendingMetrics:
-        """Forward, backward, clip, AdamW. `step` (from 0) seeds dropout, so a resumed run draws what it would have."""
+    def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> PendingMetrics:
+        """Forward, backward, clip, AdamW. `step` (from 0) seeds dropout, so a resumed run draws what it would have.
+
+        `batch` is this process's part of the global batch, whose loss is the mean over all its cases, as are
+        BatchNorm's statistics. `stop` tells every process that this one was asked to stop.
+        """
+
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        """[processes, ...]: every process's array of the same shape and type, in order."""
+
+    def close(self) -> None:
+        """Part from the other processes. The engine is of no use afterwards."""
 
     def predict(self, volume: np.ndarray) -> np.ndarray:
         """int16 [B, D, H, W] to float32 logits [B, logits], without the segmentation branch."""
@@ -146,18 +169,21 @@ class Engine(Protocol):
 _PACKAGES = {"torch": "torch_ref", "jax": "jax_impl"}
 
 
-def load_engine(framework: str, spec: ModelSpec, recipe: Recipe) -> Engine:
-    """Build the engine of that framework with weights initialised from `recipe.seed`.
+def load_engine(framework: str, spec: ModelSpec, recipe: Recipe, processes: Processes = ALONE) -> Engine:
+    """Build the engine of that framework with weights initialised from `recipe.seed`, after meeting the other
+    processes if there are any.
 
     The framework is imported here and nowhere else, so that a machine needs only the one it uses.
     """
     if framework not in FRAMEWORKS:
         raise UsageError(f"framework {framework!r}: choose one of {', '.join(FRAMEWORKS)}")
+    if recipe.recompute and spec.model == "r3d_18":
+        raise UsageError("recompute=true: r3d_18's BatchNorm would count every batch twice; it is for the other models")
     try:
         package = importlib.import_module(f"{_PACKAGES[framework]}.engine")
     except ModuleNotFoundError as error:
         raise AnatoBenchError(
             f"framework {framework} needs the Python package {error.name}: pip install 'anatobench[{framework}]'"
         ) from error
-    engine: Engine = package.build(spec, recipe)
+    engine: Engine = package.build(spec, recipe, processes)
     return engine

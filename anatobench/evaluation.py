@@ -56,20 +56,25 @@ def validator(
 def predict_split(
     engine: Engine, store: Store, split: str, batch_size: int, check: Callable[[], None] = lambda: None
 ) -> Predictions:
-    """Logits of every case of a split, in the store's order, from centre crops. `check` is called between batches."""
-    logits: dict[int, np.ndarray] = {}
-    expected = store.split(split)
+    """Logits of every case of a split, in the store's order, from centre crops. `check` is called between batches.
+
+    Several processes share out the cases; all of them get all logits.
+    """
+    expected, processes = store.split(split), engine.processes
+    place = {"process_index": processes.index, "process_count": processes.count}
+    no_bar = not (processes.leads and sys.stderr.isatty())
+    indices, rows = [], []
     with (
-        evaluation_batches(store, split, batch_size) as batches,
-        tqdm(total=len(expected), unit="case", desc=split, leave=False, disable=not sys.stderr.isatty()) as bar,
+        evaluation_batches(store, split, batch_size, **place) as batches,
+        tqdm(total=len(expected), unit="case", desc=split, leave=False, disable=no_bar) as bar,
     ):
         for batch in batches:
             check()
-            rows = engine.predict(batch.volume)
-            for index, row in zip(batch.case_index.tolist(), rows, strict=True):
-                if index != PADDING:
-                    logits[index] = _finite(row, store.cases[index].case_id)
-            bar.update(int((batch.case_index != PADDING).sum()))
+            indices.append(batch.case_index)
+            rows.append(engine.predict(batch.volume))
+            bar.update(int((batch.case_index != PADDING).sum()) * processes.count)
+    gathered = zip(_of_all(engine, indices), _of_all(engine, rows), strict=True)
+    logits = {int(index): _finite(row, store.cases[index].case_id) for index, row in gathered if index != PADDING}
     cases = [store.cases[index] for index in expected]
     return Predictions(
         store.task,
@@ -149,6 +154,12 @@ def _slices_through_organs(organs: np.ndarray) -> list[int]:
     marked = np.flatnonzero(((organs > 0) & (organs != IGNORED_ORGAN)).any(axis=(1, 2)))
     first, last = (int(marked[0]), int(marked[-1])) if len(marked) else (0, len(organs) - 1)
     return [first + round(fraction * (last - first)) for fraction in EXAMPLE_SLICES]
+
+
+def _of_all(engine: Engine, parts: list[np.ndarray]) -> np.ndarray:
+    """[cases of all processes, ...]"""
+    gathered = engine.gather(np.concatenate(parts))
+    return gathered.reshape(-1, *gathered.shape[2:])
 
 
 def _finite(logits: np.ndarray, case_id: str) -> np.ndarray:

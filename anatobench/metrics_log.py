@@ -64,6 +64,25 @@ class MetricsLog:
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 
 
+class NoLog(MetricsLog):
+    """For the processes of a run that do not write."""
+
+    def __init__(self) -> None:
+        pass
+
+    def sync(self) -> None:
+        """Nothing to wait for."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        pass
+
+    def _plot(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+
 def _forget_later(path: Path, step: int, evaluated_step: int) -> None:
     """Drop steps after `step`, evaluations after `evaluated_step`, and a last line that a kill cut off."""
     last = {"step": step, "evaluation": evaluated_step}

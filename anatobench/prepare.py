@@ -6,6 +6,8 @@ stops the others; a disk that refuses does. What is finished is never done again
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +21,8 @@ import numpy as np
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, check_patient_leakage
 from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.progress import progress_bar
-from anatobench.store import StoredCase
+from anatobench.store import StoredCase, file_checksum
+from anatobench.store_lock import shard_locked
 from anatobench.store_writer import CaseOrigin, PreparedCase, StoreWriter
 from anatobench.tasks import MISSING_TARGET, Task
 from anatobench.volumes.coverage import check_mask_coverage
@@ -74,7 +77,9 @@ def prepare_case(case: Case, task: Task, size: str) -> PreparedCase:
     voxels = np.clip(resample_volume(volume, grid), *STORED_HU)
     if case.mask is None:
         return PreparedCase(voxels, None, grid.affine)
-    return PreparedCase(voxels, _prepare_mask(case.mask, case.mask_labels, task, volume.grid, grid), grid.affine)
+    checksum = _checksum(case.mask)  # before it is read: if it changes meanwhile, it differs next time
+    organs = _prepare_mask(case.mask, case.mask_labels, task, volume.grid, grid)
+    return PreparedCase(voxels, organs, grid.affine, checksum)
 
 
 def _prepare_mask(path: Path, mask_labels: str, task: Task, scan_grid: Grid, grid: Grid) -> np.ndarray:
@@ -86,6 +91,14 @@ def _prepare_mask(path: Path, mask_labels: str, task: Task, scan_grid: Grid, gri
     except CaseError as error:  # these judge arrays and know no path
         raise CaseError(error.reason, f"{path}: {error}") from None
     return indices[resample_mask(mask.labels, mask.affine, grid)]
+
+
+def _checksum(mask: Path) -> str | None:
+    """None if it cannot be read; its reader says why."""
+    try:
+        return file_checksum(mask)
+    except OSError:
+        return None
 
 
 def prepare(
@@ -105,7 +118,8 @@ def prepare(
     `shard` (i, n) does every n-th case from i on, for n jobs at once. `workers` processes work in parallel, 0 stands
     for this process itself. `dataset` and `options` say how the listing was made; a store made with others is
     refused. Record paths are relative to `raw_root`. Can be killed and called again at any time.
-    Raises AnatoBenchError if the store cannot be written or was made with other arguments.
+    Raises AnatoBenchError if the store cannot be written, was made with other arguments, or another process is doing
+    some of the same cases.
     """
     began = time.monotonic()
     index, count = shard
@@ -118,15 +132,16 @@ def prepare(
     tally = _Tally()
     with _disk_errors_named():
         writer.create(listing.task, size, dataset, options or {})
-        own = {case.case_id for case in cases}
-        writer.remove_leftovers(own)
-        jobs = list(_jobs(writer, listing.task, size, cases, raw_root, tally))
-        try:
-            _run_jobs(jobs, workers, tally, progress)
-        except BaseException:
-            writer.remove_leftovers(own)  # of workers stopped in the middle
-            raise
-        in_store = writer.finish(listed_rejections)
+        with shard_locked(store_root, shard):
+            own = {case.case_id for case in cases}
+            writer.remove_leftovers(own)
+            jobs = list(_jobs(writer, listing.task, size, cases, raw_root, tally, progress))
+            try:
+                _run_jobs(jobs, workers, tally, progress)
+            except BaseException:
+                writer.remove_leftovers(own)  # of workers stopped in the middle
+                raise
+            in_store = writer.finish(listed_rejections)
     seconds = time.monotonic() - began
     rejected = tally.rejected + Counter(rejection.reason for rejection in listed_rejections)
     return Summary(
@@ -174,7 +189,7 @@ def _check_listing(listing: Listing, raw_root: Path) -> tuple[list[Case], list[R
         if fault is None:
             usable[case.case_id] = case
         else:
-            rejections.append(Rejection(case.case_id, _relative(case.scan, raw_root), fault.reason, str(fault)))
+            rejections.append(Rejection(case.case_id, _origin(case, raw_root).source, fault.reason, str(fault)))
     return list(usable.values()), rejections
 
 
@@ -192,13 +207,13 @@ def _listing_fault(case: Case, task: Task) -> CaseError | None:
 
 
 def _jobs(
-    writer: StoreWriter, task: Task, size: str, cases: Iterable[Case], raw_root: Path, tally: _Tally
+    writer: StoreWriter, task: Task, size: str, cases: list[Case], raw_root: Path, tally: _Tally, progress: bool
 ) -> Iterable[_Job]:
     """What is still to do. Records of finished cases follow the listing's labels, without reading the scan again."""
-    for case in cases:
+    for case in progress_bar(len(cases), "compare", "case", iterable=cases, delay=1.0, disable=not progress):
         origin = _origin(case, raw_root)
         record = writer.finished(case.case_id)
-        if record is None or not origin.has_same_voxels(record):
+        if record is None or not origin.has_same_sources(record) or not _has_same_mask(case, record):
             yield _Job(writer, task, size, case, origin)
         elif origin.relabelled(record) != record:
             writer.write_record(origin.relabelled(record))
@@ -207,15 +222,39 @@ def _jobs(
             tally.skipped += 1
 
 
+def _has_same_mask(case: Case, record: StoredCase) -> bool:
+    """By content: masks outside the raw data are known by name alone, and another folder has the same names."""
+    if case.mask is None:
+        return True
+    checksum = _checksum(case.mask)
+    return checksum is None or checksum == record.mask_checksum  # a mask that is gone since costs no finished case
+
+
 def _origin(case: Case, raw_root: Path) -> CaseOrigin:
-    mask_source = None if case.mask is None else _relative(case.mask, raw_root)
-    scan = _relative(case.scan, raw_root)
-    return CaseOrigin(case.case_id, case.patient_id, case.split, case.targets, scan, mask_source)
+    return CaseOrigin(
+        case.case_id,
+        case.patient_id,
+        case.split,
+        case.targets,
+        source=_relative(case.scan, raw_root) or str(case.scan.absolute()),
+        mask_source=None if case.mask is None else _relative(case.mask, raw_root) or case.mask.name,
+        reading=_reading(case),
+    )
 
 
-def _relative(path: Path, raw_root: Path) -> str:
-    """Relative to the raw data's folder, so that a store does not depend on where that is mounted."""
-    return path.relative_to(raw_root).as_posix() if path.is_relative_to(raw_root) else path.name
+def _relative(path: Path, raw_root: Path) -> str | None:
+    """Relative to the raw data's folder, so that a store does not depend on where that is mounted; None outside it."""
+    return path.relative_to(raw_root).as_posix() if path.is_relative_to(raw_root) else None
+
+
+def _reading(case: Case) -> str:
+    """See `StoredCase.reading`."""
+    labels = None if case.mask is None else case.mask_labels
+    header = None
+    if case.header is not None:
+        affine = (case.header.affine + 0.0).tolist()  # -0.0, which a machine's own arithmetic may give, becomes 0.0
+        header = [case.header.slope, case.header.intercept, affine]
+    return hashlib.blake2b(json.dumps([labels, header]).encode(), digest_size=16).hexdigest()
 
 
 def _run_jobs(jobs: list[_Job], workers: int, tally: _Tally, progress: bool) -> None:

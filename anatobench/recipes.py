@@ -51,6 +51,10 @@ class Recipe:
     dropout: bool = True
     """Dropout and stochastic depth in training, at torchvision's rates. Parity turns them off: what a framework draws
     at random another cannot repeat."""
+    recompute: bool = False
+    """Recompute every stage in the backward pass in place of keeping what is inside it: about a third slower, a
+    fraction of the memory, the same gradients. For `swin3d_t` and `mvit_v2_s`; in `r3d_18` it would move BatchNorm's
+    running values twice."""
     seed: int = 0
     """Initial weights, order of cases, crops, dropout."""
 

@@ -41,6 +41,9 @@ class RunConfig:
     """Whether the model has the auxiliary head; False trains the paper's baseline."""
     initial_weights: str | None = None
     """File to begin with instead of weights drawn from `recipe.seed`."""
+    pretrained: str | None = None
+    """File of torchvision's Kinetics-400 weights to begin with: a path, or its published name for wherever it is found.
+    Read when the run begins, never when it resumes; `RUN/initial.safetensors` holds what came of it."""
     max_steps: int | None = None
     """Ends the run, and its learning-rate schedule, before `recipe.epochs` are over."""
     evaluate_every: int = 1
@@ -56,6 +59,10 @@ class RunConfig:
             raise UsageError(f"run: no such combination: {self.framework}, {self.model}, {self.size}")
         if self.segmentation != (self.recipe.segmentation_weight > 0):
             raise UsageError("run: segmentation_weight must be 0 without the segmentation branch, and above 0 with it")
+        if self.pretrained is not None and self.initial_weights is not None:
+            raise UsageError("run: --pretrained and --initial-weights exclude each other: give one of them")
+        if self.pretrained is not None and self.size != "full":
+            raise UsageError(f"run: there are no pretrained weights of size {self.size}: use a store of size full")
         for name in ("max_steps", "evaluate_every", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -88,12 +95,15 @@ class RunConfig:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> RunConfig:
-        """The inverse of `to_json`; raises KeyError, TypeError or ValueError on anything else."""
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError on anything else.
+
+        A field that was not there yet when the run began has its default, which is what the run did.
+        """
         if data["format"] != FORMAT:
             raise ValueError(f"format {data['format']}, this version reads {FORMAT}")
-        known = {field.name for field in fields(RunConfig)}
-        if set(data) != known:
-            raise ValueError(f"fields {sorted(set(data) ^ known)} are missing or unknown")
+        unknown = set(data) - {field.name for field in fields(RunConfig)}
+        if unknown:
+            raise ValueError(f"fields {sorted(unknown)} are unknown")
         return RunConfig(**{**data, "task": Task.from_json(data["task"]), "recipe": Recipe(**data["recipe"])})
 
     @staticmethod

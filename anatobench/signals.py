@@ -14,7 +14,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """While this context is open, the first signal to stop is only remembered; a second ends the process at once."""
+    """While this context is open, a signal to stop is only remembered, however often it comes; a second Ctrl-C kills.
+
+    A cluster sends the same wish more than once (SIGUSR1 from the job script and from Slurm, then SIGTERM): the process
+    must live to save. A person who presses Ctrl-C again does not want to wait for that.
+    """
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
@@ -29,13 +33,18 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    @property
+    def received(self) -> bool:
+        """Whether a signal came."""
+        return self._received is not None
+
     def check(self) -> None:
         """Raise `Interrupted` if a signal came; to be called wherever it is safe to stop."""
         if self._received is not None:
             raise Interrupted(f"stopped by {self._received.name}")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
+        if self._received is not None and number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self._received = signal.Signals(number)
+        self._received = self._received or signal.Signals(number)

@@ -11,11 +11,12 @@ LINE_INTERVAL_S = 30.0
 
 
 class StepProgress:
-    """Shows completed steps, the loss and steps per second."""
+    """Shows completed steps, the loss and steps per second; nothing if `silent`."""
 
-    def __init__(self, step: int, total_steps: int) -> None:
-        self._total = total_steps
-        self._bar = tqdm(total=total_steps, initial=step, unit="step", desc="train", disable=not sys.stderr.isatty())
+    def __init__(self, step: int, total_steps: int, silent: bool = False) -> None:
+        self._total, self._silent = total_steps, silent
+        no_bar = silent or not sys.stderr.isatty()
+        self._bar = tqdm(total=total_steps, initial=step, unit="step", desc="train", disable=no_bar)
         self._line_step, self._line_time = step, time.monotonic()
 
     def show(self, step: int, epoch: int, loss: float) -> None:
@@ -30,7 +31,8 @@ class StepProgress:
 
     def say(self, sentence: str) -> None:
         """Print a line without breaking the bar."""
-        tqdm.write(f"train: {sentence}", file=sys.stderr)
+        if not self._silent:
+            tqdm.write(f"train: {sentence}", file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it is."""

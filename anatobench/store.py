@@ -49,13 +49,18 @@ class StoredCase:
     affine: tuple[tuple[float, ...], ...]
     """[4, 4], voxel index (d, h, w, 1) of the stored volume to RAS+ millimetres."""
     source: str
-    """The scan, relative to the raw data's folder."""
+    """The scan, relative to the raw data's folder, or its whole path where it lies elsewhere."""
     mask_source: str | None
     """The mask, relative to the raw data's (or masks') folder."""
     checksum: str
     """BLAKE2b (32 bytes, hexadecimal) of the data file."""
     byte_size: int
     """Size of the data file."""
+    mask_checksum: str | None = None
+    """BLAKE2b of the mask file, which may lie anywhere; None without a mask, or in a store older than this field."""
+    reading: str | None = None
+    """Digest of what was read otherwise than the files themselves say: the mask's label map, the metadata put in place
+    of the scan's header. None in a store older than this field."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -65,7 +70,7 @@ class StoredCase:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> StoredCase:
         """The inverse of `to_json`; ValueError, KeyError or TypeError if it is not a record."""
-        if data.keys() != _RECORD_FIELDS:
+        if data.keys() | _LATER_FIELDS != _RECORD_FIELDS:
             raise ValueError("fields are missing or unknown")
         if not SAFE_CASE_ID.fullmatch(data["case_id"]) or data["split"] not in SPLITS:
             raise ValueError(f"case id {data['case_id']!r} or split {data['split']!r} is not allowed")
@@ -80,11 +85,15 @@ class StoredCase:
             mask_source=None if data["mask_source"] is None else str(data["mask_source"]),
             checksum=str(data["checksum"]),
             byte_size=int(data["byte_size"]),
+            mask_checksum=None if data.get("mask_checksum") is None else str(data["mask_checksum"]),
+            reading=None if data.get("reading") is None else str(data["reading"]),
             notes=tuple(str(note) for note in data["notes"]),
         )
 
 
 _RECORD_FIELDS = {field.name for field in fields(StoredCase)}
+_LATER_FIELDS = {"mask_checksum", "reading"}
+"""What older stores do not have."""
 
 
 def data_file(root: Path, case_id: str) -> Path:

@@ -7,14 +7,12 @@ and the list of rejected cases are merged from all that is there, by whoever fin
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from anatobench.store import (
     data_file,
     record_file,
 )
+from anatobench.store_lock import folder_locked
 from anatobench.tasks import Task
 
 _LEFTOVER = re.compile(r"\.(?P<case_id>.+)\.(safetensors|json)\.[0-9a-f]+\.tmp")
@@ -52,6 +51,8 @@ class PreparedCase:
     """uint8 [D, H, W], organ indices of the task; None without a mask."""
     affine: np.ndarray
     """float64 [4, 4], voxel index (d, h, w, 1) to RAS+ millimetres."""
+    mask_checksum: str | None = None
+    """`file_checksum` of the mask file that `organs` came from."""
     notes: tuple[str, ...] = ()
 
 
@@ -65,10 +66,11 @@ class CaseOrigin:
     targets: tuple[int, ...]
     source: str
     mask_source: str | None
+    reading: str | None = None
 
-    def has_same_voxels(self, record: StoredCase) -> bool:
-        """Whether the record's data file came from the same scan and mask."""
-        return (record.source, record.mask_source) == (self.source, self.mask_source)
+    def has_same_sources(self, record: StoredCase) -> bool:
+        """Whether the record's data file came from a scan and a mask of the same names, read in the same way."""
+        return all(getattr(record, name) == getattr(self, name) for name in ("source", "mask_source", "reading"))
 
     def relabelled(self, record: StoredCase) -> StoredCase:
         """The record with this listing's patient, split and targets."""
@@ -97,7 +99,7 @@ class StoreWriter:
         }
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / STORE_FILE
-        with _locked(self.root):
+        with folder_locked(self.root):
             if path.exists():
                 _check_same_arguments(path, json.loads(json.dumps(description)))
             elif any(not entry.name.startswith(".") for entry in self.root.iterdir()):
@@ -133,6 +135,7 @@ class StoreWriter:
             affine=tuple(tuple(float(x) for x in row) for row in prepared.affine),
             checksum=hashlib.blake2b(content, digest_size=32).hexdigest(),
             byte_size=len(content),
+            mask_checksum=prepared.mask_checksum,
             notes=prepared.notes,
         )
         write_atomically(data_file(self.root, origin.case_id), content)
@@ -160,7 +163,7 @@ class StoreWriter:
         once: each merges again until what it wrote is what is there, so whoever comes last has everything.
         Raises AnatoBenchError for a damaged record and PatientLeakageError if a patient stands in two splits.
         """
-        with _locked(self.root) as locked:
+        with folder_locked(self.root) as locked:
             if locked:  # then no other shard's temporary file can be alive
                 for leftover in self.root.glob(f".*{TEMPORARY_SUFFIX}"):
                     leftover.unlink(missing_ok=True)
@@ -181,18 +184,22 @@ class StoreWriter:
         return sorted(prepared), sorted(rejected - prepared)
 
     def _merge(self, prepared: list[str], rejected: list[str], listed: Iterable[Rejection]) -> None:
-        records = [self._read(record_file(self.root, case_id), StoredCase.from_json) for case_id in prepared]
+        found = (self._read(record_file(self.root, case_id), StoredCase.from_json) for case_id in prepared)
+        records = [record for record in found if record is not None]
         check_patient_leakage(records)
         lines = ",\n".join(json.dumps(record.to_json()) for record in records)
         index = f'{{"format_version": {FORMAT_VERSION}, "cases": [\n{lines}\n]}}\n'
         write_atomically(self.root / INDEX_FILE, index.encode())
-        rejections = {self._read(self._rejection_file(i), lambda data: Rejection(**data)) for i in rejected}
+        rejections = {self._read(self._rejection_file(i), lambda data: Rejection(**data)) for i in rejected} - {None}
         rejections.update(listed)
         write_atomically(self.root / REJECTED_FILE, _csv(rejections))
 
     def _read(self, path: Path, from_json: Any) -> Any:
+        """None if the file is gone: another shard does its case again, and will merge it."""
         try:
             return from_json(json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise AnatoBenchError(
                 f"{path}: is damaged ({error}): delete it and run `anatobench prepare` again"
@@ -229,18 +236,3 @@ def _csv(rejections: Iterable[Rejection]) -> bytes:
     for rejection in sorted(rejections, key=lambda r: (r.case_id, r.path, r.reason, r.message)):
         writer.writerow(" ".join(value.split()) for value in asdict(rejection).values())
     return text.getvalue().encode(errors="backslashreplace")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the folder against other processes; yields False where the file system has no such locks."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            locked = True
-        except OSError:
-            locked = False
-        yield locked
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -18,7 +19,7 @@ from anatobench.checkpoints import Best, Checkpoint, Progress, read_newest, reco
 from anatobench.engine import Batch, Engine, PendingMetrics, StepMetrics
 from anatobench.errors import AnatoBenchError
 from anatobench.initial_weights import begin_with
-from anatobench.metrics_log import MetricsLog
+from anatobench.metrics_log import MetricsLog, NoLog
 from anatobench.runs import RunConfig
 from anatobench.schedule import learning_rate
 from anatobench.signals import Interrupted, StopSignals
@@ -68,15 +69,17 @@ def train(run: Path, config: RunConfig, engine: Engine, data: TrainingData) -> P
     """Train until the run's last step, going on from its newest checkpoint; where the run then stands.
 
     A signal to stop saves a checkpoint and raises `Interrupted`. `AnatoBenchError` if the loss, a gradient or a weight
-    is not finite; the checkpoints before it stay.
+    is not finite; the checkpoints before it stay. Where several processes train the run, the first one writes.
     """
     training = _Training(run, config, engine, data)
     training.restore()
-    training.begin_session()
+    leads = engine.processes.leads
+    if leads:
+        training.begin_session()
     with (
         StopSignals() as stop,
-        closing(MetricsLog(run, training.step, training.evaluated_step)) as log,
-        closing(StepProgress(training.step, training.total_steps)) as progress,
+        closing(MetricsLog(run, training.step, training.evaluated_step) if leads else NoLog()) as log,
+        closing(StepProgress(training.step, training.total_steps, silent=not leads)) as progress,
     ):
         return training.loop(stop, log, progress)
 
@@ -86,6 +89,9 @@ class _Training:
 
     def __init__(self, run: Path, config: RunConfig, engine: Engine, data: TrainingData) -> None:
         self._run, self._config, self._engine, self._data = run, config, engine, data
+        self._processes = engine.processes
+        self._stop_agreed = False
+        """Whether all processes know that one of them was asked to stop."""
         self.total_steps = config.total_steps(data.steps_per_epoch)
         self.step = 0
         """Steps given to the device."""
@@ -99,6 +105,12 @@ class _Training:
     def restore(self) -> None:
         """Take up the newest checkpoint, or begin with the initial weights if there is none."""
         checkpoint = read_newest(self._run)
+        found = self._engine.gather(np.array([0 if checkpoint is None else checkpoint.progress.step]))
+        if len(np.unique(found)) > 1:
+            raise AnatoBenchError(
+                f"{self._run}: the processes found different checkpoints, of steps {np.unique(found).tolist()}: "
+                "the run's folder must be on a file system that all of them share"
+            )
         if checkpoint is None:
             begin_with(self._run, self._config, self._engine)
             return
@@ -108,7 +120,8 @@ class _Training:
         self._data.batches.set_state(dict(progress.batches))
         self.step, self.evaluated_step, self._best = progress.step, progress.evaluated_step, progress.best
         self._saved = (self.step, self.evaluated_step)
-        record_best(self._run, self._best)
+        if self._processes.leads:
+            record_best(self._run, self._best)
 
     def begin_session(self) -> None:
         """Note who trains from here on."""
@@ -128,25 +141,40 @@ class _Training:
         try:
             self._evaluate_if_due(stop, log, progress)  # the run may have been stopped while it evaluated
             while self.step < self.total_steps:
-                self._start_step(log, progress)
+                self._start_step(stop, log, progress)
                 self._evaluate_if_due(stop, log, progress)
                 if self.step % self._config.checkpoint_every == 0 or self.step == self.total_steps:
                     self._save(log, progress)
-                stop.check()
+                self._check_stop(stop)
         except Interrupted as interrupted:
             self._save(log, progress)
             raise Interrupted(
                 f"{interrupted} after step {self.step} of {self.total_steps}, which is saved: "
                 f"give the same command with --resume to go on"
             ) from None
+        finally:
+            self._wait_for_the_others()
         return self._progress()
 
-    def _start_step(self, log: MetricsLog, progress: StepProgress) -> None:
+    def _check_stop(self, stop: StopSignals) -> None:
+        """Raise `Interrupted` after the same step in every process: signals do not reach all of them at once."""
+        if self._processes.alone:
+            stop.check()
+        elif self._stop_agreed:
+            stop.check()
+            raise Interrupted("another process was asked to stop")
+
+    def _wait_for_the_others(self) -> None:
+        """Nobody leaves before the first process has written its files; who comes here by an error goes at once."""
+        if not self._processes.alone and isinstance(sys.exception(), Interrupted | None):
+            self._engine.gather(np.zeros(1))
+
+    def _start_step(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> None:
         """Give the device a step, and only then look at the previous one, so that the device never waits for it."""
         started = time.perf_counter()
         batch = next(self._data.batches)
         rate = learning_rate(self._config.recipe, self.step, self.total_steps)
-        pending = self._engine.train_step(batch, rate, self.step)
+        pending = self._engine.train_step(batch, rate, self.step, stop.received)
         self.step += 1
         digest = batch.digest()  # while the device works
         seconds = time.perf_counter() - started
@@ -164,6 +192,7 @@ class _Training:
         # Host time of this step and the wait for it: what a step costs whether the device works alongside or not.
         seconds = step.seconds + time.perf_counter() - started
         self._check_finite(step, metrics)
+        self._stop_agreed = metrics.stop
         epoch = (step.step - 1) // self._data.steps_per_epoch + 1
         log.step(_step_record(step, epoch, metrics, seconds))
         progress.show(step.step, epoch, metrics.loss)
@@ -174,7 +203,7 @@ class _Training:
         if self._data.validate is None or not due or self.step == self.evaluated_step:
             return
         self._finish_step(log, progress)
-        macro, per_class = self._data.validate(stop.check)
+        macro, per_class = self._data.validate(stop.check if self._processes.alone else _go_on)
         record = {"kind": "evaluation", "step": self.step, "epoch": epochs, "split": "validation"}
         log.evaluation({**record, "auc_macro": macro, "auc": per_class})
         progress.say(f"epoch {epochs}: validation AUC {'undefined' if macro is None else f'{macro:.4f}'}")
@@ -188,7 +217,9 @@ class _Training:
             return
         self._finish_step(log, progress)
         log.sync()
-        save_checkpoint(self._run, Checkpoint(self._progress(), self._engine.weights(), self._engine.optimizer_state()))
+        if self._processes.leads:
+            weights, moments = self._engine.weights(), self._engine.optimizer_state()
+            save_checkpoint(self._run, Checkpoint(self._progress(), weights, moments))
         self._saved = (self.step, self.evaluated_step)
 
     def _progress(self) -> Progress:
@@ -210,12 +241,18 @@ class _Training:
         what = (
             f"the loss of {'case' if len(broken) == 1 else 'cases'} {', '.join(broken)} is not finite"
             if broken
+            else f"the loss or the gradient is not finite; this process's cases are {', '.join(names)}"
+            if not self._processes.alone
             else f"the gradient is not finite; its cases are {', '.join(names)}"
         )
         intact = f"; the checkpoint of step {self._saved[0]} is intact" if self._saved[0] else ""
         raise AnatoBenchError(
             f"step {step.step}: {what}: look at the data, lower the learning rate or use precision fp32{intact}"
         )
+
+
+def _go_on() -> None:
+    """Several processes do not stop while they evaluate: each would stop at another batch."""
 
 
 def _step_record(step: _StepInFlight, epoch: int, metrics: StepMetrics, seconds: float) -> Mapping[str, Any]:

@@ -35,9 +35,9 @@ class WorkerDied:
 
 
 def run_in_workers(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int
+    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, native_threads: int = 1
 ) -> Iterator[tuple[Job, Result | WorkerDied]]:
-    """Yield each job with its result, in the order they finish.
+    """Yield each job with its result, in the order they finish; a worker's numerical libraries use `native_threads`.
 
     `function` must be importable, and must not raise: a worker that raises prints its traceback and dies. With
     `workers` 0 the jobs run in this process, one after the other. Leaving the iterator early (an interrupt, an
@@ -48,25 +48,25 @@ def run_in_workers(
             yield job, function(job)
         return
     suspects: list[Job] = []
-    for job, result in _run(function, jobs, min(workers, len(jobs))):
+    for job, result in _run(function, jobs, min(workers, len(jobs)), native_threads):
         if isinstance(result, WorkerDied):
             suspects.append(job)  # perhaps it was another job's memory that was too much
         else:
             yield job, result
     for job in suspects:
-        yield from _run(function, [job], 1)
+        yield from _run(function, [job], 1, native_threads)
 
 
 class _Worker:
     """A process that turns jobs into results, one at a time. It says once that it is ready."""
 
-    def __init__(self, function: Callable[[Any], Any]):
+    def __init__(self, function: Callable[[Any], Any], native_threads: int):
         context = multiprocessing.get_context("spawn")
         self.connection, remote = context.Pipe()
         self.jobs: list[Any] = []
         """The job it has, if it has one."""
         self._process = context.Process(target=_serve, args=(function, remote), daemon=True)
-        with _single_threaded(), _interrupts_held():
+        with _limited_threads(native_threads), _interrupts_held():
             self._process.start()
         remote.close()  # so that the worker's death closes the pipe
 
@@ -89,13 +89,13 @@ class _Worker:
 
 
 def _run(
-    function: Callable[[Job], Result], jobs: Sequence[Job], count: int
+    function: Callable[[Job], Result], jobs: Sequence[Job], count: int, native_threads: int
 ) -> Iterator[tuple[Job, Result | WorkerDied]]:
     waiting = deque(jobs)
     workers: dict[Any, _Worker] = {}
 
     def start_worker() -> None:
-        worker = _Worker(function)
+        worker = _Worker(function, native_threads)
         workers[worker.connection] = worker
 
     try:
@@ -131,10 +131,10 @@ def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
 
 
 @contextmanager
-def _single_threaded() -> Iterator[None]:
-    """One native thread per worker; the variables are read when a process starts."""
+def _limited_threads(count: int) -> Iterator[None]:
+    """For a worker's native libraries; the variables are read when a process starts."""
     before = {name: os.environ.get(name) for name in NATIVE_THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(NATIVE_THREAD_VARIABLES, "1"))
+    os.environ.update(dict.fromkeys(NATIVE_THREAD_VARIABLES, str(count)))
     try:
         yield
     finally:

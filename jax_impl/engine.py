@@ -15,10 +15,13 @@ import jaxlib
 import numpy as np
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 
 from anatobench.engine import Arrays, Batch, Inspection, ModelSpec, StepMetrics
 from anatobench.errors import UsageError
+from anatobench.processes import ALONE, Processes
 from anatobench.recipes import Recipe
+from jax_impl import parallel
 from jax_impl.layers.noise import Key
 from jax_impl.losses import CaseLosses, case_losses
 from jax_impl.models import build_backbone
@@ -32,7 +35,6 @@ from jax_impl.weights import (
     export_moments,
     import_moments,
     import_weights,
-    place_on_device,
 )
 
 
@@ -41,14 +43,15 @@ class PendingStep:
     """The figures of a step, still on the device."""
 
     means: jax.Array
-    """[5]: loss, classification, any_injury, segmentation, gradient norm."""
+    """[6]: loss, classification, any_injury, segmentation, gradient norm, whether any process was asked to stop."""
     case_losses: jax.Array
-    """[B]"""
+    """[B], split by case"""
 
     def fetch(self) -> StepMetrics:
         """Wait for the device."""
-        loss, classification, any_injury, segmentation, norm = np.asarray(self.means).tolist()
-        return StepMetrics(loss, classification, any_injury, segmentation, norm, np.array(self.case_losses))
+        loss, classification, any_injury, segmentation, norm, stop = np.asarray(self.means).tolist()
+        case_losses = parallel.own_part(self.case_losses)
+        return StepMetrics(loss, classification, any_injury, segmentation, norm, case_losses, stop > 0)
 
 
 class JaxEngine:
@@ -60,53 +63,64 @@ class JaxEngine:
 
     name = "jax"
 
-    def __init__(self, spec: ModelSpec, recipe: Recipe) -> None:
+    def __init__(self, spec: ModelSpec, recipe: Recipe, processes: Processes = ALONE) -> None:
         self.spec = spec
         self.recipe = recipe
+        self.processes = processes
+        self._mesh = parallel.join(processes)
         self._precision = Precision.named(recipe.precision)
-        model = _build_model(spec, self._precision, recipe.seed)
+        model = _build_model(spec, recipe, self._precision)
         self._table = model.weight_table()
         self._stage_names = model.stage_names()  # in order, which a dict loses on its way through `jax.jit`
         self._graph = nnx.graphdef(model)
         parameters, statistics = nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat)
         self._optimizer = build_optimizer(recipe)
         with self._precision.applied():
-            place = partial(place_on_device, dtype=self._precision.parameter_dtype)
+            place = partial(parallel.place_whole, self._mesh, dtype=self._precision.parameter_dtype)
             self._parameters: Tree = jax.tree.map(place, nnx.to_pure_dict(parameters))
             self._statistics: Tree = jax.tree.map(place, nnx.to_pure_dict(statistics))
-            self._optimizer_state = jax.jit(self._optimizer.init)(self._parameters)
+            whole = parallel.whole(self._mesh)
+            self._optimizer_state = jax.jit(self._optimizer.init, out_shardings=whole)(self._parameters)
         check_table(self._table, self._parameters, self._statistics)
-        self._train_step = jax.jit(self._pure_train_step, donate_argnums=(0, 1, 2))
+        options = _compiler_options(recipe)
+        self._train_step = jax.jit(
+            self._pure_train_step,
+            donate_argnums=(0, 1, 2),
+            out_shardings=(whole, whole, parallel.by_case(self._mesh)),
+            compiler_options=options,
+        )
         self._predict = jax.jit(self._pure_predict)
         self._segment = jax.jit(self._pure_segment)
-        self._inspect = jax.jit(self._pure_inspect, static_argnums=(0, 1))
+        self._inspect = jax.jit(self._pure_inspect, static_argnums=(0, 1), compiler_options=options)
 
-    def train_step(self, batch: Batch, learning_rate: float, step: int) -> PendingStep:
+    def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> PendingStep:
         """See `anatobench.engine.Engine.train_step`."""
         with self._precision.applied():
             state = (self._parameters, self._statistics, self._optimizer_state)
             rate = np.asarray(learning_rate, self._precision.parameter_dtype)
-            state, means, per_case = self._train_step(*state, *_to_device(batch), rate, np.uint32(step))
+            arrays = (batch.volume, batch.organs, batch.targets, np.array([stop]))
+            placed = [parallel.place_by_case(self._mesh, array) for array in arrays]
+            state, means, per_case = self._train_step(*state, *placed, rate, np.uint32(step))
             self._parameters, self._statistics, self._optimizer_state = state
         return PendingStep(means, per_case)
 
     def predict(self, volume: np.ndarray) -> np.ndarray:
         """See `anatobench.engine.Engine.predict`."""
         with self._precision.applied():
-            return np.array(self._predict(self._parameters, self._statistics, volume))
+            return np.array(self._predict(*self._own_state(), volume))
 
     def segment(self, volume: np.ndarray) -> np.ndarray:
         """See `anatobench.engine.Engine.segment`; `UsageError` for a model without the head."""
         if not self.spec.segmentation:
             raise UsageError("this model was built without the segmentation head: build it with segmentation=True")
         with self._precision.applied():
-            return np.array(self._segment(self._parameters, self._statistics, volume))
+            return np.array(self._segment(*self._own_state(), volume))
 
     def inspect(self, batch: Batch, train: bool = True, gradients: bool = True) -> Inspection:
         """See `anatobench.engine.Engine.inspect`."""
         with self._precision.applied():
             losses, (outputs, logits, seg_logits), found = self._inspect(
-                train, gradients, self._parameters, self._statistics, *_to_device(batch)
+                train, gradients, *self._own_state(), batch.volume, batch.organs, batch.targets
             )
             parameters = [entry for entry in self._table if not entry.buffer]
             return Inspection(
@@ -128,7 +142,7 @@ class JaxEngine:
         """See `anatobench.engine.Engine.load_weights`."""
         with self._precision.applied():
             self._parameters, self._statistics = import_weights(
-                self._table, weights, self._parameters, self._statistics
+                self._table, weights, self._parameters, self._statistics, self._place
             )
 
     def optimizer_state(self) -> Arrays:
@@ -140,18 +154,32 @@ class JaxEngine:
         """See `anatobench.engine.Engine.load_optimizer_state`."""
         with self._precision.applied():
             adam, decay = self._optimizer_state
-            first, second, step = import_moments(self._table, state, self._parameters)
-            count = place_on_device(np.asarray(step), adam.count.dtype)
+            first, second, step = import_moments(self._table, state, self._parameters, self._place)
+            count = self._place(np.asarray(step), adam.count.dtype)
             self._optimizer_state = (adam._replace(count=count, mu=first, nu=second), decay)
+
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        """See `anatobench.engine.Engine.gather`."""
+        return parallel.gather(array, self.processes)
+
+    def close(self) -> None:
+        """See `anatobench.engine.Engine.close`."""
+        parallel.leave(self.processes)
+
+    def _place(self, array: np.ndarray, dtype: DTypeLike) -> jax.Array:
+        return parallel.place_whole(self._mesh, array, dtype)
+
+    def _own_state(self) -> tuple[Tree, Tree]:
+        return parallel.own_copy(self._parameters), parallel.own_copy(self._statistics)
 
     def device(self) -> dict[str, Any]:
         """See `anatobench.engine.Engine.device`."""
-        device = jax.devices()[0]
+        device = self._mesh.local_devices[0]
         gpu = device.platform == "gpu"
         return {
             "kind": "gpu" if gpu else "cpu",
             "name": device.device_kind if gpu else platform.processor() or platform.machine(),
-            "count": 1,
+            "count": self.processes.count,
             "versions": {
                 "python": platform.python_version(),
                 "jax": jax.__version__,
@@ -172,6 +200,7 @@ class JaxEngine:
         volume: jax.Array,
         organs: jax.Array,
         targets: jax.Array,
+        stop: jax.Array,
         learning_rate: jax.Array,
         step: jax.Array,
     ) -> tuple[tuple[Tree, Tree, optax.OptState], jax.Array, jax.Array]:
@@ -187,7 +216,7 @@ class JaxEngine:
         parameters, optimizer_state, norm = clip_and_update(
             self._optimizer, self.recipe.clip_norm, learning_rate, gradients, optimizer_state, parameters
         )
-        means = jnp.stack([*_means(losses).values(), norm])
+        means = jnp.stack([*_means(losses).values(), norm, stop.any()])
         return (parameters, statistics, optimizer_state), means, losses.total
 
     def _pure_predict(self, parameters: Tree, statistics: Tree, volume: jax.Array) -> jax.Array:
@@ -254,12 +283,6 @@ class JaxEngine:
         return case_losses(self.spec.task, self.recipe, logits, seg_logits, targets, organs)
 
 
-def _to_device(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """volume, organs, targets, copied: on a CPU JAX would otherwise work on the caller's memory, after returning."""
-    arrays = (batch.volume, batch.organs, batch.targets)
-    return jax.device_put(arrays, may_alias=False)
-
-
 def _channels_first(output: jax.Array) -> np.ndarray:
     """Maps to torch's layout; tokens [B, N, C] are the same in both."""
     array = np.asarray(output)
@@ -277,14 +300,24 @@ def _means(losses: CaseLosses) -> dict[str, jax.Array]:
     }
 
 
-def _build_model(spec: ModelSpec, precision: Precision, seed: int) -> DiagnosisModel:
-    """Weights drawn from `seed`, in float32 whatever the precision, so that all precisions start from the same."""
-    generator = np.random.default_rng(seed)
+def _build_model(spec: ModelSpec, recipe: Recipe, precision: Precision) -> DiagnosisModel:
+    """Weights drawn from the seed, in float32 whatever the precision, so that all precisions start from the same."""
+    generator = np.random.default_rng(recipe.seed)
     classes = spec.task.segmentation_classes if spec.segmentation else None
     backbone = build_backbone(spec, precision.compute_dtype, generator)
-    return DiagnosisModel(backbone, classes, head_dtype=precision.parameter_dtype, generator=generator)
+    return DiagnosisModel(
+        backbone, classes, head_dtype=precision.parameter_dtype, generator=generator, recompute=recipe.recompute
+    )
 
 
-def build(spec: ModelSpec, recipe: Recipe) -> JaxEngine:
+def _compiler_options(recipe: Recipe) -> dict[str, str] | None:
+    """XLA's CPU compiler takes the barriers around what is recomputed away, and then merges it with its first
+    computation, so that nothing is saved: that pass has to go."""
+    if recipe.recompute and jax.default_backend() == "cpu":
+        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    return None
+
+
+def build(spec: ModelSpec, recipe: Recipe, processes: Processes = ALONE) -> JaxEngine:
     """The entry point of `anatobench.engine.load_engine`."""
-    return JaxEngine(spec, recipe)
+    return JaxEngine(spec, recipe, processes)

@@ -1,26 +1,26 @@
 """The model and the optimizer as dicts of numpy arrays under torchvision's names, and back.
 
 Every backbone lists its arrays in a table of `Entry`; an array that the table does not name, on either side, is an
-error. The canonical form holds parameters and BatchNorm's running mean and variance. `num_batches_tracked`
-is left out (with a fixed momentum nothing reads it), and so is `relative_position_index` (it follows from the window's
-size); a file that has them loads all the same.
+error. The canonical form holds parameters and BatchNorm's running mean and variance; what torchvision keeps besides
+(`UNREAD`) is left out, and a file that has it loads all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from anatobench.engine import SEGMENTATION_HEAD, Arrays
+from anatobench.engine import SEGMENTATION_HEAD, UNREAD, Arrays
 from anatobench.errors import AnatoBenchError
 from jax_impl.optimizer import Tree
 
 Path = tuple[str | int, ...]
-_UNREAD = (".num_batches_tracked", ".relative_position_index")
+Place = Callable[[np.ndarray, DTypeLike], jax.Array]
+"""Puts an array on the device as a type."""
 
 
 @dataclass(frozen=True)
@@ -92,17 +92,22 @@ def export_arrays(table: Iterable[Entry], tree: Tree) -> Arrays:
 
 
 def import_weights(
-    table: Sequence[Entry], weights: Mapping[str, np.ndarray], like_parameters: Tree, like_statistics: Tree
+    table: Sequence[Entry],
+    weights: Mapping[str, np.ndarray],
+    like_parameters: Tree,
+    like_statistics: Tree,
+    place: Place,
 ) -> tuple[Tree, Tree]:
-    """Canonical weights as (parameters, statistics) of the types of the trees given. A segmentation head that the
+    """Canonical weights as (parameters, statistics) of the types of the trees given, each put on the device by `place`.
+    A segmentation head that the
     table does not have is dropped; any other mismatch is an error."""
-    given = {n: w for n, w in weights.items() if not n.endswith(_UNREAD)}
+    given = {n: w for n, w in weights.items() if not n.endswith(UNREAD)}
     if not any(entry.name.startswith(SEGMENTATION_HEAD) for entry in table):
         given = {n: w for n, w in given.items() if not n.startswith(SEGMENTATION_HEAD)}
     _check_names({e.name: e.shape for e in table}, given, "weights")
     parameters = [e for e in table if not e.buffer]
     statistics = [e for e in table if e.buffer]
-    return _filled(like_parameters, parameters, given), _filled(like_statistics, statistics, given)
+    return _filled(like_parameters, parameters, given, place), _filled(like_statistics, statistics, given, place)
 
 
 def export_moments(table: Iterable[Entry], first: Tree, second: Tree, step: int) -> Arrays:
@@ -114,15 +119,17 @@ def export_moments(table: Iterable[Entry], first: Tree, second: Tree, step: int)
     return arrays
 
 
-def import_moments(table: Iterable[Entry], arrays: Mapping[str, np.ndarray], like: Tree) -> tuple[Tree, Tree, int]:
+def import_moments(
+    table: Iterable[Entry], arrays: Mapping[str, np.ndarray], like: Tree, place: Place
+) -> tuple[Tree, Tree, int]:
     """The inverse of `export_moments`; names and shapes are checked as for weights."""
     parameters = [entry for entry in table if not entry.buffer]
     shapes: dict[str, tuple[int, ...]] = {
         f"{moment}/{e.name}": e.shape for moment in ("exp_avg", "exp_avg_sq") for e in parameters
     }
     _check_names({**shapes, "step": ()}, arrays, "optimizer state")
-    first = _filled(like, parameters, {e.name: arrays[f"exp_avg/{e.name}"] for e in parameters})
-    second = _filled(like, parameters, {e.name: arrays[f"exp_avg_sq/{e.name}"] for e in parameters})
+    first = _filled(like, parameters, {e.name: arrays[f"exp_avg/{e.name}"] for e in parameters}, place)
+    second = _filled(like, parameters, {e.name: arrays[f"exp_avg_sq/{e.name}"] for e in parameters}, place)
     return first, second, int(arrays["step"])
 
 
@@ -143,15 +150,10 @@ def _listed(problems: Sequence[str]) -> str:
     return "; ".join(problems[:8]) + more
 
 
-def _filled(like: Tree, entries: Iterable[Entry], given: Mapping[str, np.ndarray]) -> Tree:
+def _filled(like: Tree, entries: Iterable[Entry], given: Mapping[str, np.ndarray], place: Place) -> Tree:
     """A tree of `like`'s structure and types with the arrays given."""
     arrays = {entry.path: entry.to_jax(given[entry.name]) for entry in entries}
-    return jax.tree.map_with_path(lambda path, leaf: place_on_device(arrays[_path(path)], leaf.dtype), like)
-
-
-def place_on_device(array: np.ndarray, dtype: DTypeLike) -> jax.Array:
-    """A copy in memory of its own, which a step may be given to reuse (on a CPU JAX else shares numpy's)."""
-    return jax.device_put(np.array(array, dtype, order="C"), may_alias=False)
+    return jax.tree.map_with_path(lambda path, leaf: place(arrays[_path(path)], leaf.dtype), like)
 
 
 def _at(tree: Tree, path: Path) -> jax.Array:

@@ -1,6 +1,12 @@
-"""Lets every test import what stands in tests/support."""
+"""Lets every test import what stands in tests/support, and every process that tests start heed Ctrl-C."""
 
+import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and child processes inherit that. A handler
+# set here is taken off again in each child. (Popen's preexec_fn would do it too, but forks in a way JAX warns of.)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from torchvision.ops import StochasticDepth
 
 from anatobench.engine import Arrays, Batch, Inspection, ModelSpec, StepMetrics
 from anatobench.errors import UsageError
+from anatobench.processes import ALONE, Processes
 from anatobench.recipes import Recipe
+from anatobench.tasks import Size
+from torch_ref import parallel
 from torch_ref.losses import CaseLosses, case_losses
 from torch_ref.models import build_backbone
 from torch_ref.models.diagnosis_model import DiagnosisModel
@@ -38,14 +42,14 @@ class PendingStep:
     """The figures of a step, still on the device."""
 
     means: Tensor
-    """[5]: loss, classification, any_injury, segmentation, gradient norm."""
+    """[6]: loss, classification, any_injury, segmentation, gradient norm, share of processes asked to stop."""
     case_losses: Tensor
     """[B]"""
 
     def fetch(self) -> StepMetrics:
         """Wait for the device."""
-        loss, classification, any_injury, segmentation, norm = self.means.tolist()
-        return StepMetrics(loss, classification, any_injury, segmentation, norm, to_numpy(self.case_losses))
+        loss, classification, any_injury, segmentation, norm, stop = self.means.tolist()
+        return StepMetrics(loss, classification, any_injury, segmentation, norm, to_numpy(self.case_losses), stop > 0)
 
 
 class TorchEngine:
@@ -53,28 +57,32 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, spec: ModelSpec, recipe: Recipe) -> None:
+    def __init__(self, spec: ModelSpec, recipe: Recipe, processes: Processes = ALONE) -> None:
         self.spec = spec
         self.recipe = recipe
+        self.processes = processes
         self._precision = Precision.named(recipe.precision)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = _build_model(spec, recipe).to(self._device, self._precision.parameter_dtype)
+        self._device = parallel.join(processes)
+        self._model = parallel.with_global_batch_norm(_build_model(spec, recipe), self._device, processes)
+        self._model = self._model.to(self._device, self._precision.parameter_dtype)
         if self._device.type == "cuda":  # the layout from which cuDNN's 3D convolutions reach the tensor cores
             self._model = self._model.to(memory_format=torch.channels_last_3d)
         self._optimizer = build_optimizer(self._model.parameters(), recipe)
+        self._distributed = parallel.distributed(self._model, self._device, processes)
 
-    def train_step(self, batch: Batch, learning_rate: float, step: int) -> PendingStep:
+    def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> PendingStep:
         """See `anatobench.engine.Engine.train_step`."""
         self._model.train()
+        x = self._normalised(batch.volume)
         with self._seeded(step):
-            features = self._features(batch.volume)
-            logits = self._model.classify(features)
-        losses = self._losses(logits, self._segment(features, batch.volume), batch)
+            logits, seg_logits = self._distributed(x, _size(batch.volume), self._precision.autocast(self._device))
+        losses = self._losses(logits, seg_logits, batch)
         self._optimizer.zero_grad()
         losses.total.mean().backward()
         norm = clip_and_update(self._optimizer, self.recipe.clip_norm, learning_rate)
-        means = torch.stack([*(_means(losses).values()), norm]).detach()
-        return PendingStep(means, losses.total.detach())
+        asked = torch.full_like(norm, float(stop))
+        means = torch.stack([*(_means(losses).values()), norm, asked]).detach()
+        return PendingStep(parallel.mean_of_all(means, self.processes), losses.total.detach())
 
     @torch.inference_mode()
     def predict(self, volume: np.ndarray) -> np.ndarray:
@@ -133,13 +141,23 @@ class TorchEngine:
         """See `anatobench.engine.Engine.load_optimizer_state`."""
         import_optimizer(self._model, self._optimizer, state)
 
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        """See `anatobench.engine.Engine.gather`."""
+        return parallel.gather(array, self._device, self.processes)
+
+    def close(self) -> None:
+        """See `anatobench.engine.Engine.close`."""
+        del self._distributed, self._optimizer, self._model  # gloo aborts if a reducer outlives its group
+        gc.collect()
+        parallel.leave(self.processes)
+
     def device(self) -> dict[str, Any]:
         """See `anatobench.engine.Engine.device`."""
         gpu = self._device.type == "cuda"
         return {
             "kind": "gpu" if gpu else "cpu",
             "name": torch.cuda.get_device_name() if gpu else platform.processor() or platform.machine(),
-            "count": 1,
+            "count": self.processes.count,
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
@@ -151,17 +169,23 @@ class TorchEngine:
 
     def _features(self, volume: np.ndarray, record: Callable[[str, Tensor], None] | None = None) -> Tensor:
         """int16 [B, D, H, W] to the feature map; `record` is shown every stage's output."""
-        self._precision.set_switches()
-        x = normalise(self._to_device(volume), self.spec.task.window, self._precision.parameter_dtype)
+        x = self._normalised(volume)
         with self._precision.autocast(self._device):
             return self._model.features(x, record)
+
+    def _normalised(self, volume: np.ndarray) -> Tensor:
+        """int16 [B, D, H, W] to the model's input [B, 1, D, H, W]."""
+        self._precision.set_switches()
+        return normalise(self._to_device(volume), self.spec.task.window, self._precision.parameter_dtype)
 
     @contextlib.contextmanager
     def _seeded(self, step: int) -> Iterator[None]:
         """What a step draws at random is the same whenever that step is taken; the process's generators stay as they
         are."""
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            (seed,) = np.random.SeedSequence([self.recipe.seed, step]).generate_state(1, np.uint64)
+            # Every process draws for its own cases.
+            place = [self.processes.index] if self.processes.index else []
+            (seed,) = np.random.SeedSequence([self.recipe.seed, step, *place]).generate_state(1, np.uint64)
             torch.manual_seed(int(seed))
             yield
 
@@ -172,8 +196,7 @@ class TorchEngine:
         return tensor
 
     def _segment(self, features: Tensor, volume: np.ndarray) -> Tensor | None:
-        depth, height, width = volume.shape[1:]
-        return self._model.segment(features, (depth, height, width))
+        return self._model.segment(features, _size(volume))
 
     def _losses(self, logits: Tensor, seg_logits: Tensor | None, batch: Batch) -> CaseLosses:
         targets, organs = self._to_device(batch.targets), self._to_device(batch.organs)
@@ -183,6 +206,11 @@ class TorchEngine:
         names, parameters = zip(*named_parameters(self._model), strict=True)
         gradients = torch.autograd.grad(losses.total.mean(), parameters)
         return {name: to_numpy(gradient) for name, gradient in zip(names, gradients, strict=True)}
+
+
+def _size(volume: np.ndarray) -> Size:
+    depth, height, width = volume.shape[1:]
+    return depth, height, width
 
 
 def _means(losses: CaseLosses) -> dict[str, Tensor]:
@@ -199,7 +227,7 @@ def _build_model(spec: ModelSpec, recipe: Recipe) -> DiagnosisModel:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         classes = spec.task.segmentation_classes if spec.segmentation else None
-        model = DiagnosisModel(build_backbone(spec), classes)
+        model = DiagnosisModel(build_backbone(spec), classes, recompute=recipe.recompute)
     if not recipe.dropout:
         switch_off_dropout(model)
     return model
@@ -212,6 +240,6 @@ def switch_off_dropout(model: nn.Module) -> None:
             module.p = 0.0
 
 
-def build(spec: ModelSpec, recipe: Recipe) -> TorchEngine:
+def build(spec: ModelSpec, recipe: Recipe, processes: Processes = ALONE) -> TorchEngine:
     """The entry point of `anatobench.engine.load_engine`."""
-    return TorchEngine(spec, recipe)
+    return TorchEngine(spec, recipe, processes)

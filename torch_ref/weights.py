@@ -1,8 +1,7 @@
 """The model and the optimizer as dicts of numpy arrays under torchvision's names, and back.
 
-The canonical form holds parameters and BatchNorm's running mean and variance. `num_batches_tracked` is left out (with
-a fixed momentum nothing reads it), and so is `relative_position_index` (it follows from the window's size); a file
-that has them loads all the same.
+The canonical form holds parameters and BatchNorm's running mean and variance; what torchvision keeps besides (`UNREAD`)
+is left out, and a file that has it loads all the same.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anatobench.engine import SEGMENTATION_HEAD, Arrays
+from anatobench.engine import SEGMENTATION_HEAD, UNREAD, Arrays
 from anatobench.errors import AnatoBenchError
 from torch_ref.models.diagnosis_model import DiagnosisModel
-
-_UNREAD = (".num_batches_tracked", ".relative_position_index")
 
 
 def canonical_name(name: str) -> str:
@@ -33,7 +30,7 @@ def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers of the canonical form, sharing memory with the model."""
-    return {canonical_name(n): t for n, t in model.state_dict().items() if not n.endswith(_UNREAD)}
+    return {canonical_name(n): t for n, t in model.state_dict().items() if not n.endswith(UNREAD)}
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
@@ -48,7 +45,7 @@ def export_weights(model: DiagnosisModel) -> Arrays:
 
 def import_weights(model: DiagnosisModel, weights: Mapping[str, np.ndarray]) -> None:
     """Fill the model. A head that the model does not have is dropped; any other mismatch is an error."""
-    given = {n: w for n, w in weights.items() if not n.endswith(_UNREAD)}
+    given = {n: w for n, w in weights.items() if not n.endswith(UNREAD)}
     if model.segmentation_head is None:
         given = {n: w for n, w in given.items() if not n.startswith(SEGMENTATION_HEAD)}
     copy_by_name(named_tensors(model), given, "weights")

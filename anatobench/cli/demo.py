@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anatobench.errors import AnatoBenchError
+from anatobench.errors import AnatoBenchError, UsageError
 
 TASK = "ratic"
 MODEL = "r3d_18"
@@ -52,6 +52,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.report.run_results import read_run
     from anatobench.report.summary import HEADER, agreement_lines, summary_rows, text_table
 
+    smallest = 8 * BATCH_SIZE
+    if args.cases < smallest or args.epochs < 1 or not 0 <= args.seed < 2**32:
+        raise UsageError(f"--cases must be at least {smallest}, --epochs at least 1, --seed from 0 to 4294967295")
     started = time.monotonic()
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)

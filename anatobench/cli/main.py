@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "a run's weights as one .safetensors file under torchvision's names",
     "parity": "prove that the two frameworks compute the same",
     "bench": "measure: step time (bench step)",
+    "experiments": "many runs that answer one question: AUC over seeds (experiments auc)",
     "report": "one self-contained HTML page from one or more runs",
 }
 

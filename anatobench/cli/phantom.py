@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--injuries",
         choices=INJURIES,
         default="typical",
-        help="large (ratic alone): larger, stronger, more frequent injuries with fewer look-alikes, for demonstrations",
+        help="ratic alone: moderate ones are larger, stronger and more frequent, so that small models learn them; "
+        "large ones larger still, with fewer look-alikes, for demonstrations",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed, another cohort (default 0)")
     parser.add_argument(

@@ -25,7 +25,10 @@ examples:
   anatobench prepare --store stores/ratic --verify
 
 It can be stopped at any time: the same command goes on where it was. Cases that cannot be used are listed with their
-reason in STORE/rejected.csv and tried again next time. To spread the work over n jobs give each --shard I/n, I from 0.
+reason in STORE/rejected.csv and tried again next time. A case whose mask has another content or label map now, or
+whose scan another path or metadata, is prepared again.
+To spread the work over n jobs give each --shard I/n, I from 0: they may run at once. Jobs that would share cases (the
+same shard twice, another n, with and without --shard) may not: the second one stops at once.
 
 a manifest (RAW/manifest.csv, or --csv) has one row per scan:
   scan           NIfTI file, or folder of one DICOM series, relative to RAW

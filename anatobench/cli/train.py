@@ -5,15 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.pretrained.kinetics import KINETICS_400
+from anatobench.processes import Processes, after_leader, find_processes
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override, paper_recipe
 from anatobench.runs import CONFIG_FILE, RunConfig, begin_run, locked
+from anatobench.signals import Interrupted
 from anatobench.store import Store
 from anatobench.tasks import Task, get_task
+
+if TYPE_CHECKING:
+    from anatobench.engine import Engine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Train a model on a store, as the paper's Table 6 says unless --set says otherwise.\n\n"
         "RUN holds config.json, metrics.jsonl (one line per step and evaluation), tensorboard/ and checkpoints/.\n"
         "Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint and stops with exit status 130; the same command with --resume\n"
-        "goes on as if nothing had happened, also after a kill or a power cut."
+        "goes on as if nothing had happened, also after a kill or a power cut.\n\n"
+        "With srun or torchrun, one task per GPU, all tasks train one model together; batch_size counts the cases of\n"
+        "all of them."
     )
     parser.epilog = (
         "examples:\n"
@@ -30,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", help="ratic, ct_rate, rad_chestct, or the name in the store's manifest")
     parser.add_argument("--store", help="folder that `anatobench prepare` has written; it says whether full or tiny")
+    parser.add_argument("--store-copy", type=Path, metavar="DIR",
+                        help="read the cases from this copy of the store, on a disk of this machine; the run still "
+                             "remembers --store")  # fmt: skip
     parser.add_argument("--model", choices=MODELS)
     parser.add_argument("--framework", choices=FRAMEWORKS)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
@@ -46,6 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--initial-weights", type=Path, metavar="FILE",
                         help="begin with these instead of weights drawn from the seed: another run's "
                              "initial.safetensors or checkpoint, or an export")  # fmt: skip
+    parser.add_argument("--pretrained", metavar="FILE|auto",
+                        help="begin with torchvision's Kinetics-400 weights, stem and heads drawn from the seed: its "
+                             ".pth file, or the same as .safetensors; `auto` looks in $ANATOBENCH_PRETRAINED and in "
+                             "PyTorch's cache, then downloads it. Size full only")  # fmt: skip
     parser.add_argument(
         "--workers", type=int, default=0, help="threads that read cases ahead (default: 0, the library's)"
     )
@@ -56,32 +73,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Train; the outcome, or None in a process that does not lead."""
     from anatobench.batches import steps_per_epoch, training_batches
-    from anatobench.engine import load_engine
     from anatobench.evaluation import open_store, validator
     from anatobench.training import TrainingData, train
 
+    processes = find_processes()
     config = _asked_for(args)
     store = open_store(config)
-    steps = steps_per_epoch(store, config.recipe.batch_size)
-    config = begin_run(args.out, config, args.resume, args.switch_framework)
+    if args.store_copy is not None:
+        store = _copy_of(store, args.store_copy)
+    recipe = config.recipe
+    steps = steps_per_epoch(store, recipe.batch_size)
+    processes.share(recipe.batch_size)  # refuses what cannot be shared out before anybody waits for anybody
     started = time.monotonic()
-    with locked(args.out):
-        engine = load_engine(config.framework, config.spec, config.recipe)
+    with ExitStack() as stack:
+        config, engine = _begin(args, config, processes, stack)
         device = engine.device()
-        print(
-            f"{config.model} ({config.size}) on {config.task.name} with {engine.name} on {device['name']}: "
-            f"{len(store.split('train'))} training cases, {config.total_steps(steps)} steps of "
-            f"{config.recipe.batch_size}, {'with' if config.segmentation else 'without'} segmentation supervision",
-            file=sys.stderr,
-        )
-        validate = validator(engine, store, config.recipe.batch_size)
-        if validate is None:
-            print("train: no validation cases in the store, so the last checkpoint stands for the run", file=sys.stderr)
-        with training_batches(store, config.recipe.seed, config.recipe.batch_size, workers=args.workers) as batches:
+        validate = validator(engine, store, recipe.batch_size)
+        if processes.leads:
+            _introduce(config, engine, device, len(store.split("train")), steps, validate is not None)
+        place = {"process_index": processes.index, "process_count": processes.count}
+        with training_batches(store, recipe.seed, recipe.batch_size, workers=args.workers, **place) as batches:
             data = TrainingData(batches, steps, lambda index: store.cases[index].case_id, validate)
-            progress = train(args.out, config, engine, data)
+            try:
+                progress = train(args.out, config, engine, data)
+            except Interrupted:
+                engine.close()
+                raise
+        engine.close()
+    if not processes.leads:
+        return None
     return {
         "run": str(args.out),
         "steps": progress.step,
@@ -93,10 +116,44 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _begin(
+    args: argparse.Namespace, config: RunConfig, processes: Processes, stack: ExitStack
+) -> tuple[RunConfig, Engine]:
+    """The run's folder, begun and locked by the process that leads, and the engine."""
+    from anatobench.engine import load_engine
+
+    def begin() -> RunConfig:
+        begun = begin_run(args.out, config, args.resume, args.switch_framework)
+        stack.enter_context(locked(args.out))
+        return begun
+
+    if processes.alone:  # a folder that cannot be used is known before the engine is built
+        begun = begin()
+        return begun, load_engine(begun.framework, begun.spec, begun.recipe)
+    engine = load_engine(config.framework, config.spec, config.recipe, processes)
+    begun_by_leader = after_leader(processes, engine.gather, begin)
+    saved = begun_by_leader or replace(RunConfig.read(args.out), framework=config.framework, store=config.store)
+    return saved, engine
+
+
+def _introduce(
+    config: RunConfig, engine: Engine, device: Mapping[str, Any], cases: int, steps: int, validated: bool
+) -> None:
+    count = engine.processes.count
+    print(
+        f"{config.model} ({config.size}) on {config.task.name} with {engine.name} on {device['name']}"
+        f"{f' x {count} processes' if count > 1 else ''}: {cases} training cases, {config.total_steps(steps)} steps of "
+        f"{config.recipe.batch_size}, {'with' if config.segmentation else 'without'} segmentation supervision",
+        file=sys.stderr,
+    )
+    if not validated:
+        print("train: no validation cases in the store, so the last checkpoint stands for the run", file=sys.stderr)
+
+
 def _asked_for(args: argparse.Namespace) -> RunConfig:
     """The configuration on the command line; with `--resume --out RUN` alone, the run's own."""
     restated = (args.task, args.model, args.size, args.epochs, args.steps, args.evaluate_every, args.checkpoint_every,
-                args.initial_weights)  # fmt: skip
+                args.initial_weights, args.pretrained)  # fmt: skip
     alone = all(value is None for value in restated) and not args.settings and not args.no_seg
     if args.resume and alone and (args.out / CONFIG_FILE).exists():
         saved = RunConfig.read(args.out)
@@ -119,6 +176,7 @@ def _asked_for(args: argparse.Namespace) -> RunConfig:
         recipe=(recipe := _recipe(args, task)),
         segmentation=recipe.segmentation_weight > 0,
         initial_weights=None if args.initial_weights is None else str(args.initial_weights.resolve()),
+        pretrained=_pretrained(args),
         max_steps=args.steps,
         versions=RunConfig.installed_versions(args.framework),
         **{
@@ -127,12 +185,27 @@ def _asked_for(args: argparse.Namespace) -> RunConfig:
     )
 
 
+def _copy_of(store: Store, path: Path) -> Store:
+    """The copy at `path`; AnatoBenchError if it holds anything else than `store`."""
+    copy = Store.open(path)
+    if replace(copy, root=store.root) != store:
+        raise AnatoBenchError(f"{path}: is not a copy of {store.root}: copy it again, or leave --store-copy out")
+    return copy
+
+
 def _task(name: str, stored: Task) -> Task:
     """The task of that name; a store made from a manifest brings its own."""
     task = stored if name == stored.name else get_task(name)
     if task != stored:
         raise AnatoBenchError(f"the store was prepared for task {stored.name}, not {name}: give --task {stored.name}")
     return task
+
+
+def _pretrained(args: argparse.Namespace) -> str | None:
+    """As a configuration names it: `auto` as the published file's name, which is the same wherever it lies."""
+    if args.pretrained is None:
+        return None
+    return KINETICS_400[args.model].file if args.pretrained == "auto" else str(Path(args.pretrained).resolve())
 
 
 def _recipe(args: argparse.Namespace, task: Task) -> Recipe:

@@ -45,6 +45,21 @@ def largest_difference(reference: Mapping[str, np.ndarray], candidate: Mapping[s
     return worst
 
 
+def difference_of_norms(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray]) -> Difference:
+    """|a - b| / |b| in the Euclidean norm of all arrays as one vector; `worst` is the array furthest off.
+
+    In float32 a ReLU whose input is zero but for rounding lets a gradient pass in one program and not in the other,
+    and a max-pooling picks another of two equal neighbours. Single elements then differ by what they are worth, the
+    gradient as a whole hardly.
+    """
+    if largest_difference(reference, candidate).error == INCOMPARABLE:
+        return Difference(INCOMPARABLE, "")
+    squares = {name: float(np.square(np.float64(candidate[name]) - array).sum()) for name, array in reference.items()}
+    norm = float(np.sqrt(sum(np.square(np.float64(array)).sum() for array in reference.values())))
+    distance = float(np.sqrt(sum(squares.values())))
+    return Difference(distance / norm if norm else float(distance > 0), max(squares, key=squares.__getitem__))
+
+
 def exact_difference(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray]) -> Difference:
     """0 if every array is the same to the last bit, `INCOMPARABLE` otherwise."""
     if reference.keys() != candidate.keys():

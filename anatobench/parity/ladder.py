@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anatobench.engine import Arrays, Engine, Inspection, StepMetrics
-from anatobench.parity.comparison import Difference, exact_difference, largest_difference
+from anatobench.parity.comparison import Difference, difference_of_norms, exact_difference, largest_difference
 from anatobench.parity.inputs import learning_rate, parity_batch, perturbed_weights
 
 BUFFERS = ("running_mean", "running_var")
@@ -35,6 +35,20 @@ class Rung:
 
 
 @dataclass(frozen=True)
+class Tolerances:
+    """The largest relative error allowed; None measures without a gate."""
+
+    forward: float | None
+    """Activations, logits and losses."""
+    gradients: float | None
+    """Of the first pass, in every array."""
+    whole_gradient: float | None
+    """Of the first pass, in the norm of the gradient as one vector."""
+    training: float | None
+    """Everything after an optimizer step."""
+
+
+@dataclass(frozen=True)
 class Ladder:
     """Two engines of the same spec and recipe, and what they are put through.
 
@@ -44,22 +58,24 @@ class Ladder:
     reference: Engine
     candidate: Engine
     steps: int
-    """0 climbs the forward rungs alone."""
+    """Optimizer steps; 0 compares one pass alone."""
+    backward: bool
+    """Whether that pass has gradients when `steps` is 0; there is none in evaluation mode then."""
     batch_size: int
     seed: int
-    forward_tolerance: float | None
-    training_tolerance: float | None
-    """Of gradients and all that follows."""
+    tolerances: Tolerances
 
     def climb(self, progress: Callable[[str], None] = lambda what: None) -> Iterator[Rung]:
         """Every rung in order, whether or not one below has failed; `progress` is told what comes next."""
         progress("weights")
         weights = perturbed_weights(self.reference.weights(), self.seed)
         yield from self._weight_rungs(weights)
-        progress("forward, training mode" if self.steps == 0 else "forward and backward, training mode")
-        yield from self._inspection_rungs("", train=True, gradients=self.steps > 0)
-        progress("forward, evaluation mode")
-        yield from self._inspection_rungs("evaluation ", train=False, gradients=False)
+        gradients = self.backward or self.steps > 0
+        progress("forward and backward, training mode" if gradients else "forward, training mode")
+        yield from self._inspection_rungs("", train=True, gradients=gradients)
+        if self.steps or not self.backward:
+            progress("forward, evaluation mode")
+            yield from self._inspection_rungs("evaluation ", train=False, gradients=False)
         if self.steps:
             yield from self._training_rungs(progress)
 
@@ -91,7 +107,10 @@ class Ladder:
         losses = largest_difference(_scalars(ours.losses), _scalars(theirs.losses))
         yield self._forward(f"{prefix}losses", "loss", losses)
         if gradients:
-            yield self._training("gradients", "grads", largest_difference(ours.gradients, theirs.gradients))
+            difference = largest_difference(ours.gradients, theirs.gradients)
+            yield Rung("gradients", "grads", difference, self.tolerances.gradients)
+            difference = difference_of_norms(ours.gradients, theirs.gradients)
+            yield Rung("gradient as a whole", "whole_gradient", difference, self.tolerances.whole_gradient)
 
     def _training_rungs(self, progress: Callable[[str], None]) -> Iterator[Rung]:
         measured: dict[str, tuple[Arrays, Arrays]] = {}
@@ -114,7 +133,7 @@ class Ladder:
         logits = ({"logits": engine.predict(volume)} for engine in (self.reference, self.candidate))
         difference = largest_difference(*logits)
         # `predict` returns float32 whatever the precision, so two equal values may round to neighbours.
-        tolerance = None if self.training_tolerance is None else max(self.training_tolerance, 1e-6)
+        tolerance = None if self.tolerances.training is None else max(self.tolerances.training, 1e-6)
         yield Rung("prediction", "prediction", difference, tolerance)
 
     def _state_rungs(self, prefix: str, measured: Mapping[str, tuple[Arrays, Arrays]]) -> Iterator[Rung]:
@@ -134,10 +153,10 @@ class Ladder:
         )
 
     def _forward(self, name: str, kind: str, difference: Difference) -> Rung:
-        return Rung(name, kind, difference, self.forward_tolerance)
+        return Rung(name, kind, difference, self.tolerances.forward)
 
     def _training(self, name: str, kind: str, difference: Difference) -> Rung:
-        return Rung(name, kind, difference, self.training_tolerance)
+        return Rung(name, kind, difference, self.tolerances.training)
 
 
 def _scalars(values: Mapping[str, float]) -> Arrays:

@@ -8,25 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anatobench import __version__
+from anatobench.report.html_parts import html_page, section, table
 from anatobench.report.plots import learning_curves, roc_plots
 from anatobench.report.run_results import RunResults
 from anatobench.report.slices import example_slices
 from anatobench.report.summary import HEADER, agreements, summary_rows
-
-STYLESHEET = """
-:root { color-scheme: light; --ink: #1c2126; --soft: #5b6670; --line: #dde2e7; --paper: #fff; --wash: #f5f7f9; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 3rem) 4rem; max-width: 76rem; color: var(--ink);
-  background: var(--paper); font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
-p { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); }
-.scroll { overflow-x: auto; } img { max-width: 100%; height: auto; display: block; margin: .6rem 0; }
-table { border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { color: var(--soft); font-weight: 600; } .pass { color: #14713d; } .fail { color: #b3261e; font-weight: 600; }
-details { background: var(--wash); border: 1px solid var(--line); border-radius: .4rem; padding: .5rem .9rem;
-  margin: .5rem 0; } pre { overflow-x: auto; font-size: .8rem; margin: .5rem 0; } summary { cursor: pointer; }
-"""
 
 
 def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = None, title: str = "AnatoBench") -> str:
@@ -36,25 +22,15 @@ def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = No
     """
     sections = [
         _header(runs, title),
-        _section("Results", _table(HEADER, summary_rows(runs)) + _reading(runs)),
-        _section("Do the two frameworks agree?", _parity(parity) + _agreement(runs)),
-        _section("Learning curves", learning_curves(runs)),
-        _section("ROC curves, test split", roc_plots(runs)),
-        _section("Scans and organs", example_slices(runs)),
-        _section("Every class", _class_table(runs)),
-        _section("Configurations", _configurations(runs)),
+        section("Results", table(HEADER, summary_rows(runs)) + _reading(runs)),
+        section("Do the two frameworks agree?", _parity(parity) + _agreement(runs)),
+        section("Learning curves", learning_curves(runs)),
+        section("ROC curves, test split", roc_plots(runs)),
+        section("Scans and organs", example_slices(runs)),
+        section("Every class", _class_table(runs)),
+        section("Configurations", _configurations(runs)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLESHEET}</style></head>\n<body>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</body></html>\n"
-    )
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>{body}</section>" if body else ""
+    return html_page(title, sections)
 
 
 def _header(runs: Sequence[RunResults], title: str) -> str:
@@ -65,12 +41,6 @@ def _header(runs: Sequence[RunResults], title: str) -> str:
         f"<header><h1>{html.escape(title)}</h1><p>{html.escape(facts)}</p>"
         f'<p class="soft">{html.escape(", ".join(versions))}</p></header>'
     )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _reading(runs: Sequence[RunResults]) -> str:
@@ -97,7 +67,7 @@ def _parity(parity: Mapping[str, Any] | None) -> str:
         for name, error in parity["max_rel_error"].items()
         if error is not None
     ]
-    return f"<p>Parity ladder in float64: {verdict}.</p>" + _table(("rung", "largest relative error", "bound"), rows)
+    return f"<p>Parity ladder in float64: {verdict}.</p>" + table(("rung", "largest relative error", "bound"), rows)
 
 
 def _agreement(runs: Sequence[RunResults]) -> str:
@@ -111,7 +81,7 @@ def _agreement(runs: Sequence[RunResults]) -> str:
         for pair in agreements(runs)
     ]
     header = ("runs", "equal batches", "loss difference, first ten steps", "loss difference, all steps")
-    return _table(header, rows) if rows else ""
+    return table(header, rows) if rows else ""
 
 
 def _class_table(runs: Sequence[RunResults]) -> str:
@@ -128,7 +98,7 @@ def _class_table(runs: Sequence[RunResults]) -> str:
             text = "undefined" if value is None else f"{value:.3f}"
             cells.append(text if not interval else f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]")
         rows.append((name.replace("_", " "), *cells))
-    return _table(("test AUC", *(run.label for run in tested)), rows)
+    return table(("test AUC", *(run.label for run in tested)), rows)
 
 
 def _configurations(runs: Sequence[RunResults]) -> str:

@@ -48,7 +48,8 @@ class RunResults:
     def label(self) -> str:
         """How tables and legends name the run."""
         framework = {"torch": "PyTorch", "jax": "JAX"}[self.config.framework]
-        return f"{framework}, {'with' if self.config.segmentation else 'without'} segmentation"
+        pretrained = ", pretrained" if self.config.pretrained else ""
+        return f"{framework}{pretrained}, {'with' if self.config.segmentation else 'without'} segmentation"
 
     @property
     def median_step_seconds(self) -> float | None:

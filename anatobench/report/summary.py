@@ -70,10 +70,14 @@ def agreements(runs: Sequence[RunResults]) -> list[Agreement]:
 
 
 def _same_but_framework(first: RunConfig, second: RunConfig) -> bool:
-    """Versions and initial weights aside: each framework has its own, or one began where the other did."""
-    return replace(first, framework=second.framework, versions=second.versions) == replace(
-        second, initial_weights=first.initial_weights
-    )
+    """Versions and weights that were drawn aside: each framework has its own. Pretrained weights are the same, or one
+    run began where the other did."""
+    alone = [
+        replace(config, framework="torch", versions={}, initial_weights=None, pretrained=None)
+        for config in (first, second)
+    ]
+    began_elsewhere = first.initial_weights is not None or second.initial_weights is not None
+    return alone[0] == alone[1] and (began_elsewhere or first.pretrained == second.pretrained)
 
 
 def _agreement(first: RunResults, second: RunResults) -> Agreement:

@@ -10,8 +10,8 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 MAX_NAMES = 4096
-CARET_EXTENSION_CODE = 30
-"""NIFTI_ECODE_CARET. TotalSegmentator writes 0 instead, so the reader goes by the content."""
+EXTENSION_CODE = 0
+"""What TotalSegmentator writes. NIFTI_ECODE_CARET is 30, so the reader goes by the content."""
 
 
 def parse_label_names(content: bytes) -> dict[int, str] | None:

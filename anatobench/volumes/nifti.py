@@ -5,20 +5,22 @@ int16 scans without rescaling are never copied: the voxels of the returned `Volu
 
 from __future__ import annotations
 
+import gzip
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import nibabel
 import numpy as np
-from isal import igzip
 from nibabel.spatialimages import HeaderDataError
 
 from anatobench.atomic_files import write_atomically
 from anatobench.datasets.case import HeaderOverride
 from anatobench.errors import CaseError
 from anatobench.volumes.byte_stream import ByteStream, open_byte_stream
-from anatobench.volumes.label_names import CARET_EXTENSION_CODE, format_label_names, parse_label_names
+from anatobench.volumes.label_names import EXTENSION_CODE, format_label_names, parse_label_names
 from anatobench.volumes.limits import check_affine, check_size, check_spacing
 from anatobench.volumes.orientation import to_canonical
 from anatobench.volumes.volume import Mask, Volume
@@ -65,7 +67,7 @@ def read_nifti_mask(path: Path) -> Mask:
     return Mask(*to_canonical(labels, _reversed_axes(_affine(path, image.header))), image.names)
 
 
-def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, names: dict[int, str] | None = None) -> None:
+def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, names: Mapping[int, str] | None = None) -> None:
     """Write [D, H, W] voxels (int16 HU or uint8/uint16 labels) atomically; `.gz` in the name compresses.
 
     The file's fastest axis is W. The same arrays give the same bytes. `names` become a label table (label_names.py).
@@ -74,14 +76,21 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, names: dict[i
         raise ValueError(f"{array.dtype} voxels: write int16, uint8 or uint16")
     image = nibabel.Nifti1Image(array.transpose(2, 1, 0), _reversed_axes(affine), dtype=array.dtype)
     image.header.set_xyzt_units("mm")
-    image.set_qform(image.affine, code=1)
     image.set_sform(image.affine, code=1)
+    image.set_qform(image.affine, code=1)
     if names:
-        extension = nibabel.nifti1.Nifti1Extension(CARET_EXTENSION_CODE, format_label_names(names))
-        image.header.extensions.append(extension)
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(EXTENSION_CODE, format_label_names(names)))
+    write_nifti_image(path, image)
+
+
+def write_nifti_image(path: Path, image: nibabel.Nifti1Image) -> None:
+    """Write an image whose header is made already, atomically; `.gz` in the name compresses, without name or time."""
     content = image.to_bytes()
     if path.name.endswith(".gz"):
-        content = igzip.compress(content, mtime=0)
+        buffer = io.BytesIO()
+        with gzip.GzipFile(filename="", fileobj=buffer, mode="wb", compresslevel=3, mtime=0) as file:
+            file.write(content)
+        content = buffer.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)
 

@@ -1,5 +1,7 @@
 """The registry of backbones: one line per model.
 
+The numbers of a backbone's sizes stand once for both frameworks, in `anatobench/architectures/`.
+
 A backbone is an NNX module that offers
 - `stages(train, key)`: (name, callable) pairs in order; each takes the previous one's output, the last gives the
   feature map F [B, D, H, W, C]; `key` is for what is drawn at random (`layers/noise.py`), None draws nothing;

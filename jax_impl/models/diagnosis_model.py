@@ -39,9 +39,12 @@ class DiagnosisModel(nnx.Module):
         *,
         head_dtype: DTypeLike,
         generator: np.random.Generator,
+        recompute: bool = False,
     ) -> None:
         """`segmentation_classes` None builds no head. Both heads are small: they compute in `head_dtype`, the
-        parameters' type, even where the backbone uses bfloat16."""
+        parameters' type, even where the backbone uses bfloat16. `recompute` keeps of each stage its input alone, and
+        computes the rest again in the backward pass."""
+        self.recompute = recompute
         self.backbone = cast(nnx.Module, backbone)
         self.segmentation_head = (
             None
@@ -62,7 +65,7 @@ class DiagnosisModel(nnx.Module):
         `key` is the step's, for stochastic depth; None draws nothing.
         """
         for name, stage in cast(Backbone, self.backbone).stages(train, key_at(key, 0)):
-            x = stage(x)
+            x = jax.checkpoint(stage)(x) if self.recompute else stage(x)
             if record is not None:
                 record(name, x)
         return x

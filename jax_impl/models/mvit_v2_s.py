@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from anatobench.architectures.mvit_v2_s import LAYOUTS, STOCHASTIC_DEPTH, Layout, token_grids
 from anatobench.engine import ModelSpec
 from anatobench.errors import UsageError
 from anatobench.tasks import Size
@@ -20,48 +19,11 @@ from jax_impl.layers.initialisation import normal
 from jax_impl.layers.layer_norm import LayerNorm
 from jax_impl.layers.linear import Linear
 from jax_impl.layers.mlp import Mlp
-from jax_impl.layers.multiscale_attention import MultiscaleAttention, max_pool_in_plane, pooled_grid
+from jax_impl.layers.multiscale_attention import MultiscaleAttention, max_pool_in_plane
 from jax_impl.layers.noise import Key, dropout, key_at, stochastic_depth
 from jax_impl.layers.patch_embedding import PatchEmbedding
 from jax_impl.weights import Entry, Path
 
-
-@dataclass(frozen=True)
-class Layout:
-    """What differs between the sizes. Pooling is in plane only; every kernel is 3x3x3."""
-
-    patch: Size
-    channels: tuple[int, ...]
-    """Of the patches, then of every block's output."""
-    heads: tuple[int, ...]
-    """Attention heads per block."""
-    query_strides: tuple[int, ...]
-    """Per block; 2 halves the grid from there on."""
-    key_value_strides: tuple[int, ...]
-    """Per block, relative to the grid of the block's input."""
-
-
-LAYOUTS = {
-    "full": Layout(  # torchvision.models.video.mvit_v2_s
-        patch=(16, 2, 2),
-        channels=(96, 96, 192, 192, *(384,) * 11, 768, 768),
-        heads=(1, 2, 2, *(4,) * 11, 8, 8),
-        query_strides=(1, 2, 1, 2, *(1,) * 10, 2, 1),
-        key_value_strides=(8, 4, 4, *(2,) * 11, 1, 1),
-    ),
-    # Small, yet nothing of the full one is missing: blocks with more queries than keys and with fewer; skips that are
-    # pooled, projected, both and neither; at the abdomen's grid of 10x22x24 also tables interpolated to the shorter
-    # axis and a grid that halves unevenly.
-    "tiny": Layout(
-        patch=(4, 2, 2),
-        channels=(8, 16, 16, 32, 64),
-        heads=(1, 2, 2, 4),
-        query_strides=(2, 1, 2, 1),
-        key_value_strides=(4, 2, 1, 1),
-    ),
-}
-STOCHASTIC_DEPTH = 0.2
-"""Of the last block, growing linearly from 0 at the first: torchvision's value for MViT-v2-S."""
 DROPOUT = 0.5
 """Before the classifier."""
 EPSILON = 1e-6
@@ -192,22 +154,6 @@ def _table_rows(grid: Size, query_stride: int, key_value_stride: int) -> tuple[i
     longer = max(grid[1:])
     in_plane = 2 * max(longer // query_stride, longer // key_value_stride) - 1
     return 2 * grid[0] - 1, in_plane, in_plane
-
-
-def token_grids(layout: Layout, crop_size: Size) -> tuple[Size, ...]:
-    """The grid of tokens before every block, and after the last; `UsageError` for a crop with none to spare.
-
-    Whatever does not fill a patch is cut off, as by torchvision; a pooling rounds up.
-    """
-    depth, height, width = (length // patch for length, patch in zip(crop_size, layout.patch, strict=True))
-    total_stride = prod(layout.query_strides)
-    if depth < 1 or min(height, width) < total_stride:
-        smallest = (layout.patch[0], layout.patch[1] * total_stride, layout.patch[2] * total_stride)
-        raise UsageError(f"crop size {crop_size} is too small for MViT: it needs at least {smallest}")
-    grids: list[Size] = [(depth, height, width)]
-    for stride in layout.query_strides:
-        grids.append(pooled_grid(grids[-1], (1, stride, stride)))
-    return tuple(grids)
 
 
 def build_mvit_v2_s(spec: ModelSpec, dtype: DTypeLike, generator: np.random.Generator) -> MViTV2S:

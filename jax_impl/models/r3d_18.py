@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -11,30 +10,13 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from anatobench.architectures.r3d_18 import LAYOUTS, STEM_STRIDE, Layout
 from anatobench.engine import ModelSpec
 from jax_impl.layers.batch_norm import BatchNorm
 from jax_impl.layers.conv3d import Conv3d
 from jax_impl.layers.linear import Linear
 from jax_impl.layers.noise import Key
 from jax_impl.weights import Entry, Path, batch_norm_entries, conv3d_entries
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What differs between the sizes. Channels double from stage to stage."""
-
-    width: int
-    """Channels of the stem and of the first stage."""
-    blocks: int
-    """Residual blocks per stage."""
-    strides: tuple[int, int, int, int]
-    """Of each stage's first block; the stem has stride 2."""
-
-
-LAYOUTS = {
-    "full": Layout(width=64, blocks=2, strides=(1, 2, 2, 2)),
-    "tiny": Layout(width=16, blocks=1, strides=(1, 2, 2, 1)),
-}
 
 
 class ConvNorm(nnx.Module):
@@ -70,7 +52,7 @@ class Stem(ConvNorm):
     """Table 7: one input channel, kernel and stride 2 in all three axes; BatchNorm and ReLU stay."""
 
     def __init__(self, width: int, *, dtype: DTypeLike, generator: np.random.Generator) -> None:
-        super().__init__(1, width, 2, stride=2, dtype=dtype, generator=generator)
+        super().__init__(1, width, STEM_STRIDE, stride=STEM_STRIDE, dtype=dtype, generator=generator)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         return jax.nn.relu(super().__call__(x, train))
@@ -101,7 +83,7 @@ class BasicBlock(nnx.Module):
 
 
 class R3D18(nnx.Module):
-    """[B, D, H, W, 1] to a feature map at 1/16 (full) or 1/8 (tiny) of the size."""
+    """[B, D, H, W, 1] to a feature map at 1/16 (full) or 1/4 (tiny) of the size."""
 
     def __init__(self, layout: Layout, class_count: int, *, dtype: DTypeLike, generator: np.random.Generator) -> None:
         self.stem = Stem(layout.width, dtype=dtype, generator=generator)

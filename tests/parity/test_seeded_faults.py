@@ -10,13 +10,14 @@ import pytest
 from seeded_faults import FAULTS, Fault
 
 from anatobench.engine import Arrays, Engine, ModelSpec, load_engine
+from anatobench.parity.climb import TOLERANCES as TOLERANCES_OF_DTYPE
 from anatobench.parity.inputs import parity_recipe
 from anatobench.parity.ladder import Ladder, Rung
 from anatobench.tasks import RATIC
 
 SPEC = ModelSpec("r3d_18", "tiny", RATIC, crop_size=(16, 24, 20))
 RECIPE = parity_recipe("float64", seed=0)
-TOLERANCE = 1e-9
+TOLERANCES = TOLERANCES_OF_DTYPE["float64"]
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +33,7 @@ def initial_weights(jax_engine: Engine) -> Arrays:
 
 def climb(reference: Engine, candidate: Engine, weights: Arrays) -> Iterator[Rung]:
     reference.load_weights(weights)
-    ladder = Ladder(
-        reference,
-        candidate,
-        steps=2,
-        batch_size=3,
-        seed=0,
-        forward_tolerance=TOLERANCE,
-        training_tolerance=TOLERANCE,
-    )
+    ladder = Ladder(reference, candidate, steps=2, backward=True, batch_size=3, seed=0, tolerances=TOLERANCES)
     return ladder.climb()
 
 
@@ -55,7 +48,7 @@ def test_the_engines_agree(jax_engine: Engine, initial_weights: Arrays) -> None:
     kinds = {rung.kind for rung in rungs}
     assert kinds >= {"shapes", "weights", "activations", "logits", "seg_logits", "loss", "grads", "params", "optimizer"}
     # Far enough under the tolerance that it is rounding, and not all exactly 0, which would be one engine twice.
-    assert 0 < max(rung.difference.error for rung in rungs if rung.kind != "prediction") < TOLERANCE / 10
+    assert 0 < max(rung.difference.error for rung in rungs if rung.kind != "prediction") < TOLERANCES.gradients / 10
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anatobench.engine import Arrays, Batch, ModelSpec, StepMetrics
+from anatobench.processes import ALONE
 from anatobench.recipes import Recipe
 from anatobench.tasks import MISSING_TARGET
 
@@ -35,6 +36,7 @@ class NumpyEngine:
 
     def __init__(self, spec: ModelSpec, recipe: Recipe, name: str = "torch") -> None:
         self.name, self.spec, self.recipe = name, spec, recipe
+        self.processes = ALONE
         rng = np.random.default_rng(recipe.seed)
         shape = (spec.task.logit_count, FEATURES)
         self._weights: Arrays = {
@@ -52,7 +54,13 @@ class NumpyEngine:
         self.events: list[int] = []
         """Steps in the order they were started (positive) and fetched (negative)."""
 
-    def train_step(self, batch: Batch, learning_rate: float, step: int) -> Measured:
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        return array[None].copy()
+
+    def close(self) -> None:
+        pass
+
+    def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> Measured:
         self.events.append(step + 1)
         noise = np.random.default_rng((self.recipe.seed, step)).normal(0, 0.05, (batch.size, FEATURES))
         features = (_features(batch.volume) + noise).astype(np.float32)

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 
 import anatobench.prepare
-from anatobench.datasets.case import Case, Listing, PatientLeakageError, Rejection
+from anatobench.datasets.case import Case, HeaderOverride, Listing, PatientLeakageError, Rejection
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.prepare import Summary, prepare, prepare_case
 from anatobench.store import Store
 from anatobench.tasks import get_task
-from anatobench.volumes.nifti import write_nifti
+from anatobench.volumes.nifti import read_nifti_mask, write_nifti
 from anatobench.worker_pool import WorkerDied
 
 MakeCohort = Callable[[int], Listing]
@@ -265,6 +265,99 @@ def test_a_mask_that_came_later_is_taken_up(make_raw_cohort: MakeCohort, tmp_pat
     assert Store.open(tmp_path / "store").cases[0].has_mask
 
 
+def with_masks_in(folder: Path, listing: Listing, offset: int = 0) -> Listing:
+    """The listing with masks of the same names in `folder`, whose labels are moved by `offset` along W."""
+    cases = []
+    for case in listing.cases:
+        assert case.mask is not None
+        mask = read_nifti_mask(case.mask)
+        write_nifti(folder / case.mask.name, np.roll(mask.labels, offset, axis=2), mask.affine)
+        cases.append(replace(case, mask=folder / case.mask.name))
+    return replace(listing, cases=tuple(cases))
+
+
+def test_masks_of_the_same_names_in_another_folder_are_taken_up(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
+    root, raw = tmp_path / "store", make_raw_cohort(2)
+    first = with_masks_in(tmp_path / "first", raw)
+    second = with_masks_in(tmp_path / "second", raw, offset=5)
+    assert run(first, root).prepared == 2
+    summary = run(second, root)
+    assert (summary.prepared, summary.skipped) == (2, 0)
+    store = Store.open(root)
+    for index, case in enumerate(second.cases):
+        _, organs = store.read_crop(index, (0, 0, 0), store.geometry.padded_size)
+        np.testing.assert_array_equal(organs, prepare_case(case, second.task, "tiny").organs)
+    summary = run(with_masks_in(tmp_path / "moved", raw, offset=5), root)  # a copy, with other times
+    assert (summary.prepared, summary.skipped) == (0, 2)
+    assert not [name for name, content in contents(root).items() if str(tmp_path).encode() in content]
+
+
+def test_a_mask_replaced_in_place_is_taken_up(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
+    listing = make_raw_cohort(2)
+    run(listing, tmp_path / "store")
+    mask = listing.cases[1].mask
+    assert mask is not None
+    old = read_nifti_mask(mask)
+    write_nifti(mask, np.where(old.labels == 1, 2, old.labels).astype(np.uint8), old.affine)
+    summary = run(listing, tmp_path / "store")
+    assert (summary.prepared, summary.skipped) == (1, 1)
+
+
+def test_a_mask_read_by_another_label_map_is_looked_at_again(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
+    listing = make_raw_cohort(2)
+    run(listing, tmp_path / "store")
+    other = replace(listing.cases[1], mask_labels="totalsegmentator_v1")
+    summary = run(replace(listing, cases=(listing.cases[0], other)), tmp_path / "store")
+    assert (summary.skipped, summary.rejected) == (1, {"wrong-mask-labels": 1})
+    assert [case.case_id for case in Store.open(tmp_path / "store").cases] == ["case_00"]
+
+
+def test_a_scan_with_other_metadata_is_prepared_again(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
+    listing = make_raw_cohort(1)
+    affine = np.diag([9.0, 9.0, 15.0, 1.0])
+
+    def prepared(intercept: float, affine: np.ndarray) -> tuple[int, float]:
+        header = HeaderOverride(1.0, intercept, affine)
+        case = replace(listing.cases[0], mask=None, header=header)
+        summary = run(replace(listing, cases=(case,)), tmp_path / "store")
+        volume, _ = Store.open(tmp_path / "store").read_crop(0, (0, 0, 0), (48, 64, 64))
+        return summary.prepared, float(volume.mean())
+
+    first = prepared(0.0, affine)
+    assert prepared(0.0, affine * np.where(affine == 0, -1.0, 1.0)) == (0, first[1])  # negative zeros are zeros
+    again, mean = prepared(-300.0, affine)
+    assert (first[0], again) == (1, 1)
+    assert mean < first[1] - 50
+
+
+def test_scans_of_the_same_name_elsewhere_are_other_scans(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
+    """Absolute paths of a manifest lead out of the raw data's folder."""
+    listing = make_raw_cohort(2)
+    listing = replace(listing, cases=tuple(replace(case, mask=None) for case in listing.cases))
+    elsewhere = []
+    for case, scan in zip(listing.cases, [case.scan for case in listing.cases[::-1]], strict=True):
+        path = tmp_path / "elsewhere" / case.case_id / "scan.nii.gz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(scan.read_bytes())
+        elsewhere.append(replace(case, scan=path))
+    moved = [replace(case, scan=other.scan) for case, other in zip(elsewhere, elsewhere[::-1], strict=True)]
+    assert run(replace(listing, cases=tuple(elsewhere)), tmp_path / "store").prepared == 2
+    assert run(replace(listing, cases=tuple(elsewhere)), tmp_path / "store").skipped == 2
+    assert run(replace(listing, cases=tuple(moved)), tmp_path / "store").prepared == 2
+    assert run(listing, tmp_path / "clean").prepared == 2
+    stores = [Store.open(tmp_path / name) for name in ("store", "clean")]
+    assert [case.checksum for case in stores[0].cases] == [case.checksum for case in stores[1].cases]
+    assert stores[0].cases[0].source == str(moved[0].scan)
+
+
+def test_finished_cases_outlive_their_masks(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
+    listing = make_raw_cohort(1)
+    run(listing, tmp_path / "store")
+    assert listing.cases[0].mask is not None
+    listing.cases[0].mask.unlink()
+    assert run(listing, tmp_path / "store").skipped == 1
+
+
 def test_a_patient_in_two_splits_stops_before_any_work(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
     listing = make_raw_cohort(2)
     cases = tuple(replace(case, patient_id="same") for case in listing.cases)
@@ -272,6 +365,9 @@ def test_a_patient_in_two_splits_stops_before_any_work(make_raw_cohort: MakeCoho
         run(replace(listing, cases=cases), tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
+
+CASES_TO_INTERRUPT = 40
+"""Enough that a fast machine is still at work when the signal comes."""
 
 PREPARE = """
 import pickle, sys
@@ -299,7 +395,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 def test_a_kill_at_any_moment_loses_nothing(
     make_raw_cohort: MakeCohort, tmp_path: Path, records: int, delay: float, workers: int
 ) -> None:
-    listing = make_raw_cohort(9)
+    listing = make_raw_cohort(CASES_TO_INTERRUPT)
     run(listing, tmp_path / "clean")
     root = tmp_path / "store"
     process = start(listing, root, workers)
@@ -319,7 +415,7 @@ def test_a_kill_at_any_moment_loses_nothing(
 
 
 def test_an_interrupt_ends_at_once_and_leaves_no_debris(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
-    listing = make_raw_cohort(9)
+    listing = make_raw_cohort(CASES_TO_INTERRUPT)
     root = tmp_path / "store"
     process = start(listing, root, 2)
     wait_for(lambda: len(list(root.glob("cases/[!.]*.json"))) >= 1, process)
@@ -329,7 +425,27 @@ def test_an_interrupt_ends_at_once_and_leaves_no_debris(make_raw_cohort: MakeCoh
     assert errors.count(b"KeyboardInterrupt") == 1  # the parent's own
     assert not list(root.rglob("*.tmp"))
     run(listing, root)
-    assert len(Store.open(root).cases) == 9
+    assert len(Store.open(root).cases) == CASES_TO_INTERRUPT
+
+
+def test_a_second_process_on_the_same_store_stops_at_once(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
+    listing = make_raw_cohort(CASES_TO_INTERRUPT)
+    root = tmp_path / "store"
+    process = start(listing, root, 0)
+    wait_for(lambda: len(list(root.glob("cases/[!.]*.json"))) >= 1, process)
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        assert process.poll() is None
+        before = contents(root)
+        for shard in ((0, 1), (1, 2)):
+            with pytest.raises(AnatoBenchError, match="another `anatobench prepare` without --shard is writing"):
+                run(listing, root, shard=shard)
+        assert contents(root) == before
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert run(listing, root).skipped == CASES_TO_INTERRUPT
 
 
 def test_a_killed_worker_costs_its_case_alone(

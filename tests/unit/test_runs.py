@@ -21,6 +21,19 @@ def test_a_configuration_reads_back_typed_and_whole(tmp_path: Path) -> None:
     assert RunConfig.read(tmp_path / "run").spec.crop_size == (40, 44, 48)
 
 
+def test_a_field_that_an_older_version_did_not_have_has_its_default(tmp_path: Path) -> None:
+    begin_run(tmp_path / "run", CONFIG, resume=False)
+    path = tmp_path / "run" / "config.json"
+    data = json.loads(path.read_text())
+    del data["pretrained"], data["recipe"]["recompute"]
+    path.write_text(json.dumps(data))
+    assert RunConfig.read(tmp_path / "run") == CONFIG
+    del data["model"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(AnatoBenchError, match="model"):
+        RunConfig.read(tmp_path / "run")
+
+
 def test_total_steps_end_with_the_epochs_or_earlier() -> None:
     assert CONFIG.total_steps(7) == 21
     assert replace(CONFIG, max_steps=5).total_steps(7) == 5
@@ -118,7 +131,16 @@ def test_no_run_is_one_sentence(tmp_path: Path) -> None:
         RunConfig.read(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"model": "resnet"}, {"max_steps": 0}, {"segmentation": False}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "resnet"},
+        {"max_steps": 0},
+        {"segmentation": False},
+        {"pretrained": "r3d_18-b3b3357e.pth"},  # a tiny model has none
+        {"size": "full", "pretrained": "a.pth", "initial_weights": "b.safetensors"},
+    ],
+)
 def test_impossible_configurations_are_refused(change: dict) -> None:
     with pytest.raises(UsageError):
         replace(CONFIG, **change)

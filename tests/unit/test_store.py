@@ -15,7 +15,7 @@ import pytest
 
 from anatobench.datasets.case import PatientLeakageError, Rejection
 from anatobench.errors import AnatoBenchError
-from anatobench.store import Store, data_file, record_file
+from anatobench.store import Store, StoredCase, data_file, record_file
 from anatobench.store_writer import CaseOrigin, PreparedCase, StoreWriter
 from anatobench.tasks import get_task
 
@@ -193,6 +193,36 @@ def test_a_damaged_record_is_named_when_merging(tmp_path: Path) -> None:
     record_file(tmp_path, "a").write_text(json.dumps(record))
     with pytest.raises(AnatoBenchError, match=r"a\.json: is damaged.*delete it"):
         StoreWriter(tmp_path).finish()
+
+
+def test_a_record_that_another_shard_removes_while_merging_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does the case again, because the mask is another, and merges it then."""
+    write_case(tmp_path, "a")
+    write_case(tmp_path, "b")
+    writer = StoreWriter(tmp_path)
+    present = writer._present
+
+    def present_then_removed() -> Any:
+        names = present()
+        record_file(tmp_path, "b").unlink(missing_ok=True)
+        return names
+
+    monkeypatch.setattr(writer, "_present", present_then_removed)
+    assert writer.finish() == 1
+    assert [case.case_id for case in Store.open(tmp_path).cases] == ["a"]
+
+
+def test_a_record_of_an_older_store_is_read(make_noise_store: MakeStore) -> None:
+    store = make_noise_store(1)
+    entry = store.cases[0].to_json()
+    del entry["reading"]
+    assert StoredCase.from_json(entry) == store.cases[0]
+    del entry["mask_checksum"]
+    assert StoredCase.from_json(entry) == store.cases[0]
+    with pytest.raises(ValueError, match="missing or unknown"):
+        StoredCase.from_json(entry | {"mask_sum": None})
 
 
 def test_a_record_that_appears_while_merging_is_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,9 +47,9 @@ class Session:
     def train(self, before_step: Callable[[int], None] = lambda step: None) -> Progress:
         recipe, take_step = self.config.recipe, self.engine.train_step
 
-        def noticed(batch, rate, step):
+        def noticed(batch, rate, step, stop):
             before_step(step)
-            return take_step(batch, rate, step)
+            return take_step(batch, rate, step, stop)
 
         self.engine.train_step = noticed
         with training_batches(self.store, recipe.seed, recipe.batch_size) as batches:
@@ -177,16 +177,26 @@ def test_a_signal_during_an_evaluation_repeats_the_evaluation(tmp_path: Path, st
     assert outcome(tmp_path / "stopped") == whole
 
 
-def test_a_second_signal_ends_the_process_at_once() -> None:
+def after_signals(*names: str) -> tuple[str, int]:
+    """What a process prints that gets these signals one after the other, and how it ends."""
     script = (
         "import os, signal\n"
         "from anatobench.signals import StopSignals\n"
         "with StopSignals():\n"
-        "    os.kill(os.getpid(), signal.SIGINT); print('first', flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGTERM); print('second', flush=True)\n"
+        f"    for name in {names}:\n"
+        "        os.kill(os.getpid(), getattr(signal, name)); print(name, flush=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.returncode) == ("first\n", -signal.SIGTERM)
+    return done.stdout, done.returncode
+
+
+def test_the_clusters_signals_may_come_more_than_once() -> None:
+    assert after_signals("SIGUSR1", "SIGUSR1", "SIGTERM", "SIGTERM") == ("SIGUSR1\nSIGUSR1\nSIGTERM\nSIGTERM\n", 0)
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
+    assert after_signals("SIGINT", "SIGINT") == ("SIGINT\n", -signal.SIGINT)
+    assert after_signals("SIGTERM", "SIGINT") == ("SIGTERM\n", -signal.SIGINT)
 
 
 def test_a_damaged_newest_checkpoint_costs_only_time(tmp_path: Path, store: Store, whole: tuple) -> None:
@@ -248,8 +258,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run_although_the_loss_is_fine(t
     session = Session(tmp_path, store)
     real = session.engine.train_step
 
-    def overflow(batch, rate, step):
-        pending = real(batch, rate, step)
+    def overflow(batch, rate, step, stop):
+        pending = real(batch, rate, step, stop)
         return replace(pending, metrics=replace(pending.metrics, gradient_norm=float("inf"))) if step == 1 else pending
 
     session.engine.train_step = overflow

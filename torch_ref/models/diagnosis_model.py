@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from anatobench.tasks import Size
 from torch_ref.models.segmentation_head import SegmentationHead
@@ -25,18 +27,28 @@ class Backbone(Protocol):
 class DiagnosisModel(nn.Module):
     """Logits from globally averaged features; segmentation logits from the features themselves."""
 
-    def __init__(self, backbone: Backbone, segmentation_classes: int | None) -> None:
-        """`segmentation_classes` None builds no head."""
+    def __init__(self, backbone: Backbone, segmentation_classes: int | None, *, recompute: bool = False) -> None:
+        """`segmentation_classes` None builds no head; `recompute` keeps of each stage its input alone, and computes
+        the rest again in the backward pass."""
         super().__init__()
+        self.recompute = recompute
         self.backbone = cast(nn.Module, backbone)
         self.segmentation_head = (
             None if segmentation_classes is None else SegmentationHead(backbone.feature_channels, segmentation_classes)
         )
 
+    def forward(
+        self, x: Tensor, size: Size, backbone_context: AbstractContextManager[object]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits and segmentation logits of a training step; the backbone computes in `backbone_context`."""
+        with backbone_context:
+            features = self.features(x)
+        return self.classify(features), self.segment(features, size)
+
     def features(self, x: Tensor, record: Callable[[str, Tensor], None] | None = None) -> Tensor:
         """[B, 1, D, H, W] to the feature map [B, C, d, h, w]; `record` is shown every stage's output."""
         for name, stage in cast(Backbone, self.backbone).stages():
-            x = stage(x)
+            x = checkpoint(stage, x, use_reentrant=False) if self.recompute else stage(x)
             if record is not None:
                 record(name, x)
         return x

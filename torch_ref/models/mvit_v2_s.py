@@ -3,70 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from math import prod
 
 from torch import Tensor, nn
 from torchvision.models.video.mvit import MSBlockConfig, MultiscaleBlock, MViT
 
+from anatobench.architectures.mvit_v2_s import LAYOUTS, STOCHASTIC_DEPTH, Layout, token_grids
 from anatobench.engine import ModelSpec
 from anatobench.errors import UsageError
 from anatobench.tasks import Size
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What differs between the sizes. Pooling is in plane only; every kernel is 3x3x3."""
-
-    patch: Size
-    channels: tuple[int, ...]
-    """Of the patches, then of every block's output."""
-    heads: tuple[int, ...]
-    """Attention heads per block."""
-    query_strides: tuple[int, ...]
-    """Per block; 2 halves the grid from there on."""
-    key_value_strides: tuple[int, ...]
-    """Per block, relative to the grid of the block's input."""
-
-    @property
-    def blocks(self) -> list[MSBlockConfig]:
-        """torchvision's form of the table."""
-        return [
-            MSBlockConfig(
-                num_heads=self.heads[index],
-                input_channels=self.channels[index],
-                output_channels=self.channels[index + 1],
-                kernel_q=[3, 3, 3],
-                kernel_kv=[3, 3, 3],
-                stride_q=[1, self.query_strides[index], self.query_strides[index]],
-                stride_kv=[1, self.key_value_strides[index], self.key_value_strides[index]],
-            )
-            for index in range(len(self.heads))
-        ]
-
-
-LAYOUTS = {
-    "full": Layout(  # torchvision.models.video.mvit_v2_s
-        patch=(16, 2, 2),
-        channels=(96, 96, 192, 192, *(384,) * 11, 768, 768),
-        heads=(1, 2, 2, *(4,) * 11, 8, 8),
-        query_strides=(1, 2, 1, 2, *(1,) * 10, 2, 1),
-        key_value_strides=(8, 4, 4, *(2,) * 11, 1, 1),
-    ),
-    # Small, yet nothing of the full one is missing: blocks with more queries than keys and with fewer; skips that are
-    # pooled, projected, both and neither; at the abdomen's grid of 10x22x24 also tables interpolated to the shorter
-    # axis and a grid that halves unevenly.
-    "tiny": Layout(
-        patch=(4, 2, 2),
-        channels=(8, 16, 16, 32, 64),
-        heads=(1, 2, 2, 4),
-        query_strides=(2, 1, 2, 1),
-        key_value_strides=(4, 2, 1, 1),
-    ),
-}
-STOCHASTIC_DEPTH = 0.2
-"""Of the last block, growing linearly from 0 at the first: torchvision's value for MViT-v2-S."""
 
 
 class MViTV2S(MViT):
@@ -77,7 +22,7 @@ class MViTV2S(MViT):
         super().__init__(
             spatial_size=(height, width),
             temporal_size=depth,
-            block_setting=layout.blocks,
+            block_setting=_block_settings(layout),
             residual_pool=True,
             residual_with_cls_embed=False,
             rel_pos_embed=True,
@@ -116,25 +61,24 @@ class MViTV2S(MViT):
         return self.head(pooled)
 
 
+def _block_settings(layout: Layout) -> list[MSBlockConfig]:
+    """torchvision's form of the table."""
+    return [
+        MSBlockConfig(
+            num_heads=heads,
+            input_channels=layout.channels[index],
+            output_channels=layout.channels[index + 1],
+            kernel_q=[3, 3, 3],
+            kernel_kv=[3, 3, 3],
+            stride_q=[1, layout.query_strides[index], layout.query_strides[index]],
+            stride_kv=[1, layout.key_value_strides[index], layout.key_value_strides[index]],
+        )
+        for index, heads in enumerate(layout.heads)
+    ]
+
+
 def _apply_block(block: MultiscaleBlock, x: Tensor, grid: Size) -> Tensor:
     return block(x, grid)[0]
-
-
-def token_grids(layout: Layout, crop_size: Size) -> list[Size]:
-    """The grid of tokens before every block, and after the last; `UsageError` for a crop with none to spare.
-
-    Whatever does not fill a patch is cut off, as by torchvision; a pooling rounds up.
-    """
-    depth, height, width = (length // patch for length, patch in zip(crop_size, layout.patch, strict=True))
-    total_stride = prod(layout.query_strides)
-    if depth < 1 or min(height, width) < total_stride:
-        smallest = (layout.patch[0], layout.patch[1] * total_stride, layout.patch[2] * total_stride)
-        raise UsageError(f"crop size {crop_size} is too small for MViT: it needs at least {smallest}")
-    grids = [(depth, height, width)]
-    for stride in layout.query_strides:
-        depth, height, width = grids[-1]
-        grids.append((depth, (height - 1) // stride + 1, (width - 1) // stride + 1))
-    return grids
 
 
 def build_mvit_v2_s(spec: ModelSpec) -> MViTV2S:

@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv3DSimple, VideoResNet
 
+from anatobench.architectures.r3d_18 import LAYOUTS, STEM_STRIDE, Layout
 from anatobench.engine import ModelSpec
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What differs between the sizes. Channels double from stage to stage."""
-
-    width: int
-    """Channels of the stem and of the first stage."""
-    blocks: int
-    """Residual blocks per stage."""
-    strides: tuple[int, int, int, int]
-    """Of each stage's first block; the stem has stride 2."""
-
-
-LAYOUTS = {
-    "full": Layout(width=64, blocks=2, strides=(1, 2, 2, 2)),
-    "tiny": Layout(width=16, blocks=1, strides=(1, 2, 2, 1)),
-}
 
 
 class Stem(nn.Sequential):
@@ -36,12 +18,14 @@ class Stem(nn.Sequential):
 
     def __init__(self, width: int) -> None:
         super().__init__(
-            nn.Conv3d(1, width, kernel_size=2, stride=2, bias=False), nn.BatchNorm3d(width), nn.ReLU(inplace=True)
+            nn.Conv3d(1, width, kernel_size=STEM_STRIDE, stride=STEM_STRIDE, bias=False),
+            nn.BatchNorm3d(width),
+            nn.ReLU(inplace=True),
         )
 
 
 class R3D18(VideoResNet):
-    """[B, 1, D, H, W] to a feature map at 1/16 (full) or 1/8 (tiny) of the size."""
+    """[B, 1, D, H, W] to a feature map at 1/16 (full) or 1/4 (tiny) of the size."""
 
     def __init__(self, layout: Layout, class_count: int) -> None:
         stem = partial(Stem, layout.width)

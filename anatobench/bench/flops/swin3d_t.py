@@ -4,50 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from anatobench.architectures.swin3d_t import LAYOUTS
 from anatobench.bench.flops.product import Product, voxels
 from anatobench.tasks import Size
 
-LAYOUTS: dict[str, tuple[Size, int, tuple[int, ...], Size]] = {
-    "full": ((16, 2, 2), 96, (2, 2, 6, 2), (8, 7, 7)),
-    "tiny": ((4, 2, 2), 16, (2, 2, 2), (8, 5, 5)),
-}
-"""Patch, channels of the first stage, blocks per stage, window."""
 
-
-def products(layout: str, crop_size: Size) -> Iterator[Product]:
+def products(size: str, crop_size: Size) -> Iterator[Product]:
     """Of the patches, the blocks and the mergings between stages."""
-    patch, channels, depths, window = LAYOUTS[layout]
-    size = _divided(crop_size, patch)
-    yield Product(voxels(size), voxels(patch), channels, needs_input_gradient=False)
-    for stage, depth in enumerate(depths):
+    layout = LAYOUTS[size]
+    grid, channels = _divided(crop_size, layout.patch), layout.channels
+    yield Product(voxels(grid), voxels(layout.patch), channels, needs_input_gradient=False)
+    for stage, depth in enumerate(layout.depths):
         if stage > 0:
-            size = _divided(size, (1, 2, 2))
-            yield Product(voxels(size), 4 * channels, 2 * channels)
+            grid = _divided(grid, (1, 2, 2))
+            yield Product(voxels(grid), 4 * channels, 2 * channels)
             channels *= 2
         for _ in range(depth):
-            yield from _block(size, channels, window)
+            yield from _block(grid, channels, layout.window)
 
 
-def _block(size: Size, channels: int, window: Size) -> Iterator[Product]:
+def _block(grid: Size, channels: int, window: Size) -> Iterator[Product]:
     """Heads do not matter: they divide `channels` in the products of the attention and multiply their number."""
-    d, h, w = (min(length, side) for length, side in zip(size, window, strict=True))
+    d, h, w = (min(length, side) for length, side in zip(grid, window, strict=True))
     in_window = d * h * w
-    padded = voxels(_divided(size, (d, h, w))) * in_window
+    padded = voxels(_divided(grid, (d, h, w))) * in_window
     yield Product(padded, channels, 3 * channels)
     yield Product(padded, channels, in_window)  # queries with the keys of their window
     yield Product(padded, in_window, channels)  # weights with the values
     yield Product(padded, channels, channels)
-    yield Product(voxels(size), channels, 4 * channels)
-    yield Product(voxels(size), 4 * channels, channels)
+    yield Product(voxels(grid), channels, 4 * channels)
+    yield Product(voxels(grid), 4 * channels, channels)
 
 
-def feature_map(layout: str, crop_size: Size) -> tuple[int, Size]:
-    """Channels and size of F."""
-    patch, channels, depths, _ = LAYOUTS[layout]
-    size = _divided(crop_size, patch)
-    for _ in depths[1:]:
-        size = _divided(size, (1, 2, 2))
-    return channels * 2 ** (len(depths) - 1), size
+def feature_map(size: str, crop_size: Size) -> tuple[int, Size]:
+    """Channels and grid of F."""
+    layout = LAYOUTS[size]
+    grid = _divided(crop_size, layout.patch)
+    for _ in layout.depths[1:]:
+        grid = _divided(grid, (1, 2, 2))
+    return layout.channels * 2 ** (len(layout.depths) - 1), grid
 
 
 def _divided(size: Size, divisor: Size) -> Size:

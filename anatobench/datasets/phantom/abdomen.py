@@ -49,7 +49,19 @@ LOOKS = {
     ("full", "typical"): InjuryLook((8.0, 12.0), (17.0, 24.0), (6.0, 10.0), (12.0, 17.0)),
     ("tiny", "typical"): InjuryLook((12.0, 15.0), (20.0, 26.0), (11.0, 14.0), (17.0, 22.0)),
 }
-"""Per size and `CohortPlan.injuries`. Large ones take much of their organ, at any resolution."""
+"""Per size and `CohortPlan.injuries`. Large ones take much of their organ, at any resolution; moderate ones are in
+between and have all the look-alikes, so that a small model learns them from some hundred patients, and only by where
+they are."""
+LOOKS["full", "moderate"] = LOOKS["tiny", "moderate"] = InjuryLook(
+    low_radius=(19.0, 23.0),
+    high_radius=(31.0, 38.0),
+    bleed_radius=(18.0, 22.0),
+    bowel_radius=(27.0, 33.0),
+    low_change=(-75.0, -62.0),
+    high_change=(-120.0, -100.0),
+    bleed_hu=(360.0, 440.0),
+    bowel_hu=(150.0, 180.0),
+)
 LOOKS["full", "large"] = LOOKS["tiny", "large"] = InjuryLook(
     low_radius=(26.0, 32.0),
     high_radius=(48.0, 60.0),

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from anatobench.atomic_files import write_atomically
 from anatobench.datasets.phantom import write_ct_rate, write_rad_chestct, write_ratic
 from anatobench.datasets.phantom.plan import CohortPlan
 from anatobench.errors import AnatoBenchError, UsageError
@@ -68,10 +69,10 @@ def _claim(root: Path, plan: CohortPlan) -> None:
         if mark.read_text() != text:
             raise AnatoBenchError(f"{root} holds a phantom made with other arguments ({mark}): choose another --out")
         return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if root.exists() and (not root.is_dir() or any(not entry.name.startswith(".") for entry in root.iterdir())):
         raise AnatoBenchError(f"{root} is not empty and no phantom: choose another --out")
     root.mkdir(parents=True, exist_ok=True)
-    mark.write_text(text)
+    write_atomically(mark, text.encode())
 
 
 def _write_patients(root: Path, plan: CohortPlan, workers: int) -> None:

@@ -60,7 +60,10 @@ class SeriesIdentity:
 
 
 def write_series(folder: Path, volume: Volume, identity: SeriesIdentity) -> None:
-    """Write `<instance number>.dcm` for every slice. The folder appears when all of them are written."""
+    """Write `<instance number>.dcm` for every slice. The folder appears when all of them are written.
+
+    The files are not flushed to the disk one by one: that would take as long again as making them.
+    """
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

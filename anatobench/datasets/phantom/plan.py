@@ -11,7 +11,7 @@ import numpy as np
 from anatobench.errors import UsageError
 from anatobench.recipes import SIZES
 
-INJURIES = ("typical", "large")
+INJURIES = ("typical", "moderate", "large")
 STRATA = 20
 """Of any so many patients in a row (0-19, 20-39, ...) each label has its share to within one."""
 
@@ -37,7 +37,8 @@ class CohortPlan:
     cases: int
     """Patients."""
     injuries: str = "typical"
-    """`large` (RATIC alone): larger, stronger, more frequent injuries with fewer look-alikes, for demonstrations."""
+    """RATIC alone has others than `typical`: `moderate` are larger, stronger and more frequent, `large` even larger,
+    with fewer look-alikes, for demonstrations."""
 
     def __post_init__(self) -> None:
         if self.cases < 1:
@@ -46,7 +47,7 @@ class CohortPlan:
             raise UsageError(f"--size {self.size}: choose one of {', '.join(SIZES)}")
         if self.injuries not in INJURIES or (self.injuries != "typical" and self.format != "ratic"):
             raise UsageError(
-                f"--injuries {self.injuries}: choose one of {', '.join(INJURIES)}; large is for ratic alone"
+                f"--injuries {self.injuries}: choose one of {', '.join(INJURIES)}; only ratic has others than typical"
             )
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed {self.seed}: choose a number from 0 to 4294967295")

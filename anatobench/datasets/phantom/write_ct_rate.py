@@ -13,16 +13,11 @@ import nibabel
 import numpy as np
 
 from anatobench.datasets.phantom.chest_scanner import chest_patient, chest_scanner, draw_targets
-from anatobench.datasets.phantom.files import (
-    nifti_image,
-    reoriented,
-    write_csv,
-    write_nifti_image,
-    write_totalsegmentator_mask,
-)
+from anatobench.datasets.phantom.files import reoriented, write_csv, write_totalsegmentator_mask
 from anatobench.datasets.phantom.plan import CohortPlan, Stream
 from anatobench.datasets.phantom.render import Scanner, render
 from anatobench.tasks import CT_RATE_LABELS
+from anatobench.volumes.nifti import write_nifti, write_nifti_image
 
 INTERCEPTS = (-8192, -1024, 0)
 TWO_RECONSTRUCTIONS_SHARE = 0.25
@@ -79,7 +74,7 @@ def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
         write_totalsegmentator_mask(mask, labels, volume.affine, "LPS")
         stored, affine = reoriented(volume.voxels, volume.affine, "LPS")
         write_nifti_image(dataset / one.split / one.file, _blank_image(stored, one.intercept))
-        write_nifti_image(dataset / f"{one.split}_fixed" / one.file, nifti_image(stored, affine))
+        write_nifti(dataset / f"{one.split}_fixed" / one.file, stored, affine)
 
 
 def _scanner(plan: CohortPlan, index: int, one: Reconstruction) -> tuple[np.random.Generator, Scanner]:
@@ -88,8 +83,8 @@ def _scanner(plan: CohortPlan, index: int, one: Reconstruction) -> tuple[np.rand
 
 
 def _blank_image(hu: np.ndarray, intercept: int) -> nibabel.Nifti1Image:
-    """As the original files are: stored values in a float container, no place or size in the header."""
-    return nibabel.Nifti1Image((hu.astype(np.int32) - intercept).astype(np.float32), np.eye(4))
+    """As the original files are: [k, j, i] HU as stored values in floats, no place or size in the header."""
+    return nibabel.Nifti1Image((hu.astype(np.int32) - intercept).astype(np.float32).transpose(2, 1, 0), np.eye(4))
 
 
 def write_tables(root: Path, plan: CohortPlan) -> list[tuple[int, ...]]:
@@ -104,9 +99,8 @@ def write_tables(root: Path, plan: CohortPlan) -> list[tuple[int, ...]]:
             all_targets.append(targets)
             label_rows.append([f"{one.name}.nii.gz", *targets])
             metadata_rows.append(_metadata_row(one, _scanner(plan, index, one)[1]))
-        (dataset / "metadata").mkdir(parents=True, exist_ok=True)
-        (dataset / "metadata" / f"no_chest_{split}.txt").write_text("")
         write_csv(dataset / "metadata" / metadata, METADATA_COLUMNS, metadata_rows)
+        (dataset / "metadata" / f"no_chest_{split}.txt").touch()
         labels = dataset / "multi_abnormality_labels" / f"{split}_predicted_labels.csv"
         write_csv(labels, ["VolumeName", *CT_RATE_LABELS], label_rows)
     return all_targets

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import zoom
 
+from anatobench.atomic_files import write_atomically
 from anatobench.datasets.phantom.chest_scanner import (
     CARDIOMEGALY,
     HIGHEST,
@@ -21,7 +22,7 @@ from anatobench.datasets.phantom.chest_scanner import (
     chest_patient,
     draw_targets,
 )
-from anatobench.datasets.phantom.files import atomic_path, write_csv, write_totalsegmentator_mask
+from anatobench.datasets.phantom.files import write_csv, write_totalsegmentator_mask
 from anatobench.datasets.phantom.plan import CohortPlan, Stream
 from anatobench.datasets.phantom.render import Scanner, render
 from anatobench.tasks import RAD_CHESTCT_LABELS
@@ -125,11 +126,12 @@ def _placed_like_npz(factor: int) -> np.ndarray:
 
 def _write_npz(path: Path, voxels: np.ndarray) -> None:
     """What `numpy.savez_compressed(path, ct=voxels)` writes, without the time, and faster."""
-    array = io.BytesIO()
+    array, content = io.BytesIO(), io.BytesIO()
     np.lib.format.write_array(array, np.ascontiguousarray(voxels), allow_pickle=False)
-    with atomic_path(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+    with zipfile.ZipFile(content, "w") as archive:
         member = zipfile.ZipInfo("ct.npy", date_time=(1980, 1, 1, 0, 0, 0))
         archive.writestr(member, array.getbuffer(), zipfile.ZIP_DEFLATED, compresslevel=1)
+    write_atomically(path, content.getvalue())
 
 
 def write_tables(root: Path, plan: CohortPlan) -> list[tuple[int, ...]]:

@@ -14,19 +14,15 @@ import numpy as np
 from anatobench.datasets.phantom.abdomen import LOOKS, abdomen_body, abdomen_findings
 from anatobench.datasets.phantom.body import BOWEL, STRUCTURES, Body
 from anatobench.datasets.phantom.dicom_files import PIXEL_FORMATS, SeriesIdentity, write_series
-from anatobench.datasets.phantom.files import (
-    nifti_image,
-    reoriented,
-    write_csv,
-    write_nifti_image,
-    write_totalsegmentator_mask,
-)
+from anatobench.datasets.phantom.files import reoriented, write_csv, write_totalsegmentator_mask
 from anatobench.datasets.phantom.plan import CohortPlan, Stream
 from anatobench.datasets.phantom.render import Scanner, render
 from anatobench.tasks import RATIC
+from anatobench.volumes.nifti import write_nifti
 
 GRADE_SHARES = {
     "typical": {2: (0.7, 0.3), 3: (0.7, 0.15, 0.15)},
+    "moderate": {2: (0.6, 0.4), 3: (0.6, 0.15, 0.25)},
     "large": {2: (0.6, 0.4), 3: (0.6, 0.15, 0.25)},
 }
 """Per `CohortPlan.injuries` and number of grades."""
@@ -128,8 +124,7 @@ def _write_segmentation(path: Path, labels: np.ndarray, affine: np.ndarray) -> N
     table = np.zeros(256, dtype=np.uint8)
     for structure, value in KAGGLE_LABELS.items():
         table[STRUCTURES[structure]] = value
-    turned, turned_affine = reoriented(table[labels], affine, "LAS")
-    write_nifti_image(path, nifti_image(turned, turned_affine))
+    write_nifti(path, *reoriented(table[labels], affine, "LAS"))
 
 
 def write_tables(root: Path, plan: CohortPlan) -> list[tuple[int, ...]]:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from anatobench.bench.flops import count, mvit_v2_s, peak_flops
+from anatobench.architectures import mvit_v2_s
+from anatobench.bench.flops import count, peak_flops
 from anatobench.bench.flops.product import voxels
 from anatobench.bench.step import random_batch
 from anatobench.engine import ModelSpec, load_engine

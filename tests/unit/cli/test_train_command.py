@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -63,10 +64,10 @@ def test_a_stopped_run_exits_with_130_and_resumes_from_its_folder_alone(
 ) -> None:
     take_step = NumpyEngine.train_step
 
-    def stop_at_three(self, batch, rate, step):
+    def stop_at_three(self, batch, rate, step, stop):
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return take_step(self, batch, rate, step)
+        return take_step(self, batch, rate, step, stop)
 
     with monkeypatch.context() as patch:
         patch.setattr(NumpyEngine, "train_step", stop_at_three)
@@ -142,3 +143,21 @@ def test_help_needs_no_framework(capsys, monkeypatch: pytest.MonkeyPatch) -> Non
         main(["train", "--help"])
     assert exit_.value.code == 0
     assert "goes on as if nothing had happened" in capsys.readouterr().out
+
+
+def test_a_copy_of_the_store_is_read_and_the_store_remembered(tmp_path: Path, store: Store) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store.root, copy)
+    assert main([*arguments(store, tmp_path / "run"), "--store-copy", str(copy)]) == 0
+    assert RunConfig.read(tmp_path / "run").store == str(store.root)
+    next(copy.glob("cases/*.safetensors")).unlink()
+    assert main([*arguments(store, tmp_path / "other"), "--store-copy", str(copy)]) == 1
+
+
+def test_a_copy_of_another_store_is_refused(tmp_path: Path, store: Store, capsys) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store.root, copy)
+    index = copy / "index.json"
+    index.write_text(index.read_text().replace('"split": "test"', '"split": "train"', 1))
+    assert main([*arguments(store, tmp_path / "run"), "--store-copy", str(copy)]) == 1
+    assert "is not a copy of" in capsys.readouterr().err

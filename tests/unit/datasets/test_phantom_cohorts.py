@@ -1,6 +1,7 @@
 """Cohorts in every format, read back by the listings and readers that real data goes through."""
 
 import hashlib
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -148,6 +149,48 @@ def test_rad_chestct_bytes_repeat(cohorts, tmp_path):
     assert scan.read_bytes() == (cohorts / "rad_chestct" / scan.name).read_bytes()
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_crash_in_the_middle_of_a_file_leaves_no_half_file(cohorts, tmp_path, monkeypatch, name):
+    calls, flush = [], os.fsync
+
+    def crash_in_the_fifth(descriptor):  # of the third file: each is flushed, then its folder
+        calls.append(descriptor)
+        if len(calls) == 5:
+            raise OSError(28, "No space left on device")
+        flush(descriptor)
+
+    root, plan = tmp_path / name, CohortPlan(name, "tiny", 0, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", crash_in_the_fifth)
+        with pytest.raises(OSError, match="No space left"):
+            write_cohort(root, plan)
+    standing = {path: digest for path, digest in digests(root).items() if path != "phantom.json"}
+    assert standing
+    assert standing.items() <= digests(cohorts / name).items()
+    write_cohort(root, plan)
+    assert len(digests(root)) > len(standing)
+
+
+def test_a_crash_in_the_middle_of_a_dicom_series_leaves_no_folder(tmp_path, monkeypatch):
+    saved, save = [], pydicom.Dataset.save_as
+
+    def crash_in_the_third(dataset, path, **options):
+        saved.append(path)
+        if len(saved) == 3:
+            raise OSError(28, "No space left on device")
+        save(dataset, path, **options)
+
+    monkeypatch.setattr(pydicom.Dataset, "save_as", crash_in_the_third)
+    with pytest.raises(OSError, match="No space left"):
+        write_cohort(tmp_path / "r", CohortPlan("ratic", "tiny", 0, 1))
+    assert not list((tmp_path / "r" / "train_images").glob("*/*"))
+
+
+def test_a_cohort_killed_at_its_very_beginning_is_begun_again(tmp_path):
+    (tmp_path / ".phantom.json.00c0ffee.tmp").write_bytes(b"{")
+    write_cohort(tmp_path, CohortPlan("ratic", "tiny", 0, 1))
+
+
 def test_another_seed_is_another_cohort(tmp_path):
     for seed in (0, 1):
         write_cohort(tmp_path / str(seed), CohortPlan("ratic", "tiny", seed, 1))
@@ -176,7 +219,7 @@ def test_large_injuries_are_a_cohort_of_their_own(cohorts, tmp_path):
     plan = CohortPlan("ratic", "tiny", 0, CASES["ratic"], injuries="large")
     with pytest.raises(AnatoBenchError, match="other arguments"):
         write_cohort(cohorts / "ratic", plan)
-    with pytest.raises(UsageError, match="ratic alone"):
+    with pytest.raises(UsageError, match="only ratic has"):
         CohortPlan("ct_rate", "tiny", 0, 5, injuries="large")
     grades = np.array([ratic_patient(replace(plan, cases=STRATA), index).targets for index in range(STRATA)])
     assert (grades[:, 0] == 1).sum() == 8  # 0.4 of 20

@@ -7,7 +7,7 @@ import pytest
 
 from anatobench.cli.main import main
 from anatobench.engine import ModelSpec
-from anatobench.parity.comparison import INCOMPARABLE, exact_difference, largest_difference
+from anatobench.parity.comparison import INCOMPARABLE, difference_of_norms, exact_difference, largest_difference
 from anatobench.parity.inputs import parity_batch, perturbed_weights
 from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, TASKS
 
@@ -63,3 +63,17 @@ def test_what_cannot_be_compared_is_never_equal(other: dict[str, np.ndarray]) ->
 def test_wrong_arguments_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["parity", "--steps", "-1"]) == 2
     assert "--steps" in capsys.readouterr().err
+
+
+def test_the_norm_forgives_one_element_and_sees_a_lost_array() -> None:
+    generator = np.random.default_rng(0)
+    reference = {"a": generator.standard_normal(10_000), "b": generator.standard_normal(10)}
+    flipped = {"a": reference["a"], "b": reference["b"].copy()}
+    flipped["b"][0] += 0.1
+    found = difference_of_norms(reference, flipped)
+    assert found.error == pytest.approx(0.1 / np.sqrt(sum((v**2).sum() for v in reference.values())))
+    assert found.worst == "b"
+    assert largest_difference(reference, flipped).error > 20 * found.error
+    assert difference_of_norms(reference, {**reference, "b": np.zeros(10)}).error > 1e-2
+    assert difference_of_norms(reference, {"a": reference["a"]}).error == INCOMPARABLE
+    assert difference_of_norms(reference, {**reference, "b": np.full(10, np.nan)}).error == INCOMPARABLE

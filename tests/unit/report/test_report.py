@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -101,6 +102,26 @@ def test_agreement_is_of_runs_that_differ_in_the_framework_alone(runs: list[Path
     (pair,) = agreements([torch, jax])
     assert pair.equal_batches == 5
     assert pair.largest_loss_difference == pytest.approx(0.5)
+
+
+def test_runs_agree_only_if_they_began_alike(runs: list[Path]) -> None:
+    def found(first: dict, second: dict) -> int:
+        torch, jax, _ = (read_run(run) for run in runs)
+        began = {"size": "full", "initial_weights": None}
+        pair = [replace(run, config=replace(run.config, **began)) for run in (torch, jax)]
+        pair = [replace(run, config=replace(run.config, **how)) for run, how in zip(pair, (first, second), strict=True)]
+        return len(agreements(pair))
+
+    assert found({}, {}) == found({"pretrained": "a.pth"}, {"pretrained": "a.pth"}) == 1
+    assert found({"pretrained": "a.pth"}, {"initial_weights": "torch/initial.safetensors"}) == 1
+    assert found({"pretrained": "a.pth"}, {}) == found({}, {"pretrained": "a.pth"}) == 0
+    assert found({"pretrained": "a.pth"}, {"pretrained": "b.pth"}) == 0
+
+
+def test_a_pretrained_run_is_called_one(runs: list[Path]) -> None:
+    run = read_run(runs[0])
+    pretrained = replace(run, config=replace(run.config, size="full", pretrained="a.pth"))
+    assert (run.label, pretrained.label) == ("PyTorch, with segmentation", "PyTorch, pretrained, with segmentation")
 
 
 def test_table_lines_up() -> None:

@@ -1,0 +1,64 @@
+"""MViT-v2-S: torchvision's MViT with the paper's patch (Table 7), and a tiny one of the same class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from anatobench.errors import UsageError
+from anatobench.tasks import Size
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What differs between the sizes. Pooling is in plane only; every kernel is 3x3x3."""
+
+    patch: Size
+    channels: tuple[int, ...]
+    """Of the patches, then of every block's output."""
+    heads: tuple[int, ...]
+    """Attention heads per block."""
+    query_strides: tuple[int, ...]
+    """Per block; 2 halves the grid from there on."""
+    key_value_strides: tuple[int, ...]
+    """Per block, relative to the grid of the block's input."""
+
+
+LAYOUTS = {
+    "full": Layout(  # torchvision.models.video.mvit_v2_s but for the patch
+        patch=(16, 2, 2),
+        channels=(96, 96, 192, 192, *(384,) * 11, 768, 768),
+        heads=(1, 2, 2, *(4,) * 11, 8, 8),
+        query_strides=(1, 2, 1, 2, *(1,) * 10, 2, 1),
+        key_value_strides=(8, 4, 4, *(2,) * 11, 1, 1),
+    ),
+    # Small, yet nothing of the full one is missing: blocks with more queries than keys and with fewer; skips that are
+    # pooled, projected, both and neither; at the abdomen's grid of 10x22x24 also tables interpolated to the shorter
+    # axis and a grid that halves unevenly.
+    "tiny": Layout(
+        patch=(4, 2, 2),
+        channels=(8, 16, 16, 32, 64),
+        heads=(1, 2, 2, 4),
+        query_strides=(2, 1, 2, 1),
+        key_value_strides=(4, 2, 1, 1),
+    ),
+}
+STOCHASTIC_DEPTH = 0.2
+"""Of the last block, growing linearly from 0 at the first: torchvision's value for MViT-v2-S."""
+
+
+def token_grids(layout: Layout, crop_size: Size) -> tuple[Size, ...]:
+    """The grid of tokens before every block, and after the last; `UsageError` for a crop with none to spare.
+
+    Whatever does not fill a patch is cut off, as by torchvision; a pooling rounds up.
+    """
+    depth, height, width = (length // patch for length, patch in zip(crop_size, layout.patch, strict=True))
+    total_stride = prod(layout.query_strides)
+    if depth < 1 or min(height, width) < total_stride:
+        smallest = (layout.patch[0], layout.patch[1] * total_stride, layout.patch[2] * total_stride)
+        raise UsageError(f"crop size {crop_size} is too small for MViT: it needs at least {smallest}")
+    grids: list[Size] = [(depth, height, width)]
+    for stride in layout.query_strides:
+        depth, height, width = grids[-1]
+        grids.append((depth, -(-height // stride), -(-width // stride)))
+    return tuple(grids)

@@ -1,0 +1,153 @@
+"""What the AUC study found, as a record (JSON) and as tables.
+
+Record, format 1: `study` (the settings), `cells` (every run with its test AUC), `framework_difference` and
+`segmentation_gain` (per model and pooled; differences of macro AUC over seeds), `versions`, `device`, `seconds`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from anatobench.errors import AnatoBenchError
+from anatobench.experiments.auc_study import EVALUATION_FILE, AucStudy, Cell
+from anatobench.experiments.statistics import equivalence_of, interval_of
+from anatobench.published import published_gain
+from anatobench.recipes import FRAMEWORKS
+from anatobench.runs import RunConfig
+from anatobench.training import SESSIONS_FILE
+
+FORMAT = 1
+POOLED = "all"
+DIFFERENCE_HEADER = ("JAX - PyTorch", "pairs", "mean [95 % interval], AUC points", "p (two one-sided)", "verdict")
+GAIN_HEADER = ("with - without segmentation", "pairs", "mean [95 % interval], AUC points", "the paper's, AUC points")
+AUC_HEADER = ("model", "segmentation", "framework", "test AUC of each seed", "mean")
+
+
+def collect(study: AucStudy, out: Path, seconds: float) -> dict[str, Any]:
+    """The record; `AnatoBenchError` if a run is missing."""
+    cells = {cell: _read(cell, out) for cell in study.cells}
+    auc = {cell: found["auc"]["macro"] for cell, found in cells.items()}
+    config = RunConfig.read(study.cells[0].folder(out))
+    sessions = (study.cells[0].folder(out) / SESSIONS_FILE).read_text().splitlines()
+    versions: dict[str, str] = {}
+    for framework in FRAMEWORKS:
+        cell = next(cell for cell in study.cells if cell.framework == framework)
+        versions |= RunConfig.read(cell.folder(out)).versions
+    return {
+        "format": FORMAT,
+        "study": study.to_json(),
+        "recipe": asdict(config.recipe) | {"seed": "per run", "segmentation_weight": "1 or 0"},
+        "cells": [{**asdict(cell), "auc": cells[cell]["auc"], "ci95": cells[cell]["ci95"]["auc"]} for cell in cells],
+        "framework_difference": _framework_differences(study, auc),
+        "segmentation_gain": _segmentation_gains(study, auc),
+        "versions": versions,
+        "device": json.loads(sessions[0])["device"]["name"],
+        "seconds": round(seconds, 1),
+    }
+
+
+def _read(cell: Cell, out: Path) -> dict[str, Any]:
+    path = cell.folder(out) / EVALUATION_FILE
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise AnatoBenchError(f"{path}: no result of this run ({error}): run the study again") from None
+    if found["auc"]["macro"] is None:
+        raise AnatoBenchError(f"{path}: the AUC is undefined: the cohort is too small, give more --cases")
+    return found
+
+
+def _framework_differences(study: AucStudy, auc: Mapping[Cell, float]) -> list[dict[str, Any]]:
+    """Per model and head, and pooled over all of them."""
+    reference, candidate = FRAMEWORKS
+    rows, everything = [], []
+    for model in study.models:
+        for segmentation in (True, False):
+            differences = [
+                auc[Cell(model, candidate, segmentation, seed)] - auc[Cell(model, reference, segmentation, seed)]
+                for seed in range(study.seeds)
+            ]
+            everything += differences
+            rows.append({"model": model, "segmentation": segmentation, **_difference(differences, study.margin)})
+    return [*rows, {"model": POOLED, "segmentation": None, **_difference(everything, study.margin)}]
+
+
+def _difference(differences: Sequence[float], margin: float) -> dict[str, Any]:
+    return {**asdict(interval_of(differences)), **asdict(equivalence_of(differences, margin))}
+
+
+def _segmentation_gains(study: AucStudy, auc: Mapping[Cell, float]) -> list[dict[str, Any]]:
+    """Per model and framework, and per model over both."""
+    rows = []
+    for model in study.models:
+        published = published_gain("ratic", model, pretrained=False)
+        both = []
+        for framework in FRAMEWORKS:
+            gains = [
+                auc[Cell(model, framework, True, seed)] - auc[Cell(model, framework, False, seed)]
+                for seed in range(study.seeds)
+            ]
+            both.append(gains)
+            rows.append({"model": model, "framework": framework, **asdict(interval_of(gains)), "paper": published})
+        # The frameworks share weights and batches, so a seed counts once.
+        means = [sum(pair) / len(pair) for pair in zip(*both, strict=True)]
+        rows.append({"model": model, "framework": POOLED, **asdict(interval_of(means)), "paper": published})
+    return rows
+
+
+def difference_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Under `DIFFERENCE_HEADER`."""
+    margin = f"{100 * record['study']['margin']:.0f}"
+    verdicts = {None: "one seed: no test", True: f"equivalent within {margin}", False: f"not shown within {margin}"}
+    return [
+        (
+            "all pairs"
+            if row["model"] == POOLED
+            else f"{row['model']}, {'with' if row['segmentation'] else 'without'} segmentation",
+            str(row["count"]),
+            _points(row),
+            "-" if row["p_value"] is None else f"{row['p_value']:.2g}",
+            verdicts[row["equivalent"]],
+        )
+        for row in record["framework_difference"]
+    ]
+
+
+def gain_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Under `GAIN_HEADER`."""
+    names = {POOLED: "both frameworks", "torch": "PyTorch", "jax": "JAX"}
+    return [
+        (
+            f"{row['model']}, {names[row['framework']]}",
+            str(row["count"]),
+            _points(row),
+            "-" if row["paper"] is None else f"{100 * row['paper']:+.1f}",
+        )
+        for row in record["segmentation_gain"]
+    ]
+
+
+def auc_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Under `AUC_HEADER`."""
+    groups: dict[tuple[str, bool, str], list[float]] = {}
+    for cell in record["cells"]:
+        groups.setdefault((cell["model"], cell["segmentation"], cell["framework"]), []).append(cell["auc"]["macro"])
+    return [
+        (model, "with" if segmentation else "without", {"torch": "PyTorch", "jax": "JAX"}[framework],
+         _listed(values), f"{sum(values) / len(values):.3f}")
+        for (model, segmentation, framework), values in groups.items()
+    ]  # fmt: skip
+
+
+def _listed(values: Iterable[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def _points(row: Mapping[str, Any]) -> str:
+    """In AUC points, hundredths of an AUC."""
+    interval = "" if row["low"] is None else f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    return f"{100 * row['mean']:+.2f}{interval}"

@@ -1,0 +1,110 @@
+"""Chains of `anatobench` commands in processes of their own, several chains at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from anatobench.errors import AnatoBenchError
+from anatobench.worker_pool import NATIVE_THREAD_VARIABLES
+
+Command = list[str]
+"""The words after `anatobench`."""
+POLL_SECONDS = 0.1
+SECONDS_TO_SAVE = 120.0
+"""What a run that is told to stop may take to save its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Commands that need each other, in order."""
+
+    name: str
+    commands: list[Command]
+
+
+class _Running:
+    """A chain at work; what its commands say goes into a log file."""
+
+    def __init__(self, chain: Chain, log: Path, environment: Mapping[str, str]) -> None:
+        self.chain, self.log = chain, log
+        self._environment = environment
+        self._waiting = list(chain.commands)
+        self._start_next()
+
+    def _start_next(self) -> None:
+        self.command = self._waiting.pop(0)
+        with self.log.open("ab") as file:
+            file.write(f"$ anatobench {' '.join(self.command)}\n".encode())
+            file.flush()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "anatobench", *self.command],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env=dict(self._environment),
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which then stops each child once
+            )
+
+    def advance(self) -> bool:
+        """Whether the whole chain is done. `AnatoBenchError` if one of its commands failed."""
+        status = self._process.poll()
+        if status is None:
+            return False
+        if status != 0:
+            said = [line for line in self.log.read_text(errors="replace").replace("\r", "\n").splitlines() if line]
+            raise AnatoBenchError(f"{self.chain.name}: {said[-1] if said else ''} (exit {status}; see {self.log})")
+        if self._waiting:
+            self._start_next()
+            return False
+        return True
+
+    def tell_to_stop(self) -> None:
+        """A training run then saves a checkpoint."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float) -> None:
+        """Until it has stopped; no longer than that."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def run_chains(chains: Sequence[Chain], logs: Path, workers: int) -> Iterator[Chain]:
+    """Yield every chain when it is done.
+
+    The first failure stops the rest and is raised as `AnatoBenchError`; so does leaving the iterator. The cores are
+    shared out evenly, and JAX keeps compiled programs beside the logs, unless the environment names another place.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    waiting, running = list(chains), list[_Running]()
+    threads = str(max((os.cpu_count() or 1) // workers, 1))
+    cache = {"JAX_COMPILATION_CACHE_DIR": str((logs / "jax_programs").resolve())}
+    environment = {**cache, **os.environ, **dict.fromkeys(NATIVE_THREAD_VARIABLES, threads)}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                chain = waiting.pop(0)
+                name = "".join(letter if letter.isalnum() else "_" for letter in chain.name)
+                running.append(_Running(chain, logs / f"{name}.log", environment))
+            for current in list(running):
+                if current.advance():
+                    running.remove(current)
+                    yield current.chain
+            time.sleep(POLL_SECONDS)
+    finally:
+        for current in running:
+            current.tell_to_stop()
+        deadline = time.monotonic() + SECONDS_TO_SAVE
+        for current in running:
+            current.wait(max(deadline - time.monotonic(), 1.0))

@@ -1,0 +1,195 @@
+"""The processes that train one run together, and how each finds its place.
+
+One process drives one device. They find each other by the variables that Slurm's `srun` and torch's `torchrun` set;
+without them a process is alone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from anatobench.errors import AnatoBenchError, UsageError
+
+Result = TypeVar("Result")
+
+TIMEOUT_VARIABLE = "ANATOBENCH_TIMEOUT"
+DEFAULT_TIMEOUT = 300.0
+DEFAULT_PORT = 29500
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among those of the run."""
+
+    index: int = 0
+    count: int = 1
+    local_index: int = 0
+    """Place among the processes of this node, which decides the device."""
+    coordinator: str = f"localhost:{DEFAULT_PORT}"
+    """host:port at which the first process is found."""
+    timeout: float = DEFAULT_TIMEOUT
+    """Seconds to wait for the others before giving up."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count or self.local_index < 0:
+            raise UsageError(f"process {self.index} of {self.count} (local {self.local_index}): count from 0")
+        if self.timeout <= 0:
+            raise UsageError(f"{TIMEOUT_VARIABLE}={self.timeout:g}: seconds, more than 0")
+
+    @property
+    def alone(self) -> bool:
+        return self.count == 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes files and talks to the person."""
+        return self.index == 0
+
+    def share(self, batch_size: int) -> int:
+        """Cases of a global batch that this process gets; `UsageError` if they cannot be shared out evenly."""
+        if batch_size % self.count:
+            raise UsageError(
+                f"batch size {batch_size} cannot be shared by {self.count} processes: choose a multiple "
+                f"(--set batch_size={self.count * max(1, batch_size // self.count)})"
+            )
+        return batch_size // self.count
+
+
+ALONE = Processes()
+
+GO = b"go"
+RETRY_SECONDS = 0.2
+
+_LAUNCHERS = (
+    # srun sets these for its steps alone: SLURM_NTASKS stands in a batch script's own environment, too.
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+)
+
+
+def find_processes(environment: Mapping[str, str] = os.environ) -> Processes:
+    """Read this process's place from the environment.
+
+    `MASTER_ADDR` and `MASTER_PORT` name the first process's host and port; `UsageError` if several processes were
+    started and `MASTER_ADDR` is missing, or if a variable is no number.
+    """
+    for index, count, local_index in _LAUNCHERS[::-1]:  # torchrun may itself have been started by srun
+        if count not in environment or index not in environment:
+            continue
+        number = _number(environment, count)
+        if number == 1:
+            continue
+        if "MASTER_ADDR" not in environment:
+            raise UsageError(
+                f"{number} processes were started, but MASTER_ADDR does not name the first one's host: "
+                "export MASTER_ADDR (and MASTER_PORT) as slurm/train.sh does, or start with torchrun"
+            )
+        port = _number(environment, "MASTER_PORT") if "MASTER_PORT" in environment else DEFAULT_PORT
+        return Processes(
+            index=_number(environment, index),
+            count=number,
+            local_index=_number(environment, local_index),
+            coordinator=f"{environment['MASTER_ADDR']}:{port}",
+            timeout=_timeout(environment),
+        )
+    return Processes(timeout=_timeout(environment))
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "")
+    if not text.isdigit():
+        raise UsageError(f"{name}={text!r} in the environment: not a whole number")
+    return int(text)
+
+
+def _timeout(environment: Mapping[str, str]) -> float:
+    text = environment.get(TIMEOUT_VARIABLE, str(DEFAULT_TIMEOUT))
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{TIMEOUT_VARIABLE}={text!r} in the environment: not a number of seconds") from None
+
+
+def meet(processes: Processes) -> None:
+    """Wait until every process is there. `AnatoBenchError` that names who is missing, after the timeout.
+
+    The first process listens at the coordinator's port, and the port is free again afterwards.
+    """
+    if processes.alone:
+        return
+    deadline = time.monotonic() + processes.timeout
+    if processes.leads:
+        _await_the_others(processes, deadline)
+    else:
+        _report_to_the_first(processes, deadline)
+
+
+def _await_the_others(processes: Processes, deadline: float) -> None:
+    port = int(processes.coordinator.rpartition(":")[2])
+    arrived: dict[int, socket.socket] = {}
+    try:
+        with socket.create_server(("", port), backlog=processes.count) as server:
+            while len(arrived) < processes.count - 1:
+                server.settimeout(max(deadline - time.monotonic(), 0.01))
+                connection, _ = server.accept()
+                connection.settimeout(max(deadline - time.monotonic(), 0.01))
+                arrived[int.from_bytes(connection.recv(4), "big")] = connection
+        for connection in arrived.values():
+            connection.sendall(GO)
+            connection.recv(1)  # they hang up first, so that the port is free at once
+    except OSError as error:
+        missing = ", ".join(str(index) for index in range(1, processes.count) if index not in arrived)
+        what = f"{missing} did not come" if isinstance(error, TimeoutError) else str(error)
+        raise AnatoBenchError(
+            f"process 0 of {processes.count} did not find the others at {processes.coordinator} within "
+            f"{processes.timeout:g} s: {what}"
+        ) from None
+    finally:
+        for connection in arrived.values():
+            connection.close()
+
+
+def _report_to_the_first(processes: Processes, deadline: float) -> None:
+    host, _, port = processes.coordinator.rpartition(":")
+    failure: Exception | str = "no answer"
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=left) as connection:
+                connection.sendall(processes.index.to_bytes(4, "big"))
+                if connection.recv(len(GO)) == GO:
+                    return
+                failure = "the first process gave up"
+                break
+        except OSError as error:  # not there yet, or a name that does not resolve
+            failure = error
+            time.sleep(min(RETRY_SECONDS, left))
+    raise AnatoBenchError(
+        f"process {processes.index} of {processes.count} did not find the others at {processes.coordinator} within "
+        f"{processes.timeout:g} s: {failure}"
+    )
+
+
+def after_leader(
+    processes: Processes, gather: Callable[[np.ndarray], np.ndarray], action: Callable[[], Result]
+) -> Result | None:
+    """The first process acts while the others wait; its result, None in the others. `AnatoBenchError` in all of them
+    if it fails."""
+    result, failure = None, None
+    if processes.leads:
+        try:
+            result = action()
+        except AnatoBenchError as error:
+            failure = error
+    failed = gather(np.array([failure is not None]))[0, 0]
+    if failure is not None:
+        raise failure
+    if failed:
+        raise AnatoBenchError("the first process gave up; its own message says why")
+    return result

@@ -1,0 +1,147 @@
+"""The page of the AUC study: what it says, its tables, and one plot in which every run is a point."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from anatobench import __version__
+from anatobench.experiments.auc_results import (
+    AUC_HEADER,
+    DIFFERENCE_HEADER,
+    GAIN_HEADER,
+    POOLED,
+    auc_rows,
+    difference_rows,
+    gain_rows,
+)
+from anatobench.report.html_parts import html_page, section, table
+from anatobench.report.plots import COLOURS, STYLE, image
+
+TITLE = "AUC of both frameworks, with and without segmentation supervision"
+
+
+def build_auc_page(record: Mapping[str, Any]) -> str:
+    """The whole page from a record of `experiments.auc_results`."""
+    sections = [
+        _header(record),
+        section("Test AUC of every run", _every_run(record) + table(AUC_HEADER, auc_rows(record))),
+        section("Do the frameworks reach the same AUC?", _same(record) + _differences(record)
+                + table(DIFFERENCE_HEADER, difference_rows(record))),
+        section("What does segmentation supervision gain?", _gain(record) + table(GAIN_HEADER, gain_rows(record))),
+        section("How to read this", _reading(record)),
+    ]  # fmt: skip
+    return html_page(TITLE, sections)
+
+
+def _header(record: Mapping[str, Any]) -> str:
+    study = record["study"]
+    facts = (
+        f"{study['cases']} synthetic patients ({study['injuries']} injuries), tiny models, {study['steps']} steps of "
+        f"{study['batch_size']} cases, {study['seeds']} seeds, on {record['device']}. AnatoBench {__version__}"
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return f'<header><h1>{TITLE}</h1><p>{html.escape(facts)}</p><p class="soft">{html.escape(versions)}</p></header>'
+
+
+def _every_run(record: Mapping[str, Any]) -> str:
+    models = record["study"]["models"]
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            1, len(models), figsize=(3.4 * len(models) + 0.6, 3.0), layout="constrained", sharey=True, squeeze=False
+        )
+        for axes, model in zip(grid.flat, models, strict=True):
+            _points_of(axes, [cell for cell in record["cells"] if cell["model"] == model])
+            axes.set_title(model)
+        grid.flat[0].set_ylabel("test AUC, macro")
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return image(figure, f"Test AUC of every run of {', '.join(models)}, with and without segmentation supervision")
+
+
+def _points_of(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
+    """One line per seed and framework, from without to with supervision."""
+    shift = {"torch": -0.06, "jax": 0.06}
+    for framework, name in (("torch", "PyTorch"), ("jax", "JAX")):
+        for number, seed in enumerate(sorted({cell["seed"] for cell in cells})):
+            pair = {c["segmentation"]: c["auc"]["macro"] for c in cells
+                    if c["framework"] == framework and c["seed"] == seed}  # fmt: skip
+            axes.plot(
+                [shift[framework], 1 + shift[framework]],
+                [pair[False], pair[True]],
+                marker="o",
+                markersize=4,
+                linewidth=0.8,
+                color=COLOURS[framework],
+                label=name if number == 0 else None,
+            )
+    axes.set_xticks([0, 1], ["without\nsegmentation", "with\nsegmentation"])
+    axes.set_xlim(-0.4, 1.4)
+
+
+def _differences(record: Mapping[str, Any]) -> str:
+    """Means and 95 % intervals of the frameworks' differences, with the margin."""
+    rows = [row for row in record["framework_difference"] if row["low"] is not None]
+    if not rows:
+        return ""
+    margin = 100 * record["study"]["margin"]
+    names = [cells[0] for cells in difference_rows(record)]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.5, 0.36 * len(rows) + 1.0), layout="constrained")
+        axes.axvspan(-margin, margin, color="#1c2126", alpha=0.07, linewidth=0)
+        axes.axvline(0, color="#5b6670", linewidth=0.8)
+        for position, row in enumerate(rows):
+            axes.plot([100 * row["low"], 100 * row["high"]], [position] * 2, color=COLOURS["jax"], linewidth=1.4)
+            axes.plot(100 * row["mean"], position, "o", color=COLOURS["jax"], markersize=5)
+        axes.set_yticks(range(len(rows)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel("JAX - PyTorch, AUC points (grey: margin of equivalence)")
+    return image(figure, "Difference of the frameworks' AUC with 95 % intervals and the margin of equivalence")
+
+
+def _same(record: Mapping[str, Any]) -> str:
+    row = next(row for row in record["framework_difference"] if row["model"] == POOLED)
+    margin = f"{100 * record['study']['margin']:.0f} AUC points"
+    if row["equivalent"] is None:
+        return "<p>One seed is no basis for a test.</p>"
+    verdict = (
+        f"are equivalent within {margin}" if row["equivalent"] else f"were not shown to be equivalent within {margin}"
+    )
+    low, high = 100 * row["low"], 100 * row["high"]
+    return (
+        f"<p>Over all pairs of runs the frameworks {verdict}: JAX - PyTorch is {100 * row['mean']:+.2f} AUC points, "
+        f"95 % interval {low:+.2f} to {high:+.2f}, two one-sided t tests p = {row['p_value']:.2g}.</p>"
+    )
+
+
+def _gain(record: Mapping[str, Any]) -> str:
+    sentences = []
+    for row in record["segmentation_gain"]:
+        if row["framework"] != POOLED:
+            continue
+        paper = "" if row["paper"] is None else f"; the paper's is {100 * row['paper']:+.1f}"
+        if row["low"] is None:
+            shown = "one seed"
+        elif row["low"] > 0:
+            shown = "a gain"
+        else:
+            shown = "a loss" if row["high"] < 0 else "no difference shown"
+        sentences.append(f"{row['model']} {100 * row['mean']:+.1f} AUC points ({shown}{paper})")
+    return f"<p>{html.escape('; '.join(sentences))}.</p>"
+
+
+def _reading(record: Mapping[str, Any]) -> str:
+    texts = [
+        "A seed moves the initial weights, the order of cases, the crops and what dropout draws. The cohort and its "
+        "split are the same for all runs, so the intervals are over trainings, not over cohorts.",
+        "Both frameworks of a pair begin with the same weights and see the same batches. They part by rounding, which "
+        "training amplifies, and by what each framework's dropout draws.",
+        "AUC is the macro average over RATIC's 14 columns, patients judged by the mean of their scans. The paper's "
+        "gains are of full-size models on real scans (its Table 1, trained from scratch); these are tiny models on a "
+        "synthetic cohort, so only the sign and the order can be compared.",
+    ]
+    return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts)

@@ -1,0 +1,106 @@
+"""Several processes, one device each, that train one model as if they were one: jax.distributed.
+
+Every process has the whole model and a part of each global batch. The compiled step is written for the global batch
+and XLA shares it out over the mesh, so gradients, BatchNorm's statistics and the figures of a step are global.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+
+from anatobench.processes import Processes, meet
+
+CASES = "cases"
+"""The mesh's one axis: batches are split along it, everything else is whole on every device."""
+Tree = Any
+
+
+def join(processes: Processes) -> Mesh:
+    """Meet the other processes, before anything else touches a device; the mesh of everybody's devices in the order
+    of the processes. `AnatoBenchError` if they do not come within the timeout."""
+    if processes.alone:
+        return Mesh(np.array(jax.devices()[:1]), (CASES,))
+    if not jax.distributed.is_initialized():
+        meet(processes)  # JAX itself would end the process, with a stack of C++ frames, if somebody is missing
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        seconds = max(10, round(processes.timeout))
+        jax.distributed.initialize(
+            processes.coordinator,
+            processes.count,
+            processes.index,
+            local_device_ids=[processes.local_index] if _several_gpus_visible() else None,
+            initialization_timeout=seconds,
+            heartbeat_timeout_seconds=seconds,
+            shutdown_timeout_seconds=seconds,
+        )
+    gather(np.zeros(1), processes)  # connects everybody now, and not after compilations of unequal length
+    return Mesh(np.array(jax.devices()), (CASES,))
+
+
+def _several_gpus_visible() -> bool:
+    """A launcher may show each process one GPU alone, or all of the node's."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return len(named.split(",") if named else list(Path("/dev").glob("nvidia[0-9]*"))) > 1
+
+
+def leave(processes: Processes) -> None:
+    """Part from the other processes."""
+    if not processes.alone and jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_case(mesh: Mesh) -> NamedSharding:
+    """The first axis is split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(CASES))
+
+
+def place_whole(mesh: Mesh, array: np.ndarray, dtype: DTypeLike) -> jax.Array:
+    """A copy on every device, each process giving the same array."""
+    return jax.make_array_from_single_device_arrays(array.shape, whole(mesh), [_own_memory(mesh, array, dtype)])
+
+
+def place_by_case(mesh: Mesh, array: np.ndarray) -> jax.Array:
+    """The global batch, of which each process gives its part [B / processes, ...]."""
+    shape = (array.shape[0] * mesh.size, *array.shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, by_case(mesh), [_own_memory(mesh, array, array.dtype)])
+
+
+def _own_memory(mesh: Mesh, array: np.ndarray, dtype: DTypeLike) -> jax.Array:
+    """On this process's device, in memory that nobody else has.
+
+    The copy is numpy's: on a CPU JAX shares aligned memory of numpy's, also with `may_alias=False` (seen in 0.10.2).
+    """
+    (device,) = mesh.local_devices
+    return jax.device_put(np.array(array, dtype, order="C"), device)
+
+
+def own_copy(tree: Tree) -> Tree:
+    """What this process has of arrays that are whole on every device, for work in which the others take no part."""
+    return jax.tree.map(lambda array: array.addressable_data(0), tree)
+
+
+def own_part(array: jax.Array) -> np.ndarray:
+    """This process's part of an array that is split by case."""
+    return np.array(array.addressable_data(0))
+
+
+def gather(array: np.ndarray, processes: Processes) -> np.ndarray:
+    """[count, ...]: every process's array of the same shape and type, in order."""
+    if processes.alone:
+        return array[None].copy()
+    content = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+    joined = np.asarray(multihost_utils.process_allgather(content)).tobytes()
+    return np.frombuffer(joined, array.dtype).reshape(processes.count, *array.shape).copy()

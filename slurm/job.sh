@@ -1,0 +1,136 @@
+# What the jobs have in common; sourced by train.sh, prepare.sh, bench.sh and smoke.sh, after `repository` is set.
+# shellcheck shell=bash disable=SC2154
+
+fail() { # one line, exit status 2: a setting is wrong
+  echo "$(basename "$0"): $*" >&2
+  exit 2
+}
+
+load_site() {
+  # shellcheck source=slurm/site.conf
+  source "$repository/slurm/site.conf" || fail "$repository/slurm/site.conf cannot be read"
+  [ -n "${SLURM_JOB_ID:-}" ] || fail "not inside a Slurm job: start it with sbatch"
+  [[ $ANATOBENCH_MAX_RESTARTS =~ ^[0-9]+$ ]] || fail "ANATOBENCH_MAX_RESTARTS=$ANATOBENCH_MAX_RESTARTS: not a number"
+  local module
+  for module in $ANATOBENCH_MODULES; do
+    type module >/dev/null 2>&1 || fail "ANATOBENCH_MODULES is set, but there is no \`module\` command here"
+    module load "$module" || fail "ANATOBENCH_MODULES: module load $module failed"
+  done
+}
+
+# Sets nodes, tasks_per_node and tasks: one task per GPU; without GPUs as many as sbatch was told, else one per node.
+read_allocation() {
+  nodes=$SLURM_JOB_NUM_NODES
+  gpus_per_node=${SLURM_GPUS_ON_NODE:-0}
+  if [ "$gpus_per_node" -gt 0 ]; then
+    if [ -n "${SLURM_GPUS:-}" ] && [ "${SLURM_GPUS##*:}" != $((nodes * gpus_per_node)) ]; then
+      fail "the GPUs are spread unevenly over the $nodes nodes: ask with --gpus-per-node instead of --gpus"
+    fi
+    tasks_per_node=$gpus_per_node
+  else
+    tasks_per_node=${SLURM_NTASKS_PER_NODE:-$(((${SLURM_NTASKS:-$nodes} + nodes - 1) / nodes))}
+    if [ -n "${SLURM_NTASKS:-}" ] && [ "$SLURM_NTASKS" != $((nodes * tasks_per_node)) ]; then
+      fail "$SLURM_NTASKS tasks cannot be spread evenly over $nodes nodes: ask with --ntasks-per-node"
+    fi
+  fi
+  tasks=$((nodes * tasks_per_node))
+}
+
+# srun's options for one task per GPU, and its share of the cores. Every task sees all GPUs of its node and takes the one of its SLURM_LOCALID.
+set_srun_options() {
+  local cores=$((SLURM_CPUS_ON_NODE / tasks_per_node))
+  # Left in the environment these would overrule the options below, or contradict them.
+  unset SLURM_CPUS_PER_GPU SLURM_CPUS_PER_TASK SLURM_GPUS SLURM_GPUS_PER_TASK SLURM_GPU_BIND SLURM_TRES_BIND SLURM_NTASKS_PER_GPU \
+    SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE SLURM_TRES_PER_TASK SLURM_DISTRIBUTION
+  srun_options=(--nodes="$nodes" --ntasks="$tasks" --ntasks-per-node="$tasks_per_node" --distribution=block
+    --unbuffered --kill-on-bad-exit=0 --wait=120)
+  if [ "$cores" -gt 0 ]; then
+    srun_options+=(--cpus-per-task="$cores")
+  else
+    echo "$tasks_per_node tasks share $SLURM_CPUS_ON_NODE cores of a node: ask for more, e.g. --cpus-per-gpu 8" >&2
+    srun_options+=(--overcommit)
+  fi
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > 0 ? cores : 1))}"
+  if [ "$gpus_per_node" -gt 0 ]; then
+    srun_options+=(--gpus-per-node="$gpus_per_node")
+  fi
+}
+
+# Where the processes of a run meet: the job's first node, at a port that jobs on the same node do not share.
+set_coordinator() {
+  local hosts
+  hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || fail "scontrol cannot read the node list $SLURM_JOB_NODELIST"
+  export MASTER_ADDR="${MASTER_ADDR:-${hosts%%$'\n'*}}"
+  export MASTER_PORT="${MASTER_PORT:-$((10000 + SLURM_JOB_ID % 20000))}"
+}
+
+# in_suite torch|jax [FOLDER...]: sets suite to the words that come before `anatobench`: the image's, which then sees
+# these folders, or the virtual environment's.
+in_suite() {
+  local image=$ANATOBENCH_IMAGE_TORCH name=ANATOBENCH_IMAGE_TORCH
+  [ "$1" = torch ] || { image=$ANATOBENCH_IMAGE_JAX name=ANATOBENCH_IMAGE_JAX; }
+  if [ -z "$image" ]; then
+    local venv=${ANATOBENCH_VENV:-$repository/.venv}
+    [ -x "$venv/bin/python" ] || fail "$venv: no virtual environment: set $name or ANATOBENCH_VENV"
+    suite=(env "PATH=$venv/bin:$PATH")
+    return
+  fi
+  [ -r "$image" ] || fail "$name=$image: no such image: make it with containers/build.sh $1"
+  command -v apptainer >/dev/null || fail "apptainer is not on the path: name its module in ANATOBENCH_MODULES"
+  suite=(apptainer exec)
+  if [ "$gpus_per_node" -gt 0 ]; then suite+=(--nv); fi
+  local folder folders
+  IFS=, read -ra folders <<<"$ANATOBENCH_BIND"
+  for folder in "$repository" "${folders[@]}" "${@:2}"; do suite+=(--bind "$folder"); done
+  suite+=("$image")
+}
+
+# run_step WORDS: srun WORDS, in the background so that signals are taken at once. Sets status to its exit status.
+# SIGUSR1 (the time limit or preemption is near) and SIGTERM are passed on as SIGUSR1, on which the suite saves and
+# exits with 130. srun passes it to every task. The suite takes any number of them for one.
+run_step() {
+  status=130
+  if [ -n "${stopped_by:-}" ]; then return; fi
+  srun "$@" &
+  step=$!
+  local before
+  while before=${signals:-0}; do
+    wait "$step" && status=0 || status=$?
+    [ "${signals:-0}" = "$before" ] && break
+  done
+  step=""
+}
+
+stop_step() {
+  signals=$((${signals:-0} + 1)) stopped_by=$1
+  if [ -n "${step:-}" ]; then kill -USR1 "$step" 2>/dev/null || true; fi
+}
+trap 'stop_step SIGUSR1' USR1
+trap 'stop_step SIGTERM' TERM
+
+# finish: end the job as the step's status says: done, failed, or saved and back into the queue.
+finish() {
+  case $status in
+    130 | 138 | 143) requeue "saved" ;; # asked to stop: by itself, or by SIGUSR1/SIGTERM before it could listen
+    134 | 135 | 136 | 137 | 139)        # a process died: aborted, killed, or crashed
+      if [ "${SLURM_RESTART_COUNT:-0}" -lt "$ANATOBENCH_MAX_RESTARTS" ]; then
+        requeue "killed (exit status $status)"
+      else
+        echo "killed (exit status $status) after ${SLURM_RESTART_COUNT} restarts: given up" >&2
+      fi
+      ;;
+  esac
+  exit "$status"
+}
+
+requeue() { # a job that is being cancelled or requeued by someone else is left to them
+  local state
+  state=$(scontrol show job --oneliner "$SLURM_JOB_ID" 2>/dev/null | grep -o 'JobState=[A-Z_]*') || state=""
+  if [ "$state" != JobState=RUNNING ]; then
+    echo "$1; ${state:-the job is unknown to Slurm}: not queued again from here" >&2
+  elif scontrol requeue "$SLURM_JOB_ID"; then
+    echo "$1; queued again" >&2
+  else
+    echo "$1, but scontrol requeue failed: submit the same command again to go on" >&2
+  fi
+}

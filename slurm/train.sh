@@ -1,0 +1,95 @@
+#!/bin/bash
+# train.sh TASK [train's options]: the body of train_ratic.sh, train_ct_rate.sh and train_rad_chestct.sh.
+#
+# Any option of `anatobench train` can follow. Without them the environment decides:
+#     --framework  ANATOBENCH_FRAMEWORK  torch (default) or jax
+#     --model      ANATOBENCH_MODEL      r3d_18 (default), mvit_v2_s or swin3d_t
+#     --store      ANATOBENCH_STORE      default: $ANATOBENCH_STORES/TASK
+#     --out        ANATOBENCH_RUN        default: $ANATOBENCH_RUNS/TASK_FRAMEWORK_MODEL
+# slurm/site.conf holds what is particular about the cluster.
+#
+# The job starts one task per GPU with srun. A task knows its place from SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID,
+# and the coordinator from MASTER_ADDR (the job's first node) and MASTER_PORT (10000 + job id modulo 20000; set either
+# to overrule). The run always resumes: a requeued or resubmitted job goes on with the newest intact checkpoint.
+set -euo pipefail
+repository=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=slurm/job.sh
+source "$repository/slurm/job.sh"
+
+read_options() { # sets framework, model, store, run; leaves the other options in rest
+  task=$1
+  shift
+  framework=${ANATOBENCH_FRAMEWORK:-torch} model=${ANATOBENCH_MODEL:-r3d_18}
+  store=${ANATOBENCH_STORE:-$ANATOBENCH_STORES/$task} run=${ANATOBENCH_RUN:-} rest=()
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --framework | --model | --store | --out)
+        [ $# -gt 1 ] || fail "$1: its value is missing"
+        set_option "$1" "$2"
+        shift
+        ;;
+      --framework=* | --model=* | --store=* | --out=*) set_option "${1%%=*}" "${1#*=}" ;;
+      *) rest+=("$1") ;;
+    esac
+    shift
+  done
+  run=${run:-$ANATOBENCH_RUNS/${task}_${framework}_$model}
+}
+
+set_option() {
+  case $1 in
+    --framework) framework=$2 ;;
+    --model) model=$2 ;;
+    --store) store=$2 ;;
+    --out) run=$2 ;;
+  esac
+}
+
+check_options() { # before srun, so that a wrong setting costs seconds
+  case $framework in torch | jax) ;; *) fail "--framework $framework: torch or jax" ;; esac
+  case $model in r3d_18 | mvit_v2_s | swin3d_t) ;; *) fail "--model $model: r3d_18, mvit_v2_s or swin3d_t" ;; esac
+  [ -r "$store/index.json" ] || fail "$store: no store here: make it with slurm/prepare.sh, or give --store"
+  store=$(cd "$store" && pwd)
+  if ! mkdir -p "$run" 2>/dev/null || [ ! -w "$run" ]; then fail "$run: cannot be written: give another --out"; fi
+  run=$(cd "$run" && pwd)
+  scratch=${ANATOBENCH_LOCAL_SCRATCH:-${SLURM_TMPDIR:-}}
+  if [ "$scratch" = none ]; then scratch=""; fi
+}
+
+# Copy the store to every node's own disk if there is one, and let the tasks read that.
+stage_store() {
+  if [ -z "$scratch" ]; then return; fi
+  local before=$SECONDS copy
+  run_step --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --overlap \
+    bash "$repository/slurm/stage_store.sh" "$store" "$scratch"
+  case $status in
+    0)
+      copy=$scratch/$(bash "$repository/slurm/stage_store.sh" --name "$store")
+      rest+=(--store-copy "$copy")
+      echo "the store is at $copy on $nodes node(s) after $((SECONDS - before)) s" >&2
+      ;;
+    3) echo "$scratch: too small for the store, so the tasks read $store" >&2 ;;
+    *) finish ;;
+  esac
+}
+
+# A job that is queued again, after a node was lost for instance, can start before the last one's processes have ended.
+wait_for_run() {
+  local status=0
+  flock --conflict-exit-code 75 --timeout 120 "$run/.lock" true || status=$?
+  if [ "$status" = 75 ]; then fail "$run: another job has been training this run for two minutes: stop it"; fi
+}
+
+load_site
+read_options "$@"
+read_allocation
+check_options
+in_suite "$framework" "$store" "$run" ${scratch:+"$scratch"}
+wait_for_run
+set_coordinator
+set_srun_options
+stage_store
+echo "$task, $framework, $model: $tasks task(s) on $nodes node(s), restart ${SLURM_RESTART_COUNT:-0}, run $run" >&2
+run_step "${srun_options[@]}" "${suite[@]}" anatobench train --resume \
+  --task "$task" --store "$store" --framework "$framework" --model "$model" --out "$run" "${rest[@]}"
+finish

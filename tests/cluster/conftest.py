@@ -1,0 +1,75 @@
+"""A virtual cluster, data to train on, and how to start this repository's jobs there.
+
+These tests install packages and start daemons, so they run only where ANATOBENCH_CLUSTER_TESTS=1 says that they may.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster_jobs import REPOSITORY, TRAINING, anatobench, install, last_weights, preparation
+from virtual_cluster import VirtualCluster
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("ANATOBENCH_CLUSTER_TESTS") != "1":
+        reason = "ANATOBENCH_CLUSTER_TESTS=1 is not set: these tests install packages and start daemons"
+    elif os.geteuid() != 0:
+        reason = "a virtual cluster needs root"
+    else:
+        return
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualCluster]:
+    if not all(shutil.which(name) for name in ("slurmctld", "slurmd", "sbatch", "munged")) and not install(
+        "slurm-wlm", "munge"
+    ):
+        pytest.skip("Debian's packages slurm-wlm and munge cannot be installed here")
+    port = 20000 + 10 * (os.getpid() % 1000)  # several test processes have a cluster each
+    cluster = VirtualCluster(tmp_path_factory.mktemp("cluster"), port)
+    for name in [name for name in cluster.environment if name.startswith(("SLURM_", "SBATCH_", "ANATOBENCH_"))]:
+        if name != "SLURM_CONF":
+            del cluster.environment[name]
+    cluster.environment |= {
+        "ANATOBENCH_REPOSITORY": str(REPOSITORY),
+        "ANATOBENCH_VENV": sys.prefix,
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+    }
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic cohort in RATIC's format."""
+    folder = tmp_path_factory.mktemp("data") / "raw"
+    anatobench("phantom", "--format", "ratic", "--size", "tiny", "--cases", 24, "--workers", 1, "--out", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(raw: Path) -> Path:
+    """The cohort, prepared in one process."""
+    folder = raw.parent / "store"
+    anatobench("prepare", *preparation(raw, folder), "--workers", 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(store: Path) -> bytes:
+    """The last weights of a run that nothing disturbed, outside Slurm."""
+    run = store.parent / "uninterrupted"
+    anatobench("train", "--task", "ratic", "--store", store, "--model", "r3d_18", "--framework", "torch",
+               "--out", run, *TRAINING)  # fmt: skip
+    return last_weights(run)

@@ -1,0 +1,130 @@
+"""The images of containers/*.def, built from a local root file system by containers/build.sh, and jobs inside them.
+
+The definitions are the real ones. JAX comes without CUDA, PyTorch as it is published; %test runs in both builds.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster_jobs import REPOSITORY, STEPS, TRAINING, last_weights
+from virtual_cluster import VirtualCluster
+
+SUPPORT = REPOSITORY / "tests" / "support"
+
+
+@pytest.fixture(scope="module")
+def base() -> tuple[Path, list[str], dict[str, str]]:
+    """A root file system, the folders of pip's local indexes to bind, and pip's settings; kept in build/."""
+    done = subprocess.run([SUPPORT / "install_apptainer.sh"], capture_output=True, text=True, check=False)
+    if done.returncode or shutil.which("debootstrap") is None:
+        pytest.skip(f"Apptainer cannot be installed here: {done.stderr.strip()[-200:]}")
+    settings = pip_settings()
+    folders = local_folders(settings)
+    folder = REPOSITORY / "build" / "cluster" / "root_file_system"
+    made = subprocess.run(
+        [SUPPORT / "base_root_file_system.sh", folder, *folders], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"no root file system can be made here: {made.stderr.strip()[-200:]}")
+    return folder, folders, settings
+
+
+def pip_settings() -> dict[str, str]:
+    """What pip is told here of indexes, from its configuration and the environment, as environment variables."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    found = re.findall(
+        r"^(?:global|install|:env:)\.(index-url|extra-index-url|find-links)='(.*)'$", listed.stdout, re.M
+    )
+    return {"PIP_" + name.upper().replace("-", "_"): value.replace("\\n", " ").strip() for name, value in found}
+
+
+def local_folders(settings: dict[str, str]) -> list[str]:
+    """The folders of this machine that pip's settings name: to be bound, or the build would not see them."""
+    words = [word.removeprefix("file://") for value in settings.values() for word in value.split()]
+    folders = {Path(word).parent if Path(word).name == "simple" else Path(word) for word in words if word[0] == "/"}
+    return sorted(str(folder) for folder in folders if folder.is_dir())
+
+
+@pytest.fixture(scope="module")
+def images(base: tuple[Path, list[str], dict[str, str]]) -> Iterator[Path]:
+    """A folder with torch.sif, a folder, and jax.sif, a file; any user may read it."""
+    folder = Path(tempfile.mkdtemp(prefix="anatobench-images-"))
+    folder.chmod(0o755)
+    root, binds, settings = base
+    options = {
+        "torch": ["--sandbox"],  # packing 6 GB takes minutes and shows nothing more
+        "jax": ["--build-arg", "JAX=jax", "--mksquashfs-args=-comp zstd -Xcompression-level 1"],
+    }
+    for framework, further in options.items():
+        for bind in binds:
+            further += ["--bind", bind]
+        done = subprocess.run(
+            [REPOSITORY / "containers" / "build.sh", framework, "--base", root, *further],
+            cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert f"{framework}: prepared, trained and evaluated" in done.stdout + done.stderr, "%test ran"
+    yield folder
+    shutil.rmtree(folder)
+
+
+def train(
+    cluster: VirtualCluster, store: Path, folder: Path, *options: str, settings: dict[str, str]
+) -> dict[str, str]:
+    """Train on one GPU's place in a job; the job's fields when it has ended well."""
+    job = cluster.submit(
+        "--gpus-per-node=1", f"--output={folder}/job.log", str(REPOSITORY / "slurm" / "train_ratic.sh"),
+        "--store", str(store), "--out", str(folder / "run"), *TRAINING, *options,
+        settings={"ANATOBENCH_VENV": "/nowhere", **settings},
+    )  # fmt: skip
+    end = cluster.finish(job, seconds=240)
+    assert end["JobState"] == "COMPLETED", (folder / "job.log").read_text()
+    return end
+
+
+def test_a_job_in_the_torch_image_trains_what_a_person_trains_outside(
+    cluster: VirtualCluster, images: Path, store: Path, uninterrupted: bytes, tmp_path: Path
+) -> None:
+    settings = {"ANATOBENCH_IMAGE_TORCH": str(images / "torch.sif"), "ANATOBENCH_LOCAL_SCRATCH": str(tmp_path / "disk")}
+    train(cluster, store, tmp_path, settings=settings)
+    assert last_weights(tmp_path / "run") == uninterrupted
+
+
+def test_a_job_in_the_jax_image_trains(cluster: VirtualCluster, images: Path, store: Path, tmp_path: Path) -> None:
+    train(cluster, store, tmp_path, "--framework=jax", settings={"ANATOBENCH_IMAGE_JAX": str(images / "jax.sif")})
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in steps if record["kind"] == "step"] == list(range(1, STEPS + 1))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["framework"] == "jax"
+
+
+def test_the_smoke_job_tells_that_a_job_with_a_gpu_computes_on_the_cpu(
+    cluster: VirtualCluster, images: Path, tmp_path: Path
+) -> None:
+    job = cluster.submit(
+        "--gpus-per-node=1", f"--output={tmp_path}/job.log", str(REPOSITORY / "slurm" / "smoke.sh"), "torch",
+        settings={"ANATOBENCH_IMAGE_TORCH": str(images / "torch.sif")},
+    )  # fmt: skip
+    assert cluster.finish(job)["JobState"] == "FAILED"
+    assert "torch computes on the CPU though the job has a GPU" in (tmp_path / "job.log").read_text()
+
+
+def test_the_image_needs_no_rights_and_no_network_and_takes_no_python_from_outside(images: Path) -> None:
+    (images / "host" / "anatobench").mkdir(parents=True)
+    (images / "host" / "anatobench" / "__init__.py").write_text("raise SystemExit('code of the host')")
+    done = subprocess.run(
+        ["unshare", "--net", "runuser", "-u", "nobody", "--", "env", "HOME=/nonexistent", f"PYTHONPATH={images}/host",
+         "apptainer", "exec", "--pwd", "/tmp", images / "torch.sif", "anatobench", "bench", "step", "--framework",
+         "torch", "--model", "r3d_18", "--geometry", "abdomen", "--size", "tiny", "--batch-size", "1",
+         "--repeats", "2", "--json"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["framework"] == "torch"

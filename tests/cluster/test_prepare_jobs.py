@@ -1,0 +1,38 @@
+"""`sbatch slurm/prepare.sh`: a job array makes the store that one process makes, and a killed shard is done again."""
+
+import os
+import signal
+from pathlib import Path
+
+from cluster_jobs import REPOSITORY, preparation, processes_with
+from virtual_cluster import VirtualCluster, wait_for
+
+SCRIPT = str(REPOSITORY / "slurm" / "prepare.sh")
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every file of a store."""
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_an_array_with_a_killed_shard_equals_one_process(
+    cluster: VirtualCluster, raw: Path, store: Path, tmp_path: Path
+) -> None:
+    options = ["--array=0-2", f"--output={tmp_path}/%a.log", SCRIPT, *preparation(raw, tmp_path / "store")]
+    job = cluster.submit(*options, "--workers", "0")
+    wait_for(lambda: (tmp_path / "store" / ".shard-1-of-3.lock").exists(), 60, "shard 1 did not begin")
+    os.kill(processes_with("prepare", "1/3")[0], signal.SIGKILL)
+    ends = [cluster.finish(f"{job}_{shard}") for shard in range(3)]
+    assert [end["JobState"] for end in ends] == ["COMPLETED"] * 3, (tmp_path / "1.log").read_text()
+    assert [end["Restarts"] for end in ends] == ["0", "1", "0"]
+    assert contents(tmp_path / "store") == contents(store)
+
+
+def test_an_array_that_would_leave_cases_out_is_refused(cluster: VirtualCluster, raw: Path, tmp_path: Path) -> None:
+    options = [f"--output={tmp_path}/%a.log", SCRIPT, *preparation(raw, tmp_path / "store")]
+    part = cluster.submit("--array=1-2", *options)
+    beyond = cluster.submit("--array=7", *options, settings={"ANATOBENCH_SHARDS": "3"})
+    for job, shard, message in ((part, 2, "the array must be 0-N"), (beyond, 7, "no shard 7 of 3")):
+        assert cluster.finish(f"{job}_{shard}")["ExitCode"] == "2:0"
+        assert message in (tmp_path / f"{shard}.log").read_text()
+    assert not (tmp_path / "store").exists()

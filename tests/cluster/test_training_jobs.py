@@ -1,0 +1,220 @@
+"""`sbatch slurm/train_*.sh` on a virtual cluster: from the allocation to the last weights, whatever happens between."""
+
+import json
+import os
+import random
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+from cluster_jobs import REPOSITORY, STEPS, TRAINING, last_weights, processes_with
+from virtual_cluster import VirtualCluster, wait_for
+
+pytest.importorskip("torch")
+
+
+class Training:
+    """One run on the cluster, through as many jobs as it takes."""
+
+    def __init__(self, cluster: VirtualCluster, store: Path, folder: Path) -> None:
+        self._cluster, self._store = cluster, store
+        self.run, self.log = folder / "run", folder / "job.log"
+
+    def submit(self, *options: str, settings: dict[str, str] | None = None, sbatch: tuple[str, ...] = ()) -> str:
+        return self._cluster.submit(
+            f"--output={self.log}", *sbatch, str(REPOSITORY / "slurm" / "train_ratic.sh"),
+            "--store", str(self._store), "--out", str(self.run), *TRAINING, *options, settings=settings,
+        )  # fmt: skip
+
+    def steps(self) -> int:
+        """Steps in the log of the run."""
+        path = self.run / "metrics.jsonl"
+        return path.read_text().count('"kind": "step"') if path.exists() else 0
+
+    def reach(self, step: int) -> None:
+        wait_for(lambda: self.steps() >= step, 90, f"step {step} was not reached: {self.said()}")
+
+    def process(self) -> int:
+        """Id of the process that trains."""
+        wait_for(lambda: processes_with("train", str(self.run)), 60, f"nothing trains: {self.said()}")
+        return processes_with("train", str(self.run))[0]
+
+    def said(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+
+@pytest.fixture
+def training(cluster: VirtualCluster, store: Path, tmp_path: Path) -> Training:
+    return Training(cluster, store, tmp_path)
+
+
+def test_a_job_trains_what_a_person_trains_from_a_copy_on_the_nodes_disk(
+    cluster: VirtualCluster, training: Training, store: Path, uninterrupted: bytes, tmp_path: Path
+) -> None:
+    job = training.submit(settings={"ANATOBENCH_LOCAL_SCRATCH": str(tmp_path / "scratch")})
+    assert cluster.finish(job)["JobState"] == "COMPLETED", training.said()
+    assert last_weights(training.run) == uninterrupted
+    assert json.loads((training.run / "config.json").read_text())["store"] == str(store)
+    (copy,) = (path for path in (tmp_path / "scratch").iterdir() if path.is_dir())
+    assert f"the store is at {copy} on 1 node(s)" in training.said()
+    assert {path.name for path in (copy / "cases").iterdir()} == {path.name for path in (store / "cases").iterdir()}
+
+
+def test_the_time_limits_signal_saves_and_queues_again(
+    cluster: VirtualCluster, training: Training, uninterrupted: bytes
+) -> None:
+    job = training.submit()
+    training.reach(3)
+    for _ in range(2):  # Slurm sends it once or twice
+        cluster.scancel("--batch", "--signal=USR1", job)
+    cluster.scancel("--signal=USR1", job)
+    wait_for(lambda: "queued again" in training.said(), 30, training.said())
+    assert cluster.finish(job)["JobState"] == "COMPLETED", training.said()
+    assert "which is saved" in training.said()
+    assert cluster.job(job)["Restarts"] == "1"
+    assert last_weights(training.run) == uninterrupted
+
+
+def test_requeue_kill_and_cancel_at_random_moments_change_nothing(
+    cluster: VirtualCluster, training: Training, uninterrupted: bytes
+) -> None:
+    moments = sorted(random.Random(4).sample(range(1, STEPS - 3), 4))
+    job = training.submit()
+    training.reach(moments[0])
+    cluster.scontrol("requeue", job)
+    training.reach(moments[1])
+    os.kill(training.process(), signal.SIGKILL)
+    wait_for(lambda: "killed (exit status 137); queued again" in training.said(), 30, training.said())
+    wait_for(lambda: int(cluster.job(job)["Restarts"]) == 2, 30, training.said())
+    training.process()
+    cluster.scancel(job)  # perhaps before it can listen
+    assert cluster.finish(job)["JobState"] == "CANCELLED"
+    job = training.submit()
+    training.reach(moments[3])
+    cluster.scancel(job)
+    assert cluster.finish(job)["JobState"] == "CANCELLED"
+    job = training.submit()
+    assert cluster.finish(job)["JobState"] == "COMPLETED", training.said()
+    assert cluster.job(job)["Restarts"] == "0"
+    assert last_weights(training.run) == uninterrupted
+
+
+def test_a_job_of_a_higher_partition_only_delays_a_run(
+    cluster: VirtualCluster, training: Training, uninterrupted: bytes, tmp_path: Path
+) -> None:
+    job = training.submit(sbatch=("--gpus-per-node=1", "--nodelist=node1"))
+    training.reach(2)
+    urgent = cluster.submit(
+        "--partition=urgent", "--nodelist=node1", "--exclusive", f"--output={tmp_path}/urgent.log", "--wrap=true"
+    )
+    assert cluster.finish(urgent)["JobState"] == "COMPLETED"
+    assert cluster.finish(job)["JobState"] == "COMPLETED", training.said()
+    assert cluster.job(job)["Restarts"] == "1"
+    assert last_weights(training.run) == uninterrupted
+
+
+def test_a_run_whose_node_is_lost_goes_on_elsewhere_or_when_it_is_back(
+    cluster: VirtualCluster, training: Training, uninterrupted: bytes
+) -> None:
+    job = training.submit()
+    training.reach(7)
+    node = cluster.job(job)["NodeList"]
+    cluster.scontrol("update", f"nodename={node}", "state=down", "reason=lost")  # back as soon as it reports to Slurm
+    assert cluster.finish(job)["JobState"] == "COMPLETED", training.said()
+    assert cluster.job(job)["Restarts"] == "1"
+    assert last_weights(training.run) == uninterrupted
+
+
+def test_a_failed_run_is_not_queued_again(cluster: VirtualCluster, training: Training) -> None:
+    (training.run).mkdir()
+    (training.run / "notes.txt").write_text("not a run")
+    job = cluster.finish(training.submit())
+    assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "1:0", "0")
+    assert "not empty and not a run" in training.said()
+
+
+WRONG = {
+    "tf: torch or jax": ("--framework", "tf"),
+    "--model: its value is missing": ("--model",),
+    "/nowhere: no store here": ("--store=/nowhere",),
+    "/proc/run: cannot be written": ("--out", "/proc/run"),
+    "no such image": {"ANATOBENCH_IMAGE_TORCH": "/nowhere/torch.sif"},
+    "no virtual environment": {"ANATOBENCH_VENV": "/nowhere"},
+    "no `module` command": {"ANATOBENCH_MODULES": "cuda"},
+    "not AnatoBench's repository": {"ANATOBENCH_REPOSITORY": "/nowhere"},
+    "spread unevenly": ["--nodes=2", "--gpus=5"],
+}
+
+
+def test_wrong_settings_fail_before_anything_runs_with_one_line(
+    cluster: VirtualCluster, store: Path, tmp_path: Path
+) -> None:
+    jobs = {}
+    for number, (message, wrong) in enumerate(WRONG.items()):
+        training = Training(cluster, store, tmp_path / str(number))
+        training.log.parent.mkdir()
+        options, settings, sbatch = (wrong if isinstance(wrong, kind) else kind() for kind in (tuple, dict, list))
+        jobs[message] = training, training.submit(*options, settings=settings, sbatch=tuple(sbatch))
+    for message, (training, job) in jobs.items():
+        assert cluster.finish(job)["ExitCode"] == "2:0", training.said()
+        (line,) = training.said().splitlines()
+        assert message in line
+
+
+@pytest.fixture
+def curious_suite(tmp_path: Path) -> Path:
+    """A virtual environment whose `anatobench` writes down where it was started and with what."""
+    program = tmp_path / "venv" / "bin" / "anatobench"
+    program.parent.mkdir(parents=True)
+    (program.parent / "python").symlink_to("/bin/true")
+    where = "$SLURM_PROCID $SLURM_NTASKS $SLURM_LOCALID $(hostname) ${CUDA_VISIBLE_DEVICES:-none}"
+    coordinator = "$MASTER_ADDR $MASTER_PORT"
+    program.write_text(f'#!/bin/bash\necho "{where} {coordinator} $*" >{tmp_path}/task$SLURM_PROCID\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return tmp_path
+
+
+ALLOCATIONS = [
+    (["--nodes=1", "--gpus-per-node=3"], ["node1 3", "node1 3", "node1 3"]),
+    (["--nodes=2", "--gpus-per-node=2", "--cpus-per-gpu=4"], ["node1 2", "node1 2", "node2 2", "node2 2"]),
+    (["--nodes=1", "--ntasks=2", "--gpus-per-task=1"], ["node1 2", "node1 2"]),
+    (["--nodes=2"], ["node1 0", "node2 0"]),
+    (["--nodes=1", "--ntasks-per-node=2"], ["node1 0", "node1 0"]),
+]
+
+
+@pytest.mark.parametrize(("allocation", "tasks"), ALLOCATIONS, ids=lambda words: words[-1])
+def test_one_task_per_gpu_of_the_allocation_and_all_know_the_first_node(
+    cluster: VirtualCluster, store: Path, curious_suite: Path, allocation: list[str], tasks: list[str]
+) -> None:
+    training = Training(cluster, store, curious_suite)
+    job = training.submit(settings={"ANATOBENCH_VENV": str(curious_suite / "venv")}, sbatch=tuple(allocation))
+    assert cluster.finish(job)["JobState"] == "COMPLETED", training.said()
+    local_ranks: dict[str, int] = {}
+    for rank, (node, gpus) in enumerate(task.split() for task in tasks):
+        local_rank = local_ranks[node] = local_ranks.get(node, -1) + 1
+        *place, visible, host, port = (curious_suite / f"task{rank}").read_text().split()[:7]
+        assert place == [str(rank), str(len(tasks)), str(local_rank), node]
+        assert (0 if visible == "none" else len(visible.split(","))) == int(gpus), "every task sees its node's GPUs"
+        assert (host, port) == ("node1", str(10000 + int(job) % 20000))
+
+
+@pytest.mark.parametrize("task", ["ratic", "ct_rate", "rad_chestct"])
+def test_each_task_has_its_script_and_the_environment_says_what_the_arguments_do_not(
+    cluster: VirtualCluster, store: Path, curious_suite: Path, task: str
+) -> None:
+    stores = curious_suite / "stores"
+    stores.mkdir()
+    (stores / task).symlink_to(store)
+    settings = {"ANATOBENCH_VENV": str(curious_suite / "venv"), "ANATOBENCH_STORES": str(stores),
+                "ANATOBENCH_RUNS": str(curious_suite / "runs"), "ANATOBENCH_MODEL": "swin3d_t"}  # fmt: skip
+    log = f"--output={curious_suite}/job.log"
+    script = str(REPOSITORY / "slurm" / f"train_{task}.sh")
+    job = cluster.submit(log, script, "--framework=jax", "--no-seg", "--set", "seed=7", settings=settings)
+    assert cluster.finish(job)["JobState"] == "COMPLETED", (curious_suite / "job.log").read_text()
+    words = (curious_suite / "task0").read_text().split()
+    assert words[words.index("train") :] == [
+        "train", "--resume", "--task", task, "--store", str(stores / task), "--framework", "jax", "--model", "swin3d_t",
+        "--out", str(curious_suite / "runs" / f"{task}_jax_swin3d_t"), "--no-seg", "--set", "seed=7",
+    ]  # fmt: skip

@@ -1,0 +1,105 @@
+"""The AUC study, small: both frameworks, with and without segmentation, two seeds, interrupted and taken up again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anatobench.cli.main import main
+from anatobench.errors import AnatoBenchError
+from anatobench.experiments.auc_results import collect, difference_rows, gain_rows
+from anatobench.experiments.auc_study import EVALUATION_FILE, AucStudy, Cell, training_chains
+from anatobench.experiments.child_processes import Chain, run_chains
+from anatobench.report.auc_page import build_auc_page
+
+SMALL = ["--models", "r3d_18", "--seeds", "2", "--cases", "40", "--steps", "24", "--workers", "2"]
+STUDY = AucStudy(models=("r3d_18",), seeds=2, cases=40, steps=24)
+
+
+def evaluations(out: Path) -> dict[str, int]:
+    """Every finished run and when it was evaluated."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in out.rglob(EVALUATION_FILE)}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Interrupted after the first finished pair of runs, then run to its end."""
+    out = tmp_path_factory.mktemp("studies") / "auc"
+    command = [sys.executable, "-m", "anatobench", "experiments", "auc", "--out", str(out), *SMALL]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and not evaluations(out):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 130, errors
+    before = evaluations(out)
+    assert 1 <= len(before) < len(STUDY.cells)
+    assert main(["experiments", "auc", "--out", str(out), *SMALL]) == 0
+    after = evaluations(out)
+    assert before.items() <= after.items(), "a finished run was run again"
+    assert len(after) == len(STUDY.cells)
+    return out
+
+
+@pytest.mark.slow
+def test_the_frameworks_reach_the_same_auc(study: Path) -> None:
+    record = json.loads((study / "record.json").read_text())
+    assert len(record["cells"]) == 8
+    # The same weights and batches and nothing drawn at random: in 24 steps only rounding parts them.
+    assert [abs(row["mean"]) for row in record["framework_difference"]] == pytest.approx([0, 0, 0], abs=0.02)
+    assert record["framework_difference"][-1]["count"] == 4
+    seeds = {(cell["seed"], cell["segmentation"]): cell["auc"]["macro"] for cell in record["cells"]}
+    assert len(set(seeds.values())) == 4, "seeds and the head must make a difference"
+
+
+@pytest.mark.slow
+def test_the_page_says_what_the_record_says(study: Path) -> None:
+    record = json.loads((study / "record.json").read_text())
+    page = (study / "report.html").read_text()
+    assert len(page) == pytest.approx(len(build_auc_page(record)), rel=0.01)  # matplotlib names its shapes anew
+    for row in (*difference_rows(record), *gain_rows(record)):
+        for cell in row:
+            assert cell in page
+    assert 'src="http' not in page
+
+
+@pytest.mark.slow
+def test_other_settings_and_a_missing_run_are_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiments", "auc", "--out", str(study), *SMALL[:-2], "--margin", "0.05"]) == 1
+    assert "margin: 0.02 -> 0.05" in capsys.readouterr().err
+    with pytest.raises(AnatoBenchError, match="seed2"):
+        collect(AucStudy(models=("r3d_18",), seeds=3, cases=40, steps=24), study, 0.0)
+
+
+def test_what_is_done_is_not_run_again(tmp_path: Path) -> None:
+    chains = list(training_chains(STUDY, tmp_path))
+    assert [len(chain.commands) for chain in chains] == [4, 4, 4, 4]
+    for framework in ("torch", "jax"):
+        folder = Cell("r3d_18", framework, True, 0).folder(tmp_path)
+        folder.mkdir(parents=True)
+        (folder / EVALUATION_FILE).write_text("{}")
+        remaining = list(training_chains(STUDY, tmp_path))
+        assert len(remaining) == (4 if framework == "torch" else 3)
+    assert "--initial-weights" in chains[0].commands[2]
+    assert "--initial-weights" not in chains[0].commands[0]
+
+
+def test_a_failing_command_stops_the_rest_and_says_why(tmp_path: Path) -> None:
+    chains = [Chain("good", [["--version"]]), Chain("bad", [["evaluate", "nowhere"], ["--version"]])]
+    with pytest.raises(AnatoBenchError, match=r"bad: .*nowhere.*no run here.*exit 1"):
+        list(run_chains(chains, tmp_path, workers=2))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--models", "resnet"], ["--seeds", "0"], ["--margin", "0"], ["--workers", "0"], ["--cases", "5"]]
+)
+def test_wrong_arguments_exit_with_2(arguments: list[Any], tmp_path: Path) -> None:
+    assert main(["experiments", "auc", "--out", str(tmp_path / "x"), *arguments]) == 2
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,96 @@
+"""N processes train as one process does with the same global batch, in float64."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from child_processes_of_tests import finish, free_port
+from safetensors.numpy import load_file
+
+from anatobench.parity.comparison import largest_difference
+
+SCRIPT = Path(__file__).parents[1] / "support" / "parallel_steps.py"
+STEPS = 3
+
+
+def start(command: list[str], count: int, **environment: str) -> list[subprocess.Popen[str]]:
+    """The same command in `count` processes that know of each other."""
+    shared = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()),
+              "OMP_NUM_THREADS": "1", **environment}  # fmt: skip
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env={**shared, "RANK": str(index), "LOCAL_RANK": str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+
+
+def results(framework: str, model: str, count: int, out: Path) -> list[dict[str, np.ndarray]]:
+    ended = finish(start([str(SCRIPT), framework, model, str(STEPS), str(out)], count))
+    assert [status for status, *_ in ended] == [0] * count, ended[0][2][-2000:]
+    return [load_file(out / f"process_{index}_of_{count}.safetensors") for index in range(count)]
+
+
+def of_kind(kind: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Compared together: a moment that is zero but for rounding is small beside the others of its kind."""
+    found = {name: array for name, array in arrays.items() if name.startswith(kind)}
+    assert found, kind
+    return found
+
+
+compiled_for_minutes = pytest.mark.skipif(
+    "ANATOBENCH_LONG_TESTS" not in os.environ,
+    reason="XLA compiles it in three processes for minutes: set ANATOBENCH_LONG_TESTS to run it",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("framework", "model", "count"),
+    [
+        ("torch", "r3d_18", 2),
+        ("torch", "r3d_18", 4),
+        ("torch", "swin3d_t", 2),
+        ("torch", "mvit_v2_s", 2),
+        ("jax", "r3d_18", 2),
+        pytest.param("jax", "swin3d_t", 2, marks=compiled_for_minutes),
+        pytest.param("jax", "mvit_v2_s", 2, marks=compiled_for_minutes),
+    ],
+)
+def test_processes_train_as_one(framework: str, model: str, count: int, tmp_path: Path) -> None:
+    (alone,) = results(framework, model, 1, tmp_path)
+    together = results(framework, model, count, tmp_path)
+    assert alone.pop("stops").tolist() == [True] * (STEPS - 1) + [False]
+    for found in together:
+        assert found.pop("stops").tolist() == [True] * (STEPS - 1) + [False]
+        # `predict` returns float32, so two equal values may round to neighbours.
+        assert largest_difference({"l": alone["logits"]}, {"l": found.pop("logits")}).error < 1e-6
+        for kind in ("weights/", "optimizer/exp_avg/", "optimizer/exp_avg_sq/", "optimizer/step", "figures", "case"):
+            difference = largest_difference(of_kind(kind, alone), of_kind(kind, found))
+            assert difference.error < 1e-9, difference.worst
+    for name in together[0]:
+        for found in together[1:]:
+            assert together[0][name].tobytes() == found[name].tobytes(), f"{name} is not the same in all processes"
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_a_process_whose_others_never_come_gives_up_with_one_line(framework: str, tmp_path: Path) -> None:
+    command = [str(SCRIPT), framework, "r3d_18", "1", str(tmp_path)]
+    for index in (0, 1):  # the one that waits to be found, and one that looks for it
+        place = {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": "2"}
+        meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "ANATOBENCH_TIMEOUT": "3"}
+        environment = {**os.environ, **place, **meeting}
+        ended = subprocess.run(
+            [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert ended.returncode != 0
+        assert f"process {index} of 2 did not find the others at localhost:" in ended.stderr

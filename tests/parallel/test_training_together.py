@@ -1,0 +1,117 @@
+"""`anatobench train` in several processes: one run's folder, stopped as one, going on with another number of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from child_processes_of_tests import finish, free_port
+from tiny_store import write_store
+
+from anatobench.checkpoints import read_newest
+from anatobench.parity.comparison import largest_difference
+from anatobench.store import Store
+
+pytestmark = pytest.mark.slow
+
+TOTAL_STEPS = 12  # 16 cases in batches of 4, 3 epochs
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_store(tmp_path_factory.mktemp("store"), sizes={"train": 16, "validation": 6})
+
+
+def train(store: Store, run: Path, framework: str, count: int, *more: str) -> list[subprocess.Popen[str]]:
+    """The command in `count` processes that know of each other."""
+    command = [sys.executable, "-m", "anatobench", "train", "--task", "findings", "--store", str(store.root),
+               "--model", "r3d_18", "--framework", framework, "--out", str(run), "--resume", "--epochs", "3",
+               "--set", "batch_size=4", "--set", "learning_rate=1e-3", "--set", "precision=fp64", "--json",
+               *more]  # fmt: skip
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()),
+              "WORLD_SIZE": str(count), "ANATOBENCH_TIMEOUT": "60"}  # fmt: skip
+    return [
+        subprocess.Popen(
+            command,
+            env={**shared, "RANK": str(index), "LOCAL_RANK": str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+
+
+def logged(run: Path, kind: str) -> list[dict]:
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [record for line in lines if line.endswith("\n") and (record := json.loads(line))["kind"] == kind]
+
+
+def wait_for_steps(processes: list[subprocess.Popen[str]], run: Path, count: int) -> None:
+    while all(process.poll() is None for process in processes) and len(logged(run, "step")) < count:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_a_run_stopped_in_two_processes_ends_in_one_as_if_it_had_always_been_one(
+    framework: str, store: Store, tmp_path: Path
+) -> None:
+    ((status, said, errors),) = finish(train(store, tmp_path / "alone", framework, 1))
+    assert status == 0, errors
+    assert json.loads(said.splitlines()[-1])["steps"] == TOTAL_STEPS
+
+    run = tmp_path / "together"
+    pair = train(store, run, framework, 2)
+    wait_for_steps(pair, run, 3)
+    pair[1].send_signal(signal.SIGUSR1)  # the one that does not write
+    ended = finish(pair)
+    assert [status for status, *_ in ended] == [130, 130], ended
+    step = read_newest(run).progress.step
+    assert 3 <= step < TOTAL_STEPS
+    for _, _, errors in ended:
+        assert f"after step {step} of {TOTAL_STEPS}, which is saved" in errors
+    assert ended[1][2].count("\n") == 1, "the second process says why it stops, and nothing else"
+
+    ((status, _, errors),) = finish(train(store, run, framework, 1))
+    assert status == 0, errors
+    assert f"going on after step {step}" in errors
+    expected, found = read_newest(tmp_path / "alone"), read_newest(run)
+    for name in ("weights", "optimizer"):
+        assert largest_difference(getattr(expected, name), getattr(found, name)).error < 1e-9
+    for kind, keys in (("step", ("step", "loss", "gradient_norm")), ("evaluation", ("step", "auc_macro"))):
+        pairs = list(zip(logged(tmp_path / "alone", kind), logged(run, kind), strict=True))
+        assert len(pairs) == (TOTAL_STEPS if kind == "step" else 3)
+        for one, other in pairs:
+            assert [one[key] for key in keys] == pytest.approx([other[key] for key in keys], rel=1e-9)
+
+
+def test_a_folder_that_cannot_be_used_ends_all_of_them(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "precious.txt").touch()
+    ended = finish(train(store, tmp_path / "taken", "torch", 2))
+    assert [status for status, *_ in ended] == [1, 1]
+    assert "not empty and not a run" in ended[0][2]
+    assert "the first process gave up" in ended[1][2]
+    assert [said for _, said, _ in ended] == ["", ""]
+
+
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(store: Store, tmp_path: Path) -> None:
+    pair = train(store, tmp_path / "run", "torch", 2, "--checkpoint-every", "2")
+    wait_for_steps(pair, tmp_path / "run", 5)
+    pair[1].kill()
+    ended = finish(pair)
+    assert ended[0][0] not in (0, 130)
+    saved = read_newest(tmp_path / "run").progress.step
+    assert saved >= 4
+    ended = finish(train(store, tmp_path / "run", "torch", 2, "--checkpoint-every", "2"))
+    assert [status for status, *_ in ended] == [0, 0], ended
+    assert [record["step"] for record in logged(tmp_path / "run", "step")] == list(range(1, TOTAL_STEPS + 1))
+    assert json.loads(ended[0][1])["device"]["count"] == 2
+    assert ended[1][1] == "", "the figures are printed once"

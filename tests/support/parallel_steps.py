@@ -1,0 +1,51 @@
+"""What every process of a parallel run does for the tests: a few steps on its part of each batch.
+
+python parallel_steps.py FRAMEWORK MODEL STEPS OUT, started with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from anatobench.array_files import safetensors_bytes
+from anatobench.engine import Batch, ModelSpec, load_engine
+from anatobench.parity.inputs import learning_rate, parity_batch, parity_recipe, perturbed_weights
+from anatobench.processes import find_processes
+from anatobench.tasks import get_task
+
+BATCH_SIZE = 4
+
+
+def main() -> None:
+    framework, model, steps, out = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
+    processes = find_processes()
+    spec = ModelSpec(model, "tiny", get_task("ratic"), (20, 16, 36))
+    engine = load_engine(framework, spec, parity_recipe("float64", 0), processes)
+    engine.load_weights(perturbed_weights(engine.weights(), 0))
+    share = processes.share(BATCH_SIZE)
+    own = slice(processes.index * share, (processes.index + 1) * share)
+    figures, stops = [], []
+    for step in range(steps):
+        batch = parity_batch(spec, BATCH_SIZE, 0, step)
+        part = Batch(**{field.name: getattr(batch, field.name)[own] for field in fields(Batch)})
+        # Each step another process is asked to stop, in the last step nobody.
+        stop = step % processes.count == processes.index and step + 1 < steps
+        found = engine.train_step(part, learning_rate(step), step, stop).fetch()
+        figures.append([found.loss, found.classification, found.any_injury, found.segmentation, found.gradient_norm])
+        stops.append(found.stop)
+        cases = engine.gather(found.case_losses).reshape(-1)
+    logits = engine.gather(engine.predict(batch.volume[own])).reshape(BATCH_SIZE, -1)
+    arrays = {f"weights/{name}": array for name, array in engine.weights().items()}
+    arrays |= {f"optimizer/{name}": array for name, array in engine.optimizer_state().items()}
+    arrays |= {"figures": np.array(figures), "stops": np.array(stops), "case_losses": cases, "logits": logits}
+    path = out / f"process_{processes.index}_of_{processes.count}.safetensors"
+    path.write_bytes(safetensors_bytes(arrays, {"device": str(engine.device()["count"])}))
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""`parity --all` leaves nothing out, and one red gate makes all of it red."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import anatobench.cli.parity as command
+import anatobench.parity.suite as suite
+from anatobench.cli.main import main
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.parity.climb import Climb, climb, tolerances_for
+from anatobench.parity.suite import ODD_CROP, climb_all, whole_ladder
+from anatobench.recipes import MODELS
+from anatobench.tasks import TASKS
+from anatobench.worker_pool import WorkerDied
+
+
+def test_every_model_and_task_climbs_in_float64_at_two_sizes() -> None:
+    climbs = {(c.model, c.task, c.crop_size) for c in whole_ladder() if c.dtype == "float64" and c.steps == 10}
+    assert climbs == {(model, task, crop) for model in MODELS for task in TASKS for crop in (None, ODD_CROP)}
+    assert all(length % 8 for length in ODD_CROP)
+
+
+def test_every_model_passes_at_full_size_and_has_its_bfloat16_reported() -> None:
+    full = [c for c in whole_ladder() if c.size == "full"]
+    assert {(c.model, c.spec.task.anatomy) for c in full} == {(m, a) for m in MODELS for a in ("chest", "abdomen")}
+    assert {c.model for c in full if c.backward} == set(MODELS)
+    assert {c.dtype for c in full} == {"float32"}
+    assert {c.model for c in whole_ladder() if c.dtype == "bfloat16"} == set(MODELS)
+
+
+def test_gates() -> None:
+    assert tolerances_for("r3d_18", "float64").gradients == 1e-9
+    assert tolerances_for("swin3d_t", "float32").gradients == 1e-4
+    assert tolerances_for("r3d_18", "float32").gradients is None
+    assert tolerances_for("r3d_18", "float32").whole_gradient == 2e-3
+    assert tolerances_for("mvit_v2_s", "bfloat16").forward is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"model": "vgg"}, {"steps": -1}, {"batch_size": 0}, {"crop_size": (0, 4, 4)}, {"dtype": "int8"}]
+)
+def test_impossible_climbs_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Climb(**{"model": "r3d_18", "task": "ratic", **wrong})
+
+
+def test_the_figures_name_what_was_climbed() -> None:
+    figures = climb(Climb("r3d_18", "ratic", "float32", steps=0, crop_size=(16, 16, 16)))
+    assert figures["passed"]
+    assert figures["crop_size"] == [16, 16, 16]
+    assert figures["peak_memory_bytes"] > 2**27
+    assert 0 < figures["max_rel_error"]["logits"] < 1e-4
+    assert 0 < figures["max_rel_error"]["whole_gradient"] < 2e-3
+    assert json.dumps(figures)
+
+
+def test_a_worker_that_dies_or_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Climb("swin3d_t", "ct_rate", size="full")
+    for outcome, message in ((WorkerDied(-9), "swin3d_t on ct_rate.*-9"), ("no jax here", "no jax here")):
+
+        def pool(*_: Any, outcome: Any = outcome, **__: Any) -> Iterator[tuple[Climb, Any]]:
+            yield asked, outcome
+
+        monkeypatch.setattr(suite, "run_in_workers", pool)
+        with pytest.raises(AnatoBenchError, match=message):
+            list(climb_all([asked], workers=1))
+
+
+def test_one_red_gate_fails_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    good = climb(Climb("r3d_18", "ratic", "float64", steps=0, crop_size=(16, 16, 16)))
+    bad = {**good, "passed": False, "first_failure": "stage stem"}
+    monkeypatch.setattr(command, "climb_all", lambda climbs, workers: iter([good, bad]))
+    assert main(["parity", "--all", "--json"]) == 1
+    output = capsys.readouterr()
+    figures = json.loads(output.out.splitlines()[-1])
+    assert (figures["passed"], len(figures["climbs"])) == (False, 2)
+    assert "DIFFERENT: stage stem" in output.err
+    assert "SOME GATES FAILED" in output.err

@@ -1,0 +1,135 @@
+"""Several processes, one device each, that train one model as if they were one: torch.distributed.
+
+Every process has the whole model and a part of each global batch. Gradients are averaged (DistributedDataParallel),
+BatchNorm's statistics are those of the global batch, and so are the figures of a step.
+"""
+
+from __future__ import annotations
+
+import inspect
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from anatobench.processes import Processes, meet
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def join(processes: Processes) -> torch.device:
+    """Meet the other processes; this one's device. `AnatoBenchError` if they do not come within the timeout."""
+    if not torch.cuda.is_available():
+        device = torch.device("cpu")
+    else:  # a launcher may show each process one GPU alone, or all of the node's
+        device = torch.device("cuda", processes.local_index % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    if not processes.alone and not dist.is_initialized():
+        meet(processes)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=f"tcp://{processes.coordinator}",
+            rank=processes.index,
+            world_size=processes.count,
+            timeout=timedelta(seconds=processes.timeout),
+        )
+    return device
+
+
+def leave(processes: Processes) -> None:
+    """Part from the other processes. A model in `DistributedDataParallel` must be gone by then."""
+    if not processes.alone and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def distributed(model: nn.Module, device: torch.device, processes: Processes) -> nn.Module:
+    """The model itself where the process is alone, else one whose backward pass averages gradients over all."""
+    if processes.alone:
+        return model
+    known = inspect.signature(DistributedDataParallel).parameters
+    # BatchNorm's running values are equal already. (The option's name before PyTorch 2.14, and since.)
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    buffers: dict[str, Any] = {name: False}
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **buffers,
+    )
+
+
+def with_global_batch_norm(model: Model, device: torch.device, processes: Processes) -> Model:
+    """The model with BatchNorm over the global batch."""
+    if processes.alone:
+        return model
+    if device.type == "cuda":
+        return cast(Model, nn.SyncBatchNorm.convert_sync_batchnorm(model))
+    for module in model.modules():
+        if type(module) is nn.BatchNorm3d:
+            module.__class__ = GlobalBatchNorm3d
+    return model
+
+
+class GlobalBatchNorm3d(nn.BatchNorm3d):
+    """nn.SyncBatchNorm for CPUs, which PyTorch's own refuses. All processes have equally large batches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, D, H, W]; normalised by the statistics of all processes' x in training."""
+        if not self.training:
+            return super().forward(x)
+        axes = (0, 2, 3, 4)
+        mean = _mean_over_processes(x.mean(axes))
+        centred = x - mean[:, None, None, None]
+        variance = _mean_over_processes(centred.square().mean(axes))
+        with torch.no_grad():
+            count = x.numel() // x.shape[1] * dist.get_world_size()
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.momentum is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
+        factor = torch.rsqrt(variance + self.eps) * self.weight
+        return centred * factor[:, None, None, None] + self.bias[:, None, None, None]
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The loss of every process depends on the sum, so each one's gradient counts."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _mean_over_processes(values: Tensor) -> Tensor:
+    return _SumOverProcesses.apply(values) / dist.get_world_size()
+
+
+def mean_of_all(values: Tensor, processes: Processes) -> Tensor:
+    """The mean over all processes of a small tensor on the device."""
+    if not processes.alone:
+        dist.all_reduce(values)
+        values = values / processes.count
+    return values
+
+
+def gather(array: np.ndarray, device: torch.device, processes: Processes) -> np.ndarray:
+    """[count, ...]: every process's array of the same shape and type, in order."""
+    if processes.alone:
+        return array[None].copy()
+    content = torch.from_numpy(np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8).copy()).to(device)
+    parts = [torch.empty_like(content) for _ in range(processes.count)]
+    dist.all_gather(parts, content)
+    joined = b"".join(part.cpu().numpy().tobytes() for part in parts)
+    return np.frombuffer(joined, array.dtype).reshape(processes.count, *array.shape).copy()
