@@ -14,8 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster_jobs import REPOSITORY, STEPS, TRAINING, last_weights
+from cluster_jobs import REPOSITORY, anatobench
 from virtual_cluster import VirtualCluster
+
+from anatobench.checkpoints import read_newest
+from anatobench.engine import Arrays
+from anatobench.parity.comparison import largest_difference
 
 SUPPORT = REPOSITORY / "tests" / "support"
 
@@ -76,33 +80,51 @@ def images(base: tuple[Path, list[str], dict[str, str]]) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def train(
-    cluster: VirtualCluster, store: Path, folder: Path, *options: str, settings: dict[str, str]
-) -> dict[str, str]:
-    """Train on one GPU's place in a job; the job's fields when it has ended well."""
-    job = cluster.submit(
-        "--gpus-per-node=1", f"--output={folder}/job.log", str(REPOSITORY / "slurm" / "train_ratic.sh"),
-        "--store", str(store), "--out", str(folder / "run"), *TRAINING, *options,
-        settings={"ANATOBENCH_VENV": "/nowhere", **settings},
-    )  # fmt: skip
-    end = cluster.finish(job, seconds=240)
-    assert end["JobState"] == "COMPLETED", (folder / "job.log").read_text()
-    return end
+FLOAT64 = ("--steps", "6", "--set", "batch_size=4", "--set", "precision=fp64")
 
 
-def test_a_job_in_the_torch_image_trains_what_a_person_trains_outside(
-    cluster: VirtualCluster, images: Path, store: Path, uninterrupted: bytes, tmp_path: Path
+@pytest.fixture(scope="module", params=["torch", "jax"])
+def alone(request: pytest.FixtureRequest, store: Path, images: Path) -> tuple[str, Arrays]:
+    """A framework, and the weights after training in one process outside Slurm and images."""
+    pytest.importorskip(request.param)
+    run = store.parent / f"alone_{request.param}"
+    anatobench("train", "--task", "ratic", "--store", store, "--model", "r3d_18", "--framework", request.param,
+               "--out", run, *FLOAT64)  # fmt: skip
+    return request.param, trained_weights(run)
+
+
+def trained_weights(run: Path) -> Arrays:
+    """Of the newest checkpoint."""
+    checkpoint = read_newest(run)
+    assert checkpoint is not None
+    assert checkpoint.progress.step == 6
+    return dict(checkpoint.weights)
+
+
+@pytest.mark.parametrize(("nodes", "tasks"), [(1, 1), (1, 2), (2, 2)], ids=["1x1", "1x2", "2x2"])
+def test_a_job_in_the_image_trains_what_one_process_trains_outside(
+    cluster: VirtualCluster,
+    images: Path,
+    store: Path,
+    alone: tuple[str, Arrays],
+    nodes: int,
+    tasks: int,
+    tmp_path: Path,
 ) -> None:
-    settings = {"ANATOBENCH_IMAGE_TORCH": str(images / "torch.sif"), "ANATOBENCH_LOCAL_SCRATCH": str(tmp_path / "disk")}
-    train(cluster, store, tmp_path, settings=settings)
-    assert last_weights(tmp_path / "run") == uninterrupted
-
-
-def test_a_job_in_the_jax_image_trains(cluster: VirtualCluster, images: Path, store: Path, tmp_path: Path) -> None:
-    train(cluster, store, tmp_path, "--framework=jax", settings={"ANATOBENCH_IMAGE_JAX": str(images / "jax.sif")})
-    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in steps if record["kind"] == "step"] == list(range(1, STEPS + 1))
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["framework"] == "jax"
+    """As many processes as `nodes` times `tasks`, and a copy of the store on each node's disk."""
+    framework, expected = alone
+    job = cluster.submit(
+        f"--nodes={nodes}", f"--gpus-per-node={tasks}", f"--output={tmp_path}/job.log",
+        str(REPOSITORY / "slurm" / "train_ratic.sh"), f"--framework={framework}", "--store", str(store),
+        "--out", str(tmp_path / "run"), *FLOAT64,
+        settings={f"ANATOBENCH_IMAGE_{framework.upper()}": str(images / f"{framework}.sif"),
+                  "ANATOBENCH_VENV": "/nowhere", "ANATOBENCH_LOCAL_SCRATCH": str(tmp_path / "disk")},
+    )  # fmt: skip
+    end = cluster.finish(job, seconds=300)
+    assert end["JobState"] == "COMPLETED", (tmp_path / "job.log").read_text()
+    assert f"{nodes * tasks} task(s) on {nodes} node(s)" in (tmp_path / "job.log").read_text()
+    found = trained_weights(tmp_path / "run")
+    assert largest_difference(expected, found).error < 1e-9
 
 
 def test_the_smoke_job_tells_that_a_job_with_a_gpu_computes_on_the_cpu(

@@ -5,11 +5,15 @@ import os
 import random
 import signal
 import stat
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from cluster_jobs import REPOSITORY, STEPS, TRAINING, last_weights, processes_with
-from virtual_cluster import VirtualCluster, wait_for
+from virtual_cluster import FINISHED, VirtualCluster, wait_for
 
 pytest.importorskip("torch")
 
@@ -35,10 +39,9 @@ class Training:
     def reach(self, step: int) -> None:
         wait_for(lambda: self.steps() >= step, 90, f"step {step} was not reached: {self.said()}")
 
-    def process(self) -> int:
-        """Id of the process that trains."""
-        wait_for(lambda: processes_with("train", str(self.run)), 60, f"nothing trains: {self.said()}")
-        return processes_with("train", str(self.run))[0]
+    def processes(self) -> list[int]:
+        """Ids of the processes that train."""
+        return processes_with("train", str(self.run))
 
     def said(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
@@ -76,28 +79,54 @@ def test_the_time_limits_signal_saves_and_queues_again(
     assert last_weights(training.run) == uninterrupted
 
 
-def test_requeue_kill_and_cancel_at_random_moments_change_nothing(
-    cluster: VirtualCluster, training: Training, uninterrupted: bytes
+HITS: dict[str, Callable[[VirtualCluster, str, int], None]] = {
+    "kill -9": lambda cluster, job, process: os.kill(process, signal.SIGKILL),
+    "SIGTERM to the process": lambda cluster, job, process: os.kill(process, signal.SIGTERM),
+    "SIGUSR1 to the script": lambda cluster, job, process: cluster.scancel("--batch", "--signal=USR1", job),
+    "SIGTERM to the steps": lambda cluster, job, process: cluster.scancel("--signal=TERM", job),
+    "scontrol requeue": lambda cluster, job, process: cluster.scontrol("requeue", job),
+    "scancel": lambda cluster, job, process: cluster.scancel(job),
+}
+
+
+def test_twenty_hits_at_random_moments_change_nothing(
+    cluster: VirtualCluster, store: Path, uninterrupted: bytes, tmp_path: Path
 ) -> None:
-    moments = sorted(random.Random(4).sample(range(1, STEPS - 3), 4))
-    job = training.submit()
-    training.reach(moments[0])
-    cluster.scontrol("requeue", job)
-    training.reach(moments[1])
-    os.kill(training.process(), signal.SIGKILL)
-    wait_for(lambda: "killed (exit status 137); queued again" in training.said(), 30, training.said())
-    wait_for(lambda: int(cluster.job(job)["Restarts"]) == 2, 30, training.said())
-    training.process()
-    cluster.scancel(job)  # perhaps before it can listen
-    assert cluster.finish(job)["JobState"] == "CANCELLED"
-    job = training.submit()
-    training.reach(moments[3])
-    cluster.scancel(job)
-    assert cluster.finish(job)["JobState"] == "CANCELLED"
-    job = training.submit()
-    assert cluster.finish(job)["JobState"] == "COMPLETED", training.said()
-    assert cluster.job(job)["Restarts"] == "0"
-    assert last_weights(training.run) == uninterrupted
+    """From the start of the process to its last step, so also while it imports, reads or saves a checkpoint."""
+    rng = random.Random(4)
+    hits = [*HITS, *rng.choices(["kill -9", "kill -9", *HITS], k=20 - len(HITS))]
+    rng.shuffle(hits)
+    for number in range(len(hits)):  # runs, until every hit has met one
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        training = Training(cluster, store, folder)
+        while not (training.run / "checkpoints" / f"step_{STEPS:08d}").exists():
+            job = training.submit("--checkpoint-every", "3", settings={"ANATOBENCH_MAX_RESTARTS": "100"})
+            del hits[: hit_until_it_ends(cluster, job, training, hits, rng)]
+        assert last_weights(training.run) == uninterrupted
+        if not hits:
+            return
+
+
+def hit_until_it_ends(
+    cluster: VirtualCluster, job: str, training: Training, hits: list[str], rng: random.Random
+) -> int:
+    """How many of the hits met the job."""
+    met = 0
+    while met < len(hits) and cluster.job(job)["JobState"] not in FINISHED:
+        before = training.processes()
+        if not before:  # queued
+            time.sleep(0.1)
+            continue
+        time.sleep(rng.uniform(0, 5))
+        if before[0] not in training.processes():  # done
+            continue
+        with suppress(ProcessLookupError, subprocess.CalledProcessError):  # it ended at this very moment
+            HITS[hits[met]](cluster, job, before[0])
+            met += 1
+        wait_for(lambda: before[0] not in training.processes(), 60, training.said())  # noqa: B023
+    assert cluster.finish(job)["JobState"] in ("COMPLETED", "CANCELLED"), training.said()
+    return met
 
 
 def test_a_job_of_a_higher_partition_only_delays_a_run(
