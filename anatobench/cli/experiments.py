@@ -31,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="AUC of both frameworks, with and without segmentation supervision, over several seeds",
         description="Train every backbone in both frameworks, with and without segmentation supervision, from several\n"
         "seeds on one synthetic cohort, and state with 95 % intervals over seeds (a) how far the frameworks'\n"
-        "AUCs are apart and whether they are equivalent, (b) what segmentation supervision gains, beside the\n"
-        "paper's gain. Called again with the same settings, it goes on where it stopped.",
+        "AUCs are apart, whether they are equivalent, and how far rounding alone moves an AUC, (b) what\n"
+        "segmentation supervision gains, beside the paper's gain. Called again with the same settings, it goes on\n"
+        "where it stopped.",
         epilog="On two cores the default takes about an hour and a half; a quick look:\n"
         "  anatobench experiments auc --out auc --models r3d_18 --seeds 2 --cases 100 --steps 100",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     auc.add_argument("--cases", type=int, default=DEFAULTS.cases, help="synthetic patients (default: %(default)s)")
     auc.add_argument("--steps", type=int, default=DEFAULTS.steps, help="of each run (default: %(default)s)")
     auc.add_argument("--batch-size", type=int, default=DEFAULTS.batch_size, help="default: %(default)s")
-    auc.add_argument("--learning-rate", type=float, default=DEFAULTS.learning_rate, help="default: %(default)s")
+    auc.add_argument("--learning-rate", type=float, help="of every model (default: one per model)")
     auc.add_argument("--margin", type=float, default=DEFAULTS.margin, help="of equivalence, AUC (default: %(default)s)")
     auc.add_argument(
         "--workers", type=int, default=min(os.cpu_count() or 1, 8), metavar="W",
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     started = time.monotonic()
     list(run_chains([Chain("cohort", cohort_commands(study, out))], out / "logs", workers=1))
     chains = list(training_chains(study, out))
-    with tqdm(total=len(chains), desc="experiments auc", unit="pair of runs", file=sys.stderr) as bar:
+    with tqdm(total=len(chains), desc="experiments auc", unit="group of runs", file=sys.stderr) as bar:
         for chain in run_chains(chains, out / "logs", args.workers):
             bar.set_postfix_str(chain.name)
             bar.update()

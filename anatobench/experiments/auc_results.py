@@ -1,13 +1,14 @@
 """What the AUC study found, as a record (JSON) and as tables.
 
 Record, format 1: `study` (the settings), `cells` (every run with its test AUC), `framework_difference` and
-`segmentation_gain` (per model and pooled; differences of macro AUC over seeds), `versions`, `device`, `seconds`.
+`control_difference` (per model and head, and pooled) and `segmentation_gain` (per model and framework, and both), all
+of them differences of macro AUC over seeds, `versions`, `device`, `seconds`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from anatobench.training import SESSIONS_FILE
 
 FORMAT = 1
 POOLED = "all"
-DIFFERENCE_HEADER = ("JAX - PyTorch", "pairs", "mean [95 % interval], AUC points", "p (two one-sided)", "verdict")
+DIFFERENCES = {"JAX - PyTorch": "framework_difference", "PyTorch nudged - PyTorch": "control_difference"}
+"""What the tables call a list of the record."""
+DIFFERENCE_HEADER = ("difference", "pairs", "mean [95 % interval], AUC points", "p (two one-sided)", "verdict")
 GAIN_HEADER = ("with - without segmentation", "pairs", "mean [95 % interval], AUC points", "the paper's, AUC points")
 AUC_HEADER = ("model", "segmentation", "framework", "test AUC of each seed", "mean")
 
@@ -42,7 +45,8 @@ def collect(study: AucStudy, out: Path, seconds: float) -> dict[str, Any]:
         "study": study.to_json(),
         "recipe": asdict(config.recipe) | {"seed": "per run", "segmentation_weight": "1 or 0"},
         "cells": [{**asdict(cell), "auc": cells[cell]["auc"], "ci95": cells[cell]["ci95"]["auc"]} for cell in cells],
-        "framework_difference": _framework_differences(study, auc),
+        "framework_difference": _differences(study, auc, lambda first, second, control: (second, first)),
+        "control_difference": _differences(study, auc, lambda first, second, control: (control, first)),
         "segmentation_gain": _segmentation_gains(study, auc),
         "versions": versions,
         "device": json.loads(sessions[0])["device"]["name"],
@@ -61,18 +65,20 @@ def _read(cell: Cell, out: Path) -> dict[str, Any]:
     return found
 
 
-def _framework_differences(study: AucStudy, auc: Mapping[Cell, float]) -> list[dict[str, Any]]:
-    """Per model and head, and pooled over all of them."""
-    reference, candidate = FRAMEWORKS
-    rows, everything = [], []
-    for model in study.models:
-        for segmentation in (True, False):
-            differences = [
-                auc[Cell(model, candidate, segmentation, seed)] - auc[Cell(model, reference, segmentation, seed)]
-                for seed in range(study.seeds)
-            ]
-            everything += differences
-            rows.append({"model": model, "segmentation": segmentation, **_difference(differences, study.margin)})
+def _differences(
+    study: AucStudy, auc: Mapping[Cell, float], pair_of: Callable[[Cell, Cell, Cell], tuple[Cell, Cell]]
+) -> list[dict[str, Any]]:
+    """Of the pair that `pair_of` takes from the runs of a group; per model and head, and pooled over all of them."""
+    found: dict[tuple[str, bool], list[float]] = {}
+    for group in study.groups:
+        candidate, reference = pair_of(*group)
+        key = (reference.model, reference.segmentation)
+        found.setdefault(key, []).append(auc[candidate] - auc[reference])
+    rows = [
+        {"model": model, "segmentation": segmentation, **_difference(differences, study.margin)}
+        for (model, segmentation), differences in found.items()
+    ]
+    everything = [difference for differences in found.values() for difference in differences]
     return [*rows, {"model": POOLED, "segmentation": None, **_difference(everything, study.margin)}]
 
 
@@ -100,21 +106,26 @@ def _segmentation_gains(study: AucStudy, auc: Mapping[Cell, float]) -> list[dict
 
 
 def difference_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Under `DIFFERENCE_HEADER`."""
+    """Under `DIFFERENCE_HEADER`: the frameworks', then the control's."""
     margin = f"{100 * record['study']['margin']:.0f}"
     verdicts = {None: "one seed: no test", True: f"equivalent within {margin}", False: f"not shown within {margin}"}
     return [
         (
-            "all pairs"
-            if row["model"] == POOLED
-            else f"{row['model']}, {'with' if row['segmentation'] else 'without'} segmentation",
+            f"{difference}, {_name_of(row)}",
             str(row["count"]),
             _points(row),
             "-" if row["p_value"] is None else f"{row['p_value']:.2g}",
             verdicts[row["equivalent"]],
         )
-        for row in record["framework_difference"]
+        for difference, kind in DIFFERENCES.items()
+        for row in record[kind]
     ]
+
+
+def _name_of(row: Mapping[str, Any]) -> str:
+    if row["model"] == POOLED:
+        return "all pairs"
+    return f"{row['model']} {'with' if row['segmentation'] else 'without'} segmentation"
 
 
 def gain_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -135,12 +146,12 @@ def auc_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Under `AUC_HEADER`."""
     groups: dict[tuple[str, bool, str], list[float]] = {}
     for cell in record["cells"]:
-        groups.setdefault((cell["model"], cell["segmentation"], cell["framework"]), []).append(cell["auc"]["macro"])
+        arm = {"torch": "PyTorch", "jax": "JAX"}[cell["framework"]] + (" nudged" if cell["nudged"] else "")
+        groups.setdefault((cell["model"], cell["segmentation"], arm), []).append(cell["auc"]["macro"])
     return [
-        (model, "with" if segmentation else "without", {"torch": "PyTorch", "jax": "JAX"}[framework],
-         _listed(values), f"{sum(values) / len(values):.3f}")
-        for (model, segmentation, framework), values in groups.items()
-    ]  # fmt: skip
+        (model, "with" if segmentation else "without", arm, _listed(values), f"{sum(values) / len(values):.3f}")
+        for (model, segmentation, arm), values in groups.items()
+    ]
 
 
 def _listed(values: Iterable[float]) -> str:

@@ -15,7 +15,7 @@ import pytest
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.auc_results import collect, difference_rows, gain_rows
-from anatobench.experiments.auc_study import EVALUATION_FILE, AucStudy, Cell, training_chains
+from anatobench.experiments.auc_study import EVALUATION_FILE, AucStudy, training_chains
 from anatobench.experiments.child_processes import Chain, run_chains
 from anatobench.report.auc_page import build_auc_page
 
@@ -51,10 +51,15 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_frameworks_reach_the_same_auc(study: Path) -> None:
     record = json.loads((study / "record.json").read_text())
-    assert len(record["cells"]) == 8
+    assert len(record["cells"]) == 12
     # The same weights and batches and nothing drawn at random: in 24 steps only rounding parts them.
     assert [abs(row["mean"]) for row in record["framework_difference"]] == pytest.approx([0, 0, 0], abs=0.02)
-    assert record["framework_difference"][-1]["count"] == 4
+    assert record["framework_difference"][-1]["count"] == record["control_difference"][-1]["count"] == 4
+    assert [abs(row["mean"]) for row in record["control_difference"]] == pytest.approx([0, 0, 0], abs=0.02)
+    configs = [json.loads((study / "runs" / f"r3d_18_seg_seed0_{arm}" / "config.json").read_text())
+               for arm in ("torch", "jax", "torch_nudged")]  # fmt: skip
+    rates = {config["recipe"]["learning_rate"] for config in configs}
+    assert sorted(rates) == pytest.approx([4e-3, 4.000004e-3], rel=1e-9)
     seeds = {(cell["seed"], cell["segmentation"]): cell["auc"]["macro"] for cell in record["cells"]}
     assert len(set(seeds.values())) == 4, "seeds and the head must make a difference"
 
@@ -80,14 +85,15 @@ def test_other_settings_and_a_missing_run_are_refused(study: Path, capsys: pytes
 
 def test_what_is_done_is_not_run_again(tmp_path: Path) -> None:
     chains = list(training_chains(STUDY, tmp_path))
-    assert [len(chain.commands) for chain in chains] == [4, 4, 4, 4]
-    for framework in ("torch", "jax"):
-        folder = Cell("r3d_18", framework, True, 0).folder(tmp_path)
+    assert [len(chain.commands) for chain in chains] == [6, 6, 6, 6]
+    for cell in STUDY.groups[0]:
+        folder = cell.folder(tmp_path)
         folder.mkdir(parents=True)
         (folder / EVALUATION_FILE).write_text("{}")
         remaining = list(training_chains(STUDY, tmp_path))
-        assert len(remaining) == (4 if framework == "torch" else 3)
+        assert len(remaining) == (3 if cell.nudged else 4)
     assert "--initial-weights" in chains[0].commands[2]
+    assert "--initial-weights" in chains[0].commands[4]
     assert "--initial-weights" not in chains[0].commands[0]
 
 

@@ -7,8 +7,9 @@ if command -v apptainer >/dev/null; then exec apptainer version; fi
 export DEBIAN_FRONTEND=noninteractive
 library=/opt/apptainer-glibc triplet=x86_64-linux-gnu
 [ "$(uname -m)" = x86_64 ] || { echo "only for x86_64" >&2; exit 1; }
-mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
-  awk '/^(URIs:|deb )/ && $2 ~ /debian\/?$/ {print $2; exit}')
+shopt -s nullglob
+mirror=$(awk '!found && /^(URIs:|deb )/ && $2 ~ /debian\/?$/ {found = $2} END {print found}' \
+  /dev/null /etc/apt/sources.lis[t] /etc/apt/sources.list.d/*.sources)
 [ -n "$mirror" ] || { echo "no Debian mirror in apt's sources" >&2; exit 1; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
