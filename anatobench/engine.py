@@ -149,6 +149,12 @@ class Engine(Protocol):
         """Forward and backward with everything in between, in training or evaluation mode. Without `gradients` the
         backward pass is left out (full-size crops on a CPU)."""
 
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every parameter in canonical form, in one order in all frameworks."""
+
+    def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays:
+        """The Hessian of `inspect`'s `loss` in training mode times `direction` (an array per parameter)."""
+
     def weights(self) -> Arrays:
         """Parameters and buffers (BatchNorm's running values) in canonical form."""
 

@@ -45,6 +45,11 @@ class MetricsLog:
         defined = {f"{record['split']}/{name}": value for name, value in values.items() if value is not None}
         self._plot(record["step"], defined)
 
+    def sharpness(self, record: Mapping[str, Any]) -> None:
+        """Log a measurement of sharpness: `kind` "sharpness", `largest_eigenvalue`, `iterations`, `converged`."""
+        self._append(record)
+        self._plot(record["step"], {"train/sharpness": record["largest_eigenvalue"]})
+
     def sync(self) -> None:
         """Wait until everything logged is on the disk, so that a checkpoint is never ahead of its log."""
         self._events.flush()
@@ -85,7 +90,7 @@ class NoLog(MetricsLog):
 
 def _forget_later(path: Path, step: int, evaluated_step: int) -> None:
     """Drop steps after `step`, evaluations after `evaluated_step`, and a last line that a kill cut off."""
-    last = {"step": step, "evaluation": evaluated_step}
+    last = {"step": step, "evaluation": evaluated_step, "sharpness": step or -1}  # a run that begins measures anew
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:

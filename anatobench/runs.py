@@ -50,6 +50,8 @@ class RunConfig:
     """Epochs between evaluations on the validation split; there is always one at the end."""
     checkpoint_every: int = 500
     """Steps between checkpoints; there is always one after an evaluation, and on a signal to stop."""
+    sharpness_every: int = 0
+    """Steps between measurements of the loss's sharpness on the run's first batch; 0 for none."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of Python, AnatoBench, the framework and its parts when the run began."""
     format: int = FORMAT
@@ -67,6 +69,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"run: {name}={value} must be at least 1")
+        if self.sharpness_every < 0:
+            raise UsageError(f"run: sharpness_every={self.sharpness_every} must not be negative")
 
     @property
     def spec(self) -> ModelSpec:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from anatobench.initial_weights import begin_with
 from anatobench.metrics_log import MetricsLog, NoLog
 from anatobench.runs import RunConfig
 from anatobench.schedule import learning_rate
+from anatobench.sharpness import sharpness
 from anatobench.signals import Interrupted, StopSignals
 from anatobench.step_progress import StepProgress
 
@@ -50,6 +51,8 @@ class TrainingData:
     """Name of a `Batch.case_index`, for messages."""
     validate: Callable[[Callable[[], None]], AucPerClass] | None
     """Evaluates on the validation split, calling its argument between batches; None without such a split."""
+    sharpness_batch: Batch | None = None
+    """On which sharpness is measured: the same one all along, so that a curve is a property of the weights."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +142,12 @@ class _Training:
         if self.step:
             progress.say(f"going on after step {self.step} of {self.total_steps}")
         try:
+            if self.step == 0:
+                self._measure_sharpness_if_due(log, progress)
             self._evaluate_if_due(stop, log, progress)  # the run may have been stopped while it evaluated
             while self.step < self.total_steps:
                 self._start_step(stop, log, progress)
+                self._measure_sharpness_if_due(log, progress)
                 self._evaluate_if_due(stop, log, progress)
                 if self.step % self._config.checkpoint_every == 0 or self.step == self.total_steps:
                     self._save(log, progress)
@@ -196,6 +202,14 @@ class _Training:
         epoch = (step.step - 1) // self._data.steps_per_epoch + 1
         log.step(_step_record(step, epoch, metrics, seconds))
         progress.show(step.step, epoch, metrics.loss)
+
+    def _measure_sharpness_if_due(self, log: MetricsLog, progress: StepProgress) -> None:
+        every, batch = self._config.sharpness_every, self._data.sharpness_batch
+        if batch is None or not every or self.step % every:
+            return
+        self._finish_step(log, progress)
+        found = sharpness(self._engine, batch)
+        log.sharpness({"kind": "sharpness", "step": self.step, **asdict(found)})
 
     def _evaluate_if_due(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> None:
         epochs, rest = divmod(self.step, self._data.steps_per_epoch)

@@ -33,6 +33,7 @@ from jax_impl.weights import (
     check_table,
     export_arrays,
     export_moments,
+    import_arrays,
     import_moments,
     import_weights,
 )
@@ -91,6 +92,7 @@ class JaxEngine:
         )
         self._predict = jax.jit(self._pure_predict)
         self._segment = jax.jit(self._pure_segment)
+        self._hessian_product = jax.jit(self._pure_hessian_product, compiler_options=options)
         self._inspect = jax.jit(self._pure_inspect, static_argnums=(0, 1), compiler_options=options)
 
     def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> PendingStep:
@@ -130,6 +132,20 @@ class JaxEngine:
                 losses={name: float(value) for name, value in losses.items()},
                 gradients=export_arrays(parameters, found) if gradients else {},
             )
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """See `anatobench.engine.Engine.parameter_shapes`."""
+        return dict(sorted((entry.name, entry.shape) for entry in self._table if not entry.buffer))
+
+    def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays:
+        """See `anatobench.engine.Engine.hessian_product`."""
+        parameters = [entry for entry in self._table if not entry.buffer]
+        with self._precision.applied():
+            along = import_arrays(parameters, direction, self._parameters, self._place, "the direction")
+            product = self._hessian_product(
+                *self._own_state(), parallel.own_copy(along), batch.volume, batch.organs, batch.targets
+            )
+            return export_arrays(parameters, product)
 
     def weights(self) -> Arrays:
         """See `anatobench.engine.Engine.weights`."""
@@ -253,6 +269,25 @@ class JaxEngine:
         else:
             found, (_, (losses, outputs)) = {}, objective(parameters)
         return _means(losses), outputs, found
+
+    def _pure_hessian_product(
+        self,
+        parameters: Tree,
+        statistics: Tree,
+        direction: Tree,
+        volume: jax.Array,
+        organs: jax.Array,
+        targets: jax.Array,
+    ) -> Tree:
+        def objective(parameters: Tree) -> jax.Array:
+            model = self._model(parameters, statistics)
+            key = self._key(0)
+            features = self._features(model, volume, train=True, key=key)
+            logits, seg_logits = model.classify(features, key), self._seg_logits(model, features, volume)
+            return self._losses(logits, seg_logits, targets, organs).total.mean()
+
+        # Backward over backward: the depthwise convolution has a backward rule of its own, but no forward one.
+        return jax.grad(lambda at: optax.tree.vdot(jax.grad(objective)(at), direction))(parameters)
 
     def _key(self, step: jax.Array | int) -> Key | None:
         """For what a step draws at random, the same whenever it is taken; None where the recipe draws nothing."""

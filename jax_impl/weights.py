@@ -110,6 +110,14 @@ def import_weights(
     return _filled(like_parameters, parameters, given, place), _filled(like_statistics, statistics, given, place)
 
 
+def import_arrays(
+    table: Sequence[Entry], arrays: Mapping[str, np.ndarray], like: Tree, place: Place, what: str
+) -> Tree:
+    """The inverse of `export_arrays`; names and shapes are checked, and `what` names the arrays in an error."""
+    _check_names({entry.name: entry.shape for entry in table}, arrays, what)
+    return _filled(like, table, arrays, place)
+
+
 def export_moments(table: Iterable[Entry], first: Tree, second: Tree, step: int) -> Arrays:
     """`exp_avg/<name>`, `exp_avg_sq/<name>` and `step`."""
     parameters = [entry for entry in table if not entry.buffer]

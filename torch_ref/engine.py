@@ -28,6 +28,7 @@ from torch_ref.optimizer import build_optimizer, clip_and_update
 from torch_ref.precision import Precision
 from torch_ref.preprocessing import normalise
 from torch_ref.weights import (
+    copy_by_name,
     export_optimizer,
     export_weights,
     import_optimizer,
@@ -104,8 +105,7 @@ class TorchEngine:
         activations: Arrays = {}
         dtype = self._precision.parameter_dtype
         self._model.train(train)
-        buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
-        with torch.set_grad_enabled(gradients), self._seeded(0):
+        with self._kept_buffers(), torch.set_grad_enabled(gradients), self._seeded(0):
             # Copied at once: a later in-place ReLU may not change what was seen.
             features = self._features(
                 batch.volume, lambda name, output: activations.update({name: to_numpy(output.to(dtype))})
@@ -113,10 +113,7 @@ class TorchEngine:
             logits = self._model.classify(features)
             seg_logits = self._segment(features, batch.volume)
             losses = self._losses(logits, seg_logits, batch)
-        found = self._gradients(losses) if gradients else {}
-        with torch.no_grad():  # the pass has moved BatchNorm's running values
-            for name, buffer in self._model.named_buffers():
-                buffer.copy_(buffers[name])
+            found = self._gradients(losses) if gradients else {}
         return Inspection(
             activations=activations,
             logits=to_numpy(logits),
@@ -124,6 +121,25 @@ class TorchEngine:
             losses={name: value.item() for name, value in _means(losses).items()},
             gradients=found,
         )
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """See `anatobench.engine.Engine.parameter_shapes`."""
+        return {name: tuple(parameter.shape) for name, parameter in sorted(named_parameters(self._model))}
+
+    def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays:
+        """See `anatobench.engine.Engine.hessian_product`."""
+        names, parameters = zip(*named_parameters(self._model), strict=True)
+        along = {name: torch.zeros_like(parameter) for name, parameter in zip(names, parameters, strict=True)}
+        copy_by_name(along, direction, "the direction")
+        self._model.train()
+        with self._kept_buffers(), self._seeded(0):
+            features = self._features(batch.volume)
+            logits, seg_logits = self._model.classify(features), self._segment(features, batch.volume)
+            loss = self._losses(logits, seg_logits, batch).total.mean()
+            gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+            slope = sum(((g * along[name]).sum() for name, g in zip(names, gradients, strict=True)), loss.new_zeros(()))
+            products = torch.autograd.grad(slope, parameters, materialize_grads=True)
+        return {name: to_numpy(product) for name, product in zip(names, products, strict=True)}
 
     def weights(self) -> Arrays:
         """See `anatobench.engine.Engine.weights`."""
@@ -188,6 +204,15 @@ class TorchEngine:
             (seed,) = np.random.SeedSequence([self.recipe.seed, step, *place]).generate_state(1, np.uint64)
             torch.manual_seed(int(seed))
             yield
+
+    @contextlib.contextmanager
+    def _kept_buffers(self) -> Iterator[None]:
+        """A pass in training mode moves BatchNorm's running values; afterwards they are what they were."""
+        buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        yield
+        with torch.no_grad():
+            for name, buffer in self._model.named_buffers():
+                buffer.copy_(buffers[name])
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))

@@ -21,7 +21,7 @@ from anatobench.store import Store
 from anatobench.tasks import Task, get_task
 
 if TYPE_CHECKING:
-    from anatobench.engine import Engine
+    from anatobench.engine import Batch, Engine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluate-every", type=int, metavar="EPOCHS", help="validation (default: 1)")
     parser.add_argument("--checkpoint-every", type=int, metavar="STEPS",
                         help="besides those after each validation (default: 500)")  # fmt: skip
+    parser.add_argument("--sharpness-every", type=int, metavar="STEPS",
+                        help="measure the largest eigenvalue of the loss's Hessian on the run's first batch (default: "
+                             "never; a measurement costs as much as up to 60 steps; one process only)")  # fmt: skip
     parser.add_argument("--initial-weights", type=Path, metavar="FILE",
                         help="begin with these instead of weights drawn from the seed: another run's "
                              "initial.safetensors or checkpoint, or an export")  # fmt: skip
@@ -86,6 +89,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         store = _copy_of(store, args.store_copy)
     recipe = config.recipe
     steps = steps_per_epoch(store, recipe.batch_size)
+    if config.sharpness_every and not processes.alone:
+        raise UsageError("--sharpness-every: for runs of one process only")
     processes.share(recipe.batch_size)  # refuses what cannot be shared out before anybody waits for anybody
     started = time.monotonic()
     with ExitStack() as stack:
@@ -96,7 +101,9 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
             _introduce(config, engine, device, len(store.split("train")), steps, validate is not None)
         place = {"process_index": processes.index, "process_count": processes.count}
         with training_batches(store, recipe.seed, recipe.batch_size, workers=args.workers, **place) as batches:
-            data = TrainingData(batches, steps, lambda index: store.cases[index].case_id, validate)
+            data = TrainingData(
+                batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store)
+            )
             try:
                 progress = train(args.out, config, engine, data)
             except Interrupted:
@@ -136,6 +143,16 @@ def _begin(
     return saved, engine
 
 
+def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
+    """The run's first batch, if it is needed."""
+    from anatobench.batches import training_batches
+
+    if not config.sharpness_every:
+        return None
+    with training_batches(store, config.recipe.seed, config.recipe.batch_size, workers=0) as batches:
+        return next(batches)
+
+
 def _introduce(
     config: RunConfig, engine: Engine, device: Mapping[str, Any], cases: int, steps: int, validated: bool
 ) -> None:
@@ -153,7 +170,7 @@ def _introduce(
 def _asked_for(args: argparse.Namespace) -> RunConfig:
     """The configuration on the command line; with `--resume --out RUN` alone, the run's own."""
     restated = (args.task, args.model, args.size, args.epochs, args.steps, args.evaluate_every, args.checkpoint_every,
-                args.initial_weights, args.pretrained)  # fmt: skip
+                args.sharpness_every, args.initial_weights, args.pretrained)  # fmt: skip
     alone = all(value is None for value in restated) and not args.settings and not args.no_seg
     if args.resume and alone and (args.out / CONFIG_FILE).exists():
         saved = RunConfig.read(args.out)
@@ -180,7 +197,9 @@ def _asked_for(args: argparse.Namespace) -> RunConfig:
         max_steps=args.steps,
         versions=RunConfig.installed_versions(args.framework),
         **{
-            name: value for name in ("evaluate_every", "checkpoint_every") if (value := getattr(args, name)) is not None
+            name: value
+            for name in ("evaluate_every", "checkpoint_every", "sharpness_every")
+            if (value := getattr(args, name)) is not None
         },
     )
 

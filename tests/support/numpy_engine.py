@@ -97,6 +97,13 @@ class NumpyEngine:
     def segment(self, volume: np.ndarray) -> np.ndarray:
         return (volume > 0).astype(np.uint8)
 
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: array.shape for name, array in sorted(self._weights.items())}
+
+    def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays:
+        """With a stand-in for the loss's Hessian: the identity times the number of the batch's first case."""
+        return {name: (float(batch.case_index[0]) + 1) * array for name, array in direction.items()}
+
     def weights(self) -> Arrays:
         return {name: array.copy() for name, array in self._weights.items()}
 

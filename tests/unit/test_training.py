@@ -17,6 +17,7 @@ from tiny_store import FINDINGS, write_store
 
 from anatobench.batches import steps_per_epoch, training_batches
 from anatobench.checkpoints import Progress, read_best, read_newest
+from anatobench.engine import Batch
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.evaluation import validator
 from anatobench.metrics_log import MetricsLog
@@ -58,8 +59,13 @@ class Session:
                 steps_per_epoch(self.store, recipe.batch_size),
                 lambda index: self.store.cases[index].case_id,
                 validator(self.engine, self.store, recipe.batch_size),
+                self._first_batch(),
             )
             return train(self.run, self.config, self.engine, data)
+
+    def _first_batch(self) -> Batch:
+        with training_batches(self.store, self.config.recipe.seed, self.config.recipe.batch_size) as batches:
+            return next(batches)
 
 
 def records(run: Path, kind: str) -> list[dict]:
@@ -78,6 +84,26 @@ def outcome(run: Path) -> tuple:
     ]
     best = json.loads((run / "checkpoints" / "best.json").read_text())
     return {name: array.tobytes() for name, array in arrays.items()}, newest.progress, log, best
+
+
+def test_sharpness_is_measured_on_the_first_batch_and_once_per_step_however_often_the_run_stops(
+    store: Store, tmp_path: Path
+) -> None:
+    def stop_at_five(step: int) -> None:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = replace(CONFIG, sharpness_every=3)
+    with pytest.raises(Interrupted):
+        Session(tmp_path, store, config).train(stop_at_five)
+    session = Session(tmp_path, store, config)
+    session.train()
+    measured = records(tmp_path, "sharpness")
+    assert [record["step"] for record in measured] == [0, 3, 6, 9, 12]
+    first = int(session._first_batch().case_index[0]) + 1
+    assert [record["largest_eigenvalue"] for record in measured] == pytest.approx([first] * 5)
+    Session(tmp_path / "without", store).train()
+    assert records(tmp_path / "without", "sharpness") == []
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,73 @@
+"""Products of the Hessian: the derivative of the gradient, and the same in both frameworks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from anatobench.engine import Arrays, Engine, ModelSpec, load_engine
+from anatobench.parity.comparison import largest_difference
+from anatobench.parity.inputs import parity_batch, parity_recipe, perturbed_weights
+from anatobench.sharpness import sharpness
+from anatobench.tasks import get_task
+
+pytest.importorskip("torch")
+pytest.importorskip("jax")
+pytestmark = pytest.mark.slow
+
+TASK = get_task("ratic")
+
+
+def pair(model: str, crop_size: tuple[int, int, int]) -> tuple[ModelSpec, Engine, Engine]:
+    spec = ModelSpec(model, "tiny", TASK, crop_size)
+    recipe = parity_recipe("float64", seed=1)
+    engines = [load_engine(framework, spec, recipe) for framework in ("torch", "jax")]
+    weights = perturbed_weights(engines[0].weights(), seed=2)
+    for engine in engines:
+        engine.load_weights(weights)
+    return spec, engines[0], engines[1]
+
+
+def direction_for(engine: Engine) -> Arrays:
+    rng = np.random.default_rng(5)
+    return {name: rng.standard_normal(shape) for name, shape in engine.parameter_shapes().items()}
+
+
+@pytest.mark.parametrize("model", ["r3d_18", "mvit_v2_s", "swin3d_t"])
+def test_both_frameworks_give_the_derivative_of_the_gradient(model: str) -> None:
+    spec, torch_engine, jax_engine = pair(model, TASK.geometry("tiny").crop_size)
+    batch = parity_batch(spec, 2, seed=3, step=0)
+    assert torch_engine.parameter_shapes() == jax_engine.parameter_shapes()
+    direction, before = direction_for(torch_engine), torch_engine.weights()
+    expected = torch_engine.hessian_product(batch, direction)
+    assert largest_difference(expected, jax_engine.hessian_product(batch, direction)).error < 1e-9
+    for engine in (torch_engine, jax_engine):
+        assert largest_difference(before, engine.weights()).error == 0, "nothing is changed"
+
+    gradients, step = [], 1e-9  # so short that no ReLU and no max-pooling changes its mind
+    for distance in (step, -step):
+        moved = {name: array + distance * direction.get(name, 0.0) for name, array in before.items()}
+        torch_engine.load_weights(moved)
+        gradients.append(torch_engine.inspect(batch).gradients)
+    slope = {name: (ahead - gradients[1][name]) / (2 * step) for name, ahead in gradients[0].items()}
+    assert largest_difference(expected, slope).error < 1e-4
+
+
+def test_both_frameworks_are_as_sharp() -> None:
+    spec, torch_engine, jax_engine = pair("r3d_18", TASK.geometry("tiny").crop_size)
+    batch = parity_batch(spec, 2, seed=3, step=0)
+    expected, found = (sharpness(engine, batch, iterations=6) for engine in (torch_engine, jax_engine))
+    assert found.iterations == expected.iterations
+    assert found.largest_eigenvalue == pytest.approx(expected.largest_eigenvalue, rel=1e-9)
+
+
+def test_what_is_drawn_at_random_is_the_same_in_every_product() -> None:
+    """Or Lanczos' method would see another matrix at every iteration."""
+    spec = ModelSpec("swin3d_t", "tiny", TASK, TASK.geometry("tiny").crop_size)
+    recipe = replace(parity_recipe("float64", seed=1), dropout=True)
+    engine = load_engine("torch", spec, recipe)
+    batch, direction = parity_batch(spec, 2, seed=3, step=0), direction_for(engine)
+    once, again = (engine.hessian_product(batch, direction) for _ in range(2))
+    assert largest_difference(once, again).error == 0
