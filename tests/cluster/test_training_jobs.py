@@ -155,6 +155,24 @@ def test_a_run_whose_node_is_lost_goes_on_elsewhere_or_when_it_is_back(
     assert last_weights(training.run) == uninterrupted
 
 
+def test_a_job_of_two_processes_goes_on_after_one_of_them_was_killed(
+    cluster: VirtualCluster, store: Path, tmp_path: Path
+) -> None:
+    weights = []
+    for name in ("undisturbed", "killed"):
+        (tmp_path / name).mkdir()
+        training = Training(cluster, store, tmp_path / name)
+        job = training.submit(sbatch=("--nodes=1", "--ntasks-per-node=2"))
+        if name == "killed":
+            training.reach(7)
+            os.kill(training.processes()[-1], signal.SIGKILL)
+            wait_for(lambda: "queued again" in training.said(), 60, training.said())  # noqa: B023
+        assert cluster.finish(job, seconds=180)["JobState"] == "COMPLETED", training.said()
+        assert "2 task(s) on 1 node(s)" in training.said()
+        weights.append(last_weights(training.run))
+    assert weights[0] == weights[1]
+
+
 def test_a_failed_run_is_not_queued_again(cluster: VirtualCluster, training: Training) -> None:
     (training.run).mkdir()
     (training.run / "notes.txt").write_text("not a run")
