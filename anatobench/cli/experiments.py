@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     auc.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything")
     auc.add_argument("--models", default=",".join(DEFAULTS.models), help="separated by commas (default: all three)")
     auc.add_argument("--seeds", type=int, default=DEFAULTS.seeds, help="repetitions (default: %(default)s)")
+    auc.add_argument("--control-seeds", type=int, help="repetitions that have the control (default: all)")
     auc.add_argument("--cases", type=int, default=DEFAULTS.cases, help="synthetic patients (default: %(default)s)")
     auc.add_argument("--steps", type=int, default=DEFAULTS.steps, help="of each run (default: %(default)s)")
     auc.add_argument("--batch-size", type=int, default=DEFAULTS.batch_size, help="default: %(default)s")

@@ -8,7 +8,7 @@ of them differences of macro AUC over seeds, `versions`, `device`, `seconds`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ def collect(study: AucStudy, out: Path, seconds: float) -> dict[str, Any]:
         "study": study.to_json(),
         "recipe": asdict(config.recipe) | {"seed": "per run", "segmentation_weight": "1 or 0"},
         "cells": [{**asdict(cell), "auc": cells[cell]["auc"], "ci95": cells[cell]["ci95"]["auc"]} for cell in cells],
-        "framework_difference": _differences(study, auc, lambda first, second, control: (second, first)),
-        "control_difference": _differences(study, auc, lambda first, second, control: (control, first)),
+        "framework_difference": _differences(study, auc, FRAMEWORKS[1], nudged=False),
+        "control_difference": _differences(study, auc, FRAMEWORKS[0], nudged=True),
         "segmentation_gain": _segmentation_gains(study, auc),
         "versions": versions,
         "device": json.loads(sessions[0])["device"]["name"],
@@ -65,15 +65,13 @@ def _read(cell: Cell, out: Path) -> dict[str, Any]:
     return found
 
 
-def _differences(
-    study: AucStudy, auc: Mapping[Cell, float], pair_of: Callable[[Cell, Cell, Cell], tuple[Cell, Cell]]
-) -> list[dict[str, Any]]:
-    """Of the pair that `pair_of` takes from the runs of a group; per model and head, and pooled over all of them."""
+def _differences(study: AucStudy, auc: Mapping[Cell, float], framework: str, nudged: bool) -> list[dict[str, Any]]:
+    """Of such runs and the first one of their group; per model and head, and pooled over all of them."""
     found: dict[tuple[str, bool], list[float]] = {}
-    for group in study.groups:
-        candidate, reference = pair_of(*group)
-        key = (reference.model, reference.segmentation)
-        found.setdefault(key, []).append(auc[candidate] - auc[reference])
+    for first, *others in study.groups:
+        for cell in others:
+            if (cell.framework, cell.nudged) == (framework, nudged):
+                found.setdefault((first.model, first.segmentation), []).append(auc[cell] - auc[first])
     rows = [
         {"model": model, "segmentation": segmentation, **_difference(differences, study.margin)}
         for (model, segmentation), differences in found.items()

@@ -37,6 +37,8 @@ class AucStudy:
     models: tuple[str, ...] = MODELS
     seeds: int = 3
     """Repetitions: seeds 0, 1, ..."""
+    control_seeds: int | None = None
+    """Repetitions that have the control; None for all."""
     cases: int = 700
     """Synthetic patients, about 80 % of them for training."""
     steps: int = 1500
@@ -52,6 +54,8 @@ class AucStudy:
             raise UsageError(f"--models {','.join(self.models)}: choose from {', '.join(MODELS)}")
         if self.seeds < 1 or self.cases < 20 or self.steps < 1 or self.batch_size < 1:
             raise UsageError("--seeds, --steps and --batch-size must be at least 1, --cases at least 20")
+        if self.control_seeds is not None and not 1 <= self.control_seeds <= self.seeds:
+            raise UsageError(f"--control-seeds {self.control_seeds}: from 1 to --seeds")
         if not ((self.learning_rate is None or self.learning_rate > 0) and 0 < self.margin < 0.5):
             raise UsageError("--learning-rate must be above 0 and --margin between 0 and 0.5")
 
@@ -67,10 +71,11 @@ class AucStudy:
     @property
     def groups(self) -> tuple[tuple[Cell, ...], ...]:
         """The runs that begin with the same weights and see the same batches: one per framework, and the control."""
+        controls = self.seeds if self.control_seeds is None else self.control_seeds
         return tuple(
             (
                 *(Cell(model, framework, segmentation, seed) for framework in FRAMEWORKS),
-                Cell(model, FRAMEWORKS[0], segmentation, seed, nudged=True),
+                *(Cell(model, FRAMEWORKS[0], segmentation, seed, nudged=True) for _ in range(seed < controls)),
             )
             for seed in range(self.seeds)
             for model in self.models

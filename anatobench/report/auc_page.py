@@ -13,6 +13,7 @@ from anatobench import __version__
 from anatobench.experiments.auc_results import (
     AUC_HEADER,
     DIFFERENCE_HEADER,
+    DIFFERENCES,
     GAIN_HEADER,
     POOLED,
     auc_rows,
@@ -86,19 +87,20 @@ def _points_of(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
 def _differences(record: Mapping[str, Any]) -> str:
     """Means and 95 % intervals of the frameworks' differences and the control's, with the margin."""
     kinds = {"framework_difference": COLOURS["jax"], "control_difference": COLOURS["torch"]}
-    rows = [(row, colour) for kind, colour in kinds.items() for row in record[kind]]
-    if any(row["low"] is None for row, _ in rows):
+    rows = [(row, kinds[kind]) for kind in DIFFERENCES.values() for row in record[kind]]
+    names = [cells[0] for cells in difference_rows(record)]
+    shown = [(name, row, colour) for name, (row, colour) in zip(names, rows, strict=True) if row["low"] is not None]
+    if not shown:
         return ""
     margin = 100 * record["study"]["margin"]
-    names = [cells[0] for cells in difference_rows(record)]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.5, 0.3 * len(rows) + 1.0), layout="constrained")
+        figure, axes = plt.subplots(figsize=(7.5, 0.3 * len(shown) + 1.0), layout="constrained")
         axes.axvspan(-margin, margin, color="#1c2126", alpha=0.07, linewidth=0)
         axes.axvline(0, color="#5b6670", linewidth=0.8)
-        for position, (row, colour) in enumerate(rows):
+        for position, (_, row, colour) in enumerate(shown):
             axes.plot([100 * row["low"], 100 * row["high"]], [position] * 2, color=colour, linewidth=1.4)
             axes.plot(100 * row["mean"], position, "o", color=colour, markersize=5)
-        axes.set_yticks(range(len(rows)), names)
+        axes.set_yticks(range(len(shown)), [name for name, _, _ in shown])
         axes.invert_yaxis()
         axes.set_xlabel("AUC points (grey: margin of equivalence)")
     return image(figure, "Differences of AUC with 95 % intervals and the margin of equivalence")

@@ -97,6 +97,12 @@ def test_what_is_done_is_not_run_again(tmp_path: Path) -> None:
     assert "--initial-weights" not in chains[0].commands[0]
 
 
+def test_the_control_can_be_left_to_some_seeds() -> None:
+    study = AucStudy(models=("r3d_18",), seeds=3, control_seeds=1)
+    assert [cell.seed for cell in study.cells if cell.nudged] == [0, 0]
+    assert len(study.cells) == 14
+
+
 def test_a_failing_command_stops_the_rest_and_says_why(tmp_path: Path) -> None:
     chains = [Chain("good", [["--version"]]), Chain("bad", [["evaluate", "nowhere"], ["--version"]])]
     with pytest.raises(AnatoBenchError, match=r"bad: .*nowhere.*no run here.*exit 1"):
@@ -104,7 +110,15 @@ def test_a_failing_command_stops_the_rest_and_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--models", "resnet"], ["--seeds", "0"], ["--margin", "0"], ["--workers", "0"], ["--cases", "5"]]
+    "arguments",
+    [
+        ["--models", "resnet"],
+        ["--seeds", "0"],
+        ["--margin", "0"],
+        ["--workers", "0"],
+        ["--cases", "5"],
+        ["--control-seeds", "4"],
+    ],
 )
 def test_wrong_arguments_exit_with_2(arguments: list[Any], tmp_path: Path) -> None:
     assert main(["experiments", "auc", "--out", str(tmp_path / "x"), *arguments]) == 2
