@@ -27,7 +27,7 @@ ul.notes { padding-left: 1.2rem; color: var(--soft); font-size: .9rem; }
 .scroll { overflow-x: auto; margin: .6rem 0; } img { max-width: 100%; height: auto; display: block; }
 table { border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-td:first-child { white-space: normal; min-width: 8.5rem; }
+.named td:first-child { white-space: normal; min-width: 8.5rem; }
 th { color: var(--soft); font-weight: 600; } .pass { color: var(--pass); } .fail { color: var(--fail);
   font-weight: 600; }
 .pictures { display: grid; gap: .8rem; margin: .6rem 0; align-items: start;
@@ -43,6 +43,9 @@ img.slice { image-rendering: pixelated; background: #000; }
 details { background: var(--wash); border: 1px solid var(--line); border-radius: .4rem; padding: .5rem .9rem;
   margin: .5rem 0; } pre { overflow-x: auto; font-size: .8rem; margin: .5rem 0; } summary { cursor: pointer; }
 """
+
+LONG_NAME = 16
+"""Letters of a first cell from which on it is broken into lines."""
 
 
 def html_page(title: str, sections: Sequence[str]) -> str:
@@ -67,8 +70,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     label = html.escape(f"Table: {header[0]}", quote=True)
+    names = ' class="named"' if any(len(row[0]) > LONG_NAME for row in rows) else ""  # they may take several lines
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table{names}>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,3 +102,8 @@ def panel(title: str, x_label: str, y_label: str, inches: tuple[float, float] = 
     figure, axes = plt.subplots(figsize=inches, layout="constrained")
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     return figure, axes
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text in lines of at most `width` letters, for titles and tick labels; a longer word has its own line."""
+    return "\n".join(textwrap.wrap(text, width, break_long_words=False))

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_curve
 
 from anatobench.predictions import classify, default_aggregation, healthy_columns
 from anatobench.report.html_parts import paragraph, pictures
-from anatobench.report.plots import STYLE, image, line_styles, panel, run_legend
+from anatobench.report.plots import STYLE, image, line_styles, panel, run_legend, wrapped
 from anatobench.report.run_results import RunResults
 from anatobench.tasks import Task
 
@@ -73,7 +73,7 @@ def _plot(runs: Sequence[RunResults], curves: dict[str, dict[str, Curve]], name:
     title = name.replace("_", " ")
     found = []
     with plt.rc_context(STYLE):
-        figure, axes = panel("\n".join(_wrapped(title)), "false positive rate", "true positive rate", (2.3, 2.5))
+        figure, axes = panel(wrapped(title, 24), "false positive rate", "true positive rate", (2.3, 2.5))
         axes.plot([0, 1], [0, 1], color="#888", linewidth=0.7)
         for run in runs:
             curve = curves.get(run.label, {}).get(name)
@@ -95,13 +95,3 @@ def _operating_point(test: dict[str, Any] | None, name: str) -> tuple[float, flo
         return None
     sensitivity, specificity = test["sensitivity"].get(name), test["specificity"].get(name)
     return None if sensitivity is None or specificity is None else (1 - specificity, sensitivity)
-
-
-def _wrapped(title: str, width: int = 24) -> list[str]:
-    lines = [""]
-    for word in title.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
