@@ -60,11 +60,12 @@ def _low_dice(run: RunResults) -> str:
 
 
 def _slices(run: RunResults) -> str:
-    parts = []
+    parts: list[str] = []
     for example in run.worst:
         title = html.escape(_reason(run, example))
         rows = pictures(case_pictures(example, run.config.task, _reason(run, example)), SLICE_REM)
-        parts.append(f"<details><summary>{title}</summary>{rows}</details>")
+        shown = "" if parts else " open"  # the worst at once, the others on a click
+        parts.append(f"<details{shown}><summary>{title}</summary>{rows}</details>")
     return "".join(parts)
 
 
