@@ -76,8 +76,8 @@ def training_dynamics(runs: Sequence[RunResults]) -> str:
         return ""
     text = (
         "As in the paper's Figure 3: thin lines are single steps, bold ones their exponential moving average "
-        f"(weight {DYNAMICS_WEIGHT}, started without bias). Sharpness, the largest eigenvalue of the loss's Hessian, "
-        "says how flat the minimum is; "
+        f"(weight {DYNAMICS_WEIGHT}, started without bias). Sharpness, the largest eigenvalue of the loss's Hessian "
+        "on the run's first batch, says how flat the minimum is; "
     )
     measured = any(run.sharpness for run in runs)
     return paragraph(text + ("lower is flatter." if measured else "it was not measured in these runs.")) + row
