@@ -45,12 +45,16 @@ def attribution_on_grid(attribution: np.ndarray, crop: Grid, scan: Grid) -> np.n
     have the same axes.
     """
     mapping = np.linalg.solve(crop.affine, scan.affine)
-    result = attribution.astype(np.float32)
-    for axis in range(3):
-        positions = mapping[axis, axis] * np.arange(scan.size[axis]) + mapping[axis, 3]
-        weights = _linear_weights(positions, crop.size[axis], attribution.shape[axis])
-        result = np.moveaxis(np.tensordot(weights, result, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(result)
+    along_depth, along_rows, along_columns = (
+        _linear_weights(
+            mapping[axis, axis] * np.arange(scan.size[axis]) + mapping[axis, 3],
+            crop.size[axis],
+            attribution.shape[axis],
+        )
+        for axis in range(3)
+    )
+    result = np.tensordot(along_depth, attribution.astype(np.float32), axes=1)  # [D, h, w]
+    return np.matmul(np.matmul(along_rows, result), along_columns.T)
 
 
 def _linear_weights(positions: np.ndarray, voxels: int, cells: int) -> np.ndarray:

@@ -114,4 +114,4 @@ def _plot(
 
 def _raw_and_average(axes: Axes, steps: Sequence[float], values: Sequence[float], style: dict[str, Any]) -> None:
     axes.plot(steps, values, color=style["color"], linewidth=0.5, alpha=0.35)
-    axes.plot(steps, debiased_average(values, DYNAMICS_WEIGHT), **{**style, "linewidth": 2.0})
+    axes.plot(steps, debiased_average(values, DYNAMICS_WEIGHT), **{**style, "linewidth": 1.3 * style["linewidth"]})

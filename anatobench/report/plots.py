@@ -32,6 +32,8 @@ SHADES = {
 }
 """For several runs of one framework and kind."""
 DASHES = (0, (4, 2))
+LINE_WIDTHS = {"torch": 2.4, "jax": 1.1}
+"""Frameworks that agree draw the same line: the first one's shows on both sides of the second's."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -72,7 +74,7 @@ def line_styles(runs: Sequence[RunResults]) -> dict[str, dict[str, Any]]:
         styles[run.label] = {
             "color": shades[seen.get(kind, 0) % len(shades)],
             "linestyle": "-" if run.config.segmentation else DASHES,
-            "linewidth": 1.4,
+            "linewidth": LINE_WIDTHS[run.config.framework],
         }
         seen[kind] = seen.get(kind, 0) + 1
     return styles
