@@ -25,7 +25,7 @@ SLICE_REM = 9.5
 """Least width of a slice on the page."""
 EXPLANATION = (
     "Axial slices under the task's window, as a radiologist sees them: the patient's right is on the left. "
-    "Filled: organs as predicted by the auxiliary head; outlines: the mask it was trained on."
+    "Filled: organs as predicted by the auxiliary head; outlines: the given mask."
 )
 
 
