@@ -145,6 +145,13 @@ class Engine(Protocol):
     def segment(self, volume: np.ndarray) -> np.ndarray:
         """int16 [B, D, H, W] to uint8 organ indices of the same shape, by the auxiliary head."""
 
+    def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        """Grad-CAM (Selvaraju et al. 2017) on the feature map: where a score's evidence lies, [B, d, h, w], 0 or more.
+
+        int16 [B, D, H, W] and the score's derivative by each logit, float64 [B, logits]. The map's channels are summed
+        with weights, each the mean over the map of the score's derivative by that channel; what is negative becomes 0.
+        """
+
     def inspect(self, batch: Batch, train: bool = True, gradients: bool = True) -> Inspection:
         """Forward and backward with everything in between, in training or evaluation mode. Without `gradients` the
         backward pass is left out (full-size crops on a CPU)."""

@@ -1,4 +1,4 @@
-"""A trained model on one split: predictions, metrics, and a few slices to look at."""
+"""A trained model on one split: predictions, metrics, organ Dice, and a few slices to look at."""
 
 from __future__ import annotations
 
@@ -14,19 +14,16 @@ from tqdm import tqdm
 from anatobench.array_files import safetensors_bytes
 from anatobench.atomic_files import write_atomically
 from anatobench.batches import PADDING, evaluation_batches
+from anatobench.case_slices import case_slices, example_cases
 from anatobench.checkpoints import read_best
 from anatobench.engine import Engine, load_engine
 from anatobench.errors import AnatoBenchError
 from anatobench.metrics import auc_per_class, evaluate
+from anatobench.organ_dice import dice_of_split, write_organ_dice
 from anatobench.predictions import Predictions, classify, default_aggregation, write_predictions
 from anatobench.runs import RunConfig
 from anatobench.store import Store
-from anatobench.tasks import IGNORED_ORGAN
-from anatobench.volumes.crop import centre_crop_start
-
-EXAMPLE_CASES = 4
-EXAMPLE_SLICES = (0.25, 0.5, 0.75)
-"""Where the slices lie, as fractions of the organs' extent from top to bottom."""
+from anatobench.worst_cases import worst_case_ids
 
 
 def open_store(config: RunConfig, path: str | None = None) -> Store:
@@ -96,8 +93,10 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate a run's best checkpoint; the figures, which `RUN/evaluation_<split>.json` then holds, too.
 
-    Also writes `RUN/predictions_<split>.csv` and `RUN/examples_<split>.safetensors`. Thresholds are chosen on
-    `threshold_split`, or as in the paper on the evaluated split itself.
+    Also writes `RUN/predictions_<split>.csv`, slices of a few cases and of the worst ones
+    (`RUN/examples_<split>.safetensors`, `RUN/worst_cases_<split>.safetensors`) and, for a model with the auxiliary
+    head, `RUN/organ_dice_<split>.csv`. Thresholds are chosen on `threshold_split`, or as in the paper on the
+    evaluated split itself.
     """
     config = RunConfig.read(run)
     store = open_store(config, store_path)
@@ -111,6 +110,9 @@ def evaluate_run(
 
     predictions = predict_split(engine, store, split, batch_size)
     write_predictions(run / f"predictions_{split}.csv", predictions)
+    dice = dice_of_split(engine, store, split, batch_size) if config.segmentation else None
+    if dice is not None:
+        write_organ_dice(run / f"organ_dice_{split}.csv", dice)
     other = None
     if threshold_split not in (None, split):
         other = classify(predict_split(engine, store, str(threshold_split), batch_size), aggregation)
@@ -126,34 +128,17 @@ def evaluate_run(
         "segmentation": config.segmentation,
         "framework": engine.name,
         "step": checkpoint.progress.step,
+        "organ_dice": None if dice is None else dice.to_json(),
     }
     write_atomically(run / f"evaluation_{split}.json", (json.dumps(figures, allow_nan=False, indent=2) + "\n").encode())
-    write_atomically(run / f"examples_{split}.safetensors", safetensors_bytes(example_slices(engine, store, split)))
+    worst = set(worst_case_ids(predictions, dice))
+    for name, indices in (
+        ("examples", example_cases(store, split)),
+        ("worst_cases", [index for index in store.split(split) if store.cases[index].case_id in worst]),
+    ):
+        content = safetensors_bytes(case_slices(engine, store, indices))
+        write_atomically(run / f"{name}_{split}.safetensors", content)
     return figures
-
-
-def example_slices(engine: Engine, store: Store, split: str) -> dict[str, np.ndarray]:
-    """Slices of a few cases, those with a mask first: `<case_id>/volume` int16 [slices, H, W], `<case_id>/organs` uint8
-    likewise, and `<case_id>/predicted_organs` if the model has the auxiliary head."""
-    indices = sorted(store.split(split), key=lambda index: not store.cases[index].has_mask)[:EXAMPLE_CASES]
-    start = centre_crop_start(store.geometry.padded_size, store.geometry.crop_size)
-    arrays: dict[str, np.ndarray] = {}
-    for index in indices:
-        case_id = store.cases[index].case_id
-        volume, organs = store.read_crop(index, start, store.geometry.crop_size)
-        slices = _slices_through_organs(organs)
-        arrays[f"{case_id}/volume"] = volume[slices]
-        arrays[f"{case_id}/organs"] = organs[slices]
-        if engine.spec.segmentation:
-            arrays[f"{case_id}/predicted_organs"] = engine.segment(volume[None])[0][slices]
-    return arrays
-
-
-def _slices_through_organs(organs: np.ndarray) -> list[int]:
-    """Slice numbers at `EXAMPLE_SLICES` of the organs' extent, or of the whole crop without a mask."""
-    marked = np.flatnonzero(((organs > 0) & (organs != IGNORED_ORGAN)).any(axis=(1, 2)))
-    first, last = (int(marked[0]), int(marked[-1])) if len(marked) else (0, len(organs) - 1)
-    return [first + round(fraction * (last - first)) for fraction in EXAMPLE_SLICES]
 
 
 def _of_all(engine: Engine, parts: list[np.ndarray]) -> np.ndarray:

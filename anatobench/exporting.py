@@ -18,7 +18,7 @@ from anatobench.array_files import safetensors_bytes
 from anatobench.atomic_files import write_atomically
 from anatobench.checkpoints import read_best
 from anatobench.engine import SEGMENTATION_HEAD, Arrays, ModelSpec
-from anatobench.errors import AnatoBenchError
+from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import MODELS, SIZES
 from anatobench.runs import RunConfig
 from anatobench.tasks import Task
@@ -26,18 +26,25 @@ from anatobench.tasks import Task
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A model that predicts, without optimizer and segmentation head."""
+    """A model that predicts, without optimizer and, unless it was asked for, segmentation head."""
 
     spec: ModelSpec
     weights: Arrays
+    step: int | None = None
+    """Of the checkpoint; None for an exported file, which does not say."""
 
 
-def read_run_model(run: Path) -> ExportedModel:
-    """The best checkpoint of a run, ready to predict or to export."""
+def read_run_model(run: Path, segmentation: bool = False) -> ExportedModel:
+    """The best checkpoint of a run, ready to predict or to export; with the auxiliary head on request, `UsageError`
+    if the run has none."""
     config = RunConfig.read(run)
-    weights = read_best(run).weights
-    kept = {name: array for name, array in weights.items() if not name.startswith(SEGMENTATION_HEAD)}
-    return ExportedModel(_spec(config.model, config.size, config.task), kept)
+    checkpoint = read_best(run)
+    if segmentation:
+        if not config.segmentation:
+            raise UsageError(f"{run}: was trained without the segmentation branch, so it predicts no organs")
+        return ExportedModel(config.spec, dict(checkpoint.weights), checkpoint.progress.step)
+    kept = {name: array for name, array in checkpoint.weights.items() if not name.startswith(SEGMENTATION_HEAD)}
+    return ExportedModel(_spec(config.model, config.size, config.task), kept, checkpoint.progress.step)
 
 
 def export_run(run: Path, path: Path) -> dict[str, Any]:

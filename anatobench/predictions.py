@@ -123,13 +123,13 @@ def classify(predictions: Predictions, aggregation: str) -> ClassPredictions:
     rows: dict[str, list[int]] = {patient: [] for patient in patients}
     for row, patient in enumerate(predictions.patient_ids):
         rows[patient].append(row)
-    healthy = _healthy_columns(task)
+    healthy = healthy_columns(task)
     merged = [_merge(probabilities[rows[patient]], aggregation, healthy) for patient in patients]
     agreed = [_agreed_labels(labels[rows[patient]], patient, task.class_names) for patient in patients]
     return ClassPredictions(task.class_names, np.array(merged), np.array(agreed), patients)
 
 
-def _healthy_columns(task: Task) -> np.ndarray:
+def healthy_columns(task: Task) -> np.ndarray:
     """Which of `task.class_names` are a group's healthy grade: bool [classes]."""
     if not task.report_all_grades:
         return np.zeros(len(task.class_names), dtype=bool)

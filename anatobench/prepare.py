@@ -24,12 +24,12 @@ from anatobench.progress import progress_bar
 from anatobench.store import StoredCase, file_checksum
 from anatobench.store_lock import shard_locked
 from anatobench.store_writer import CaseOrigin, PreparedCase, StoreWriter
-from anatobench.tasks import MISSING_TARGET, Task
+from anatobench.tasks import MISSING_TARGET, Geometry, Task
 from anatobench.volumes.coverage import check_mask_coverage
 from anatobench.volumes.organs import organ_table
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import padded_or_cropped_grid, resample_mask, resample_volume, resampled_grid
-from anatobench.volumes.volume import Grid
+from anatobench.volumes.volume import Grid, Volume
 from anatobench.worker_pool import WorkerDied, run_in_workers
 
 STORED_HU = (-1000, 1000)
@@ -73,13 +73,18 @@ def prepare_case(case: Case, task: Task, size: str) -> PreparedCase:
     """
     geometry = task.geometry(size)
     volume = read_volume(case.scan, case.header)
-    grid = padded_or_cropped_grid(resampled_grid(volume.grid, geometry.spacing), geometry.padded_size)
-    voxels = np.clip(resample_volume(volume, grid), *STORED_HU)
+    voxels, grid = on_task_grid(volume, geometry)
     if case.mask is None:
         return PreparedCase(voxels, None, grid.affine)
     checksum = _checksum(case.mask)  # before it is read: if it changes meanwhile, it differs next time
     organs = _prepare_mask(case.mask, case.mask_labels, task, volume.grid, grid)
     return PreparedCase(voxels, organs, grid.affine, checksum)
+
+
+def on_task_grid(volume: Volume, geometry: Geometry) -> tuple[np.ndarray, Grid]:
+    """A scan as the store keeps it: int16 [D, H, W] of `geometry.padded_size`, HU clipped, and where it lies."""
+    grid = padded_or_cropped_grid(resampled_grid(volume.grid, geometry.spacing), geometry.padded_size)
+    return np.clip(resample_volume(volume, grid), *STORED_HU), grid
 
 
 def _prepare_mask(path: Path, mask_labels: str, task: Task, scan_grid: Grid, grid: Grid) -> np.ndarray:

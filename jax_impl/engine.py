@@ -93,6 +93,7 @@ class JaxEngine:
         self._predict = jax.jit(self._pure_predict)
         self._segment = jax.jit(self._pure_segment)
         self._hessian_product = jax.jit(self._pure_hessian_product, compiler_options=options)
+        self._attribution = jax.jit(self._pure_attribution)
         self._inspect = jax.jit(self._pure_inspect, static_argnums=(0, 1), compiler_options=options)
 
     def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> PendingStep:
@@ -117,6 +118,11 @@ class JaxEngine:
             raise UsageError("this model was built without the segmentation head: build it with segmentation=True")
         with self._precision.applied():
             return np.array(self._segment(*self._own_state(), volume))
+
+    def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        """See `anatobench.engine.Engine.attribution`."""
+        with self._precision.applied():
+            return np.array(self._attribution(*self._own_state(), volume, slope))
 
     def inspect(self, batch: Batch, train: bool = True, gradients: bool = True) -> Inspection:
         """See `anatobench.engine.Engine.inspect`."""
@@ -244,6 +250,14 @@ class JaxEngine:
         seg_logits = self._seg_logits(model, self._features(model, volume, train=False), volume)
         assert seg_logits is not None, "segment() refuses a model without the head"
         return jnp.argmax(seg_logits, 1).astype(jnp.uint8)
+
+    def _pure_attribution(self, parameters: Tree, statistics: Tree, volume: jax.Array, slope: jax.Array) -> jax.Array:
+        model = self._model(parameters, statistics)
+        features = self._features(model, volume, train=False).astype(model.head_dtype)
+        logits, pull_back = jax.vjp(model.classify, features)
+        (gradient,) = pull_back(slope.astype(logits.dtype))
+        weights = gradient.mean((1, 2, 3), keepdims=True)
+        return jax.nn.relu((weights * features).sum(-1))
 
     def _pure_inspect(
         self,

@@ -100,6 +100,17 @@ class TorchEngine:
             raise UsageError("this model was built without the segmentation head: build it with segmentation=True")
         return to_numpy(seg_logits.argmax(1).to(torch.uint8))
 
+    def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        """See `anatobench.engine.Engine.attribution`."""
+        self._model.eval()
+        with torch.no_grad():
+            features = self._features(volume).to(self._model.head_dtype)
+        features.requires_grad_()
+        logits = self._model.classify(features)
+        (gradient,) = torch.autograd.grad(logits, features, self._to_device(slope).to(logits.dtype))
+        weights = gradient.mean((2, 3, 4), keepdim=True)
+        return to_numpy((weights * features.detach()).sum(1).relu())
+
     def inspect(self, batch: Batch, train: bool = True, gradients: bool = True) -> Inspection:
         """See `anatobench.engine.Engine.inspect`."""
         activations: Arrays = {}

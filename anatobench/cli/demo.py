@@ -49,7 +49,7 @@ LEARNING_RATE = 2e-3
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.initial_weights import INITIAL_WEIGHTS_FILE
     from anatobench.report.page import build_page
-    from anatobench.report.run_results import read_run
+    from anatobench.report.run_results import read_runs
     from anatobench.report.summary import HEADER, agreement_lines, summary_rows, text_table
 
     smallest = 8 * BATCH_SIZE
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     (out / "parity.json").write_text(parity + "\n")
 
-    results = [read_run(runs / name) for name in RUNS]
+    results = read_runs([runs / name for name in RUNS])
     page = out / "report.html"
     page.write_text(build_page(results, json.loads(parity), "AnatoBench demo"), encoding="utf-8")
     errors = json.loads(parity)["max_rel_error"]

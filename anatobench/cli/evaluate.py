@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "AUC, sensitivity, specificity, precision and weighted F1 of a run's best checkpoint, per class and macro,\n"
         "with 95 % intervals from 1000 bootstrap replicates over patients. Writes evaluation_SPLIT.json,\n"
-        "predictions_SPLIT.csv and examples_SPLIT.safetensors into RUN.\n\n"
+        "predictions_SPLIT.csv, organ_dice_SPLIT.csv (with the auxiliary head) and slices of a few cases and of the\n"
+        "worst ones, examples_SPLIT.safetensors and worst_cases_SPLIT.safetensors, into RUN.\n\n"
         "As in the paper, the operating threshold of each class is chosen on the evaluated split itself, which\n"
         "flatters every metric but AUC; --threshold-split validation chooses it where it should be chosen."
     )

@@ -22,7 +22,7 @@ COMMANDS = {
     "prepare": "raw scans and masks to a store of checked, resampled cases",
     "train": "train a model on a store",
     "evaluate": "AUC and the other metrics of a run, with confidence intervals",
-    "predict": "probabilities for one scan",
+    "predict": "probabilities and calls for one scan or a folder of scans, with organs and evidence on request",
     "export": "a run's weights as one .safetensors file under torchvision's names",
     "parity": "prove that the two frameworks compute the same",
     "bench": "measure: step time (bench step)",

@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.report.page import build_page
-    from anatobench.report.run_results import read_run
+    from anatobench.report.run_results import read_runs
     from anatobench.report.summary import HEADER, summary_rows, text_table
 
-    runs = [read_run(path) for path in args.runs]
+    runs = read_runs(args.runs)
     tasks = {run.config.task.name for run in runs}
     if len(tasks) > 1:
         raise UsageError(f"these runs are of different tasks ({', '.join(sorted(tasks))}): make one report per task")

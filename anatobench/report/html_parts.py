@@ -1,4 +1,8 @@
-"""What every page is made of: one self-contained HTML file, sections, tables."""
+"""What every page is made of: one self-contained HTML file, sections, tables, rows of pictures.
+
+A page follows the reader's choice of a light or a dark screen, and nothing but a table's or listing's own box scrolls
+sideways, so it can be read on a telephone.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,42 @@ import html
 from collections.abc import Sequence
 
 STYLESHEET = """
-:root { color-scheme: light; --ink: #1c2126; --soft: #5b6670; --line: #dde2e7; --paper: #fff; --wash: #f5f7f9; }
+:root { color-scheme: light dark; --ink: #1c2126; --soft: #5b6670; --line: #dde2e7; --paper: #fff; --wash: #f5f7f9;
+  --pass: #14713d; --fail: #b3261e; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e8ec; --soft: #9aa5b0; --line: #343b43; --paper: #14181c; --wash: #1c2228; --pass: #6fcf97;
+    --fail: #ff8a80; }
+  img.plot, .line { filter: invert(.92) hue-rotate(180deg); }
+}
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 3rem) 4rem; max-width: 76rem; color: var(--ink);
-  background: var(--paper); font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
-p { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); }
-.scroll { overflow-x: auto; } img { max-width: 100%; height: auto; display: block; margin: .6rem 0; }
+  background: var(--paper); font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; overflow-wrap: break-word; }
+h1 { font-size: 1.7rem; margin: 0 0 .3rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
+p, ul.notes { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); }
+ul.notes { padding-left: 1.2rem; color: var(--soft); font-size: .9rem; }
+.scroll { overflow-x: auto; margin: .6rem 0; } img { max-width: 100%; height: auto; display: block; }
 table { border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { color: var(--soft); font-weight: 600; } .pass { color: #14713d; } .fail { color: #b3261e; font-weight: 600; }
+.named td:first-child { white-space: normal; min-width: 8.5rem; }
+th { color: var(--soft); font-weight: 600; } .pass { color: var(--pass); } .fail { color: var(--fail);
+  font-weight: 600; }
+.pictures { display: grid; gap: .8rem; margin: .6rem 0; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--width, 19rem)), 1fr)); }
+figure { margin: 0; } figure img { width: 100%; } figcaption { font-size: .82rem; color: var(--soft);
+  line-height: 1.35; margin-top: .2rem; }
+img.slice { image-rendering: pixelated; background: #000; }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; padding: 0; margin: .4rem 0;
+  font-size: .88rem; }
+.legend span { display: inline-block; vertical-align: middle; margin-right: .45rem; }
+.line { width: 1.8rem; height: 0; border-top: 3px solid; } .line.dashed { border-top-style: dashed; }
+.patch { width: .85rem; height: .85rem; border-radius: .15rem; }
 details { background: var(--wash); border: 1px solid var(--line); border-radius: .4rem; padding: .5rem .9rem;
   margin: .5rem 0; } pre { overflow-x: auto; font-size: .8rem; margin: .5rem 0; } summary { cursor: pointer; }
 """
+
+LONG_NAME = 16
+"""Letters of a first cell from which on it is broken into lines."""
 
 
 def html_page(title: str, sections: Sequence[str]) -> str:
@@ -26,6 +53,7 @@ def html_page(title: str, sections: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,">'  # or a browser asks the server for one
         f"<title>{html.escape(title)}</title><style>{STYLESHEET}</style></head>\n<body>\n"
         + "\n".join(part for part in sections if part)
         + "\n</body></html>\n"
@@ -38,7 +66,38 @@ def section(title: str, body: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that scrolls sideways on a narrow screen."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    """A table that scrolls sideways in its own box; the box takes the keyboard's focus, so that arrows scroll it."""
+    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    label = html.escape(f"Table: {header[0]}", quote=True)
+    names = ' class="named"' if any(len(row[0]) > LONG_NAME for row in rows) else ""  # they may take several lines
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table{names}>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def paragraph(text: str) -> str:
+    """A remark in soft ink."""
+    return f'<p class="soft">{html.escape(text)}</p>'
+
+
+def notes(texts: Sequence[str]) -> str:
+    """Remarks as a list, each once; nothing for none."""
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in dict.fromkeys(texts))
+    return f'<ul class="notes">{items}</ul>' if items else ""
+
+
+def pictures(figures: Sequence[str], width_rem: float) -> str:
+    """Pictures in as many columns of at least `width_rem` as the screen has room for; nothing for none."""
+    return f'<div class="pictures" style="--width: {width_rem}rem">{"".join(figures)}</div>' if figures else ""
+
+
+def legend(entries: Sequence[tuple[str, str, str]]) -> str:
+    """What colours mean: (name, CSS colour, `line`, `line dashed` or `patch`) each."""
+    items = "".join(
+        f'<li><span class="{kind}" style="{"background" if kind == "patch" else "border-color"}: {colour}"></span>'
+        f"{html.escape(name)}</li>"
+        for name, colour, kind in entries
+    )
+    return f'<ul class="legend">{items}</ul>' if items else ""

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anatobench import __version__
+from anatobench.report.beside_paper import beside_paper, class_table, dice_table
+from anatobench.report.curves import learning_curves, training_dynamics
 from anatobench.report.html_parts import html_page, section, table
-from anatobench.report.plots import learning_curves, roc_plots
+from anatobench.report.roc import roc_plots
 from anatobench.report.run_results import RunResults
 from anatobench.report.slices import example_slices
 from anatobench.report.summary import HEADER, agreements, summary_rows
+from anatobench.report.worst import worst_cases
 
 
 def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = None, title: str = "AnatoBench") -> str:
@@ -24,18 +27,22 @@ def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = No
         _header(runs, title),
         section("Results", table(HEADER, summary_rows(runs)) + _reading(runs)),
         section("Do the two frameworks agree?", _parity(parity) + _agreement(runs)),
+        section("Beside the paper", beside_paper(runs)),
         section("Learning curves", learning_curves(runs)),
+        section("Training dynamics", training_dynamics(runs)),
         section("ROC curves, test split", roc_plots(runs)),
+        section("Every class", class_table(runs)),
         section("Scans and organs", example_slices(runs)),
-        section("Every class", _class_table(runs)),
+        section("Organ Dice", dice_table(runs)),
+        section("Worst cases", worst_cases(runs)),
         section("Configurations", _configurations(runs)),
     ]
     return html_page(title, sections)
 
 
 def _header(runs: Sequence[RunResults], title: str) -> str:
-    config = runs[0].config
-    facts = f"{config.model} ({config.size}) on {config.task.name}, AnatoBench {__version__}"
+    models = ", ".join(dict.fromkeys(f"{run.config.model} ({run.config.size})" for run in runs))
+    facts = f"{models} on {runs[0].config.task.name}, AnatoBench {__version__}"
     versions = sorted({f"{name} {version}" for run in runs for name, version in run.config.versions.items()})
     return (
         f"<header><h1>{html.escape(title)}</h1><p>{html.escape(facts)}</p>"
@@ -82,23 +89,6 @@ def _agreement(runs: Sequence[RunResults]) -> str:
     ]
     header = ("runs", "equal batches", "loss difference, first ten steps", "loss difference, all steps")
     return table(header, rows) if rows else ""
-
-
-def _class_table(runs: Sequence[RunResults]) -> str:
-    tested = [run for run in runs if run.test is not None]
-    if not tested:
-        return ""
-    rows = []
-    for name in tested[0].config.task.class_names:
-        cells = []
-        for run in tested:
-            assert run.test is not None
-            value = run.test["auc"].get(name)
-            interval = run.test["ci95"]["auc"].get(name)
-            text = "undefined" if value is None else f"{value:.3f}"
-            cells.append(text if not interval else f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]")
-        rows.append((name.replace("_", " "), *cells))
-    return table(("test AUC", *(run.label for run in tested)), rows)
 
 
 def _configurations(runs: Sequence[RunResults]) -> str:

@@ -1,6 +1,7 @@
-"""Plots for the report, as self-contained <img> elements with alt texts.
+"""What all plots share: style, colours, and how a figure becomes an <img> with its bytes inside and an alt text.
 
-Hue tells the framework, dashes the missing segmentation branch, so that a plot survives grey printing in pairs.
+Hue tells the framework, dashes the missing segmentation branch, so that a plot survives grey printing in pairs; several
+runs of one kind are shades of one hue. Plots have no background of their own: on a dark screen the page inverts them.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,12 +21,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_curve
 
-from anatobench.predictions import classify, default_aggregation
+from anatobench.report.html_parts import legend
 from anatobench.report.run_results import RunResults
 
 COLOURS = {"torch": "#c8491d", "jax": "#1f5fa8"}
+SHADES = {
+    "torch": (COLOURS["torch"], "#e8913f", "#8a2b0c", "#b07a5a"),
+    "jax": (COLOURS["jax"], "#45a0c8", "#173a68", "#6f7fb5"),
+}
+"""For several runs of one framework and kind."""
+DASHES = (0, (4, 2))
+LINE_WIDTHS = {"torch": 2.4, "jax": 1.1}
+"""Frameworks that agree draw the same line: the first one's shows on both sides of the second's."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -34,104 +43,69 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "anatobench",
     "svg.fonttype": "path",
 }
+PANEL_INCHES = (3.7, 2.7)
+"""One plot of a row, about as wide as a telephone, so that its text is never shrunk much."""
+PANEL_REM = 19.0
 
 
 def image(figure: Figure, alt: str, kind: str = "svg") -> str:
     """The figure as an <img> with its bytes inside."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, bbox_inches="tight", dpi=110, metadata={"Date": None} if kind == "svg" else {})
+    options: dict[str, Any] = {"metadata": {"Date": None}, "transparent": True} if kind == "svg" else {}
+    figure.savefig(buffer, format=kind, bbox_inches="tight", dpi=110, **options)
     plt.close(figure)
     mime = "image/svg+xml" if kind == "svg" else "image/png"
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img src="data:{mime};base64,{data}" alt="{html.escape(alt, quote=True)}">'
+    return embedded(buffer.getvalue(), mime, alt, "plot" if kind == "svg" else "picture")
 
 
-def _line_style(run: RunResults) -> dict[str, Any]:
-    return {
-        "color": COLOURS[run.config.framework],
-        "linestyle": "-" if run.config.segmentation else (0, (4, 2)),
-        "linewidth": 1.4,
-        "label": run.label,
-    }
+def embedded(content: bytes, mime: str, alt: str, css_class: str) -> str:
+    """A picture's bytes as an <img>."""
+    data = base64.b64encode(content).decode()
+    return f'<img class="{css_class}" src="data:{mime};base64,{data}" alt="{html.escape(alt, quote=True)}">'
 
 
-def _smooth(values: Sequence[float], weight: float = 0.9) -> np.ndarray:
-    """Exponential moving average, started without bias."""
-    smoothed, average, scale = [], 0.0, 0.0
+def line_styles(runs: Sequence[RunResults]) -> dict[str, dict[str, Any]]:
+    """Colour and dashes of each run by its label."""
+    seen: dict[tuple[str, bool], int] = {}
+    styles = {}
+    for run in runs:
+        kind = (run.config.framework, run.config.segmentation)
+        shades = SHADES[run.config.framework]
+        styles[run.label] = {
+            "color": shades[seen.get(kind, 0) % len(shades)],
+            "linestyle": "-" if run.config.segmentation else DASHES,
+            "linewidth": LINE_WIDTHS[run.config.framework],
+        }
+        seen[kind] = seen.get(kind, 0) + 1
+    return styles
+
+
+def run_legend(runs: Sequence[RunResults]) -> str:
+    """The runs' colours and dashes as HTML, above a row of plots."""
+    styles = line_styles(runs)
+    return legend(
+        [(run.label, styles[run.label]["color"], "line" if run.config.segmentation else "line dashed") for run in runs]
+    )
+
+
+def debiased_average(values: Sequence[float], weight: float) -> np.ndarray:
+    """Exponential moving average over steps (the paper's "time weighted average"), started without bias:
+    sum of weight^(t-s) x_s over the sum of the weights."""
+    averages, average, scale = [], 0.0, 0.0
     for value in values:
         average = weight * average + (1 - weight) * value
         scale = weight * scale + (1 - weight)
-        smoothed.append(average / scale)
-    return np.array(smoothed)
+        averages.append(average / scale)
+    return np.array(averages)
 
 
-def learning_curves(runs: Sequence[RunResults]) -> str:
-    """Classification loss, segmentation loss and validation AUC over steps."""
-    with plt.rc_context(STYLE):
-        figure, (classification, segmentation, auc) = plt.subplots(1, 3, figsize=(11, 3.1), layout="constrained")
-        for run in runs:
-            steps = [record["step"] for record in run.steps]
-            style = _line_style(run)
-            classification.plot(steps, _smooth([record["classification"] for record in run.steps]), **style)
-            if run.config.segmentation:
-                segmentation.plot(steps, _smooth([record["segmentation"] for record in run.steps]), **style)
-            points = [(r["step"], r["auc_macro"]) for r in run.evaluations if r.get("auc_macro") is not None]
-            if points:
-                auc.plot(*zip(*points, strict=True), marker="o", markersize=3, **style)
-        _name_axes(classification, "Classification loss", "loss (moving average)")
-        _name_axes(segmentation, "Segmentation loss", "loss (moving average)")
-        _name_axes(auc, "Validation AUC, macro", "AUC")
-        handles, labels = classification.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(runs), frameon=False)
-    names = "; ".join(run.label for run in runs)
-    return image(figure, f"Learning curves over training steps for {names}")
+def panel(title: str, x_label: str, y_label: str, inches: tuple[float, float] = PANEL_INCHES) -> tuple[Figure, Axes]:
+    """An empty plot; call it and draw inside `plt.rc_context(STYLE)`."""
+    figure, axes = plt.subplots(figsize=inches, layout="constrained")
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    return figure, axes
 
 
-def _name_axes(axes: Axes, title: str, quantity: str) -> None:
-    axes.set(title=title, xlabel="training step", ylabel=quantity)
-
-
-def roc_plots(runs: Sequence[RunResults]) -> str:
-    """One ROC plot per class that has both label values in the test split; empty if there is none."""
-    curves: dict[str, list[tuple[RunResults, np.ndarray, np.ndarray]]] = {}
-    for run in runs:
-        if run.predictions is None:
-            continue
-        judged = classify(run.predictions, default_aggregation(run.config.task))
-        for name, truth, scores in zip(judged.class_names, judged.labels.T, judged.probabilities.T, strict=True):
-            known = ~np.isnan(truth)
-            if len(np.unique(truth[known])) == 2:
-                false_positives, true_positives, _ = roc_curve(truth[known], scores[known])
-                curves.setdefault(name, []).append((run, false_positives, true_positives))
-    # A two-grade group's healthy column is the mirror of its injury column: the same curve, shown once.
-    shown = {name: entries for name, entries in curves.items() if name not in _mirrored_classes(runs)}
-    if not shown:
-        return ""
-    columns = min(6, len(shown))
-    rows = -(-len(shown) // columns)
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            rows, columns, figsize=(1.9 * columns, 2.1 * rows + 0.3), layout="constrained", squeeze=False,
-            sharex=True, sharey=True,
-        )  # fmt: skip
-        for axes in grid.flat[len(shown) :]:
-            axes.set_visible(False)
-        for axes, (name, entries) in zip(grid.flat, shown.items(), strict=False):
-            axes.plot([0, 1], [0, 1], color="#999", linewidth=0.7)
-            for run, false_positives, true_positives in entries:
-                axes.plot(false_positives, true_positives, **_line_style(run))
-            axes.set_title(name.replace("_", " "), fontsize=9)
-            axes.set_aspect("equal")
-        figure.supxlabel("false positive rate", fontsize=9)
-        figure.supylabel("true positive rate", fontsize=9)
-    return image(figure, f"ROC curves on the test split for {', '.join(shown)}")
-
-
-def _mirrored_classes(runs: Sequence[RunResults]) -> set[str]:
-    return {
-        f"{group.name}_{group.grades[0]}"
-        for run in runs
-        if run.config.task.report_all_grades
-        for group in run.config.task.groups
-        if group.binary
-    }
+def wrapped(text: str, width: int) -> str:
+    """The text in lines of at most `width` letters, for titles and tick labels; a longer word has its own line."""
+    return "\n".join(textwrap.wrap(text, width, break_long_words=False))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from anatobench.errors import AnatoBenchError
+from anatobench.organ_dice import OrganDice, read_organ_dice
 from anatobench.predictions import Predictions, read_predictions
 from anatobench.runs import RunConfig
 
@@ -43,13 +47,22 @@ class RunResults:
     predictions: Predictions | None
     """Of the test split; None before `evaluate` ran."""
     examples: list[Examples]
+    worst: list[Examples]
+    """The scans that evaluation found worst; see worst_cases.py."""
+    sharpness: list[dict[str, Any]]
+    """Measurements with `step` and `largest_eigenvalue`; empty where none was asked for."""
+    organ_dice: OrganDice | None
+    """Of the test split; None before `evaluate` ran, and for a model without the auxiliary head."""
+    distinction: str = ""
+    """What sets the run apart from others of the same label in one report."""
 
     @property
     def label(self) -> str:
         """How tables and legends name the run."""
         framework = {"torch": "PyTorch", "jax": "JAX"}[self.config.framework]
         pretrained = ", pretrained" if self.config.pretrained else ""
-        return f"{framework}{pretrained}, {'with' if self.config.segmentation else 'without'} segmentation"
+        segmentation = f"{'with' if self.config.segmentation else 'without'} segmentation"
+        return f"{framework}{pretrained}, {segmentation}{self.distinction}"
 
     @property
     def median_step_seconds(self) -> float | None:
@@ -62,44 +75,84 @@ class RunResults:
         return [step["batch_digest"] for step in self.steps]
 
 
+def read_runs(paths: Sequence[Path]) -> list[RunResults]:
+    """Runs that are shown together. What differs among them and no label says (model, seed) is added to the labels,
+    and where that is not enough the folder's name."""
+    runs = [read_run(path) for path in paths]
+    for describe in (
+        lambda run: f", {run.config.model}",
+        lambda run: f", seed {run.config.recipe.seed}",
+        lambda run: f", {run.path.name}",
+        lambda run: f", {run.path}",
+    ):
+        labels = Counter(run.label for run in runs)
+        if max(labels.values()) > 1 and len({describe(run) for run in runs}) > 1:
+            runs = [replace(run, distinction=run.distinction + describe(run)) for run in runs]
+    if len({run.label for run in runs}) < len(runs):
+        raise AnatoBenchError(f"{paths[0]}: one of the runs was given twice: name each once")
+    return runs
+
+
 def read_run(path: Path) -> RunResults:
     """Read a run's folder; `AnatoBenchError` if it is none. A run that was not evaluated has no test results."""
     config = RunConfig.read(path)
-    steps: list[dict[str, Any]] = []
-    evaluations: list[dict[str, Any]] = []
-    metrics = path / "metrics.jsonl"
-    if not metrics.is_file():
-        raise AnatoBenchError(f"{path}: no metrics.jsonl, so nothing was trained here; run `anatobench train` first")
-    for number, line in enumerate(metrics.read_text().splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise AnatoBenchError(f"{metrics}, line {number}: not JSON ({error}); was the file edited?") from None
-        (steps if record["kind"] == "step" else evaluations).append(record)
+    records = _read_records(path)
     evaluation = path / f"evaluation_{SPLIT}.json"
     predictions = path / f"predictions_{SPLIT}.csv"
+    organ_dice = path / f"organ_dice_{SPLIT}.csv"
     return RunResults(
         path=path,
         config=config,
-        steps=steps,
-        evaluations=evaluations,
-        test=json.loads(evaluation.read_text()) if evaluation.is_file() else None,
+        steps=[record for record in records if record["kind"] == "step"],
+        evaluations=[record for record in records if record["kind"] == "evaluation"],
+        sharpness=[record for record in records if record["kind"] == "sharpness"],
+        test=_read_evaluation(evaluation) if evaluation.is_file() else None,
         predictions=read_predictions(predictions, config.task) if predictions.is_file() else None,
+        organ_dice=read_organ_dice(organ_dice, config.task) if organ_dice.is_file() else None,
         examples=_read_examples(path / f"examples_{SPLIT}.safetensors"),
+        worst=_read_examples(path / f"worst_cases_{SPLIT}.safetensors"),
     )
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
+    """What was logged while the run trained."""
+    metrics = path / "metrics.jsonl"
+    if not metrics.is_file():
+        raise AnatoBenchError(f"{path}: no metrics.jsonl, so nothing was trained here; run `anatobench train` first")
+    records = []
+    for number, line in enumerate(metrics.read_text().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            record["kind"], record["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise AnatoBenchError(f"{metrics}, line {number}: not a record ({error}); was the file edited?") from None
+        records.append(record)
+    return records
+
+
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    try:
+        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        figures["auc"]["macro"], figures["ci95"]["auc"]["macro"], figures["sensitivity"], figures["specificity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise AnatoBenchError(f"{path}: not what evaluate writes: run `anatobench evaluate` again") from None
+    return figures
 
 
 def _read_examples(path: Path) -> list[Examples]:
     if not path.is_file():
         return []
-    arrays = load_file(path)
-    case_ids = sorted({name.rsplit("/", 1)[0] for name in arrays})
-    return [
-        Examples(
-            case_id,
-            arrays[f"{case_id}/volume"],
-            arrays[f"{case_id}/organs"],
-            arrays.get(f"{case_id}/predicted_organs"),
-        )
-        for case_id in case_ids
-    ]
+    try:
+        arrays = load_file(path)
+        case_ids = sorted({name.rsplit("/", 1)[0] for name in arrays})
+        return [
+            Examples(
+                case_id,
+                arrays[f"{case_id}/volume"],
+                arrays[f"{case_id}/organs"],
+                arrays.get(f"{case_id}/predicted_organs"),
+            )
+            for case_id in case_ids
+        ]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise AnatoBenchError(f"{path}: damaged ({error}): run `anatobench evaluate` again") from None

@@ -2,81 +2,127 @@
 
 from __future__ import annotations
 
+import html
+import io
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
-from matplotlib.patches import Patch
 
-from anatobench.report.plots import STYLE, image
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+
+from anatobench.report.html_parts import legend, paragraph, pictures
+from anatobench.report.plots import embedded
 from anatobench.report.run_results import Examples, RunResults
 from anatobench.tasks import IGNORED_ORGAN, Task
 
 ORGAN_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00")
 """Okabe and Ito's palette, told apart by most colour-blind readers."""
 OVERLAY_OPACITY = 0.45
+SLICE_REM = 9.5
+"""Least width of a slice on the page."""
+EXPLANATION = (
+    "Axial slices under the task's window, as a radiologist sees them: the patient's right is on the left. "
+    "Filled: organs as predicted by the auxiliary head; outlines: the given mask."
+)
 
 
-def colour_slice(hounsfield: np.ndarray, organs: np.ndarray | None, task: Task) -> np.ndarray:
-    """[H, W] HU to RGB floats in [0, 1] under the task's window, organs [H, W] laid over it."""
+def colour_slice(
+    hounsfield: np.ndarray, organs: np.ndarray | None, task: Task, outlined: np.ndarray | None = None
+) -> np.ndarray:
+    """[H, W] HU to RGB floats in [0, 1] under the task's window, organs [H, W] laid over it, and the borders of
+    `outlined` [H, W] in the same colours."""
     low, high = task.window
     grey = np.clip((hounsfield.astype(np.float64) - low) / (high - low), 0, 1)
     rgb = np.repeat(grey[..., None], 3, axis=-1)
-    if organs is None:
-        return rgb
     for index, colour in zip(range(1, len(task.organs) + 1), ORGAN_COLOURS, strict=False):
-        here = organs == index
         tint = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-        rgb[here] = (1 - OVERLAY_OPACITY) * rgb[here] + OVERLAY_OPACITY * tint
+        if organs is not None:
+            here = organs == index
+            rgb[here] = (1 - OVERLAY_OPACITY) * rgb[here] + OVERLAY_OPACITY * tint
+        if outlined is not None:
+            rgb[border(outlined == index)] = tint
     return rgb
 
 
+def border(region: np.ndarray) -> np.ndarray:
+    """Pixels of a region, bool [H, W], with a neighbour (of four) outside it; the picture's edge is no outside."""
+    padded = np.pad(region, 1, mode="edge")
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return region & ~inner
+
+
+def slice_picture(rgb: np.ndarray, alt: str, caption: str) -> str:
+    """RGB floats [H, W, 3] as a <figure>."""
+    buffer = io.BytesIO()
+    plt.imsave(buffer, np.ascontiguousarray(rgb), format="png")
+    return (
+        f"<figure>{embedded(buffer.getvalue(), 'image/png', alt, 'slice')}<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def organ_legend(task: Task) -> str:
+    """The organs' colours."""
+    named = zip(task.organs, ORGAN_COLOURS, strict=False)
+    return legend([(organ.replace("_", " "), colour, "patch") for organ, colour in named])
+
+
 def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
-    """Rows of slices: scan, prepared mask, and each run's predicted organs; empty if no run kept examples."""
+    """Slices of the first cases that were kept: the scan, its mask, and every run's organs over the mask's outlines;
+    empty if no run kept any."""
     with_examples = [run for run in runs if run.examples]
     if not with_examples:
         return ""
-    first = with_examples[0]
-    task = first.config.task
-    rows: list[tuple[Examples, int]] = [
-        (example, position) for example in first.examples[:cases] for position in range(example.volume.shape[0])
-    ]
-    columns: list[tuple[str, RunResults | None]] = [("scan", None), ("mask given", None)]
-    columns += [(run.label.split(",")[0] + ", predicted", run) for run in with_examples if run.config.segmentation]
-    spacing = task.geometry(first.config.size).spacing
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, grid = plt.subplots(
-            len(rows), len(columns), figsize=(2.5 * len(columns), 2.3 * len(rows)), layout="constrained", squeeze=False
+    task = with_examples[0].config.task
+    parts = [paragraph(EXPLANATION), organ_legend(task)]
+    for example in with_examples[0].examples[:cases]:
+        parts.append(f"<h3>{html.escape(example.case_id)}</h3>")
+        for position in range(example.volume.shape[0]):
+            parts.append(pictures(_row(example, position, with_examples, task), SLICE_REM))
+    return "".join(parts)
+
+
+def case_pictures(example: Examples, task: Task, caption: str) -> list[str]:
+    """Every slice kept of one case, predicted organs over the mask's outlines."""
+    return [
+        slice_picture(
+            colour_slice(
+                example.volume[position],
+                None if example.predicted_organs is None else example.predicted_organs[position],
+                task,
+                _known(example.organs[position]),
+            ),
+            f"Axial CT slice {position + 1} of {len(example.volume)} of {example.case_id} with organs: {caption}",
+            f"slice {position + 1} of {len(example.volume)}",
         )
-        for axes, (title, _) in zip(grid[0], columns, strict=True):
-            axes.set_title(title, fontsize=9)
-        for row_axes, (example, position) in zip(grid, rows, strict=True):
-            for axes, (title, run) in zip(row_axes, columns, strict=True):
-                organs = _organs(example, position, title, run)
-                axes.imshow(
-                    colour_slice(example.volume[position], organs, task),
-                    aspect=spacing[1] / spacing[2],
-                    interpolation="nearest",
-                )
-                axes.set(xticks=[], yticks=[])
-                axes.set_frame_on(False)
-            row_axes[0].set_ylabel(example.case_id, fontsize=7)
-        patches = [
-            Patch(color=colour, label=organ.replace("_", " "))
-            for organ, colour in zip(task.organs, ORGAN_COLOURS, strict=False)
-        ]
-        figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=8)
-    names = ", ".join(sorted({example.case_id for example, _ in rows}))
-    return image(figure, f"Axial CT slices of {names}: scan, prepared organ mask and predicted organs", kind="png")
+        for position in range(len(example.volume))
+    ]
 
 
-def _organs(example: Examples, position: int, title: str, run: RunResults | None) -> np.ndarray | None:
-    if title == "scan":
-        return None
-    if run is None:
-        organs = example.organs[position]
-        return np.where(organs == IGNORED_ORGAN, 0, organs)
+def _row(example: Examples, position: int, runs: Sequence[RunResults], task: Task) -> list[str]:
+    hounsfield, given = example.volume[position], _known(example.organs[position])
+    place = f"axial CT slice {position + 1} of {len(example.volume)} of {example.case_id}"
+    row = [
+        slice_picture(colour_slice(hounsfield, None, task), f"{place}, the scan alone", "scan"),
+        slice_picture(colour_slice(hounsfield, given, task), f"{place} with the mask's organs", "mask given"),
+    ]
+    for run in runs:
+        predicted = _predicted(run, example.case_id, position)
+        if predicted is not None:
+            rgb = colour_slice(hounsfield, predicted, task, given)
+            alt = f"{place} with the organs that {run.label} predicts over the outlines of the mask's"
+            row.append(slice_picture(rgb, alt, f"predicted: {run.label}"))
+    return row
+
+
+def _predicted(run: RunResults, case_id: str, position: int) -> np.ndarray | None:
     for candidate in run.examples:
-        if candidate.case_id == example.case_id and candidate.predicted_organs is not None:
+        if candidate.case_id == case_id and candidate.predicted_organs is not None:
             return candidate.predicted_organs[position]
     return None
+
+
+def _known(organs: np.ndarray) -> np.ndarray:
+    return np.where(organs == IGNORED_ORGAN, 0, organs)

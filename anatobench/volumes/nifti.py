@@ -59,6 +59,12 @@ def read_nifti_volume(path: Path, header: HeaderOverride | None = None) -> Volum
     return Volume(*to_canonical(hounsfield, _reversed_axes(affine)))
 
 
+def read_nifti_affine(path: Path) -> np.ndarray:
+    """How a file's own voxels lie, float64 [4, 4], indexed (k, j, i) as `write_nifti` takes them; `CaseError`."""
+    with open_byte_stream(path) as stream:
+        return _reversed_axes(_affine(path, _read_header(stream)))
+
+
 def read_nifti_mask(path: Path) -> Mask:
     """Read an organ mask: whole labels from 0, as uint8 or uint16, with the label names if the file carries them."""
     image = _read_image(path)
@@ -68,12 +74,12 @@ def read_nifti_mask(path: Path) -> Mask:
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, names: Mapping[int, str] | None = None) -> None:
-    """Write [D, H, W] voxels (int16 HU or uint8/uint16 labels) atomically; `.gz` in the name compresses.
+    """Write [D, H, W] voxels (int16 HU, uint8/uint16 labels, float32) atomically; `.gz` in the name compresses.
 
     The file's fastest axis is W. The same arrays give the same bytes. `names` become a label table (label_names.py).
     """
-    if array.dtype not in (np.int16, np.uint8, np.uint16):
-        raise ValueError(f"{array.dtype} voxels: write int16, uint8 or uint16")
+    if array.dtype not in (np.int16, np.uint8, np.uint16, np.float32):
+        raise ValueError(f"{array.dtype} voxels: write int16, uint8, uint16 or float32")
     image = nibabel.Nifti1Image(array.transpose(2, 1, 0), _reversed_axes(affine), dtype=array.dtype)
     image.header.set_xyzt_units("mm")
     image.set_sform(image.affine, code=1)

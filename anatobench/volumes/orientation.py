@@ -16,3 +16,10 @@ def to_canonical(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np
     """
     change = ornt_transform(io_orientation(affine), axcodes2ornt(CANONICAL))
     return apply_orientation(voxels, change), affine @ inv_ornt_aff(change, voxels.shape)
+
+
+def to_axes_of(voxels: np.ndarray, affine: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same voxels with axes in the order and direction of another affine's: the inverse of `to_canonical`, given
+    the affine that it was given."""
+    change = ornt_transform(io_orientation(affine), io_orientation(wanted))
+    return apply_orientation(voxels, change), affine @ inv_ornt_aff(change, voxels.shape)

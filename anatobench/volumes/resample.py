@@ -41,6 +41,11 @@ def padded_or_cropped_grid(grid: Grid, size: Size) -> Grid:
     return Grid(size, grid.affine @ _scale_and_shift(np.ones(3), np.array(first)))
 
 
+def cropped_grid(grid: Grid, start: Size, size: Size) -> Grid:
+    """The grid of a crop of `size` voxels whose first one is voxel `start` of `grid`."""
+    return Grid(size, grid.affine @ _scale_and_shift(np.ones(3), np.array(start)))
+
+
 def resample_volume(volume: Volume, grid: Grid) -> np.ndarray:
     """Trilinear interpolation of a scan, int16 [D, H, W] of `grid.size`, rounded to whole HU.
 

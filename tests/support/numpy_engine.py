@@ -104,6 +104,11 @@ class NumpyEngine:
         """With a stand-in for the loss's Hessian: the identity times the number of the batch's first case."""
         return {name: (float(batch.case_index[0]) + 1) * array for name, array in direction.items()}
 
+    def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        """Of the eight octants: each one's share of the score."""
+        shares = (slope @ self._weights["fc.weight"]) * _features(volume)
+        return np.maximum(shares, 0).reshape(-1, 2, 2, 2)
+
     def weights(self) -> Arrays:
         return {name: array.copy() for name, array in self._weights.items()}
 

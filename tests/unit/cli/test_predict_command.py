@@ -1,14 +1,19 @@
 """`anatobench predict` from the command line."""
 
+import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+from matplotlib.pyplot import imread
 from numpy_engine import NumpyEngine, use_numpy_engines
+from scan_files import turned, write_dicom_series, write_nifti_file
 from tiny_store import FINDINGS
 
-from anatobench import scan_prediction
+from anatobench import batch_prediction, scan_prediction
 from anatobench.checkpoints import Checkpoint, Progress, save_checkpoint
 from anatobench.cli.main import main
 from anatobench.datasets.case import Case
@@ -19,6 +24,7 @@ from anatobench.recipes import Recipe
 from anatobench.runs import RunConfig, begin_run
 from anatobench.store import Store
 from anatobench.store_writer import CaseOrigin, StoreWriter
+from anatobench.volumes.label_names import parse_label_names
 from anatobench.volumes.nifti import write_nifti
 
 CONFIG = RunConfig(FINDINGS, "store", "torch", "r3d_18", "tiny", Recipe(seed=5))
@@ -78,6 +84,166 @@ def test_the_framework_that_is_installed_is_the_default(run: Path, scan: Path, c
         monkeypatch.setattr(scan_prediction.importlib.util, "find_spec", found.get)
         assert main(["predict", str(run), str(scan), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["framework"] == installed
+
+
+def predict(capsys, *words: object) -> dict:
+    assert main(["predict", *map(str, words), "--framework", "torch", "--json"]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_calls_follow_the_runs_own_evaluation(tmp_path: Path, run: Path, scan: Path, capsys) -> None:
+    before = predict(capsys, run, scan)
+    assert before["threshold_rule"] == "fixed"
+    assert before["calibrated"] is False
+    probability = before["probabilities"]["effusion"]
+    thresholds = {"calcification": before["probabilities"]["calcification"] + 1e-6, "effusion": probability}
+    evaluation = {"thresholds": thresholds, "threshold_rule": "youden", "threshold_split": "test", "step": 3}
+    (run / "evaluation_test.json").write_text(json.dumps(evaluation))
+    after = predict(capsys, run, scan)
+    assert after["probabilities"] == before["probabilities"]
+    assert after["threshold_rule"] == "youden"
+    assert after["findings"]["effusion"] == {"probability": probability, "threshold": probability, "call": "positive"}
+    assert after["findings"]["calcification"]["call"] == "negative"
+    assert after["crop"]["seen_mm"] == [288.0, 288.0, 288.0]
+    assert after["crop"]["scan_mm"] == [350.0, 256.0, 324.0]
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "SRA"])
+def test_overlays_lie_on_the_scans_own_grid(tmp_path: Path, run: Path, axes: str, capsys) -> None:
+    """However the file's axes run: the engine's organ 1 is what is brighter than 0 HU, here one block."""
+    voxels = np.full((50, 64, 72), -500, np.int16)
+    voxels[20:30, 10:20, 40:60] = 300
+    affine = np.array([[0, 0, -4.5, 160], [0, -4.0, 0, 128], [-7.0, 0, 0, 175], [0, 0, 0, 1.0]])
+    scan = write_nifti_file(tmp_path / "scan.nii", *turned(voxels, affine, axes))
+    figures = predict(capsys, run, scan, "--overlay", tmp_path / "over", "--attribution", "all", "--out",
+                      tmp_path / "out")  # fmt: skip
+    original = nibabel.load(scan)
+    organs = nibabel.load(tmp_path / "over" / "organs.nii.gz")
+    assert organs.shape == original.shape
+    np.testing.assert_allclose(organs.affine, original.affine, atol=1e-5)
+    bright, found = np.asarray(original.dataobj) > 0, np.asarray(organs.dataobj) == 1
+    assert (bright & found).sum() / (bright | found).sum() > 0.6, "12 mm voxels cannot do better"
+    names = parse_label_names(organs.header.extensions[0].get_content())
+    assert names == dict(enumerate(FINDINGS.organs, start=1))
+    assert list(figures["attribution"]) == ["calcification", "effusion"]
+    evidence = nibabel.load(figures["attribution"]["effusion"]["values"])
+    assert evidence.shape == original.shape
+    assert evidence.get_data_dtype() == np.float32
+    np.testing.assert_allclose(evidence.affine, original.affine, atol=1e-5)
+    for picture in (figures["overlay"]["picture"], figures["attribution"]["effusion"]["picture"]):
+        assert imread(picture).shape[0] > 500
+
+
+def test_dicom_and_npz_have_overlays_too(tmp_path: Path, run: Path, capsys) -> None:
+    hounsfield = np.random.default_rng(0).integers(-500, 500, (12, 20, 24)).astype(np.int16)
+    series = write_dicom_series(tmp_path / "series", hounsfield)
+    np.savez(tmp_path / "scan.npz", ct=hounsfield)
+    for scan, spacing in ((series, (1.5, 2.0, 3.0)), (tmp_path / "scan.npz", (0.8, 0.8, 0.8))):
+        figures = predict(capsys, run, scan, "--overlay", tmp_path / f"over_{scan.stem}")
+        organs = nibabel.load(figures["overlay"]["labels"])
+        assert organs.shape == (24, 20, 12)
+        np.testing.assert_allclose(organs.header.get_zooms(), spacing, rtol=1e-6)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, scan: Path) -> Path:
+    """Two good scans, one of them a DICOM series, a broken one, and what is none."""
+    folder = tmp_path / "scans"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "a.nii.gz").write_bytes(scan.read_bytes())
+    (folder / "broken.nii.gz").write_bytes(scan.read_bytes()[:2000])
+    write_dicom_series(folder / "series", np.zeros((4, 8, 8), np.int16))
+    (folder / "notes.txt").write_text("no scan")
+    (folder / ".hidden.nii").write_text("no scan")
+    return folder
+
+
+def test_a_folder_is_predicted_a_bad_scan_passed_by_and_nothing_done_twice(
+    tmp_path: Path, run: Path, scan: Path, folder: Path, capsys, monkeypatch
+) -> None:
+    words = (run, "--batch", folder, "--out", tmp_path / "out", "--attribution", "effusion")
+    figures = predict(capsys, *words)
+    assert (figures["scans"], figures["predicted"], figures["skipped"]) == (3, 2, 0)
+    assert figures["failed"] == {"broken.nii.gz": "truncated"}
+    with (tmp_path / "out" / "results.csv").open() as file:
+        rows = {row["scan"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["broken.nii.gz", "deep/a.nii.gz", "series"]
+    alone = predict(capsys, run, scan)
+    assert float(rows["deep/a.nii.gz"]["probability:effusion"]) == alone["probabilities"]["effusion"]
+    assert rows["deep/a.nii.gz"]["call:effusion"] == alone["findings"]["effusion"]["call"]
+    assert "broken.nii.gz" in rows["broken.nii.gz"]["error"]
+    assert (tmp_path / "out" / "deep" / "a.nii.gz" / "attribution_effusion.nii.gz").is_file()
+
+    # Repaired, cut off while it wrote, and called again: only the one that failed is read.
+    (folder / "broken.nii.gz").write_bytes(scan.read_bytes())
+    with (tmp_path / "out" / "results.jsonl").open("a") as file:
+        file.write('{"scan": "cut')
+    read: list[str] = []
+    original = batch_prediction.read_scan
+    monkeypatch.setattr(
+        batch_prediction, "read_scan", lambda path, *rest: read.append(path.name) or original(path, *rest)
+    )
+    figures = predict(capsys, *words)
+    assert read == ["broken.nii.gz"]
+    assert (figures["predicted"], figures["skipped"], figures["failed"]) == (1, 2, {})
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["scan"] for line in lines) == ["broken.nii.gz", "deep/a.nii.gz", "series"]
+
+
+def test_results_of_other_weights_are_not_mixed(tmp_path: Path, run: Path, folder: Path, capsys) -> None:
+    words = ["predict", str(run), "--batch", str(folder), "--framework", "torch", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    engine = NumpyEngine(CONFIG.spec, Recipe(seed=6))
+    progress = Progress(4, 0, {}, 0, None, "torch", {})
+    save_checkpoint(run, Checkpoint(progress, engine.weights(), engine.optimizer_state()))
+    capsys.readouterr()
+    assert main(words) == 1
+    assert "holds results with other weights" in capsys.readouterr().err
+
+
+def test_a_folder_of_bad_scans_alone_is_a_failure(tmp_path: Path, run: Path, capsys) -> None:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "a.nii").write_bytes(b"x")
+    words = ["predict", str(run), "--batch", str(tmp_path / "scans"), "--out", str(tmp_path / "out"), "--framework"]
+    assert main([*words, "torch"]) == 1
+    assert "1 failed" in capsys.readouterr().err
+
+
+def test_wrong_arguments_are_one_line(tmp_path: Path, run: Path, scan: Path, folder: Path, capsys) -> None:
+    exported = tmp_path / "model.safetensors"
+    assert main(["export", str(run), "--to", str(exported)]) == 0
+    capsys.readouterr()
+    (tmp_path / "empty").mkdir()
+    for words, status, message in (
+        ([run], 2, "either one SCAN, or --batch"),
+        ([run, scan, "--batch", folder, "--out", tmp_path / "o"], 2, "either one SCAN, or --batch"),
+        ([run, "--batch", folder], 2, "give --out"),
+        ([run, scan, "--attribution", "effusion"], 2, "give --out"),
+        ([run, scan, "--out", tmp_path / "o"], 2, "nothing to write"),
+        ([run, scan, "--out", tmp_path / "o", "--attribution", "fracture"], 2, "choose all, or one of calcification"),
+        ([exported, scan, "--overlay", tmp_path / "o"], 2, "an export, which leaves the auxiliary head out"),
+        ([run, "--batch", folder, "--out", folder / "o"], 2, "lies in the folder of scans"),
+        ([run, "--batch", tmp_path / "empty", "--out", tmp_path / "o"], 1, "holds no scan"),
+        ([run, "--batch", tmp_path / "nowhere", "--out", tmp_path / "o"], 1, "no such folder"),
+        ([run, "--batch", folder, "--out", run], 1, "not empty and not a folder of results"),
+        ([run, scan, "--overlay", scan / "o"], 1, "cannot be written"),
+    ):
+        assert main(["predict", *map(str, words), "--framework", "torch"]) == status, words
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1, error
+
+
+def test_a_run_without_the_head_predicts_no_organs(tmp_path: Path, scan: Path, capsys) -> None:
+    recipe = replace(CONFIG.recipe, segmentation_weight=0.0)
+    config = replace(CONFIG, segmentation=False, recipe=recipe)
+    begin_run(tmp_path / "plain", config, resume=False)
+    engine = NumpyEngine(config.spec, recipe)
+    progress = Progress(3, 0, {}, 0, None, "torch", {})
+    save_checkpoint(tmp_path / "plain", Checkpoint(progress, engine.weights(), engine.optimizer_state()))
+    words = ["predict", str(tmp_path / "plain"), str(scan), "--framework", "torch", "--overlay", str(tmp_path / "o")]
+    assert main(words) == 2
+    assert "was trained without the segmentation branch" in capsys.readouterr().err
 
 
 def test_failures_are_one_line(tmp_path: Path, run: Path, scan: Path, capsys) -> None:

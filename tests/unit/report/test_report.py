@@ -2,20 +2,29 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from headless_chromium import needs_chromium, visit
 from numpy_engine import use_numpy_engines
 from tiny_store import write_store
 
 from anatobench.cli.main import main
-from anatobench.report.run_results import read_run
-from anatobench.report.slices import ORGAN_COLOURS, OVERLAY_OPACITY, colour_slice
+from anatobench.errors import AnatoBenchError
+from anatobench.report.beside_paper import beside_paper, class_table
+from anatobench.report.curves import training_dynamics
+from anatobench.report.plots import debiased_average, line_styles
+from anatobench.report.roc import class_curves, macro_curve
+from anatobench.report.run_results import read_run, read_runs
+from anatobench.report.slices import ORGAN_COLOURS, OVERLAY_OPACITY, border, colour_slice
 from anatobench.report.summary import agreements, summary_rows, text_table
+from anatobench.report.worst import worst_cases
 from anatobench.tasks import RATIC
+from anatobench.worst_cases import most_wrong, worst_case_ids
 
 PARITY = {"passed": True, "tolerance": 1e-9, "max_rel_error": {"logits": 3e-15, "params": 2e-12, "seg_logits": None}}
 
@@ -69,9 +78,14 @@ def test_page_stands_alone_and_says_what_was_measured(runs: list[Path], tmp_path
     text = (tmp_path / "out" / "report.html").read_text()
     page = Page(text)
     assert all(reference.startswith("data:") for reference in page.references)
-    assert not re.search(r"https?://|@import|<script|<link", text)
-    assert len(page.images) == 3, "curves, ROC plots and slices"
+    assert not re.search(r"https?://|@import|<script|url\(", text)
     assert all(image["alt"] for image in page.images)
+    alts = "\n".join(str(image["alt"]) for image in page.images)
+    for shown in ("Classification loss", "Validation AUC", "Gradient norm", "ROC curve of macro average",
+                  "ROC curve of any injury", "the scan alone", "PyTorch, with segmentation predicts over"):  # fmt: skip
+        assert shown in alts
+    assert "Sharpness" not in alts, "it was not measured"
+    assert "ROC curve of bowel healthy" not in alts, "it is bowel injury's mirror"
     assert "A &lt;b&gt; &amp; c" in text
     assert 'name="viewport"' in text
 
@@ -137,6 +151,125 @@ def test_organs_are_laid_over_the_window() -> None:
     np.testing.assert_allclose(rgb[1, 0], 0.5)
     red = int(ORGAN_COLOURS[0][1:3], 16) / 255
     assert rgb[1, 1, 0] == pytest.approx((1 - OVERLAY_OPACITY) * 0.5 + OVERLAY_OPACITY * red)
+
+
+def test_results_stand_beside_the_papers_with_its_contradictions(runs: list[Path]) -> None:
+    first = read_run(runs[0])
+    assert first.test is not None
+    page = Page(beside_paper([first]))
+    assert {f"{first.test['auc']['macro']:.3f}", "0.7975", "Table 1"} <= set(page.cells)
+    assert "tiny models" in beside_paper([first])
+    assert any(cell.startswith("paper's Table 12") for cell in Page(class_table([first])).cells)
+    assert "Tr.0" in class_table([first]), "the cell that the scan damaged carries its note"
+    swin = replace(first, config=replace(first.config, model="swin3d_t", size="full", pretrained="a.pth"))
+    assert "classes average 80.30" in beside_paper([swin])
+    assert "tiny models" not in beside_paper([swin])
+    other = replace(first, config=replace(first.config, task=replace(RATIC, name="own")))
+    assert beside_paper([other]) == ""
+
+
+def test_sharpness_is_shown_where_it_was_logged(runs: list[Path]) -> None:
+    first = read_run(runs[0])
+    sharp = [{"kind": "sharpness", "step": step, "largest_eigenvalue": 40.0 / step} for step in (1, 4)]
+    page = training_dynamics([replace(first, sharpness=sharp)])
+    assert "Sharpness (largest Hessian eigenvalue) over training steps: PyTorch, with segmentation ends at 10" in page
+    assert "was not measured" in training_dynamics([first])
+
+
+def test_averages_start_without_bias() -> None:
+    np.testing.assert_allclose(debiased_average([3.0] * 5, 0.98), 3.0)
+    np.testing.assert_allclose(debiased_average([1.0, 2.0], 0.5), [1.0, (0.5 * 0.5 * 1 + 0.5 * 2) / 0.75])
+
+
+def test_the_macro_curve_has_the_mean_area(runs: list[Path]) -> None:
+    run = read_run(runs[0])
+    assert run.test is not None
+    curves = class_curves(run)
+    assert curves.keys() == {name for name, auc in run.test["auc"].items() if auc is not None} - {"macro"}
+    false_positives, true_positives = macro_curve(list(curves.values()))
+    assert (false_positives[0], true_positives[0], false_positives[-1], true_positives[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(true_positives, false_positives) == pytest.approx(run.test["auc"]["macro"], abs=0.01)
+
+
+def test_the_worst_predictions_and_organs_are_named_with_their_slices(runs: list[Path]) -> None:
+    run = read_run(runs[0])
+    assert run.predictions is not None
+    assert run.organ_dice is not None
+    wrong = most_wrong(run.predictions)
+    assert wrong, "a model that was trained for two epochs is wrong somewhere"
+    page = worst_cases([run])
+    assert f"{wrong[0].probability:.3f}" in Page(page).cells
+    assert {example.case_id for example in run.worst} == set(worst_case_ids(run.predictions, run.organ_dice))
+    assert f"with organs: {wrong[0].case_id}: " in page
+    assert "low organ Dice" in page
+    assert "false alarm" in page or "missed" in page
+
+
+def test_runs_of_one_label_are_told_apart(runs: list[Path], tmp_path: Path) -> None:
+    other = tmp_path / "seed"
+    shutil.copytree(runs[0], other)
+    config = json.loads((other / "config.json").read_text())
+    config["recipe"]["seed"] = 7
+    (other / "config.json").write_text(json.dumps(config))
+    labels = [run.label for run in read_runs([runs[0], other])]
+    assert labels == ["PyTorch, with segmentation, seed 0", "PyTorch, with segmentation, seed 7"]
+    (other / "config.json").write_bytes((runs[0] / "config.json").read_bytes())
+    labels = [run.label for run in read_runs([runs[0], other])]
+    assert labels == ["PyTorch, with segmentation, torch", "PyTorch, with segmentation, seed"]
+    assert len({str(style) for style in line_styles(read_runs([runs[0], other])).values()}) == 2
+    with pytest.raises(AnatoBenchError, match="given twice"):
+        read_runs([runs[0], runs[0]])
+
+
+@pytest.mark.parametrize("name", ["evaluation_test.json", "organ_dice_test.csv", "worst_cases_test.safetensors",
+                                  "predictions_test.csv"])  # fmt: skip
+def test_a_damaged_file_is_named_in_one_line(runs: list[Path], tmp_path: Path, name: str) -> None:
+    damaged = tmp_path / "run"
+    shutil.copytree(runs[0], damaged)
+    (damaged / name).write_bytes((damaged / name).read_bytes()[:40])
+    with pytest.raises(AnatoBenchError, match=f"{name}.*again") as error:
+        read_run(damaged)
+    assert "\n" not in str(error.value)
+
+
+def test_outlines_run_along_the_inside(runs: list[Path]) -> None:
+    organs = np.zeros((5, 5), np.uint8)
+    organs[1:4, 1:4] = 1
+    assert border(organs == 1).sum() == 8
+    assert not border(np.ones((3, 3), bool)).any(), "the picture's edge is no border"
+    rgb = colour_slice(np.full((5, 5), 50), None, RATIC, organs)
+    assert rgb[2, 2, 0] == pytest.approx(0.5)
+    assert rgb[1, 1, 0] == pytest.approx(int(ORGAN_COLOURS[0][1:3], 16) / 255)
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_browser_shows_it_on_a_desk_and_on_a_telephone(runs: list[Path], tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    words = ["report", *map(str, runs), "--out", str(page), "--title", "A" * 60]
+    assert main(words) == 0
+    for width, scheme, background in ((1280, "light", "rgb(255, 255, 255)"), (375, "dark", "rgb(20, 24, 28)")):
+        seen = visit(page, tmp_path / "profile", width, scheme=scheme)
+        assert seen.requests == []
+        assert seen.complaints == []
+        assert seen.page_width == width, "nothing but tables in their own boxes is wider than the screen"
+        assert seen.broken_images == 0
+        assert seen.background == background
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_the_browser_would_have_told(tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    page.write_text(
+        '<div style="width: 900px">wide</div><img src="http://localhost:9/a.png"><img src="data:image/png;base64,AA">'
+        "<script>throw new Error('x')</script>"
+    )
+    seen = visit(page, tmp_path / "profile", 375)
+    assert seen.requests == ["http://localhost:9/a.png"]
+    assert any("Uncaught" in complaint for complaint in seen.complaints)
+    assert seen.page_width > 375
+    assert seen.broken_images == 2
 
 
 @pytest.mark.parametrize(

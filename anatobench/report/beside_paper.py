@@ -1,0 +1,104 @@
+"""Tables of a report: AUC beside the paper's, every class, and organ Dice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from anatobench.published import ClassRow, PublishedAuc, published_auc, published_classes
+from anatobench.report.html_parts import notes, paragraph, table
+from anatobench.report.run_results import RunResults
+
+PAPER_HEADER = ("run", "test AUC, macro", "the paper's", "difference, AUC points", "source")
+
+
+def beside_paper(runs: Sequence[RunResults]) -> str:
+    """Macro AUC of every evaluated run beside the same cell of the paper's Table 1; empty where the paper has none."""
+    rows, remarks = [], []
+    for run in runs:
+        paper = _published(run)
+        macro = None if run.test is None else run.test["auc"]["macro"]
+        if paper is None or macro is None:
+            continue
+        points = f"{100 * (macro - paper.auc):+.1f}"
+        rows.append((run.label, f"{macro:.3f}", f"{paper.auc:.4f}", points, paper.source))
+        if paper.note:
+            remarks.append(f"{run.label}: {paper.note}")
+    if not rows:
+        return ""
+    if any(run.config.size != "full" for run in runs):
+        remarks.insert(0, "These runs are of tiny models: only the order of the rows can be compared with the paper.")
+    if any(run.config.initial_weights is not None and run.config.pretrained is None for run in runs):
+        remarks.append(
+            "A run that began with --initial-weights is set beside the paper's model from scratch, since nothing says "
+            "what the file holds."
+        )
+    text = (
+        "The paper's figures are of full-size models on the published data sets; a difference means something only for "
+        "runs on the same data."
+    )
+    return paragraph(text) + table(PAPER_HEADER, rows) + notes(remarks)
+
+
+def class_table(runs: Sequence[RunResults]) -> str:
+    """Test AUC per class with intervals, beside the paper's where it prints classes for such a run."""
+    tested = [run for run in runs if run.test is not None]
+    if not tested:
+        return ""
+    papers = list(dict.fromkeys(_row_key(paper) for run in tested if (paper := _published_classes(run)) is not None))
+    found = {_row_key(paper): paper for run in tested if (paper := _published_classes(run)) is not None}
+    rows, remarks = [], []
+    for name in tested[0].config.task.class_names:
+        cells = []
+        for run in tested:
+            assert run.test is not None
+            cells.append(_with_interval(run.test["auc"].get(name), run.test["ci95"]["auc"].get(name)))
+        for key in papers:
+            published = found[key].classes.get(name)
+            cells.append("-" if published is None else f"{published.auc:.3f}")
+            if published is not None and published.note:
+                remarks.append(f"{published.source}, {name}: {published.note}")
+        rows.append((name.replace("_", " "), *cells))
+    remarks += [f"{key}: {found[key].average.note}" for key in papers if found[key].average.note]
+    return table(("test AUC", *(run.label for run in tested), *papers), rows) + notes(remarks)
+
+
+def dice_table(runs: Sequence[RunResults]) -> str:
+    """Mean organ Dice over the test scans that have a mask; empty without the auxiliary head."""
+    measured = [run for run in runs if run.organ_dice is not None]
+    if not measured:
+        return ""
+    rows = []
+    for run in measured:
+        assert run.organ_dice is not None
+        figures = run.organ_dice.to_json()
+        values = ["-" if value is None else f"{value:.3f}" for value in figures.values()]
+        rows.append((run.label, *values, str(len(run.organ_dice.case_ids))))
+    organs = [organ.replace("_", " ") for organ in measured[0].config.task.organs]
+    text = (
+        "Of the auxiliary head, which upsamples the lowest feature map: it is there to supervise, not to segment. "
+        "Against the given masks, in the crop that evaluation sees."
+    )
+    return paragraph(text) + table(("Dice, 0 to 1", "mean", *organs, "scans"), rows)
+
+
+def _published(run: RunResults) -> PublishedAuc | None:
+    config = run.config
+    return published_auc(config.task.name, config.model, config.pretrained is not None, config.segmentation)
+
+
+def _published_classes(run: RunResults) -> ClassRow | None:
+    config = run.config
+    weight = config.recipe.segmentation_weight
+    return published_classes(config.task.name, config.model, config.pretrained is not None, weight)
+
+
+def _row_key(row: ClassRow) -> str:
+    """How the table's header calls a row of the paper."""
+    kind = "without" if row.segmentation_weight == 0 else f"weight {row.segmentation_weight:g}"
+    return f"paper's {row.average.source}, {row.model}{', pretrained' if row.pretrained else ''}, segmentation {kind}"
+
+
+def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.3f}" if not interval else f"{value:.3f} [{interval[0]:.2f}, {interval[1]:.2f}]"

@@ -1,0 +1,121 @@
+"""The page of the experiments grid: every result beside the paper's, what supervision gains, do the frameworks agree.
+
+It takes the record that `experiments grid collect` writes and that record's tables as text, so that the numbers on the
+page, in the terminal and in the CSV file are worded once. Of the record it reads, per entry of `results`: `table`,
+`class`, `framework`, `mean`, `low`, `high` (None for one seed) and `published` (None where the paper has no number).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from anatobench import __version__
+from anatobench.report.html_parts import html_page, legend, notes, paragraph, pictures, section, table
+from anatobench.report.plots import COLOURS, PANEL_INCHES, PANEL_REM, STYLE, image, panel, wrapped
+
+TITLE = "The paper's experiments, beside the paper"
+MACRO = "macro"
+PAPER_COLOUR = "#6b6f76"
+_NAMES = {"torch": "PyTorch", "jax": "JAX"}
+_SHIFT = {"torch": -0.14, "jax": 0.14}
+_ROW_INCHES = 0.34
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table as it is printed."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def build_grid_page(
+    record: Mapping[str, Any], results: TextTable, gains: TextTable, frameworks: TextTable, remarks: Sequence[str]
+) -> str:
+    """The whole page. `results` has one row per entry of `record["results"]`, in its order, with the columns `table`,
+    `framework` and `class`, and between the first two what names a condition; `remarks` are what the marks [1], [2],
+    ... in the tables stand for."""
+    column = list(results.header).index("class")
+    macro = [row for row in results.rows if row[column] == MACRO]
+    classes = [row for row in results.rows if row[column] != MACRO]
+    sections = [
+        _header(record),
+        section("AUC of every condition", _plots(record, results) + table(results.header, macro)),
+        section("What segmentation supervision gains", _filled(gains)),
+        section("JAX minus PyTorch", _filled(frameworks)),
+        section("Every class", _folded("AUC per class", results.header, classes)),
+        section("What is known against the paper's numbers", _numbered(remarks)),
+        section("Not there", _not_there(record)),
+    ]
+    return html_page(TITLE, sections)
+
+
+def _header(record: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
+    text = (
+        "AUC is in per cent, differences in AUC points; intervals are 95 % over seeds (Student's t). "
+        f"AnatoBench {__version__}. "
+    )
+    return f"<header><h1>{TITLE}</h1>{paragraph(text + versions)}</header>"
+
+
+def _plots(record: Mapping[str, Any], results: TextTable) -> str:
+    """One plot per table of the paper and data set: both frameworks' macro AUC with intervals, and the paper's."""
+    framework = list(results.header).index("framework")
+    plots: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for row, words in zip(record["results"], results.rows, strict=True):
+        if row["class"] == MACRO:
+            table_name, dataset, *condition = words[:framework]
+            name = f"Table {table_name.removeprefix('Table ')}, {dataset}"
+            plots.setdefault(name, {}).setdefault(", ".join(condition), []).append(row)
+    drawn = [_plot(name, conditions) for name, conditions in plots.items()]
+    if not drawn:
+        return ""
+    key = [(_NAMES[framework], colour, "line") for framework, colour in COLOURS.items()]
+    return legend([*key, ("the paper (diamond)", PAPER_COLOUR, "patch")]) + pictures(drawn, PANEL_REM)
+
+
+def _plot(name: str, conditions: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    described = []
+    with plt.rc_context({**STYLE, "axes.grid.axis": "x"}):
+        figure, axes = panel(
+            name, "test AUC, macro, per cent", "", (PANEL_INCHES[0], 0.9 + _ROW_INCHES * len(conditions))
+        )
+        for position, (condition, rows) in enumerate(conditions.items()):
+            for row in rows:
+                place, colour = position + _SHIFT[row["framework"]], COLOURS[row["framework"]]
+                if row["low"] is not None:
+                    axes.plot([100 * row["low"], 100 * row["high"]], [place] * 2, color=colour, linewidth=1.4)
+                axes.plot(100 * row["mean"], place, "o", color=colour, markersize=4)
+                described.append(f"{condition}, {_NAMES[row['framework']]} {100 * row['mean']:.1f}")
+            published = next((row["published"] for row in rows if row["published"] is not None), None)
+            if published is not None:
+                axes.plot(100 * published, position, "D", color=PAPER_COLOUR, markersize=5, fillstyle="none")
+                described.append(f"{condition}, paper {100 * published:.1f}")
+        axes.set_yticks(range(len(conditions)), [wrapped(condition, 26) for condition in conditions], fontsize=7.5)
+        axes.invert_yaxis()
+    return f"<figure>{image(figure, f'Macro AUC of {name}: ' + '; '.join(described))}</figure>"
+
+
+def _filled(found: TextTable) -> str:
+    return table(found.header, found.rows) if found.rows else ""
+
+
+def _folded(summary: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return f"<details><summary>{summary}</summary>{table(header, rows)}</details>" if rows else ""
+
+
+def _numbered(remarks: Sequence[str]) -> str:
+    return notes([f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)])
+
+
+def _not_there(record: Mapping[str, Any]) -> str:
+    lines = [f"not evaluated: {name}" for name in record.get("missing", ())]
+    lines += [f"AUC undefined: {name}" for name in record.get("undefined", ())]
+    if not lines:
+        return ""
+    return f"<details><summary>{len(lines)} runs</summary>{notes(lines)}</details>"

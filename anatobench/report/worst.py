@@ -1,0 +1,88 @@
+"""Where the runs were most sure and wrong, with slices to look at; and the worst organs."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+
+from anatobench.organ_dice import lowest_dice
+from anatobench.report.html_parts import paragraph, pictures, table
+from anatobench.report.run_results import Examples, RunResults
+from anatobench.report.slices import EXPLANATION, SLICE_REM, case_pictures
+from anatobench.worst_cases import SHOWN_LOW_DICE_CASES, most_wrong
+
+WRONG_HEADER = ("finding", "scan", "truth", "predicted probability")
+
+
+def worst_cases(runs: Sequence[RunResults]) -> str:
+    """Per run the most confident wrong prediction of every class, a low-Dice list, and these scans' slices."""
+    blocks = []
+    for run in runs:
+        body = _wrong(run) + _low_dice(run)
+        if body:
+            blocks.append(f"<h3>{html.escape(run.label)}</h3>{body}{_slices(run)}")
+    if not blocks:
+        return ""
+    text = (
+        "Of every finding the scan of the test split that was furthest from its label; none where all scans are on the "
+        "right side of 0.5. Scans are judged one by one here, also where the evaluation judges patients. "
+    )
+    return paragraph(text + EXPLANATION) + "".join(blocks)
+
+
+def _wrong(run: RunResults) -> str:
+    if run.predictions is None:
+        return ""
+    rows = [
+        (
+            wrong.finding.replace("_", " "),
+            wrong.case_id,
+            "present" if wrong.label else "absent",
+            f"{wrong.probability:.3f}",
+        )
+        for wrong in most_wrong(run.predictions)
+    ]
+    return table(WRONG_HEADER, rows) if rows else "<p>No finding of any scan is on the wrong side of 0.5.</p>"
+
+
+def _low_dice(run: RunResults) -> str:
+    if run.organ_dice is None:
+        return ""
+    names = run.organ_dice.organs
+    rows = [
+        (case_id, *(_number(values[name]) for name in ("mean", *names)))
+        for case_id, values in lowest_dice(run.organ_dice, SHOWN_LOW_DICE_CASES)
+    ]
+    header = ("lowest organ Dice", "mean", *(name.replace("_", " ") for name in names))
+    return table(header, rows) if rows else ""
+
+
+def _slices(run: RunResults) -> str:
+    parts: list[str] = []
+    for example in run.worst:
+        title = html.escape(_reason(run, example))
+        rows = pictures(case_pictures(example, run.config.task, _reason(run, example)), SLICE_REM)
+        shown = "" if parts else " open"  # the worst at once, the others on a click
+        parts.append(f"<details{shown}><summary>{title}</summary>{rows}</details>")
+    return "".join(parts)
+
+
+def _reason(run: RunResults, example: Examples) -> str:
+    """Why a scan is shown."""
+    reasons = []
+    if run.predictions is not None:
+        for wrong in most_wrong(run.predictions):
+            if wrong.case_id == example.case_id:
+                fault = "missed" if wrong.label else "false alarm"
+                reasons.append(f"{wrong.finding.replace('_', ' ')} {fault} ({wrong.probability:.2f})")
+    if run.organ_dice is not None:
+        for case_id, values in lowest_dice(run.organ_dice, SHOWN_LOW_DICE_CASES):
+            if case_id == example.case_id:
+                reasons.append(f"low organ Dice ({values['mean']:.2f})")
+    return f"{example.case_id}: {', '.join(reasons)}" if reasons else example.case_id
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"
