@@ -81,6 +81,7 @@ def worker_places(weights: Weights, gpus: Sequence[str], scratch: Path, per_devi
             "TOTALSEG_HOME_DIR": str(home),
             "TOTALSEG_WEIGHTS_PATH": str(weights.folder.absolute()),
             "TMPDIR": str(scratch),
+            "PYTHONWARNINGS": "ignore",
         }
         places.append(WorkerPlace(environment, starts_processes=True))
     return places
