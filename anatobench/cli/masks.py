@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from anatobench.atomic_files import write_atomically
 from anatobench.cli.arguments import cores, shard
 from anatobench.datasets.case import Rejection
 from anatobench.datasets.options import RESCALE, ListingOptions
@@ -19,10 +20,15 @@ from anatobench.masks import weights
 from anatobench.masks.folder import REJECTED_FILE, MasksFolder
 from anatobench.masks.gpus import choose_gpus
 from anatobench.masks.making import Summary, make_masks, scans_of_shard, summarise
+from anatobench.masks.quality import check_masks, quality_table
 from anatobench.masks.scans import Scan, scans_in_folder, scans_of_listing
 from anatobench.masks.segmenter import TotalSegmentator, worker_places
+from anatobench.report.masks_page import build_masks_page
 from anatobench.signals import interrupted_by_signals
-from anatobench.tasks import ORGANS, TASKS
+from anatobench.tasks import ORGANS, TASKS, get_task
+
+QUALITY_TABLE = "quality.csv"
+QUALITY_PAGE = "quality.html"
 
 EXAMPLES = """\
 examples:
@@ -68,11 +74,32 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--gpus {args.gpus}: give a number from 0 up")
     if args.per_gpu < 1:
         raise UsageError(f"--per-gpu {args.per_gpu}: at least one")
+    if args.check and args.shard != (0, 1):
+        raise UsageError("--check looks over all masks at once: call it without --shard when all shards are done")
     scans, rejected, notes = _list(args)
     with interrupted_by_signals():
         summary = _make(args, scans, rejected, notes)
-    _show(summary)
-    return summary.to_json()
+        _show(summary)
+        figures = summary.to_json()
+        if args.check and summary.passed:
+            figures |= _check(args)
+    return figures
+
+
+def _check(args: argparse.Namespace) -> dict[str, Any]:
+    """Look over every mask there is now, also those that were there before."""
+    scans, _, _ = _list(args)
+    anatomy = args.anatomy or (get_task(args.task or args.dataset).anatomy if args.dataset else None)
+    organs = ORGANS[anatomy] if anatomy else tuple(organ for group in ORGANS.values() for organ in group)
+    qualities = check_masks(scans, organs, cores())
+    without_mask = sum(scan.mask is None for scan in scans)
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(args.out / QUALITY_TABLE, quality_table(qualities))
+    write_atomically(args.out / QUALITY_PAGE, build_masks_page(qualities, organs, without_mask).encode())
+    noted = sum(quality.severity > 0 for quality in qualities)
+    print(f"{noted} of {len(qualities)} masks are worth a look: {args.out / QUALITY_PAGE}", file=sys.stderr)
+    counts = Counter(finding.finding for quality in qualities for finding in quality.findings)
+    return {"checked": len(qualities), "worth_a_look": noted, "findings": dict(sorted(counts.items()))}
 
 
 def _list(args: argparse.Namespace) -> tuple[list[Scan], list[Rejection], tuple[str, ...]]:
