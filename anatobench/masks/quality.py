@@ -50,7 +50,7 @@ SPANS: Mapping[str, tuple[str, str]] = {
     "kidney_right": ("L1", "L2"),
     "bowel": ("L2", "L4"),
 }
-"""Vertebrae beside which an organ is expected: where one of them is seen whole and the organ is not, it is missing."""
+"""Vertebrae beside which an organ is expected: where one of them is seen and the organ is not, it is missing."""
 PARTNERS = (
     ("lung_upper_lobe_left", "lung_upper_lobe_right"),
     ("lung_lower_lobe_left", "lung_lower_lobe_right"),
@@ -64,6 +64,8 @@ RIGHT_SIDED = frozenset(organ for organ in ONE_SIDED if organ.endswith("_right")
 MAX_OTHER_SIDE = 0.2
 MIN_ML = 1.0
 """Less than this is noise and counts as missing."""
+
+MOST_OF_A_VERTEBRA_ML = 30.0
 
 SEVERITY: Mapping[str, float] = {
     "unusable": 5,
@@ -138,7 +140,7 @@ def check_mask(scan: Scan, organs: Sequence[str]) -> MaskQuality:
 def judge(mask: Mask, structures: Mapping[int, str], organs: Sequence[str]) -> tuple[OrganFinding, ...]:
     """A finding for every organ. `structures` names the mask's labels."""
     measured = {organ: _measure(mask, _labels_of(structures, organ)) for organ in organs}
-    levels = _whole_vertebrae(mask, structures)
+    levels = _vertebrae_seen(mask, structures)
     midline = _midline(mask, structures)
     return tuple(_judge(organ, measured, levels, midline) for organ in organs)
 
@@ -219,7 +221,7 @@ def _on_the_wrong_side(
 def _absent(organ: str, levels: set[str]) -> OrganFinding:
     """Missing, or not to be expected in a scan of this extent? The spine tells how far it reaches."""
     if not levels:
-        return OrganFinding(organ, 0.0, "absent, level unknown", "the mask shows no whole vertebra")
+        return OrganFinding(organ, 0.0, "absent, level unknown", "the mask shows no vertebra")
     names = list(VERTEBRAE)
     first, last = (names.index(f"vertebrae_{level}") for level in SPANS[organ])
     seen = [name for name in names[first : last + 1] if name in levels]
@@ -232,17 +234,17 @@ def _labels_of(structures: Mapping[int, str], organ: str) -> list[int]:
     return [label for label, name in structures.items() if name in STRUCTURES.get(organ, (organ,))]
 
 
-def _whole_vertebrae(mask: Mask, structures: Mapping[int, str]) -> set[str]:
-    """Vertebrae that the first and last slices do not cut."""
+def _vertebrae_seen(mask: Mask, structures: Mapping[int, str]) -> set[str]:
+    """Vertebrae that the first and last slices do not cut, or of which most is there all the same."""
     cut = set(np.unique(mask.labels[[0, -1]]).tolist())
-    smallest = 2 * MIN_ML * 1000 / abs(np.linalg.det(mask.affine[:3, :3]))
+    voxel_ml = abs(np.linalg.det(mask.affine[:3, :3])) / 1000
     counts = np.zeros(np.iinfo(mask.labels.dtype).max + 1, dtype=np.int64)
     for plane in mask.labels:
         counts += np.bincount(plane.reshape(-1), minlength=len(counts))
     return {
         name
         for label, name in structures.items()
-        if name in VERTEBRAE and label not in cut and counts[label] > smallest
+        if name in VERTEBRAE and counts[label] * voxel_ml >= (MOST_OF_A_VERTEBRA_ML if label in cut else MIN_ML)
     }
 
 

@@ -48,7 +48,7 @@ def build_masks_page(qualities: Sequence[MaskQuality], organs: Sequence[str], wi
     sections = [
         _header(qualities, noted, without_mask),
         section("Organs", _organ_table(qualities, organs) + _reading()),
-        section("Worth a look" if noted else "Nothing stands out", _case_table(noted)),
+        section("Worth a look" if noted else "Nothing stands out", _case_list(noted)),
         section("The worst, in pictures" if noted else "Some of them, in pictures", _pictures(shown, organs)),
     ]
     return html_page(TITLE, sections)
@@ -60,7 +60,8 @@ def _header(qualities: Sequence[MaskQuality], noted: Sequence[MaskQuality], with
 
 
 def _organ_table(qualities: Sequence[MaskQuality], organs: Sequence[str]) -> str:
-    kinds = [kind for kind in SEVERITY if kind != "unusable"]
+    occurring = {one.finding for quality in qualities for one in quality.findings}
+    kinds = [kind for kind in SEVERITY if kind in occurring - {"unusable"}]
     rows = []
     for organ in organs:
         found = [one for quality in qualities for one in quality.findings if one.organ == organ]
@@ -76,7 +77,7 @@ def _organ_table(qualities: Sequence[MaskQuality], organs: Sequence[str]) -> str
 def _reading() -> str:
     text = (
         "Plausible volumes are rules of thumb for adults, wide on purpose: outside them is a reason to look, not a "
-        "fault. An organ is cut off where it touches an edge of the scan; it is missing where the mask shows a whole "
+        "fault. An organ is cut off where it touches an edge of the scan; it is missing where the mask shows a "
         "vertebra beside which it should lie, and outside the scan where it shows none of these. A mask without "
         "vertebrae cannot tell. Left and right are the patient's; pictures show them as radiologists do, the "
         "patient's right on the left."
@@ -84,12 +85,15 @@ def _reading() -> str:
     return f'<p class="soft">{html.escape(text)}</p>'
 
 
-def _case_table(noted: Sequence[MaskQuality]) -> str:
+def _case_list(noted: Sequence[MaskQuality]) -> str:
     if not noted:
         return "<p>Every organ is of a plausible size, on its side, and there wherever the scan reaches.</p>"
-    rows = [(quality.scan.case_id, f"{quality.severity:g}", "; ".join(quality.remarks)) for quality in noted[:LISTED]]
+    entries = "".join(
+        f"<li><strong>{html.escape(quality.scan.case_id)}</strong>: {html.escape('; '.join(quality.remarks))}</li>"
+        for quality in noted[:LISTED]
+    )
     rest = f'<p class="soft">{len(noted) - LISTED} more stand in quality.csv.</p>' if len(noted) > LISTED else ""
-    return table(("case", "severity", "findings"), rows) + rest
+    return f"<ul>{entries}</ul>{rest}"
 
 
 def _pictures(shown: Sequence[MaskQuality], organs: Sequence[str]) -> str:
