@@ -106,7 +106,7 @@ def test_a_phantom_goes_from_raw_scans_to_a_store(
     write_stand_in_weights(weights_folder, structures=STRUCTURES)
     monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(weights_folder))
     raw, out, store = tmp_path / "raw", tmp_path / "masks", tmp_path / "store"
-    phantom = ["phantom", "--format", "rad_chestct", "--size", "tiny", "--cases", "3", "--workers", "1"]
+    phantom = ["phantom", "--format", "rad_chestct", "--size", "tiny", "--cases", "2", "--workers", "1"]
     assert main([*phantom, "--out", str(raw)]) == 0
     for shard in ("1/2", "0/2"):
         status, figures, said = masks(capsys, "--dataset", "rad_chestct", "--raw", raw, "--out", out, "--shard", shard)

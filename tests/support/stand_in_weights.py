@@ -45,7 +45,9 @@ def write_stand_in_weights(folder: Path, seed: int = 0, structures: Collection[s
     if structures:
         allowed = {0, *(labels[name] for name in structures)}
         for name in [name for name in weights if "seg_layers" in name and name.endswith("bias")]:
-            weights[name][[label for label in range(len(labels)) if label not in allowed]] = -1e4
+            weights[name][
+                [label for label in range(len(labels)) if label not in allowed]
+            ] = -100.0  # half precision must hold it
     checkpoint = {
         "network_weights": weights,
         "trainer_name": "nnUNetTrainer_4000epochs_NoMirroring",
