@@ -138,11 +138,13 @@ finish() {
 }
 
 requeue() { # a job that is being cancelled or requeued by someone else is left to them
-  local state
-  state=$(scontrol show job --oneliner "$SLURM_JOB_ID" 2>/dev/null | grep -o 'JobState=[A-Z_]*') || state=""
+  # The last job of an array has the array's own id, which scontrol takes for all of its jobs.
+  local state job=$SLURM_JOB_ID
+  if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+  state=$(scontrol show job --oneliner "$job" 2>/dev/null | grep -o 'JobState=[A-Z_]*') || state=""
   if [ "$state" != JobState=RUNNING ]; then
     echo "$1; ${state:-the job is unknown to Slurm}: not queued again from here" >&2
-  elif scontrol requeue "$SLURM_JOB_ID"; then
+  elif scontrol requeue "$job"; then
     echo "$1; queued again" >&2
   else
     echo "$1, but scontrol requeue failed: submit the same command again to go on" >&2
