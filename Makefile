@@ -24,7 +24,7 @@ test: lint $(VENV)/installed-for-tests
 	$(PYTEST)
 
 test-masks: $(VENV_MASKS)/installed
-	OMP_NUM_THREADS=1 $(VENV_MASKS)/bin/python -m pytest --durations 5 tests/masks
+	OMP_NUM_THREADS=1 $(VENV_MASKS)/bin/python -m pytest --durations 5 tests/masks tests/cluster/test_masks_jobs.py
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
