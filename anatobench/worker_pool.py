@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
@@ -50,7 +50,7 @@ def run_in_workers(
     workers: int,
     native_threads: int = 1,
     places: Sequence[WorkerPlace] = (WorkerPlace(),),
-) -> Iterator[tuple[Job, Result | WorkerDied]]:
+) -> Generator[tuple[Job, Result | WorkerDied], None, None]:
     """Yield each job with its result, in the order they finish; a worker's numerical libraries use `native_threads`.
 
     `function` must be importable, and must not raise: a worker that raises prints its traceback and dies. With

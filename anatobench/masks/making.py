@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -169,7 +169,8 @@ _Result = Rejection | _Failure | AnatoBenchError | None
 
 def _run_jobs(jobs: list[_Job], places: Sequence[WorkerPlace], threads: int, tally: _Tally, progress: bool) -> None:
     workers = run_in_workers(_do, jobs, len(places), threads, places or (WorkerPlace(),))
-    with progress_bar(len(jobs), "masks", "scan", disable=not progress) as bar:
+    # Closed here, not when it is forgotten: at its end Python would wait for workers that have processes of their own.
+    with closing(workers), progress_bar(len(jobs), "masks", "scan", disable=not progress) as bar:
         for job, result in workers:
             _take(job, _died(job, result) if isinstance(result, WorkerDied) else result, tally)
             bar.set_postfix(rejected=tally.rejected.total(), refresh=False)
