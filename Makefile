@@ -1,10 +1,12 @@
 # make demo   the whole way on a synthetic cohort, about ten minutes on two cores, no GPU
 # make test   formatting, types and every test
-# Both make their own virtual environment in .venv on the first call.
+# make test-masks   the tests with the real TotalSegmentator
+# They make their own virtual environment in .venv on the first call, test-masks a second one beside it.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VENV_MASKS := .venv-masks
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Two processes of one thread each: two OpenMP pools on the same cores would wait for each other.
@@ -13,13 +15,16 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 # JAX compiles every program once per machine instead of once per process.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/jax-cache
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-masks lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/anatobench demo --out demo
 
 test: lint $(VENV)/installed-for-tests
 	$(PYTEST)
+
+test-masks: $(VENV_MASKS)/installed
+	OMP_NUM_THREADS=1 $(VENV_MASKS)/bin/python -m pytest --durations 5 tests/masks tests/cluster/test_masks_jobs.py
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
@@ -40,5 +45,14 @@ $(VENV)/installed-for-tests: $(VENV)/installed
 	$(INSTALL) --editable '.[torch,jax,benchmarks,dev]'
 	@touch $@
 
+# It reads the packages of .venv and adds TotalSegmentator, which therefore never replaces PyTorch there.
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+$(VENV_MASKS)/installed: $(VENV)/installed-for-tests
+	$(BIN)/python -m venv --clear $(VENV_MASKS)
+	echo "import site; site.addsitedir('$$($(CURDIR)/$(BIN)/python $(PURELIB))')" \
+		> "$$($(VENV_MASKS)/bin/python $(PURELIB))/beside.pth"
+	$(VENV_MASKS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[masks]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) $(VENV_MASKS) demo build *.egg-info

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -48,3 +50,23 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._received = self._received or signal.Signals(number)
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """While this context is open, a signal to stop raises `Interrupted` at once, and those after it change nothing.
+
+    For work that may end anywhere: what waits for other processes would not see a signal that is only remembered.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for one in STOPPING:
+            signal.signal(one, signal.SIG_IGN)
+        raise Interrupted(f"stopped by {signal.Signals(number).name}")
+
+    previous = {number: signal.signal(number, interrupt) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

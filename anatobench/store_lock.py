@@ -1,4 +1,4 @@
-"""Who may write into a store now: shards of one count with different indices at once, else one process alone.
+"""Who may write into a store or a folder of masks now: shards of one count at once, else one process alone.
 
 Two processes that share a case would remove each other's temporary files and records. Everything without `--shard` is
 shard 0 of 1. Shards of different counts share cases, so they are refused as well. A killed process lets go of its lock.
@@ -35,16 +35,19 @@ def folder_locked(folder: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def shard_locked(root: Path, shard: tuple[int, int]) -> Iterator[None]:
-    """Hold the cases of shard (i, n). AnatoBenchError if a living process holds the same shard or one of another n."""
+def shard_locked(root: Path, shard: tuple[int, int], command: str = "prepare") -> Iterator[None]:
+    """Hold the cases of shard (i, n). AnatoBenchError if a living process holds the same shard or one of another n.
+
+    `command` is the one that writes into `root`.
+    """
     index, count = shard
     path = root / f".shard-{index}-of-{count}.lock"
     with folder_locked(root):
-        _refuse_beside(root, shard)
+        _refuse_beside(root, shard, command)
         file = path.open("wb")
         if not _try_to_hold(file):  # begun in the same moment, where folders cannot be locked
             file.close()
-            raise _refusal(root, shard, shard)
+            raise _refusal(root, shard, shard, command)
     try:
         yield
     finally:
@@ -52,7 +55,7 @@ def shard_locked(root: Path, shard: tuple[int, int]) -> Iterator[None]:
         file.close()
 
 
-def _refuse_beside(root: Path, shard: tuple[int, int]) -> None:
+def _refuse_beside(root: Path, shard: tuple[int, int], command: str) -> None:
     """Raise if a process is at work that must not run beside `shard`; forget those that died."""
     for path in list(root.iterdir()):
         name = _LOCK_FILE.fullmatch(path.name)
@@ -62,12 +65,12 @@ def _refuse_beside(root: Path, shard: tuple[int, int]) -> None:
         if not _is_held(path):
             path.unlink(missing_ok=True)
         elif other == shard or other[1] != shard[1]:
-            raise _refusal(root, shard, other)
+            raise _refusal(root, shard, other, command)
 
 
-def _refusal(root: Path, shard: tuple[int, int], other: tuple[int, int]) -> AnatoBenchError:
+def _refusal(root: Path, shard: tuple[int, int], other: tuple[int, int], command: str) -> AnatoBenchError:
     return AnatoBenchError(
-        f"{root}: another `anatobench prepare` {_called(other)} is writing this store, and this one {_called(shard)} "
+        f"{root}: another `anatobench {command}` {_called(other)} is writing here, and this one {_called(shard)} "
         "would do the same cases: wait for it, or stop it"
     )
 

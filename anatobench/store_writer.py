@@ -6,9 +6,7 @@ and the list of rejected cases are merged from all that is there, by whoever fin
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -22,7 +20,7 @@ import numpy as np
 import anatobench
 from anatobench.atomic_files import TEMPORARY_SUFFIX, write_atomically
 from anatobench.case_file import encode_case
-from anatobench.datasets.case import Rejection, check_patient_leakage
+from anatobench.datasets.case import Rejection, check_patient_leakage, rejection_table
 from anatobench.errors import AnatoBenchError
 from anatobench.store import (
     CASES_FOLDER,
@@ -192,7 +190,7 @@ class StoreWriter:
         write_atomically(self.root / INDEX_FILE, index.encode())
         rejections = {self._read(self._rejection_file(i), lambda data: Rejection(**data)) for i in rejected} - {None}
         rejections.update(listed)
-        write_atomically(self.root / REJECTED_FILE, _csv(rejections))
+        write_atomically(self.root / REJECTED_FILE, rejection_table(rejections))
 
     def _read(self, path: Path, from_json: Any) -> Any:
         """None if the file is gone: another shard does its case again, and will merge it."""
@@ -226,13 +224,3 @@ def _check_same_arguments(path: Path, description: dict[str, Any]) -> None:
             raise AnatoBenchError(
                 f"{path.parent}: was prepared with {change}: give the same arguments or choose a new folder"
             )
-
-
-def _csv(rejections: Iterable[Rejection]) -> bytes:
-    """RFC 4180, with messages on one line each."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(("case_id", "path", "reason", "message"))
-    for rejection in sorted(rejections, key=lambda r: (r.case_id, r.path, r.reason, r.message)):
-        writer.writerow(" ".join(value.split()) for value in asdict(rejection).values())
-    return text.getvalue().encode(errors="backslashreplace")

@@ -11,9 +11,9 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
@@ -34,39 +34,58 @@ class WorkerDied:
     """As `multiprocessing.Process.exitcode`: -9 was killed by signal 9."""
 
 
+@dataclass(frozen=True)
+class WorkerPlace:
+    """What is particular about one worker."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Set before it starts, for instance which GPU it sees."""
+    starts_processes: bool = False
+    """Whether its function starts processes of its own; they are stopped with it."""
+
+
 def run_in_workers(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, native_threads: int = 1
-) -> Iterator[tuple[Job, Result | WorkerDied]]:
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    workers: int,
+    native_threads: int = 1,
+    places: Sequence[WorkerPlace] = (WorkerPlace(),),
+) -> Generator[tuple[Job, Result | WorkerDied], None, None]:
     """Yield each job with its result, in the order they finish; a worker's numerical libraries use `native_threads`.
 
     `function` must be importable, and must not raise: a worker that raises prints its traceback and dies. With
-    `workers` 0 the jobs run in this process, one after the other. Leaving the iterator early (an interrupt, an
-    error, `close`) kills the workers at once.
+    `workers` 0 the jobs run in this process, one after the other. Worker n takes place n of `places`, which repeat;
+    one that replaces it takes the same. Leaving the iterator early (an interrupt, an error, `close`) kills the workers
+    at once.
     """
     if workers == 0:
         for job in jobs:
             yield job, function(job)
         return
     suspects: list[Job] = []
-    for job, result in _run(function, jobs, min(workers, len(jobs)), native_threads):
+    taken = [places[number % len(places)] for number in range(min(workers, len(jobs)))]
+    for job, result in _run(function, jobs, taken, native_threads):
         if isinstance(result, WorkerDied):
             suspects.append(job)  # perhaps it was another job's memory that was too much
         else:
             yield job, result
     for job in suspects:
-        yield from _run(function, [job], 1, native_threads)
+        yield from _run(function, [job], taken[:1], native_threads)
 
 
 class _Worker:
     """A process that turns jobs into results, one at a time. It says once that it is ready."""
 
-    def __init__(self, function: Callable[[Any], Any], native_threads: int):
+    def __init__(self, function: Callable[[Any], Any], place: WorkerPlace, native_threads: int):
         context = multiprocessing.get_context("spawn")
         self.connection, remote = context.Pipe()
         self.jobs: list[Any] = []
         """The job it has, if it has one."""
-        self._process = context.Process(target=_serve, args=(function, remote), daemon=True)
-        with _limited_threads(native_threads), _interrupts_held():
+        self.place = place
+        daemon = not place.starts_processes  # a daemon must not have children
+        self._process = context.Process(target=_serve, args=(function, remote, place.starts_processes), daemon=daemon)
+        threads = dict.fromkeys(NATIVE_THREAD_VARIABLES, str(native_threads))
+        with _environment({**threads, **place.environment}), _interrupts_held():
             self._process.start()
         remote.close()  # so that the worker's death closes the pipe
 
@@ -83,24 +102,27 @@ class _Worker:
             return WorkerDied(self._process.exitcode)
 
     def stop(self) -> None:
+        if self.place.starts_processes and self._process.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):  # its group is empty, or not there yet
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.join()
         self.connection.close()
 
 
 def _run(
-    function: Callable[[Job], Result], jobs: Sequence[Job], count: int, native_threads: int
+    function: Callable[[Job], Result], jobs: Sequence[Job], places: Sequence[WorkerPlace], native_threads: int
 ) -> Iterator[tuple[Job, Result | WorkerDied]]:
     waiting = deque(jobs)
     workers: dict[Any, _Worker] = {}
 
-    def start_worker() -> None:
-        worker = _Worker(function, native_threads)
+    def start_worker(place: WorkerPlace) -> None:
+        worker = _Worker(function, place, native_threads)
         workers[worker.connection] = worker
 
     try:
-        for _ in range(count):
-            start_worker()
+        for place in places:
+            start_worker(place)
         while workers:
             for connection in wait(list(workers)):
                 worker = workers[connection]
@@ -115,7 +137,7 @@ def _run(
                 else:
                     workers.pop(connection).stop()
                     if waiting:
-                        start_worker()
+                        start_worker(worker.place)
                 for job in done:
                     yield job, result
     finally:
@@ -123,7 +145,9 @@ def _run(
             worker.stop()
 
 
-def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
+def _serve(function: Callable[[Any], Any], connection: Connection, own_group: bool) -> None:
+    if own_group:
+        os.setpgid(0, 0)  # so that `stop` reaches the processes that the function starts
     with suppress(EOFError, ConnectionError):  # the parent is gone
         connection.send(None)
         while True:
@@ -131,10 +155,10 @@ def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
 
 
 @contextmanager
-def _limited_threads(count: int) -> Iterator[None]:
-    """For a worker's native libraries; the variables are read when a process starts."""
-    before = {name: os.environ.get(name) for name in NATIVE_THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(NATIVE_THREAD_VARIABLES, str(count)))
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Of a process that is started meanwhile: what its libraries read when it begins."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
     try:
         yield
     finally:

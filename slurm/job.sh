@@ -1,4 +1,4 @@
-# What the jobs have in common; sourced by train.sh, prepare.sh, bench.sh and smoke.sh, after `repository` is set.
+# What the jobs have in common; sourced by train.sh, prepare.sh, masks.sh, bench.sh and smoke.sh, after `repository` is set.
 # shellcheck shell=bash disable=SC2154
 
 fail() { # one line, exit status 2: a setting is wrong
@@ -36,6 +36,20 @@ read_allocation() {
   tasks=$((nodes * tasks_per_node))
 }
 
+# Sets shards and shard: which part of the work this job of an array does. $1 is how the array is submitted.
+read_shard() {
+  shard=${SLURM_ARRAY_TASK_ID:-}
+  [ -n "$shard" ] || fail "not a job array: sbatch --array=0-7 $1 ..."
+  shards=${ANATOBENCH_SHARDS:-$SLURM_ARRAY_TASK_COUNT}
+  if [ -z "${ANATOBENCH_SHARDS:-}" ]; then
+    if [ "$SLURM_ARRAY_TASK_MIN" != 0 ] || [ "$SLURM_ARRAY_TASK_MAX" != $((shards - 1)) ]; then
+      fail "the array must be 0-N; to repeat single shards say of how many: ANATOBENCH_SHARDS=N"
+    fi
+  fi
+  [[ $shards =~ ^[0-9]+$ ]] || fail "ANATOBENCH_SHARDS=$shards: not a number"
+  [ "$shard" -lt "$shards" ] || fail "no shard $shard of $shards: they count from 0"
+}
+
 # srun's options for one task per GPU, and its share of the cores. Every task sees all GPUs of its node and takes the one of its SLURM_LOCALID.
 set_srun_options() {
   local cores=$((SLURM_CPUS_ON_NODE / tasks_per_node))
@@ -64,18 +78,18 @@ set_coordinator() {
   export MASTER_PORT="${MASTER_PORT:-$((10000 + SLURM_JOB_ID % 20000))}"
 }
 
-# in_suite torch|jax [FOLDER...]: sets suite to the words that come before `anatobench`: the image's, which then sees
-# these folders, or the virtual environment's.
+# in_suite torch|jax|masks [FOLDER...]: sets suite to the words that come before `anatobench`: the image's, which then
+# sees these folders, or the virtual environment's.
 in_suite() {
-  local image=$ANATOBENCH_IMAGE_TORCH name=ANATOBENCH_IMAGE_TORCH
-  [ "$1" = torch ] || { image=$ANATOBENCH_IMAGE_JAX name=ANATOBENCH_IMAGE_JAX; }
+  local name=ANATOBENCH_IMAGE_${1^^} venv=${ANATOBENCH_VENV:-$repository/.venv} venv_name=ANATOBENCH_VENV
+  if [ "$1" = masks ]; then venv=${ANATOBENCH_VENV_MASKS:-$repository/.venv-masks} venv_name=ANATOBENCH_VENV_MASKS; fi
+  local image=${!name}
   if [ -z "$image" ]; then
-    local venv=${ANATOBENCH_VENV:-$repository/.venv}
-    [ -x "$venv/bin/python" ] || fail "$venv: no virtual environment: set $name or ANATOBENCH_VENV"
+    [ -x "$venv/bin/python" ] || fail "$venv: no virtual environment: set $name or $venv_name"
     suite=(env "PATH=$venv/bin:$PATH")
     return
   fi
-  [ -r "$image" ] || fail "$name=$image: no such image: make it with containers/build.sh $1"
+  [ -r "$image" ] || fail "$name=$image: no such image: make it (torch and jax: containers/build.sh $1)"
   command -v apptainer >/dev/null || fail "apptainer is not on the path: name its module in ANATOBENCH_MODULES"
   suite=(apptainer exec)
   if [ "$gpus_per_node" -gt 0 ]; then suite+=(--nv); fi
@@ -124,11 +138,13 @@ finish() {
 }
 
 requeue() { # a job that is being cancelled or requeued by someone else is left to them
-  local state
-  state=$(scontrol show job --oneliner "$SLURM_JOB_ID" 2>/dev/null | grep -o 'JobState=[A-Z_]*') || state=""
+  # The last job of an array has the array's own id, which scontrol takes for all of its jobs.
+  local state job=$SLURM_JOB_ID
+  if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+  state=$(scontrol show job --oneliner "$job" 2>/dev/null | grep -o 'JobState=[A-Z_]*') || state=""
   if [ "$state" != JobState=RUNNING ]; then
     echo "$1; ${state:-the job is unknown to Slurm}: not queued again from here" >&2
-  elif scontrol requeue "$SLURM_JOB_ID"; then
+  elif scontrol requeue "$job"; then
     echo "$1; queued again" >&2
   else
     echo "$1, but scontrol requeue failed: submit the same command again to go on" >&2

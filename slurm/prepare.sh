@@ -21,28 +21,15 @@ fi
 # shellcheck source=slurm/job.sh
 source "$repository/slurm/job.sh"
 
-read_shard() {
-  [ -n "${SLURM_ARRAY_TASK_ID:-}" ] || fail "not a job array: sbatch --array=0-7 slurm/prepare.sh ..."
-  shards=${ANATOBENCH_SHARDS:-$SLURM_ARRAY_TASK_COUNT}
-  if [ -z "${ANATOBENCH_SHARDS:-}" ]; then
-    # shellcheck disable=SC2153
-    if [ "$SLURM_ARRAY_TASK_MIN" != 0 ] || [ "$SLURM_ARRAY_TASK_MAX" != $((shards - 1)) ]; then
-      fail "the array must be 0-N; to repeat single shards say of how many: ANATOBENCH_SHARDS=N"
-    fi
-  fi
-  [[ $shards =~ ^[0-9]+$ ]] || fail "ANATOBENCH_SHARDS=$shards: not a number"
-  [ "$SLURM_ARRAY_TASK_ID" -lt "$shards" ] || fail "no shard $SLURM_ARRAY_TASK_ID of $shards: they count from 0"
-}
-
 # Preparing needs no framework: either image will do.
 framework=torch
 load_site
 if [ -z "$ANATOBENCH_IMAGE_TORCH" ] && [ -n "$ANATOBENCH_IMAGE_JAX" ]; then framework=jax; fi
-read_shard
+read_shard slurm/prepare.sh
 read_allocation
 in_suite "$framework"
 cores=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}
 set_srun_options
 run_step "${srun_options[@]}" "${suite[@]}" anatobench prepare \
-  --workers "$cores" "$@" --shard "$SLURM_ARRAY_TASK_ID/$shards"
+  --workers "$cores" "$@" --shard "$shard/$shards"
 finish

@@ -19,6 +19,7 @@ from anatobench.errors import AnatoBenchError, UsageError
 COMMANDS = {
     "demo": "the whole way on a synthetic cohort: phantom, prepare, train in both frameworks, compare, report",
     "phantom": "write a synthetic cohort as raw data in RATIC's, CT-RATE's or RAD-ChestCT's format",
+    "masks": "organ masks for the scans that have none, by TotalSegmentator, and a look over them",
     "prepare": "raw scans and masks to a store of checked, resampled cases",
     "train": "train a model on a store",
     "evaluate": "AUC and the other metrics of a run, with confidence intervals",

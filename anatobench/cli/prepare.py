@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from anatobench.cli.arguments import cores, shard
 from anatobench.datasets.options import MASK_LABELS, RESCALE, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
 from anatobench.errors import UsageError
@@ -50,11 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=_cores(),
+        default=cores(),
         metavar="N",
         help="parallel processes, 0 for none (default %(default)s)",
     )
-    parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="do every N-th case from I on")
+    parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="do every N-th case from I on")
     parser.add_argument("--verify", action="store_true", help="then compare every file of the store with its checksum")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     _add_listing_arguments(parser.add_argument_group("how the raw data is listed"))
@@ -143,17 +143,3 @@ def _verify(root: Path) -> dict[str, Any]:
         print(fault, file=sys.stderr)
     print(f"{len(faults)} of {len(store.cases)} cases are damaged", file=sys.stderr)
     return {"store": str(root), "passed": not faults, "verified_cases": len(store.cases), "damaged": faults}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, slash, count = text.partition("/")
-    try:
-        if slash and 0 <= int(index) < int(count):
-            return int(index), int(count)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r}: write I/N with I from 0 to N-1, for example 0/4")

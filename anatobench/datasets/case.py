@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,24 @@ class Listing:
     rejected: tuple[Rejection, ...] = ()
     notes: tuple[str, ...] = field(default=())
     """Sentences for the summary: derived splits, dropped rows, choices made."""
+
+
+def rejection_table(rejections: Iterable[Rejection]) -> bytes:
+    """The content of a `rejected.csv`: RFC 4180, sorted, with messages on one line each."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("case_id", "path", "reason", "message"))
+    for rejection in sorted(rejections, key=lambda r: (r.case_id, r.path, r.reason, r.message)):
+        writer.writerow(" ".join(value.split()) for value in asdict(rejection).values())
+    return text.getvalue().encode(errors="backslashreplace")
+
+
+def case_id_of_path(path: str) -> str:
+    """A case id from a scan's path: its parts joined, without the suffix."""
+    text = path.strip("/")
+    for suffix in (".nii.gz", ".nii", ".npz"):
+        text = text.removesuffix(suffix)
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[-200:].lstrip("._-")
 
 
 class PatientLeakageError(AnatoBenchError):

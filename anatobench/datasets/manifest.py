@@ -13,12 +13,11 @@ Paths are relative to the CSV's folder and stay inside it. Absolute paths are fo
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection
-from anatobench.datasets.masks import SUFFIXES, find_mask, mask_note
+from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, case_id_of_path
+from anatobench.datasets.masks import find_mask, mask_note
 from anatobench.datasets.options import MASK_LABELS, ListingOptions
 from anatobench.datasets.splits import carve_validation
 from anatobench.datasets.table import Row, Table, read_table
@@ -81,7 +80,7 @@ def _label_columns(table: Table, task: Task) -> tuple[str, ...]:
 
 
 def _case(root: Path, row: Row, task: Task, columns: tuple[str, ...], options: ListingOptions) -> Case | Rejection:
-    case_id = row.get("case") or _named_after(row["scan"])
+    case_id = row.get("case") or case_id_of_path(row["scan"])
     try:
         if not SAFE_CASE_ID.fullmatch(case_id):
             raise CaseError(
@@ -98,14 +97,6 @@ def _case(root: Path, row: Row, task: Task, columns: tuple[str, ...], options: L
     except CaseError as error:
         return Rejection(case_id, row["scan"], error.reason, f"line {row.line}: {error}")
     return Case(case_id, row.get("patient") or case_id, scan, row["split"], targets, mask, mask_labels)
-
-
-def _named_after(scan: str) -> str:
-    """A case id from a path: its parts joined, without the suffix."""
-    text = scan.strip("/")
-    for suffix in (*SUFFIXES, ".npz"):
-        text = text.removesuffix(suffix)
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[-200:].lstrip("._-")
 
 
 def _path(root: Path, text: str, options: ListingOptions) -> Path:

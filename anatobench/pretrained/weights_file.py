@@ -125,7 +125,7 @@ def _download(published: PublishedWeights, folders: list[Path]) -> Path:
     """Fetch the file whole, check its hash, then let it appear in the first folder."""
     path = folders[0] / published.file
     try:
-        content = _fetch(published.address)
+        content = fetch(published.address)
     except (OSError, HTTPException) as error:
         looked_in = " or ".join(str(folder) for folder in folders)
         raise AnatoBenchError(
@@ -144,7 +144,7 @@ def _download(published: PublishedWeights, folders: list[Path]) -> Path:
     return path
 
 
-def _fetch(address: str) -> bytes:
+def fetch(address: str) -> bytes:
     """The file at an address, OSError if it is too large."""
     content = bytearray()
     with urlopen(address, timeout=CONNECT_TIMEOUT_S) as response:

@@ -68,6 +68,11 @@ def organ_table(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
     return table
 
 
+def label_structures(mask: Mask, mask_labels: str) -> Mapping[int, str]:
+    """The structure that each label stands for, found and checked as `organ_table` does, without judging sides."""
+    return _structures(mask, _present_labels(mask.labels), mask_labels)
+
+
 def _present_labels(labels: np.ndarray) -> list[int]:
     """The labels that occur, without 0."""
     counts = np.zeros(np.iinfo(labels.dtype).max + 1, dtype=np.int64)

@@ -438,7 +438,7 @@ def test_a_second_process_on_the_same_store_stops_at_once(make_raw_cohort: MakeC
         assert process.poll() is None
         before = contents(root)
         for shard in ((0, 1), (1, 2)):
-            with pytest.raises(AnatoBenchError, match="another `anatobench prepare` without --shard is writing"):
+            with pytest.raises(AnatoBenchError, match="another `anatobench prepare` without --shard is writing here"):
                 run(listing, root, shard=shard)
         assert contents(root) == before
     finally:

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from anatobench.errors import AnatoBenchError
-from anatobench.worker_pool import NATIVE_THREAD_VARIABLES, WorkerDied, run_in_workers
+from anatobench.worker_pool import NATIVE_THREAD_VARIABLES, WorkerDied, WorkerPlace, run_in_workers
 
 DIE = "__import__('os').kill(__import__('os').getpid(), 9)"
 
@@ -70,3 +70,34 @@ def test_workers_that_cannot_start_are_an_error_not_a_loop(
     with pytest.raises(AnatoBenchError, match="do not start"):
         list(run_in_workers(module.function, [1, 2], 1))
     assert "ModuleNotFoundError" in capfd.readouterr().err
+
+
+def test_a_worker_has_its_place_and_its_processes_go_with_it(tmp_path: os.PathLike[str]) -> None:
+    """Whether it is stopped in the middle of its work or has died: nothing may go on running that nobody waits for."""
+    places = [WorkerPlace({"CUDA_VISIBLE_DEVICES": gpu}, starts_processes=True) for gpu in ("3", "5")]
+    see = "(__import__('time').sleep(0.2), __import__('os').environ['CUDA_VISIBLE_DEVICES'])[1]"
+    jobs = [see, f"{see} + ''", DIE, f"'' + {see}", f"{see} * 1"]
+    results = dict(run_in_workers(eval, jobs, 2, places=places))
+    assert results.pop(DIE) == WorkerDied(-9)
+    assert set(results.values()) == {"3", "5"}, "one that replaces a dead worker takes its place"
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") not in ("3", "5")
+
+    mark = os.path.join(tmp_path, "pid")
+    child = f"__import__('subprocess').Popen(['sh', '-c', 'echo $$ > {mark}; exec sleep 600'])"
+    for after in ("0", DIE):
+        job = f"({child}, __import__('time').sleep(1), {after})[2]"
+        assert len(list(run_in_workers(eval, [job], 1, places=places))) == 1
+        with open(mark) as file:
+            child_id = int(file.read())
+        deadline = time.monotonic() + 10
+        while _runs(child_id):
+            assert time.monotonic() < deadline, "the worker's own process outlived it"
+            time.sleep(0.05)
+
+
+def _runs(process_id: int) -> bool:
+    try:
+        with open(f"/proc/{process_id}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""Organ masks for scans that have none: made by TotalSegmentator, kept in one folder, looked over."""

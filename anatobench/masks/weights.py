@@ -1,0 +1,96 @@
+"""Where TotalSegmentator's published weights lie, and how they get there: looked at before any scan is read."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import os
+import shutil
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+from anatobench.errors import AnatoBenchError
+from anatobench.pretrained.weights_file import fetch
+
+TASK = 297
+"""The 3 mm model of `total`, which `fast` means."""
+MODEL = "nnUNetTrainer_4000epochs_NoMirroring__nnUNetPlans__3d_fullres"
+FILES = ("plans.json", "dataset.json", "fold_0/checkpoint_final.pth")
+ADDRESS = "https://github.com/wasserth/TotalSegmentator/releases/download"
+INSTALL = "pip install 'anatobench[masks]'"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of the `fast` model on this machine."""
+
+    folder: Path
+    """What TotalSegmentator knows as TOTALSEG_WEIGHTS_PATH."""
+    model: Path
+    """The folder with `plans.json`."""
+    version: str
+    """Of the package TotalSegmentator."""
+
+    def sha256(self) -> str:
+        """Of the checkpoint."""
+        with (self.model / FILES[2]).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_or_download() -> Weights:
+    """The weights where TotalSegmentator looks for them, downloaded if they are missing.
+
+    `AnatoBenchError` if the package is not installed, or says what to fetch and where to put it.
+    """
+    if importlib.util.find_spec("totalsegmentator") is None:
+        raise AnatoBenchError(f"TotalSegmentator is not installed: {INSTALL}")
+    published = importlib.import_module("totalsegmentator.map_tasks_config").TASK_ID_WEIGHTS_CONFIGS[TASK]
+    name, address = published["foldername"], f"{ADDRESS}/{published['version']}/{published['foldername']}.zip"
+    folder = weights_folder()
+    weights = Weights(folder, folder / name / MODEL, importlib.metadata.version("TotalSegmentator"))
+    if not (folder / name).exists():
+        _download(folder, name, address)
+    missing = [file for file in FILES if not (weights.model / file).is_file()]
+    if missing:
+        raise AnatoBenchError(
+            f"{weights.model}: {missing[0]} is missing, so the weights of task {TASK} are not whole: delete "
+            f"{folder / name} and unpack {address} into {folder}"
+        )
+    return weights
+
+
+def weights_folder() -> Path:
+    """As `totalsegmentator.config.get_weights_dir` has it, without importing PyTorch as that module does."""
+    if own := os.environ.get("TOTALSEG_WEIGHTS_PATH"):
+        return Path(own)
+    if home := os.environ.get("TOTALSEG_HOME_DIR"):
+        return Path(home) / "nnunet" / "results"
+    home_folder = Path("/tmp") if str(Path.home()) == "/" else Path.home()
+    return home_folder / ".totalsegmentator" / "nnunet" / "results"
+
+
+def _download(folder: Path, name: str, address: str) -> None:
+    """Fetch and unpack beside the place, then let the folder appear whole: several jobs may do so at once."""
+    try:
+        content = fetch(address)
+    except (OSError, HTTPException) as error:
+        raise AnatoBenchError(
+            f"the weights of TotalSegmentator's task {TASK} (total, fast) are not in {folder} and cannot be downloaded "
+            f"({error}): fetch {address} where there is network and unpack it into {folder}, as {folder / name}"
+        ) from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                archive.extractall(scratch)
+            if not (folder / name).exists():
+                shutil.move(Path(scratch) / name, folder / name)
+    except (OSError, zipfile.BadZipFile) as error:
+        if not (folder / name).is_dir():  # else another job was faster
+            raise AnatoBenchError(f"{folder}: {address} cannot be unpacked here ({error})") from None
