@@ -114,6 +114,34 @@ class Inspection:
     """Of `loss` with respect to every parameter, before clipping."""
 
 
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Of a device, in bytes."""
+
+    peak: int
+    """The most that this process's arrays have taken at once."""
+    reserved: int
+    """The most that its allocator has taken from the device."""
+    total: int
+    """What the device has, or what the allocator may take of it."""
+
+
+class Instruments(Protocol):
+    """What the benchmarks ask of a device."""
+
+    def synchronise(self) -> None:
+        """Wait until the device has done all that the engine gave it."""
+
+    def memory(self) -> DeviceMemory | None:
+        """None where the framework keeps no account: on a CPU."""
+
+    def release_memory(self) -> None:
+        """Give the device back what the allocator keeps without need, as far as the framework can."""
+
+    def matrix_product_rate(self) -> float:
+        """Operations per second of a large product of random square matrices in the engine's precision."""
+
+
 class Engine(Protocol):
     """One model with its optimizer, in training mode for `train_step` and `inspect`, evaluation mode elsewhere.
 
@@ -177,6 +205,9 @@ class Engine(Protocol):
 
     def device(self) -> dict[str, Any]:
         """`kind` (`cpu`, `gpu`), `name`, `count` and the framework's `versions`."""
+
+    def instruments(self) -> Instruments:
+        """Of this engine's device."""
 
 
 _PACKAGES = {"torch": "torch_ref", "jax": "jax_impl"}

@@ -22,6 +22,7 @@ from anatobench.errors import UsageError
 from anatobench.processes import ALONE, Processes
 from anatobench.recipes import Recipe
 from jax_impl import parallel
+from jax_impl.instruments import JaxInstruments
 from jax_impl.layers.noise import Key
 from jax_impl.losses import CaseLosses, case_losses
 from jax_impl.models import build_backbone
@@ -211,6 +212,10 @@ class JaxEngine:
                 "platform": device.client.platform_version,
             },
         }
+
+    def instruments(self) -> JaxInstruments:
+        """See `anatobench.engine.Engine.instruments`."""
+        return JaxInstruments(self._mesh.local_devices[0], self._precision, lambda: self._parameters)
 
     # The compiled functions: state and arrays in, arrays out.
 

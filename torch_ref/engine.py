@@ -21,6 +21,7 @@ from anatobench.processes import ALONE, Processes
 from anatobench.recipes import Recipe
 from anatobench.tasks import Size
 from torch_ref import parallel
+from torch_ref.instruments import TorchInstruments
 from torch_ref.losses import CaseLosses, case_losses
 from torch_ref.models import build_backbone
 from torch_ref.models.diagnosis_model import DiagnosisModel
@@ -193,6 +194,10 @@ class TorchEngine:
                 "cudnn": torch.backends.cudnn.version() if gpu else None,
             },
         }
+
+    def instruments(self) -> TorchInstruments:
+        """See `anatobench.engine.Engine.instruments`."""
+        return TorchInstruments(self._device, self._precision)
 
     def _features(self, volume: np.ndarray, record: Callable[[str, Tensor], None] | None = None) -> Tensor:
         """int16 [B, D, H, W] to the feature map; `record` is shown every stage's output."""

@@ -1,112 +1,283 @@
-"""Time of one training step: forward, backward and optimizer, on random scans of the right statistics."""
+"""Time of a training step (forward, backward, optimizer) of several arms that take turns on one machine.
+
+Every arm has a process of its own, because two frameworks in one would fight over memory and threads. All read the same
+batch from files, begin with the same weights, and take turns in rounds, forwards and backwards, so that whatever slows
+the machine slows all of them; ratios are those of rounds, with a bootstrap interval.
+"""
 
 from __future__ import annotations
 
-import resource
-import sys
+import os
+import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anatobench.bench.flops import count, peak_flops
-from anatobench.engine import Batch, ModelSpec, load_engine
+from anatobench.bench.arms import Arm, ArmError, ArmProcess
+from anatobench.bench.flops import count
+from anatobench.bench.intervals import median_interval, paired_ratio
+from anatobench.bench.machine import describe_code, describe_host, watched_gpu
+from anatobench.bench.peaks import peak_flops
+from anatobench.bench.random_batch import random_batch, write_batch
+from anatobench.engine import ModelSpec
+from anatobench.errors import AnatoBenchError
 from anatobench.recipes import Recipe
-from anatobench.tasks import Task
+
+SHARE_FOR_PREPARING = 0.7
+"""Of a limited time: what is not compiled by then is left out."""
+FEWEST_ROUNDS = 2
+LOSS_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
+"""How far first losses may lie apart, relatively, that started from the same weights and bytes."""
 
 
 @dataclass(frozen=True)
-class StepTimes:
-    """Seconds."""
+class StepBenchmark:
+    """What is measured, and how."""
 
-    compile: float
-    """The first step: compilation, memory planning, kernel choice."""
-    steps: np.ndarray
-    """float64 [repeats]"""
+    arms: tuple[Arm, ...]
+    spec: ModelSpec
+    recipe: Recipe
+    rounds: int = 20
+    steps_per_turn: int = 1
+    """Timed steps in a row, whose median is the arm's time in that round."""
+    warm_up: int = 2
+    """Steps between the first one, which compiles, and the first round."""
+    seconds: float | None = None
+    """End after about so long, with the rounds that were done; None: as long as it takes."""
+    prepare_together: bool = False
+    """Let all arms compile at the same time: sooner, but compilation times then disturb each other."""
+
+    @property
+    def settling_steps(self) -> int:
+        """Untimed steps at the start of a turn, where others had theirs in between."""
+        return 0 if len(self.arms) == 1 else 1
 
 
-def random_batch(spec: ModelSpec, size: int, seed: int) -> Batch:
-    """Scans with a soft-tissue body in air, noise and block-shaped organs: never zeros, which some kernels run faster.
+@dataclass
+class _Contestant:
+    """An arm at work, and what it has told so far."""
 
-    Every grade of every label group occurs if the batch is large enough.
+    arm: Arm
+    process: ArmProcess
+    told: dict[str, Any]
+    seconds: list[float]
+
+
+def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+    """Measure; the record of `anatobench bench step --json` (benchmarks/results/schemas/step.json).
+
+    Arms that fail are named in `failed` and do not stop the others; `AnatoBenchError` if none is left, or if two arms
+    did not see the same bytes.
     """
-    rng = np.random.default_rng(seed)
-    shape = (size, *spec.crop_size)
-    d, h, w = (np.linspace(-1, 1, n, dtype=np.float32) for n in spec.crop_size)
-    body = (h[:, None] ** 2 + w[None, :] ** 2 < 0.8)[None, None] & (np.abs(d) <= 1)[None, :, None, None]
-    volume = np.where(body, rng.normal(40, 60, shape), rng.normal(-990, 12, shape)).round()
-    organ = ((d[:, None, None] > 0) * 1 + (h[:, None] > 0) * 2 + (w > 0) * 4) % spec.task.segmentation_classes
-    organs = np.where(body, organ[None], 0).astype(np.uint8)
-    targets = np.stack([rng.integers(0, len(group.grades), size) for group in spec.task.groups], axis=1)
-    return Batch(
-        volume=np.clip(volume, -1000, 1000).astype(np.int16),
-        organs=np.array(np.broadcast_to(organs, shape)),
-        targets=targets.astype(np.int8),
-        case_index=np.arange(size, dtype=np.int32),
-    )
-
-
-def time_steps(engine: Any, batch: Batch, recipe: Recipe, repeats: int, warm_up: int = 2) -> StepTimes:
-    """Run `repeats` timed steps after compilation and warm-up; each waits for the device."""
-
-    def step(number: int) -> float:
-        start = time.perf_counter()
-        engine.train_step(batch, recipe.learning_rate, number).fetch()
-        return time.perf_counter() - start
-
-    compile_seconds = step(0)
-    for number in range(warm_up):
-        step(1 + number)
-    return StepTimes(compile_seconds, np.array([step(1 + warm_up + number) for number in range(repeats)]))
-
-
-def median_interval(samples: np.ndarray, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the median."""
-    rng = np.random.default_rng(seed)
-    medians = np.median(rng.choice(samples, (resamples, len(samples))), axis=1)
-    low, high = np.quantile(medians, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def bench_step(
-    framework: str, model: str, size: str, task: Task, batch_size: int, recipe: Recipe, segmentation: bool, repeats: int
-) -> dict[str, Any]:
-    """Measure one configuration; the keys are those `anatobench bench step --json` documents."""
-    spec = ModelSpec(model, size, task, task.geometry(size).crop_size, segmentation)
-    engine = load_engine(framework, spec, recipe)
-    batch = random_batch(spec, batch_size, recipe.seed)
-    times = time_steps(engine, batch, recipe, repeats)
-    device = engine.device()
-    versions = device.pop("versions")
-    median = float(np.median(times.steps))
-    flops = count(spec).training * batch_size
-    peak = peak_flops(device["name"], recipe.precision)
-    peak_memory = device.pop("peak_memory_bytes", None)
+    started, clock = datetime.now(UTC), time.monotonic()
+    deadline = None if asked.seconds is None else clock + asked.seconds
+    failed: dict[str, ArmError] = {}
+    host = describe_host()
+    with tempfile.TemporaryDirectory(prefix="anatobench-bench-") as name, ExitStack() as processes:
+        folder = Path(name)
+        batch = random_batch(asked.spec, asked.recipe.batch_size, asked.recipe.seed)
+        write_batch(batch, folder)
+        contestants = [
+            _Contestant(arm, processes.enter_context(ArmProcess(arm, folder, number)), {}, [])
+            for number, arm in enumerate(asked.arms)
+        ]
+        preparing = _Turns(contestants, failed, None if deadline is None else _part(clock, deadline))
+        _prepare(preparing, asked, folder, progress)
+        with watched_gpu() as gpu:
+            _measure(_Turns(contestants, failed, None), asked, deadline, progress)
+            _Turns(contestants, failed, None).each_in_turn("finish")
+    left = [c for c in contestants if c.arm.name not in failed]
+    if not left:
+        raise AnatoBenchError("; ".join(f"{name}: {error}" for name, error in failed.items()))
+    digest = batch.digest()
+    for contestant in left:
+        if contestant.told["batch_digest"] != digest:
+            raise AnatoBenchError(f"{contestant.arm.name} did not see the batch that was made, or changed it")
+    ceilings: dict[str, float] = {}
+    for contestant in left:  # two measured the same device: the faster product is nearer to what it can do
+        precision, rate = contestant.told["precision"], contestant.told["matrix_product_flops"]
+        ceilings[precision] = max(rate, ceilings.get(precision, 0.0))
+    arms = [_arm_record(c, asked, ceilings) for c in left]
     return {
-        "framework": framework,
-        "model": model,
-        "size": size,
-        "geometry": task.anatomy,
-        "crop_size": list(spec.crop_size),
-        "batch_size": batch_size,
-        "precision": recipe.precision,
-        "segmentation": segmentation,
-        "repeats": repeats,
-        "median_s": median,
-        "ci95_s": list(median_interval(times.steps)),
-        "samples_per_s": batch_size / median,
-        "model_flops_per_step": flops,
-        "mfu": None if peak is None else flops / median / peak,
-        "peak_memory_bytes": _peak_host_memory() if peak_memory is None else peak_memory,
-        "peak_memory_of": "process" if peak_memory is None else "device",
-        "compile_s": times.compile,
-        "device": device,
-        "versions": versions,
-        "batch_digest": batch.digest(),
+        "kind": "step",
+        **arms[0],  # the figures of the first arm stand at the top, too
+        "model": asked.spec.model,
+        "size": asked.spec.size,
+        "geometry": asked.spec.task.anatomy,
+        "crop_size": list(asked.spec.crop_size),
+        "batch_size": asked.recipe.batch_size,
+        "repeats": len(left[0].seconds),
+        "batch_digest": digest,
+        "same_first_loss": _same_first_loss(left, asked),
+        "arms": arms,
+        "ratios": list(_ratios(left)),
+        "failed": {name: {"error": str(e), "out_of_memory": e.out_of_memory} for name, e in failed.items()},
+        "protocol": {
+            "steps_per_turn": asked.steps_per_turn,
+            "settling_steps": asked.settling_steps,
+            "warm_up": asked.warm_up,
+            "prepared_together": asked.prepare_together,
+            "compilation_cache": bool(os.environ.get("JAX_COMPILATION_CACHE_DIR")),
+            "seconds": round(time.monotonic() - clock, 1),
+        },
+        "machine": {**host, "load_1m_after": os.getloadavg()[0], "gpu": gpu.to_json()},
+        "code": describe_code(),
+        "started": started.isoformat(timespec="seconds"),
     }
 
 
-def _peak_host_memory() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+@dataclass
+class _Turns:
+    """Asks one contestant after the other; whoever fails is out."""
+
+    contestants: Sequence[_Contestant]
+    failed: dict[str, ArmError]
+    deadline: float | None
+
+    def left(self) -> list[_Contestant]:
+        return [c for c in self.contestants if c.arm.name not in self.failed]
+
+    def each_in_turn(self, what: str, order: int = 1, **details: Any) -> None:
+        for contestant in self.left()[::order]:
+            self._try(contestant, lambda c: c.process.send(what, **details))
+            self.hear(contestant)
+
+    def all_at_once(self, what: str, details: Callable[[Arm], dict[str, Any]]) -> None:
+        for contestant in self.left():
+            self._try(contestant, lambda c: c.process.send(what, **details(c.arm)))
+        for contestant in self.left():
+            self.hear(contestant)
+
+    def hear(self, contestant: _Contestant) -> None:
+        if contestant.arm.name not in self.failed:
+            self._try(contestant, lambda c: c.told.update(c.process.receive(self.deadline)))
+
+    def _try(self, contestant: _Contestant, action: Callable[[_Contestant], object]) -> None:
+        try:
+            action(contestant)
+        except ArmError as error:
+            self.failed[contestant.arm.name] = error
+            contestant.process.__exit__(ArmError)  # its memory is for the others
+
+
+def _part(start: float, deadline: float) -> float:
+    return start + SHARE_FOR_PREPARING * (deadline - start)
+
+
+def _prepare(turns: _Turns, asked: StepBenchmark, folder: Path, progress: Callable[[str], None]) -> None:
+    progress("building")
+    turns.all_at_once("describe", lambda arm: build_request(arm, asked.spec, asked.recipe, folder))
+    turns.each_in_turn("ceiling")
+    weights = str(folder / "weights.safetensors")
+    with_head_first = sorted(turns.left(), key=lambda c: not c.arm.segmentation)
+    for giver in with_head_first[:1]:
+        _Turns([giver], turns.failed, turns.deadline).each_in_turn("save_weights", file=weights)
+        if giver.arm.name not in turns.failed:
+            turns.each_in_turn("load_weights", file=weights)
+    progress("compiling and warming up")
+    if asked.prepare_together:
+        turns.all_at_once("prepare", lambda arm: {"warm_up": asked.warm_up})
+    else:
+        turns.each_in_turn("prepare", warm_up=asked.warm_up)
+
+
+def build_request(arm: Arm, spec: ModelSpec, recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """The first request to an arm's process: what to build, and where the batch lies."""
+    return {
+        "framework": arm.framework,
+        "peer": None if arm.peer is None else str(arm.peer),
+        "variant": arm.variant,
+        "model": spec.model,
+        "size": spec.size,
+        "task": spec.task.to_json(),
+        "crop_size": list(spec.crop_size),
+        "segmentation": arm.segmentation,
+        "recipe": asdict(recipe),
+        "batch": str(folder),
+    }
+
+
+def _measure(turns: _Turns, asked: StepBenchmark, deadline: float | None, progress: Callable[[str], None]) -> None:
+    """Rounds, one forwards, the next backwards, until the deadline; every round is whole."""
+    for number in range(asked.rounds):
+        late = deadline is not None and time.monotonic() > deadline
+        if (late and number >= FEWEST_ROUNDS) or not turns.left():
+            return
+        turns.each_in_turn(
+            "turn",
+            order=1 if number % 2 == 0 else -1,
+            settling_steps=asked.settling_steps,
+            steps=asked.steps_per_turn,
+            release_memory=len(turns.left()) > 1,
+        )
+        for contestant in turns.left():
+            contestant.seconds.append(float(np.median(contestant.told.pop("seconds"))))
+        progress(f"round {number + 1} of {asked.rounds}")
+
+
+def _arm_record(contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping[str, float]) -> dict[str, Any]:
+    arm, told = contestant.arm, contestant.told
+    seconds, batch_size = np.array(contestant.seconds), asked.recipe.batch_size
+    median = float(np.median(seconds))
+    flops = count(replace(asked.spec, segmentation=arm.segmentation)).training * batch_size
+    peak = peak_flops(told["device"]["name"], told["precision"])
+    ceiling = peak or ceilings[told["precision"]]
+    return {
+        "name": arm.name,
+        "framework": arm.framework,
+        "peer": None if arm.peer is None else f"{arm.peer.name}:{arm.variant}",
+        "segmentation": arm.segmentation,
+        "precision": told["precision"],
+        "median_s": median,
+        "ci95_s": list(median_interval(seconds)),
+        "seconds": contestant.seconds,
+        "samples_per_s": batch_size / median,
+        "model_flops_per_step": flops,
+        "mfu": flops / median / ceiling,
+        "mfu_of": "data sheet" if peak else "measured matrix product",
+        "ceiling_flops": ceiling,
+        **{key: told[key] for key in _TOLD},
+    }
+
+
+_TOLD = (
+    "matrix_product_flops",
+    "peak_memory_bytes",
+    "peak_memory_of",
+    "reserved_memory_bytes",
+    "total_memory_bytes",
+    "build_s",
+    "compile_s",
+    "warm_up_s",
+    "first_loss",
+    "last_loss",
+    "batch_digest",
+    "device",
+    "versions",
+)
+
+
+def _same_first_loss(contestants: Sequence[_Contestant], asked: StepBenchmark) -> bool | None:
+    """Whether arms that do the same work found the same loss at the same weights: that they did see the same bytes.
+
+    None where nothing can be compared: one arm, or a model that draws dropout at random.
+    """
+    losses = [c.told["first_loss"] for c in contestants if c.arm.segmentation == contestants[0].arm.segmentation]
+    if len(losses) < 2 or asked.spec.model != "r3d_18":
+        return None
+    tolerance = max(LOSS_TOLERANCE[c.told["precision"]] for c in contestants)
+    return bool(max(losses) - min(losses) <= tolerance * max(map(abs, losses)))
+
+
+def _ratios(contestants: Sequence[_Contestant]) -> Iterator[dict[str, Any]]:
+    """Of every arm's time to that of each before it."""
+    for before, after in combinations(contestants, 2):
+        ratio = paired_ratio(np.array(after.seconds), np.array(before.seconds))
+        yield {"of": after.arm.name, "to": before.arm.name, "ratio": ratio.value, "ci95": [ratio.low, ratio.high]}

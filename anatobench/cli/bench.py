@@ -1,60 +1,31 @@
-"""`anatobench bench step`: what a training step costs on this machine."""
+"""`anatobench bench MEASUREMENT`: each measurement is a module `bench_<name>` beside this one."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import sys
+import importlib
 from typing import Any
 
-from anatobench.errors import UsageError
-from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, paper_recipe
-from anatobench.tasks import TASKS
-
-GEOMETRIES = {"chest": "ct_rate", "abdomen": "ratic"}
+MEASUREMENTS = {
+    "step": "forward, backward and optimizer step on random scans",
+    "memory": "the largest batch that fits, and bytes per case",
+    "compare": "what got slower or faster between two records",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `--help`."""
     measurements = parser.add_subparsers(dest="measurement", metavar="MEASUREMENT", required=True)
-    step = measurements.add_parser(
-        "step",
-        help="forward, backward and optimizer step on random scans",
-        description="Time forward, backward and optimizer step on random scans. Needs no data set.",
-    )
-    step.add_argument("--framework", required=True, choices=FRAMEWORKS)
-    step.add_argument("--model", required=True, choices=MODELS)
-    step.add_argument("--geometry", required=True, choices=tuple(GEOMETRIES), help="which crop size and which loss")
-    step.add_argument("--size", choices=SIZES, default="full", help="full (the paper's) or tiny (for a CPU)")
-    step.add_argument("--batch-size", type=int, help="cases per step (default: the paper's)")
-    step.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    step.add_argument("--no-seg", action="store_true", help="without the segmentation branch")
-    step.add_argument("--repeats", type=int, default=20, help="timed steps after the warm-up (default: 20)")
-    step.add_argument("--seed", type=int, default=0)
-    step.add_argument("--json", action="store_true", help="print the record as one JSON object")
+    for name, summary in MEASUREMENTS.items():
+        module = importlib.import_module(f"anatobench.cli.bench_{name}")
+        subparser = measurements.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(measure=module.run)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.bench.step import bench_step
-
-    if args.repeats < 2:
-        raise UsageError("--repeats: at least 2, so that there is an interval")
-    task = TASKS[GEOMETRIES[args.geometry]]
-    recipe = paper_recipe(task, args.model)
-    recipe = dataclasses.replace(
-        recipe,
-        precision=args.precision,
-        seed=args.seed,
-        batch_size=recipe.batch_size if args.batch_size is None else args.batch_size,
-    )
-    record = bench_step(
-        args.framework, args.model, args.size, task, recipe.batch_size, recipe, not args.no_seg, args.repeats
-    )
-    low, high = record["ci95_s"]
-    utilisation = "" if record["mfu"] is None else f", {100 * record['mfu']:.1f} % of peak"
-    print(
-        f"{args.framework} {args.model} ({args.size}, {args.geometry}, batch {recipe.batch_size}, {args.precision}): "
-        f"{record['median_s']:.3f} s per step [{low:.3f}, {high:.3f}], {record['samples_per_s']:.2f} cases per second"
-        f"{utilisation}; first step {record['compile_s']:.1f} s; on {record['device']['name']}",
-        file=sys.stderr,
-    )
+    """Measure; the record."""
+    record: dict[str, Any] = args.measure(args)
     return record

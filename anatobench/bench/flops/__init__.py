@@ -48,19 +48,3 @@ def count(spec: ModelSpec) -> Flops:
         products.append(Product(voxels(size), channels, spec.task.segmentation_classes))
     forward = sum(product.forward for product in products)
     return Flops(forward, forward + sum(product.backward for product in products))
-
-
-PEAK_TFLOPS = {
-    # Dense peaks of the vendor's data sheets (SXM form): bf16 and tf32 on tensor cores, fp32 and fp64 without.
-    "H200": {"bf16": 989.4, "tf32": 494.7, "fp32": 66.9, "fp64": 33.5},
-    "H100": {"bf16": 989.4, "tf32": 494.7, "fp32": 66.9, "fp64": 33.5},
-    "A100": {"bf16": 312.0, "tf32": 156.0, "fp32": 19.5, "fp64": 9.7},
-}
-
-
-def peak_flops(device_name: str, precision: str) -> float | None:
-    """The device's peak in operations per second, None where it is not known (a CPU, another GPU)."""
-    for name, peaks in PEAK_TFLOPS.items():
-        if name in device_name:
-            return peaks[precision] * 1e12
-    return None

@@ -1,45 +1,147 @@
-"""The step benchmark's record: what it promises, in both frameworks, on the same bytes."""
+"""The step benchmark: what its record promises, that arms take turns on the same bytes, and what failing costs."""
 
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from anatobench.bench.arms import Arm
 from anatobench.bench.flops import count
-from anatobench.bench.step import median_interval, random_batch
+from anatobench.bench.random_batch import random_batch, read_batch, write_batch
+from anatobench.bench.step import StepBenchmark, bench_step
 from anatobench.cli.main import main
 from anatobench.engine import ModelSpec
+from anatobench.errors import AnatoBenchError
+from anatobench.recipes import Recipe
 from anatobench.tasks import TASKS
 
 KEYS = {"median_s", "ci95_s", "samples_per_s", "model_flops_per_step", "mfu", "peak_memory_bytes", "compile_s"}
 KEYS |= {"device", "versions", "batch_digest"}
+PEER = Path(__file__).parents[2] / "support" / "numpy_peer.py"
+TASK = TASKS["ct_rate"]
+SPEC = ModelSpec("r3d_18", "tiny", TASK, TASK.geometry("tiny").crop_size)
 
 
-def record(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
-    arguments = ["bench", "step", "--model", "r3d_18", "--size", "tiny", "--batch-size", "2", "--repeats", "3"]
-    assert main([*arguments, "--json", *words]) == 0
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
+def arms(*variants: str) -> tuple[Arm, ...]:
+    return tuple(Arm(None, PEER, variant) for variant in variants)
 
 
-def test_both_frameworks_measure_the_same_work(capsys: pytest.CaptureFixture[str]) -> None:
+def measured(*variants: str, **options: object) -> dict:
+    recipe = Recipe(batch_size=2)
+    return bench_step(StepBenchmark(arms(*variants), SPEC, recipe, **{"rounds": 5, **options}))
+
+
+def test_both_frameworks_measure_the_same_work_without_grain_and_orbax(tmp_path: Path) -> None:
+    """In a process, and children, that cannot import what a node without data sets lacks."""
     pytest.importorskip("torch")
     pytest.importorskip("flax")
-    torch, jax = (record(capsys, "--framework", name, "--geometry", "chest") for name in ("torch", "jax"))
-    spec = ModelSpec("r3d_18", "tiny", TASKS["ct_rate"], TASKS["ct_rate"].geometry("tiny").crop_size)
-    for found in (torch, jax):
-        assert set(found) >= KEYS
-        low, high = found["ci95_s"]
-        assert 0 < low <= found["median_s"] <= high
-        assert found["model_flops_per_step"] == 2 * count(spec).training
-        assert found["samples_per_s"] == pytest.approx(2 / found["median_s"])
-        assert found["compile_s"] > 0
-        assert found["peak_memory_bytes"] > 0
-    assert torch["batch_digest"] == jax["batch_digest"]
+    blocked = ("grain", "orbax", "nibabel", "pydicom", "isal", "monai", "tensorboard")
+    for name in blocked:
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('{name} is blocked', name='{name}')\n")
+    words = ["--framework", "torch,jax", "--model", "r3d_18", "--size", "tiny", "--geometry", "chest"]
+    done = subprocess.run(
+        [sys.executable, "-m", "anatobench", "bench", "step", *words, "--batch-size", "2", "--repeats", "3", "--json"],
+        env=with_path(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) >= KEYS
+    assert [arm["name"] for arm in found["arms"]] == ["torch", "jax"]
+    assert found["same_first_loss"] is True
+    assert found["failed"] == {}
+    digest = random_batch(SPEC, 2, seed=0).digest()
+    for arm in found["arms"]:
+        low, high = arm["ci95_s"]
+        assert 0 < low <= arm["median_s"] <= high
+        assert arm["model_flops_per_step"] == 2 * count(SPEC).training
+        assert arm["samples_per_s"] == pytest.approx(2 / arm["median_s"])
+        assert arm["mfu"] == pytest.approx(arm["model_flops_per_step"] / arm["median_s"] / found["ceiling_flops"])
+        assert arm["compile_s"] > 0
+        assert arm["peak_memory_bytes"] > 1e8
+        assert arm["batch_digest"] == digest
+    assert found["mfu_of"] == "measured matrix product"
+    (ratio,) = found["ratios"]
+    assert (ratio["of"], ratio["to"]) == ("jax", "torch")
+    assert ratio["ci95"][0] <= ratio["ratio"] <= ratio["ci95"][1]
 
 
-def test_random_batch_is_no_batch_of_zeros() -> None:
+def with_path(folder: Path) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def test_arms_take_turns_forwards_and_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    from anatobench.bench import step as module
+
+    turns = []
+
+    class Noted(module.ArmProcess):
+        def send(self, what: str, **details: object) -> None:
+            if what == "turn":
+                turns.append((self.arm.variant, details["settling_steps"]))
+            super().send(what, **details)
+
+    monkeypatch.setattr(module, "ArmProcess", Noted)
+    record = measured("plain", "slow", rounds=3)
+    assert turns == [(name, 1) for name in ("plain", "slow", "slow", "plain", "plain", "slow")]
+    assert [len(arm["seconds"]) for arm in record["arms"]] == [3, 3]
+    assert record["arms"][1]["median_s"] >= 0.02
+    assert record["ratios"][0]["ci95"][0] > 1, "the slow one is slower beyond doubt"
+    assert record["same_first_loss"] is True, "both began with the weights of the first"
+    assert record["arms"][1]["precision"] == "bf16", "a peer's own precision is what its operations count against"
+
+
+def test_a_failing_arm_does_not_stop_the_others() -> None:
+    record = measured("dies", "plain", "starved", "prints", "diverges")
+    assert [arm["name"] for arm in record["arms"]] == ["numpy_peer:plain", "numpy_peer:prints"]
+    assert record["name"] == "numpy_peer:plain"
+    failed = {name.partition(":")[2]: failure for name, failure in record["failed"].items()}
+    assert set(failed) == {"dies", "starved", "diverges"}
+    assert failed["dies"]["out_of_memory"], "killed with signal 9 is what the system does to a process too large"
+    assert failed["starved"]["out_of_memory"]
+    assert not failed["diverges"]["out_of_memory"]
+    assert "the loss of step 1 is nan" in failed["diverges"]["error"]
+
+
+def test_an_arm_that_changes_the_batch_is_found_out() -> None:
+    with pytest.raises(AnatoBenchError, match="did not see the batch"):
+        measured("plain", "changes_batch")
+
+
+def test_another_loss_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from anatobench.bench import arms as module
+
+    ask = module.ArmProcess.send
+    monkeypatch.setattr(
+        module.ArmProcess,
+        "send",
+        lambda self, what, **d: ask(self, "describe" if what == "load_weights" else what, **d),
+    )
+    record = measured("plain", "prints")  # without load_weights each begins with its own
+    assert record["same_first_loss"] is False
+
+
+def test_limited_time_ends_with_whole_rounds_and_leaves_out_who_is_not_ready() -> None:
+    start = time.monotonic()
+    record = measured("plain", "hangs", seconds=8.0, rounds=100_000)
+    assert time.monotonic() - start < 60
+    assert "not ready" in record["failed"]["numpy_peer:hangs"]["error"]
+    assert 2 <= record["repeats"] < 100_000
+
+
+def test_nobody_left_is_an_error() -> None:
+    with pytest.raises(AnatoBenchError, match="numpy_peer:starved: MemoryError: no more"):
+        measured("starved")
+
+
+def test_random_batch_is_no_batch_of_zeros_and_crosses_files(tmp_path: Path) -> None:
     task = TASKS["ratic"]
     spec = ModelSpec("r3d_18", "tiny", task, task.geometry("tiny").crop_size)
     batch = random_batch(spec, 8, seed=1)
@@ -47,28 +149,22 @@ def test_random_batch_is_no_batch_of_zeros() -> None:
     assert (batch.volume == 0).mean() < 0.02
     assert set(np.unique(batch.organs)) == set(range(task.segmentation_classes))
     assert batch.digest() == random_batch(spec, 8, seed=1).digest() != random_batch(spec, 8, seed=2).digest()
+    write_batch(batch, tmp_path)
+    assert read_batch(tmp_path).digest() == batch.digest()
 
 
-def test_interval_holds_the_median_of_skewed_times() -> None:
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(200):
-        low, high = median_interval(rng.exponential(size=41))
-        hits += low <= np.log(2) <= high
-    assert 0.88 <= hits / 200 <= 0.99
-
-
-def test_wrong_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["bench", "step", "--model", "r3d_18", "--framework", "torch", "--geometry", "chest", "--repeats", "1"]
-    assert main(words) == 2
-    assert "--repeats" in capsys.readouterr().err
-
-
-def test_the_step_benchmark_imports_nothing_heavy() -> None:
-    """It must run on a node that has a framework and little else."""
-    code = (
-        "import sys, anatobench.bench.step, anatobench.cli.bench\n"
-        "heavy = {'grain', 'orbax', 'monai', 'nibabel', 'pydicom', 'sklearn', 'matplotlib', 'tensorboard'}\n"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--framework", "torch", "--repeats", "1"], "--repeats"),
+        (["--repeats", "3"], "name what to measure"),
+        (["--framework", "torch,torch"], "named twice"),
+        (["--framework", "torch", "--set", "epochs=3"], "only recompute"),
+        (["--framework", "torch", "--batch-size", "0"], "batch_size"),
+        (["--peer", "nowhere.py:eager"], "no such Python file"),
+        (["--peer", f"{PEER}:unknown"], "no variant"),
+    ],
+)
+def test_wrong_arguments_are_refused(words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "step", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny", *words]) in (1, 2)
+    assert complaint in capsys.readouterr().err

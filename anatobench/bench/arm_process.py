@@ -1,0 +1,203 @@
+"""One arm of a step benchmark, in a process of its own: a framework or a peer, told what to do over pipes.
+
+Every line of stdin is one request, {"do": ...}, and is answered by one line of JSON: the figures asked for, or `error`
+with one sentence and `out_of_memory`. Whatever a framework prints goes to stderr. When stdin closes, the process ends.
+
+It imports the framework it measures and nothing that a node without data sets may lack.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from anatobench.array_files import safetensors_bytes
+from anatobench.bench.random_batch import read_batch
+from anatobench.engine import SEGMENTATION_HEAD, Arrays, Batch, Instruments, ModelSpec, PendingMetrics, load_engine
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.recipes import Recipe
+from anatobench.tasks import Task
+
+MEMORY_WORDS = ("out of memory", "OutOfMemory", "RESOURCE_EXHAUSTED", "allocate memory", "MemoryError", "bad_alloc")
+
+
+class Model(Protocol):
+    """What is measured: any engine, and any peer's `build(variant, spec, recipe)`."""
+
+    recipe: Recipe
+    """Its precision is the one that operations are counted against."""
+
+    def train_step(self, batch: Batch, learning_rate: float, step: int) -> PendingMetrics: ...
+
+    def weights(self) -> Arrays: ...
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None: ...
+
+    def device(self) -> dict[str, Any]: ...
+
+    def instruments(self) -> Instruments: ...
+
+
+class Arm:
+    """The model once it is built, and the batch that every step is given."""
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        """`AnatoBenchError` if the framework or the peer's file is not there."""
+        self._batch = read_batch(Path(request["batch"]))
+        self._digest = self._batch.digest()
+        start = time.perf_counter()
+        self._model = _build(request)
+        self._instruments = self._model.instruments()
+        self._build_seconds = time.perf_counter() - start
+        self._steps = 0
+        self._first_loss = self._last_loss = float("nan")
+
+    def describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What it is and runs on; the batch's digest as this process read it."""
+        device = self._model.device()
+        return {
+            "precision": self._model.recipe.precision,
+            "build_s": self._build_seconds,
+            "held_bytes": peak_host_memory(),
+            "versions": device.pop("versions"),
+            "device": device,
+            "batch_digest": self._digest,
+        }
+
+    def limit_memory(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Allocations beyond what is taken now plus so many bytes fail, as they would on a smaller machine."""
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + int(request["bytes"])
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        return {}
+
+    def ceiling(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The rate of a large matrix product on this device."""
+        return {"matrix_product_flops": self._instruments.matrix_product_rate()}
+
+    def save_weights(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What it begins with, so that all arms begin with the same."""
+        Path(request["file"]).write_bytes(safetensors_bytes(self._model.weights()))
+        return {}
+
+    def load_weights(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse; a file without segmentation head leaves this model's as it is."""
+        own = {name: array for name, array in self._model.weights().items() if name.startswith(SEGMENTATION_HEAD)}
+        self._model.load_weights(own | load_file(request["file"]))
+        return {}
+
+    def prepare(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The first step, with compilation and choice of kernels, then the warm-up."""
+        compile_seconds = self._step()
+        self._first_loss = self._last_loss
+        return {
+            "compile_s": compile_seconds,
+            "warm_up_s": [self._step() for _ in range(request["warm_up"])],
+            "first_loss": self._first_loss,
+        }
+
+    def turn(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Timed steps after those that bring back what the other arm's turn drove out of caches and memory."""
+        for _ in range(request["settling_steps"]):
+            self._step()
+        seconds = [self._step() for _ in range(request["steps"])]
+        if request["release_memory"]:
+            self._instruments.release_memory()
+        return {"seconds": seconds}
+
+    def finish(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Memory, the last loss, and the batch's digest once more: no step has changed it."""
+        memory = self._instruments.memory()
+        return {
+            "peak_memory_bytes": peak_host_memory() if memory is None else memory.peak,
+            "peak_memory_of": "process" if memory is None else "device",
+            "reserved_memory_bytes": None if memory is None else memory.reserved,
+            "total_memory_bytes": None if memory is None else memory.total,
+            "batch_digest": self._batch.digest(),
+            "last_loss": self._last_loss,
+        }
+
+    def _step(self) -> float:
+        """Seconds until the device has done the whole step, the update of the weights included."""
+        start = time.perf_counter()
+        metrics = self._model.train_step(self._batch, self._model.recipe.learning_rate, self._steps).fetch()
+        self._instruments.synchronise()
+        seconds = time.perf_counter() - start
+        self._steps += 1
+        self._last_loss = metrics.loss
+        if not np.isfinite(metrics.loss):
+            raise AnatoBenchError(f"the loss of step {self._steps} is {metrics.loss}: no step to measure")
+        return seconds
+
+
+def _build(request: Mapping[str, Any]) -> Model:
+    task = Task.from_json(request["task"])
+    depth, height, width = request["crop_size"]
+    spec = ModelSpec(request["model"], request["size"], task, (depth, height, width), request["segmentation"])
+    recipe = Recipe(**request["recipe"])
+    if not spec.segmentation:
+        recipe = replace(recipe, segmentation_weight=0.0)
+    if request["framework"]:
+        return load_engine(request["framework"], spec, recipe)
+    path, variant = Path(request["peer"]), request["variant"]
+    loaded = importlib.util.spec_from_file_location(f"peer_{path.stem}", path)
+    if loaded is None or loaded.loader is None or not path.is_file():
+        raise UsageError(f"{path}: no such Python file of a peer")
+    module = importlib.util.module_from_spec(loaded)
+    sys.modules[loaded.name] = module
+    try:
+        loaded.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise AnatoBenchError(f"{path} needs the Python package {error.name}: install it") from error
+    if variant not in module.VARIANTS:
+        raise UsageError(f"{path}: no variant {variant!r}: choose one of {', '.join(module.VARIANTS)}")
+    model: Model = module.build(variant, spec, recipe)
+    return model
+
+
+def peak_host_memory() -> int:
+    """Bytes of this process that were in memory at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    text = f"{type(error).__name__}: {error}"
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return {
+        "error": first if isinstance(error, AnatoBenchError) else f"{type(error).__name__}: {first}"[:400],
+        "out_of_memory": any(word in text for word in MEMORY_WORDS),
+    }
+
+
+def main() -> int:
+    """Answer requests until stdin closes."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    arm: Arm | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if arm is None:
+                arm = Arm(request)
+            action: Callable[[Mapping[str, Any]], dict[str, Any]] = getattr(arm, request["do"])
+            answer = action(request)
+        except Exception as error:
+            answer = _failure(error)
+        answers.write(json.dumps(answer) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

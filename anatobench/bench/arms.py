@@ -1,0 +1,119 @@
+"""The arms of a step benchmark as the measuring process sees them: child processes that answer requests in turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anatobench.errors import AnatoBenchError
+
+# Several processes share a GPU: XLA must not take most of its memory at its start, and may take all of it in the end.
+XLA_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
+SECONDS_TO_END = 10.0
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is measured."""
+
+    framework: str | None
+    """One of `recipes.FRAMEWORKS`, or None for a peer."""
+    peer: Path | None = None
+    """A Python file with `VARIANTS` and `build(variant, spec, recipe)`; see benchmarks/peers/step_torchvision.py."""
+    variant: str = ""
+    segmentation: bool = True
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        peer = "" if self.peer is None else f"{self.peer.stem.removeprefix('step_')}:{self.variant}"
+        return (self.framework or peer) + ("" if self.segmentation else " without head")
+
+
+class ArmError(AnatoBenchError):
+    """An arm answered with an error, died, or took too long."""
+
+    def __init__(self, message: str, out_of_memory: bool = False, died: bool = False) -> None:
+        super().__init__(message)
+        self.out_of_memory, self.died = out_of_memory, died
+
+
+class ArmProcess:
+    """A child process, alive until the context closes. What it prints stands in `<folder>/<number>.log`."""
+
+    def __init__(self, arm: Arm, folder: Path, number: int, environment: Mapping[str, str] = os.environ) -> None:
+        self.arm = arm
+        self._log = folder / f"{number}.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "anatobench.bench.arm_process"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
+                env={**XLA_MEMORY, **environment},
+            )
+        self._received = b""
+
+    def __enter__(self) -> ArmProcess:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Let it end by itself; a framework that hangs at its exit is killed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(0 if any(exception) else SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    def ask(self, what: str, deadline: float | None = None, **details: Any) -> dict[str, Any]:
+        """`send`, then `receive`."""
+        self.send(what, **details)
+        return self.receive(deadline)
+
+    def send(self, what: str, **details: Any) -> None:
+        """A request; `ArmError` if the process is gone."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": what, **details}).encode() + b"\n")
+        except OSError:
+            raise self._died() from None
+
+    def receive(self, deadline: float | None = None) -> dict[str, Any]:
+        """The answer. `ArmError` if it is an error, if the process dies, or at `deadline` (of `time.monotonic`)."""
+        assert self._process.stdout is not None
+        while b"\n" not in self._received:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            if not select.select([self._process.stdout], [], [], left)[0]:
+                self._process.kill()
+                raise ArmError("stopped: it was not ready when the time was up")
+            content = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not content:
+                raise self._died()
+            self._received += content
+        line, _, self._received = self._received.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise ArmError(answer["error"], answer["out_of_memory"])
+        return answer
+
+    def _died(self) -> ArmError:
+        status = self._process.wait()
+        said = self._log.read_text(errors="replace")
+        last = next((line for line in reversed(said.splitlines()) if line.strip()), "")
+        starved = status in (-9, 137) or any(word in said for word in ("bad_alloc", "out of memory", "MemoryError"))
+        return ArmError(f"its process died (exit status {status}): {last[:300]}", starved, died=True)

@@ -1,0 +1,155 @@
+"""What a measurement ran on: code, host, GPU, and how fast the GPU's clock was meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anatobench import __version__
+
+COMMIT_VARIABLE = "ANATOBENCH_COMMIT"
+"""Names the commit where the code lies without its history, in an image or a copy."""
+SAMPLES_EVERY_MS = 500
+
+CONSTANTS = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "mig.mode.current")
+VARYING = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw")
+THROTTLE_REASONS = {
+    # NVML's bits (nvml.h, nvmlClocksEventReasons); bit 0, "idle", is no throttling.
+    0x2: "application clocks setting",
+    0x4: "software power cap",
+    0x8: "hardware slowdown",
+    0x10: "sync boost",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+    0x100: "display clocks setting",
+}
+THROTTLE_QUERIES = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
+"""The driver's name for them since 535, and before."""
+
+
+def describe_code() -> dict[str, Any]:
+    """Version and git commit; `dirty` if files were changed since. None where there is no history to ask."""
+    folder = Path(__file__).parents[2]
+    commit = _output(["git", "-C", str(folder), "rev-parse", "HEAD"]) if (folder / ".git").exists() else None
+    changed = _output(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"]) if commit else None
+    return {
+        "version": __version__,
+        "commit": commit or os.environ.get(COMMIT_VARIABLE) or None,
+        "dirty": None if changed is None else bool(changed),
+    }
+
+
+def describe_host() -> dict[str, Any]:
+    """Processor, cores this process may use, and how busy the machine is at this moment."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return {
+        "cpu": next(names, platform.machine()),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "kernel": platform.release(),
+        "load_1m": os.getloadavg()[0],
+    }
+
+
+@dataclass
+class GpuWatch:
+    """A GPU while something runs on it. Everything stays empty where there is no `nvidia-smi`."""
+
+    constants: dict[str, str] = field(default_factory=dict)
+    samples: list[list[float]] = field(default_factory=list)
+    """Per moment the values of `VARYING`; NaN where the driver does not tell."""
+    throttle_bits: int = 0
+
+    def to_json(self) -> dict[str, Any] | None:
+        """None without a GPU; else the constants, lowest, median and highest of what varied, and why it slowed."""
+        if not self.constants:
+            return None
+        varied: dict[str, Any] = {}
+        if self.samples:
+            for name, values in zip(VARYING, np.array(self.samples).T, strict=True):
+                known = values[~np.isnan(values)]
+                if len(known):
+                    varied[name] = {"min": known.min(), "median": float(np.median(known)), "max": known.max()}
+        reasons = [reason for bit, reason in THROTTLE_REASONS.items() if self.throttle_bits & bit]
+        return {**self.constants, "samples": len(self.samples), **varied, "throttle_reasons": reasons}
+
+    def take(self, line: str) -> None:
+        """One line of `nvidia-smi`: the values of `VARYING` and the bits of the throttle reasons."""
+        *values, bits = (cell.strip() for cell in line.split(","))
+        if len(values) != len(VARYING):
+            return
+        self.samples.append([_number(value) for value in values])
+        with contextlib.suppress(ValueError):
+            self.throttle_bits |= int(bits, 16)
+
+
+@contextlib.contextmanager
+def watched_gpu(command: str = "nvidia-smi") -> Iterator[GpuWatch]:
+    """Ask the driver twice a second while the context is open. Reads only; changes no setting."""
+    watch = GpuWatch()
+    path = shutil.which(command)
+    if path is None:
+        yield watch
+        return
+    base = [path, "--format=csv,noheader,nounits", "-i", _gpu_shown()]
+    constants = _output([*base, f"--query-gpu={','.join(CONSTANTS)}"])
+    query = next((name for name in THROTTLE_QUERIES if _output([*base, f"--query-gpu={name}"]) is not None), None)
+    if constants is None or query is None:
+        yield watch
+        return
+    watch.constants = dict(zip(CONSTANTS, (cell.strip() for cell in constants.split(",")), strict=False))
+    process = subprocess.Popen(
+        [*base, f"--query-gpu={','.join((*VARYING, query))}", f"--loop-ms={SAMPLES_EVERY_MS}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    reader = threading.Thread(target=_take_all, args=(process.stdout, watch), daemon=True)
+    reader.start()
+    try:
+        yield watch
+    finally:
+        process.terminate()
+        process.wait()
+        reader.join()
+        process.stdout.close()
+
+
+def _take_all(lines: Iterator[str] | Any, watch: GpuWatch) -> None:
+    for line in lines:
+        watch.take(line)
+
+
+def _gpu_shown() -> str:
+    """The first GPU that CUDA shows this process."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:  # "[N/A]"
+        return float("nan")
+
+
+def _output(command: Sequence[str]) -> str | None:
+    """What it prints; None if it cannot be run or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,81 @@
+"""Search for the largest batch that fits, and what a case costs in memory. Needs no data set.
+
+  anatobench bench memory --framework jax --model r3d_18 --geometry chest --precision bf16
+  anatobench bench memory --framework torch --model r3d_18 --geometry chest --size tiny --limit 0.5
+
+Every probe is a process of its own, which may run out of memory without harm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from anatobench.cli.bench_step import add_model_arguments, peer, task_and_recipe
+from anatobench.errors import UsageError
+from anatobench.recipes import FRAMEWORKS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `--help`."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--framework", choices=FRAMEWORKS)
+    what.add_argument("--peer", type=peer, metavar="FILE.py:VARIANT", help="another implementation")
+    add_model_arguments(parser)
+    parser.add_argument("--no-seg", action="store_true", help="without the segmentation branch")
+    parser.add_argument(
+        "--limit", type=float, metavar="GIB",
+        help="as if there were no more memory than this (default: the GPU's; half of what a CPU's machine has free)",
+    )  # fmt: skip
+    parser.add_argument("--margin", type=float, default=0.1, help="share to leave free (default: %(default)s)")
+    parser.add_argument("--at-most", type=int, default=4096, help="largest batch to try (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Search; the record."""
+    from anatobench.bench.arms import Arm
+    from anatobench.bench.memory import MemoryBenchmark, bench_memory
+    from anatobench.engine import ModelSpec
+
+    if not 0 <= args.margin < 1 or args.at_most < 1 or (args.limit is not None and args.limit <= 0):
+        raise UsageError("--margin must be at least 0 and below 1, --at-most at least 1, --limit more than 0")
+    path, variants = args.peer or (Path(), ("",))
+    if len(variants) != 1:
+        raise UsageError("--peer: one variant at a time")
+    task, recipe = task_and_recipe(args)
+    arm = Arm(args.framework) if args.framework else Arm(None, path, variants[0])
+    asked = MemoryBenchmark(
+        arm=dataclasses.replace(arm, segmentation=not args.no_seg),
+        spec=ModelSpec(args.model, args.size, task, task.geometry(args.size).crop_size, not args.no_seg),
+        recipe=recipe,
+        limit=None if args.limit is None else int(args.limit * 2**30),
+        margin=args.margin,
+        at_most=args.at_most,
+    )
+    with tqdm(desc="bench memory", unit="probe", file=sys.stderr, leave=False, disable=None) as bar:
+
+        def progress(what: str) -> None:
+            bar.set_postfix_str(what)
+            bar.update()
+
+        record = bench_memory(asked, progress)
+    print_memory(record)
+    return record
+
+
+def print_memory(record: dict[str, Any]) -> None:
+    """For a person, on stderr."""
+    limit = "unknown" if record["limit_bytes"] is None else f"{record['limit_bytes'] / 2**30:.2f} GiB"
+    print(
+        f"{record['name']} {record['model']} ({record['size']}, {record['geometry']}, {record['precision']}): batch "
+        f"{record['largest_batch']} fits into {limit}, {record['smallest_not_fitting'] or 'nothing tried'} does not; "
+        f"{record['bytes_per_case'] / 2**20:.1f} MiB per case; with {100 * record['margin']:.0f} % to spare "
+        f"{record['recommended_batch']}; on {record['device']['name']}",
+        file=sys.stderr,
+    )

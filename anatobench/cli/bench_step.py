@@ -1,0 +1,163 @@
+"""Time forward, backward and optimizer step on random scans. Needs no data set.
+
+  anatobench bench step --framework torch --model r3d_18 --geometry chest
+  anatobench bench step --framework torch,jax --model swin3d_t --geometry abdomen --precision bf16 --both-seg --json
+  anatobench bench step --framework torch --peer benchmarks/peers/step_torchvision.py:eager,compile ...
+
+Several arms (frameworks, peers) run in processes of their own and take turns; ratios come with a 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from anatobench.errors import UsageError
+from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, Recipe, override, paper_recipe
+from anatobench.tasks import TASKS, Task
+
+GEOMETRIES = {"chest": "ct_rate", "abdomen": "ratic"}
+CHANGEABLE = ("recompute", "dropout", "segmentation_loss")
+"""Fields of the recipe that change what a step costs and have no option of their own."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `--help`."""
+    parser.add_argument("--framework", type=_frameworks, default=(), metavar="F[,F]", help="torch, jax, or torch,jax")
+    parser.add_argument(
+        "--peer", action="append", default=[], type=peer, metavar="FILE.py:VARIANT[,VARIANT]",
+        help="another implementation to measure beside (may be repeated); see benchmarks/peers",
+    )  # fmt: skip
+    add_model_arguments(parser)
+    seg = parser.add_mutually_exclusive_group()
+    seg.add_argument("--no-seg", action="store_true", help="without the segmentation branch")
+    seg.add_argument("--both-seg", action="store_true", help="every arm with and without it")
+    parser.add_argument("--batch-size", type=int, help="cases per step (default: the paper's)")
+    parser.add_argument("--repeats", type=int, default=20, help="rounds after the warm-up (default: %(default)s)")
+    parser.add_argument("--steps-per-turn", type=int, default=1, help="timed steps per arm and round (default: 1)")
+    parser.add_argument("--seconds", type=float, help="end after about so long, with the rounds done by then")
+    parser.add_argument(
+        "--prepare-together", action="store_true", help="compile all arms at once: sooner, less exact compile times"
+    )
+    parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `bench step` and `bench memory` share."""
+    parser.add_argument("--model", required=True, choices=MODELS)
+    parser.add_argument("--geometry", required=True, choices=tuple(GEOMETRIES), help="which crop size and which loss")
+    parser.add_argument("--size", choices=SIZES, default="full", help="full (the paper's) or tiny (for a CPU)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
+        help=f"change the paper's recipe: {', '.join(CHANGEABLE)}",
+    )  # fmt: skip
+
+
+def task_and_recipe(args: argparse.Namespace) -> tuple[Task, Recipe]:
+    """Of the arguments; `UsageError` for a setting that this cannot take."""
+    task = TASKS[GEOMETRIES[args.geometry]]
+    for setting in args.settings:
+        if setting.partition("=")[0] not in CHANGEABLE:
+            raise UsageError(f"--set {setting}: here only {', '.join(CHANGEABLE)} can be set")
+    recipe = override(paper_recipe(task, args.model), args.settings)
+    return task, dataclasses.replace(recipe, precision=args.precision, seed=args.seed)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure; the record."""
+    from anatobench.bench.step import StepBenchmark, bench_step
+    from anatobench.engine import ModelSpec
+
+    if args.repeats < 2:
+        raise UsageError("--repeats: at least 2, so that there is an interval")
+    if args.steps_per_turn < 1 or (args.seconds is not None and args.seconds <= 0):
+        raise UsageError("--steps-per-turn and --seconds must be positive")
+    task, recipe = task_and_recipe(args)
+    if args.batch_size is not None:
+        recipe = dataclasses.replace(recipe, batch_size=args.batch_size)
+    asked = StepBenchmark(
+        arms=_arms(args),
+        spec=ModelSpec(args.model, args.size, task, task.geometry(args.size).crop_size, not args.no_seg),
+        recipe=recipe,
+        rounds=args.repeats,
+        steps_per_turn=args.steps_per_turn,
+        seconds=args.seconds,
+        prepare_together=args.prepare_together,
+    )
+    with tqdm(total=args.repeats + 2, desc="bench step", file=sys.stderr, leave=False, disable=None) as bar:
+
+        def progress(what: str) -> None:
+            bar.set_postfix_str(what)
+            bar.update()
+
+        record = bench_step(asked, progress)
+    print_step(record)
+    return record
+
+
+def print_step(record: dict[str, Any]) -> None:
+    """For a person, on stderr."""
+    what = ("model", "size", "geometry", "batch_size")
+    print(", ".join(f"{name} {record[name]}" for name in what) + f"; {record['device']['name']}", file=sys.stderr)
+    width = max(len(arm["name"]) for arm in record["arms"])
+    for arm in record["arms"]:
+        low, high = arm["ci95_s"]
+        memory = f"{arm['peak_memory_bytes'] / 2**30:.2f} GiB ({arm['peak_memory_of']})"
+        print(
+            f"{arm['name']:{width}}  {arm['precision']}  {arm['median_s']:.4f} s [{low:.4f}, {high:.4f}]  "
+            f"{arm['samples_per_s']:.2f} cases/s  {100 * arm['mfu']:.1f} % of the {arm['mfu_of']}  "
+            f"{memory}  first step {arm['compile_s']:.1f} s",
+            file=sys.stderr,
+        )
+    for ratio in record["ratios"]:
+        low, high = ratio["ci95"]
+        times = f"{ratio['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+        print(f"{ratio['of']} takes {times} times as long as {ratio['to']}", file=sys.stderr)
+    for name, failure in record["failed"].items():
+        print(f"{name} failed: {failure['error']}", file=sys.stderr)
+    if record["same_first_loss"] is False:
+        print("the arms' first losses differ: they did not do the same work", file=sys.stderr)
+
+
+def _arms(args: argparse.Namespace) -> tuple[Any, ...]:
+    from anatobench.bench.arms import Arm
+
+    arms = [Arm(framework) for framework in args.framework]
+    arms += [Arm(None, path, variant) for path, variants in args.peer for variant in variants]
+    if not arms:
+        raise UsageError("name what to measure: --framework torch,jax, --peer FILE.py:VARIANT, or both")
+    with_head = [] if args.no_seg else arms
+    without = [dataclasses.replace(arm, segmentation=False) for arm in arms] if args.no_seg or args.both_seg else []
+    return _distinct((*with_head, *without))
+
+
+def _distinct(arms: Sequence[Any]) -> tuple[Any, ...]:
+    names = [arm.name for arm in arms]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"{', '.join(twice)}: named twice")
+    return tuple(arms)
+
+
+def _frameworks(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in FRAMEWORKS:
+            raise argparse.ArgumentTypeError(f"{name!r}: choose from {', '.join(FRAMEWORKS)}")
+    return names
+
+
+def peer(text: str) -> tuple[Path, tuple[str, ...]]:
+    """FILE.py:VARIANT[,VARIANT] of the command line."""
+    path, colon, variants = text.rpartition(":")
+    if not colon or not variants or not path.endswith(".py"):
+        raise argparse.ArgumentTypeError(f"{text!r}: write FILE.py:VARIANT, such as step_torchvision.py:eager")
+    return Path(path).absolute(), tuple(variants.split(","))

@@ -1,0 +1,78 @@
+"""Arms of a step benchmark that need no framework: what `bench step --peer` is tested with, in a second."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from anatobench.engine import Arrays, Batch, ModelSpec, StepMetrics
+from anatobench.recipes import Recipe
+
+VARIANTS = ("plain", "slow", "prints", "dies", "starved", "changes_batch", "diverges", "hungry", "hangs")
+BYTES_PER_CASE = 50_000_000
+SLOW_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Measured:
+    loss: float
+
+    def fetch(self) -> StepMetrics:
+        return StepMetrics(self.loss, 0, 0, 0, 0, np.zeros(1))
+
+
+class NumpyInstruments:
+    def synchronise(self) -> None: ...
+
+    def memory(self) -> None: ...
+
+    def release_memory(self) -> None: ...
+
+    def matrix_product_rate(self) -> float:
+        return 1e9
+
+
+class NumpyStep:
+    """The loss is a weighted sum of the batch's bytes, so that it tells who saw other bytes or began elsewhere."""
+
+    def __init__(self, variant: str, spec: ModelSpec, recipe: Recipe) -> None:
+        self.variant = variant
+        self.recipe = replace(recipe, precision="bf16" if variant == "slow" else recipe.precision)
+        self._weight = np.array([1.0 + VARIANTS.index(variant)], np.float32)
+
+    def train_step(self, batch: Batch, learning_rate: float, step: int) -> Measured:
+        if self.variant == "prints":
+            print("a framework that talks")
+        if self.variant == "dies" and step == 4:
+            os.kill(os.getpid(), 9)
+        if self.variant == "starved":
+            raise MemoryError("no more")
+        if self.variant == "hangs":
+            time.sleep(1000)
+        if self.variant == "changes_batch":
+            batch.volume[:] = 0
+        if self.variant == "hungry":
+            np.ones(BYTES_PER_CASE * batch.size, np.uint8)
+        if self.variant == "slow":
+            time.sleep(SLOW_SECONDS)
+        if self.variant == "diverges":
+            return Measured(float("nan"))
+        return Measured(float(self._weight[0] * batch.volume.astype(np.float64).mean()))
+
+    def weights(self) -> Arrays:
+        return {"weight": self._weight.copy()}
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        self._weight = weights["weight"].copy()
+
+    def device(self) -> dict:
+        return {"kind": "cpu", "name": "numpy", "count": 1, "versions": {"numpy": np.__version__}}
+
+    def instruments(self) -> NumpyInstruments:
+        return NumpyInstruments()
+
+
+def build(variant: str, spec: ModelSpec, recipe: Recipe) -> NumpyStep:
+    return NumpyStep(variant, spec, recipe)

@@ -1,0 +1,59 @@
+"""What a record says of the GPU, with a driver's tool that answers as the real one does."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from anatobench.bench.machine import COMMIT_VARIABLE, describe_code, watched_gpu
+
+FAKE = """#!/bin/sh
+case "$*" in
+  *clocks_event_reasons*--loop*) ;;
+  *--loop*) ;;
+  *clocks_event_reasons*) [ -n "$OLD_DRIVER" ] && exit 2; echo 0x0; exit ;;
+  *clocks_throttle_reasons*) echo 0x0; exit ;;
+  *) echo "NVIDIA H200, 580.159.04, 143771, 700.00, 1980, [N/A]"; exit ;;
+esac
+echo "345, 3201, 30, 77.5, 0x0000000000000001"
+echo "1980, 3201, 50, [N/A], 0x0000000000000000"
+echo "1500, 3201, 61, 699.0, 0x0000000000000004"
+exec sleep 60
+"""
+
+
+@pytest.mark.parametrize("old_driver", ["", "yes"])
+def test_clocks_and_throttling_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old_driver: str) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(FAKE)
+    tool.chmod(0o755)
+    monkeypatch.setenv("OLD_DRIVER", old_driver)
+    with watched_gpu(str(tool)) as watch:
+        for _ in range(100):
+            if len(watch.samples) == 3:
+                break
+            time.sleep(0.1)
+    found = watch.to_json()
+    assert found is not None
+    assert found["name"] == "NVIDIA H200"
+    assert found["driver_version"] == "580.159.04"
+    assert found["clocks.sm"] == {"min": 345, "median": 1500, "max": 1980}
+    assert found["power.draw"]["max"] == 699
+    assert found["throttle_reasons"] == ["software power cap"]
+
+
+def test_no_gpu_is_no_error() -> None:
+    with watched_gpu("no-such-tool") as watch:
+        pass
+    assert watch.to_json() is None
+
+
+def test_a_copy_without_history_can_be_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    code = describe_code()
+    if head.returncode == 0:
+        assert code["commit"] == head.stdout.strip()
+    monkeypatch.setenv(COMMIT_VARIABLE, "c0ffee")
+    monkeypatch.setattr("anatobench.bench.machine._output", lambda command: None)
+    assert describe_code()["commit"] == "c0ffee"
