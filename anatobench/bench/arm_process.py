@@ -69,7 +69,7 @@ class Arm:
         return {
             "precision": self._model.recipe.precision,
             "build_s": self._build_seconds,
-            "held_bytes": peak_host_memory(),
+            "held_bytes": host_memory()[0],
             "versions": device.pop("versions"),
             "device": device,
             "batch_digest": self._digest,
@@ -120,7 +120,7 @@ class Arm:
         """Memory, the last loss, and the batch's digest once more: no step has changed it."""
         memory = self._instruments.memory()
         return {
-            "peak_memory_bytes": peak_host_memory() if memory is None else memory.peak,
+            "peak_memory_bytes": host_memory()[1] if memory is None else memory.peak,
             "peak_memory_of": "process" if memory is None else "device",
             "reserved_memory_bytes": None if memory is None else memory.reserved,
             "total_memory_bytes": None if memory is None else memory.total,
@@ -166,10 +166,17 @@ def _build(request: Mapping[str, Any]) -> Model:
     return model
 
 
-def peak_host_memory() -> int:
-    """Bytes of this process that were in memory at once."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def host_memory() -> tuple[int, int]:
+    """Bytes of this process that are in memory now, and at most were at once.
+
+    Not from `getrusage` where /proc has it: on Linux that also holds what the parent had when it started this process.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return peak, peak
+    found = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    return int(found["VmRSS"].split()[0]) * 1024, int(found["VmHWM"].split()[0]) * 1024
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

@@ -8,6 +8,7 @@ rest of the way where the line was wrong.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -55,6 +56,8 @@ class MemoryBenchmark:
     margin: float = 0.1
     """Share of the limit that `recommended_batch` leaves free."""
     at_most: int = 4096
+    seconds: float | None = None
+    """Begin no further probe after so long."""
 
 
 def bench_memory(asked: MemoryBenchmark, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
@@ -72,7 +75,8 @@ def bench_memory(asked: MemoryBenchmark, progress: Callable[[str], None] = lambd
 
     with watched_gpu() as gpu:
         try:
-            probes = search(probe, asked.at_most)
+            until = None if asked.seconds is None else time.monotonic() + asked.seconds
+            probes = search(probe, asked.at_most, until)
         except ArmError as error:
             raise AnatoBenchError(f"{asked.arm.name}: {error}") from None
     fitting = [p for p in probes if p.fits]
@@ -108,11 +112,14 @@ def bench_memory(asked: MemoryBenchmark, progress: Callable[[str], None] = lambd
     }
 
 
-def search(probe: Callable[[int], Probe], at_most: int) -> list[Probe]:
-    """Probes in the order they were taken; the last fitting and the first not fitting lie within `RESOLUTION`."""
+def search(probe: Callable[[int], Probe], at_most: int, until: float | None = None) -> list[Probe]:
+    """Probes in the order they were taken; the last fitting and the first not fitting lie within `RESOLUTION`, unless
+    the time (of `time.monotonic`) was up before."""
     probes: list[Probe] = []
     good, bad = 0, at_most + 1
     while bad - good > max(1, int(RESOLUTION * good)):
+        if probes and until is not None and time.monotonic() > until:
+            break
         batch_size = _next(probes, good, bad)
         probes.append(probe(batch_size))
         if probes[-1].fits:

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--margin", type=float, default=0.1, help="share to leave free (default: %(default)s)")
     parser.add_argument("--at-most", type=int, default=4096, help="largest batch to try (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, help="begin no further probe after so long")
     parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
 
 
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         limit=None if args.limit is None else int(args.limit * 2**30),
         margin=args.margin,
         at_most=args.at_most,
+        seconds=args.seconds,
     )
     with tqdm(desc="bench memory", unit="probe", file=sys.stderr, leave=False, disable=None) as bar:
 

@@ -18,10 +18,11 @@ from anatobench.tasks import Size, get_task
 TOLERANCES = {
     "float64": Tolerances(forward=1e-9, gradients=1e-9, whole_gradient=1e-9, training=1e-9),
     "float32": Tolerances(forward=1e-4, gradients=1e-4, whole_gradient=1e-4, training=None),
+    "tensorfloat32": Tolerances(forward=None, gradients=None, whole_gradient=None, training=None),
     "bfloat16": Tolerances(forward=None, gradients=None, whole_gradient=None, training=None),
 }
 """In float64 two right programs agree to about 1e-12; in float32 training amplifies rounding, so its drift is reported
-and is no gate, and so is everything in bfloat16."""
+and is no gate, and so is everything in bfloat16 and, on a GPU, in TF32."""
 MODELS_WITH_KINKS = ("r3d_18", "mvit_v2_s")
 """ReLU and max-pooling: rounding decides where single elements of the gradient go. PyTorch's own float32 gradients
 are then as far from its float64 ones (measured for r3d_18 at 48x96x96: 5e-4 of the norm, 1e-2 in one array)."""

@@ -13,7 +13,7 @@ from anatobench.engine import Arrays, Batch, ModelSpec
 from anatobench.recipes import Recipe
 from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, Size, Task
 
-PRECISION_OF_DTYPE = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16"}
+PRECISION_OF_DTYPE = {"float64": "fp64", "float32": "fp32", "tensorfloat32": "tf32", "bfloat16": "bf16"}
 
 
 def parity_recipe(dtype: str, seed: int) -> Recipe:
