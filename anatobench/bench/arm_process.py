@@ -61,7 +61,7 @@ class Arm:
         self._instruments = self._model.instruments()
         self._build_seconds = time.perf_counter() - start
         self._steps = 0
-        self._first_loss = self._last_loss = float("nan")
+        self._last_loss = float("nan")
 
     def describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What it is and runs on; the batch's digest as this process read it."""
@@ -100,12 +100,10 @@ class Arm:
     def prepare(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The first step, with compilation and choice of kernels, then the warm-up."""
         compile_seconds = self._step()
-        self._first_loss = self._last_loss
-        return {
-            "compile_s": compile_seconds,
-            "warm_up_s": [self._step() for _ in range(request["warm_up"])],
-            "first_loss": self._first_loss,
-        }
+        first_loss = self._last_loss
+        warm_up_seconds = [self._step() for _ in range(request["warm_up"])]
+        self._instruments.release_memory()  # for the arms that compile next
+        return {"compile_s": compile_seconds, "warm_up_s": warm_up_seconds, "first_loss": first_loss}
 
     def turn(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Timed steps after those that bring back what the other arm's turn drove out of caches and memory."""
