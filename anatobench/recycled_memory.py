@@ -40,7 +40,7 @@ class RecycledMemory:
 
 
 def _from_system(byte_size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, max(byte_size, 1))
+    memory = mmap.mmap(-1, max(byte_size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without large pages
             memory.madvise(mmap.MADV_HUGEPAGE)
