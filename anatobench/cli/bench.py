@@ -1,4 +1,4 @@
-"""`anatobench bench step`: what a training step costs on this machine."""
+"""`anatobench bench MEASUREMENT`: what a training step, loading and the rest cost on this machine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import dataclasses
 import sys
 from typing import Any
 
+from anatobench.cli import bench_load
 from anatobench.errors import UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, paper_recipe
 from anatobench.tasks import TASKS
 
 GEOMETRIES = {"chest": "ct_rate", "abdomen": "ratic"}
+
+IN_OWN_FILES = {
+    "load": (bench_load, "volumes per second from a store, beside a plain copy and what a device consumes"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--repeats", type=int, default=20, help="timed steps after the warm-up (default: 20)")
     step.add_argument("--seed", type=int, default=0)
     step.add_argument("--json", action="store_true", help="print the record as one JSON object")
+    for name, (module, summary) in IN_OWN_FILES.items():
+        measurement = measurements.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(measurement)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    if args.measurement in IN_OWN_FILES:
+        module, _ = IN_OWN_FILES[args.measurement]
+        return module.run(args)
+    return _run_step(args)
+
+
+def _run_step(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.bench.step import bench_step
 
     if args.repeats < 2:

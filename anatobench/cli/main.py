@@ -26,7 +26,7 @@ COMMANDS = {
     "predict": "probabilities and calls for one scan or a folder of scans, with organs and evidence on request",
     "export": "a run's weights as one .safetensors file under torchvision's names",
     "parity": "prove that the two frameworks compute the same",
-    "bench": "measure: step time (bench step)",
+    "bench": "measure: step time, loading, preparation, training end to end, scaling (bench step, load, ...)",
     "experiments": "many runs that answer one question: AUC over seeds (experiments auc)",
     "report": "one self-contained HTML page from one or more runs",
 }

@@ -1,0 +1,78 @@
+"""Contestants measured in turns, round after round, so that a busy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+RESAMPLES = 2000
+
+
+class Closable(Protocol):
+    """What has to be put away."""
+
+    def close(self) -> object: ...
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What one contestant needed."""
+
+    wall_s: np.ndarray
+    """float64 [rounds]"""
+    cpu_s: np.ndarray
+    """float64 [rounds], of all threads of this process."""
+
+
+def measure_in_turns(
+    contestants: Mapping[str, Callable[[], Closable | None]], rounds: int, done: Callable[[], object] = lambda: None
+) -> dict[str, Rounds]:
+    """Call each contestant once per round; a first round fills caches and is not counted. `done` follows each round.
+
+    If a contestant returns something to close, that is closed after the clock was stopped.
+    """
+    wall: dict[str, list[float]] = {name: [] for name in contestants}
+    cpu: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(-1, rounds):
+        for name, contestant in contestants.items():
+            began, cpu_began = time.perf_counter(), time.process_time()
+            left_open = contestant()
+            wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
+            if left_open is not None:
+                left_open.close()
+            if number >= 0:
+                wall[name].append(wall_s)
+                cpu[name].append(cpu_s)
+        done()
+    return {name: Rounds(np.array(wall[name]), np.array(cpu[name])) for name in contestants}
+
+
+def median_with_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """`median` and its bootstrap 95 % interval over rounds, `ci95`."""
+    samples = np.asarray(values, np.float64)
+    medians = np.median(samples[_resampled(len(samples), seed)], axis=1)
+    return {"median": float(np.median(samples)), "ci95": _interval(medians)}
+
+
+def ratio_with_interval(
+    numerator: Sequence[float] | np.ndarray, denominator: Sequence[float] | np.ndarray, seed: int = 0
+) -> dict[str, Any]:
+    """`ratio` of the medians and its bootstrap 95 % interval, `ci95`; both sides of a round stay together."""
+    rounds = np.array([numerator, denominator], np.float64)
+    medians = np.median(rounds[:, _resampled(rounds.shape[1], seed)], axis=2)
+    return {
+        "ratio": float(np.median(rounds[0]) / np.median(rounds[1])),
+        "ci95": _interval(medians[0] / medians[1]),
+    }
+
+
+def _resampled(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+
+
+def _interval(values: np.ndarray) -> list[float]:
+    return [float(value) for value in np.percentile(values, [2.5, 97.5])]
