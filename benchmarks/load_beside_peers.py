@@ -34,11 +34,10 @@ from anatobench.bench.loading import (
     PlainCopy,
     crop_bytes,
     first_batch,
-    rates,
     store_record,
 )
 from anatobench.bench.random_store import write_random_store
-from anatobench.bench.rounds import Closable, measure_in_turns, ratio_with_interval
+from anatobench.bench.rounds import Closable, measure_in_turns, rates, ratio_with_interval
 from anatobench.errors import AnatoBenchError
 from anatobench.store import Store
 from anatobench.tasks import TASKS

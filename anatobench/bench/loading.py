@@ -15,7 +15,7 @@ import numpy as np
 
 from anatobench.batches import Batches, training_batches
 from anatobench.bench.host import host_record, resident_bytes
-from anatobench.bench.rounds import Closable, Rounds, measure_in_turns, median_with_interval, ratio_with_interval
+from anatobench.bench.rounds import Closable, measure_in_turns, rates, ratio_with_interval
 from anatobench.engine import Batch
 from anatobench.progress import progress_bar
 from anatobench.store import Store, data_file
@@ -140,18 +140,6 @@ class MemoryCopy:
 def crop_bytes(batch: Batch) -> int:
     """Bytes of all its crops."""
     return batch.volume.nbytes + batch.organs.nbytes
-
-
-def rates(rounds: Rounds, volumes: int) -> dict[str, Any]:
-    """Volumes per second of the wall clock, `volumes_per_s`, and of processor time, with intervals over rounds."""
-    total = median_with_interval(volumes / rounds.wall_s)
-    core = median_with_interval(volumes / np.maximum(rounds.cpu_s, 1e-9))
-    return {
-        "volumes_per_s": total["median"],
-        "volumes_per_s_ci95": total["ci95"],
-        "volumes_per_s_per_core": core["median"],
-        "volumes_per_s_per_core_ci95": core["ci95"],
-    }
 
 
 def store_record(store: Store) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Rounds:
     wall_s: np.ndarray
     """float64 [rounds]"""
     cpu_s: np.ndarray
-    """float64 [rounds], of all threads of this process."""
+    """float64 [rounds], of all threads of this process and of child processes that ended."""
 
 
 def measure_in_turns(
@@ -39,9 +40,9 @@ def measure_in_turns(
     cpu: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(-1, rounds):
         for name, contestant in contestants.items():
-            began, cpu_began = time.perf_counter(), time.process_time()
+            began, cpu_began = time.perf_counter(), processor_seconds()
             left_open = contestant()
-            wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
+            wall_s, cpu_s = time.perf_counter() - began, processor_seconds() - cpu_began
             if left_open is not None:
                 left_open.close()
             if number >= 0:
@@ -68,6 +69,24 @@ def ratio_with_interval(
         "ratio": float(np.median(rounds[0]) / np.median(rounds[1])),
         "ci95": _interval(medians[0] / medians[1]),
     }
+
+
+def rates(rounds: Rounds, volumes: int) -> dict[str, Any]:
+    """Volumes per second of the wall clock, `volumes_per_s`, and of processor time, with intervals over rounds."""
+    total = median_with_interval(volumes / rounds.wall_s)
+    core = median_with_interval(volumes / np.maximum(rounds.cpu_s, 1e-9))
+    return {
+        "volumes_per_s": total["median"],
+        "volumes_per_s_ci95": total["ci95"],
+        "volumes_per_s_per_core": core["median"],
+        "volumes_per_s_per_core_ci95": core["ci95"],
+    }
+
+
+def processor_seconds() -> float:
+    """Processor time of this process and of the child processes that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _resampled(count: int, seed: int) -> np.ndarray:
