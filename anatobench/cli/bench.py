@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from typing import Any
 
-from anatobench.cli import bench_load, bench_prepare
+from anatobench.cli import bench_load, bench_prepare, bench_scaling, bench_train
 from anatobench.errors import UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, paper_recipe
 from anatobench.tasks import TASKS
@@ -17,6 +17,8 @@ GEOMETRIES = {"chest": "ct_rate", "abdomen": "ratic"}
 IN_OWN_FILES = {
     "load": (bench_load, "volumes per second from a store, beside a plain copy and what a device consumes"),
     "prepare": (bench_prepare, "volumes per second of the whole preparation for one or several numbers of processes"),
+    "train": (bench_train, "training end to end, with loading and with the same batch over and over"),
+    "scaling": (bench_scaling, "step time of 1 to N processes, and a prediction for 8, 64 and 512 GPUs"),
 }
 
 

@@ -22,14 +22,7 @@ DEFAULT_BATCH_SIZE = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--store", type=Path, metavar="DIR", help="a prepared store; its training cases are loaded")
-    source.add_argument("--geometry", choices=tuple(GEOMETRIES), help="write a store of random scans and load from it")
-    parser.add_argument("--size", choices=SIZES, default="full", help="with --geometry (default: %(default)s)")
-    parser.add_argument("--cases", type=int, default=1000, help="with --geometry: cases (default: %(default)s)")
-    parser.add_argument(
-        "--scans", type=int, default=20, help="with --geometry: different files behind them (default: %(default)s)"
-    )
+    add_source_arguments(parser)
     parser.add_argument("--batch-size", type=int, help=f"cases per batch (default: {DEFAULT_BATCH_SIZE}, or all)")
     parser.add_argument(
         "--workers", default="0,1,2", help="threads that read ahead, one or several counts (default: %(default)s)"
@@ -45,17 +38,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
 
 
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where cases are loaded from; `open_source` opens it."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--store", type=Path, metavar="DIR", help="a prepared store; its training cases are loaded")
+    source.add_argument("--geometry", choices=tuple(GEOMETRIES), help="write a store of random scans and load from it")
+    parser.add_argument("--size", choices=SIZES, default="full", help="with --geometry (default: %(default)s)")
+    parser.add_argument("--cases", type=int, default=1000, help="with --geometry: cases (default: %(default)s)")
+    parser.add_argument(
+        "--scans", type=int, default=20, help="with --geometry: different files behind them (default: %(default)s)"
+    )
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.bench.loading import LoadPlan, bench_load
 
-    if args.rounds < 2 or args.round_batches < 1 or min(args.cases, args.scans) < 1 or args.batches < 0:
-        raise UsageError(
-            "--rounds: at least 2, so that there is an interval; --round-batches, --cases and --scans: at least 1"
-        )
+    if args.rounds < 2 or args.round_batches < 1 or args.batches < 0:
+        raise UsageError("--rounds: at least 2, so that there is an interval; --round-batches: at least 1")
     workers = worker_counts(args.workers)
     demand, source = demand_of(args.demand, args.step_record)
     with ExitStack() as stack:
-        store = _store(args, stack)
+        store = open_source(args, stack)
         plan = LoadPlan(
             batch_size=args.batch_size or min(DEFAULT_BATCH_SIZE, len(store.split("train"))),
             workers=workers,
@@ -68,36 +71,42 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
-def worker_counts(text: str) -> tuple[int, ...]:
+def worker_counts(text: str, option: str = "--workers") -> tuple[int, ...]:
     """The numbers of a list separated by commas; `UsageError` if there is anything else in it."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdigit() for word in words):
-        raise UsageError(f"--workers {text}: whole numbers separated by commas, such as 0,1,2")
+        raise UsageError(f"{option} {text}: whole numbers separated by commas, such as 0,1,2")
     return tuple(dict.fromkeys(int(word) for word in words))
 
 
 def demand_of(demand: float | None, step_record: Path | None) -> tuple[float | None, str]:
     """Volumes per second that a device consumes, and how that is known."""
     if step_record is not None:
-        return _samples_per_second(step_record)
+        record = step_record_of(step_record)
+        device = record.get("device") or {}
+        what = [record.get("framework"), record.get("model"), record.get("precision"), device.get("name")]
+        return record["samples_per_s"], " ".join(str(word) for word in what if word)
     if demand is not None and not demand > 0:
         raise UsageError(f"--demand {demand:g}: volumes per second, more than 0")
     return demand, "given" if demand is not None else ""
 
 
-def _samples_per_second(path: Path) -> tuple[float, str]:
+def step_record_of(path: Path) -> dict[str, Any]:
+    """A record of `bench step`, read from the last line of a file; `AnatoBenchError` if it is none."""
     try:
-        record = json.loads(path.read_text().strip().splitlines()[-1])
-        rate = float(record["samples_per_s"])
-        what = f"{record['framework']} {record['model']} {record['precision']} on {record['device']['name']}"
+        text = path.read_text().strip()
+        record = json.loads(text if text.startswith("{") else text.splitlines()[-1])
+        return {**record, "median_s": float(record["median_s"]), "samples_per_s": float(record["samples_per_s"])}
     except OSError as error:
         raise AnatoBenchError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, IndexError):
         raise AnatoBenchError(f"{path}: not a record of `anatobench bench step --json`") from None
-    return rate, what
 
 
-def _store(args: argparse.Namespace, stack: ExitStack) -> Store:
+def open_source(args: argparse.Namespace, stack: ExitStack) -> Store:
+    """The store given, or one of random scans that lives as long as the stack."""
+    if min(args.cases, args.scans) < 1:
+        raise UsageError("--cases and --scans: at least 1")
     if args.store is not None:
         from anatobench.store import Store
 
