@@ -28,7 +28,7 @@ COMMANDS = {
     "parity": "prove that the two frameworks compute the same",
     "bench": "measure: step time, loading, preparation, training end to end, scaling (bench step, load, ...)",
     "experiments": "many runs that answer one question: AUC over seeds (experiments auc)",
-    "report": "one self-contained HTML page from one or more runs",
+    "report": "one self-contained HTML page from one or more runs, or from benchmark records",
 }
 
 EXIT_FAILURE = 1
