@@ -123,7 +123,7 @@ def _step_ratios(records: Sequence[Record]) -> list[tuple[str, float, tuple[floa
 
 def _loading(record: Record) -> str:
     entries = [
-        Bar(f"{entry['workers']} workers" if entry["workers"] else "no workers", entry["volumes_per_s"],
+        Bar(_count(entry["workers"], "worker", "no workers"), entry["volumes_per_s"],
             interval_of(entry["volumes_per_s_ci95"]), OURS)
         for entry in record["loaders"]
     ]  # fmt: skip
@@ -140,6 +140,11 @@ def _loading(record: Record) -> str:
         if memory
         else "",
     )
+
+
+def _count(number: int, what: str, none: str) -> str:
+    plural = what + ("es" if what.endswith("s") else "s")
+    return none if number == 0 else f"{number} {what if number == 1 else plural}"
 
 
 def _store_of(record: Record) -> str:
@@ -186,7 +191,7 @@ def _formats(record: Record) -> str:
 
 def _preparation(record: Record) -> str:
     entries = [
-        Bar(f"{entry['workers']} processes" if entry["workers"] else "this process alone", entry["volumes_per_s"],
+        Bar(_count(entry["workers"], "process", "no other process"), entry["volumes_per_s"],
             interval_of(entry["volumes_per_s_ci95"]), OURS)
         for entry in record["results"]
     ]  # fmt: skip

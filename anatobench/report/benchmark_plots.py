@@ -14,7 +14,7 @@ from anatobench.report.plots import COLOURS, STYLE, image
 
 NEUTRAL = "#5b6670"
 OURS = "#14713d"
-WIDTH = 5.2
+WIDTH = 4.0
 """Inches: about a phone's width, so that letters stay readable there."""
 
 
@@ -71,7 +71,8 @@ def ratios(rows: Sequence[tuple[str, float, tuple[float, float] | None]], what: 
         for place, (label, ratio, interval) in enumerate(rows):
             axes.plot(interval or (ratio, ratio), [place, place], color=NEUTRAL, linewidth=1.6)
             axes.plot(ratio, place, "o", color=COLOURS["jax"], markersize=5)
-            axes.annotate(f"{label}: {number(ratio)}", (0.01, place - 0.24), xycoords=axes.get_yaxis_transform())
+            axes.annotate(f"{label}: {number(ratio)}", (0.01, place - 0.24), xycoords=axes.get_yaxis_transform(),
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
         ends = [end for _, ratio, interval in rows for end in (interval or (ratio, ratio))]
         axes.set_xscale("log")
         axes.set_xlim(min(0.8, 0.85 * min(ends)), max(1.25, 1.15 * max(ends)))
@@ -88,11 +89,12 @@ def ratios(rows: Sequence[tuple[str, float, tuple[float, float] | None]], what: 
 
 
 def _plain_ticks(axes: Axes) -> None:
-    """1, 2, 5, 10 in place of powers of ten."""
+    """1, 2, 5, 10 in place of powers of ten, and finer steps on a short axis."""
     low, high = axes.get_xlim()
-    steps = [m * 10.0**e for e in range(-4, 5) for m in (1, 2, 5)]
+    mantissas = (1, 2, 5) if high > 4 * low else (1, 1.2, 1.5, 2, 3, 5, 8)
+    steps = [m * 10.0**e for e in range(-4, 5) for m in mantissas]
     shown = [step for step in steps if low <= step <= high]
-    axes.set_xticks(shown, [f"{step:g}" for step in shown])
+    axes.set_xticks(shown[:: 1 + len(shown) // 8], [f"{step:g}" for step in shown[:: 1 + len(shown) // 8]])
     axes.set_xticks([], minor=True)
 
 
@@ -109,7 +111,7 @@ def colour_of(arm: Record) -> str:
 def scaling_plot(record: Record) -> str:
     """Efficiency measured over processes, and predicted with and without overlap."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(WIDTH, 3.0), layout="constrained")
+        figure, axes = plt.subplots(figsize=(WIDTH, 3.4), layout="constrained")
         said = []
         for mode, marker in (("weak", "o"), ("strong", "s")):
             points = [(e["processes"], 100 * e["efficiency"]) for e in record["results"] if e["mode"] == mode]
@@ -129,5 +131,5 @@ def scaling_plot(record: Record) -> str:
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.set_ylim(bottom=0)
         axes.set(xlabel="processes, one device each", ylabel="efficiency (%)")
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        figure.legend(loc="outside lower center", ncols=1, frameon=False)
     return image(figure, f"Scaling of {arm_label(record)} on {device_name(record)}. {'; '.join(said)}")
