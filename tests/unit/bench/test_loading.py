@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from record_schema import assert_valid
 
-from anatobench.bench.loading import LoadPlan, Loading, PlainCopy, first_batch, memory_growth
+from anatobench.bench.loading import Loading, LoadPlan, PlainCopy, first_batch, memory_growth
 from anatobench.bench.random_store import write_random_store
 from anatobench.bench.rounds import measure_in_turns, processor_seconds, rates, ratio_with_interval
 from anatobench.cli.main import main
