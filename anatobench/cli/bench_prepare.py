@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anatobench.cli.bench_load import worker_counts
-from anatobench.datasets.registry import DATASETS, list_cases
 from anatobench.errors import UsageError
 from anatobench.recipes import SIZES
 
@@ -22,9 +21,7 @@ PHANTOMS = ("ratic", "ct_rate", "rad_chestct")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dataset", required=True, choices=tuple(DATASETS), help="format of the raw data, real or synthetic"
-    )
+    parser.add_argument("--dataset", required=True, help=f"format of the raw data: {', '.join(PHANTOMS)} or manifest")
     parser.add_argument("--raw", type=Path, metavar="DIR", help="folder of the raw data (default: a synthetic cohort)")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="with --raw: folder of organ masks")
     parser.add_argument("--anatomy", choices=("chest", "abdomen"), help="with --dataset manifest")
@@ -53,6 +50,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _raw_data(args: argparse.Namespace, scratch: Path) -> RawData:
     from anatobench.bench.preparation import RawData
+    from anatobench.datasets.registry import list_cases
 
     given = {name: getattr(args, name) for name in ("masks", "anatomy") if getattr(args, name) is not None}
     root = args.raw or scratch / "raw"

@@ -1,6 +1,6 @@
 """MONAI's PersistentDataset and CacheDataset with its DataLoader, on prepared scans stored as plain NIfTI.
 
-In the form that is fastest: caches filled beforehand, int16 and uint8 as stored, no MetaTensors.
+Kinder than usual: caches are filled beforehand, voxels stay int16 and uint8, and MetaTensors are switched off.
 """
 
 from __future__ import annotations
