@@ -18,6 +18,7 @@ from anatobench.datasets.case import SPLITS
 from anatobench.engine import Batch
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.processes import Processes
+from anatobench.recycled_memory import RecycledMemory
 from anatobench.store import Store
 from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, Size
 from anatobench.volumes.crop import centre_crop_start, random_crop_start
@@ -175,11 +176,12 @@ class _CropReader:
 
     def __init__(self, store: Store):
         self._store = store
+        self._memory = RecycledMemory()
 
     def __call__(self, plans: Sequence[CropPlan]) -> dict[str, np.ndarray]:
         crop = self._store.geometry.crop_size
-        volume = np.empty((len(plans), *crop), np.int16)
-        organs = np.empty((len(plans), *crop), np.uint8)
+        volume = self._memory.empty((len(plans), *crop), np.int16)
+        organs = self._memory.empty((len(plans), *crop), np.uint8)
         targets = np.empty((len(plans), len(self._store.task.groups)), np.int8)
         for place, (index, start) in enumerate(plans):
             if index == PADDING:

@@ -4,17 +4,18 @@ The format is safetensors (https://huggingface.co/docs/safetensors): an 8-byte l
 header with dtype, shape and offsets of each tensor, then the raw bytes. It is public, holds no code, and a crop can
 be read from it in place.
 
-Crops are read with one `pread` per slice. Measured on a 120x240x240 case and a 96x192x192 crop, volume and organs,
-file in the page cache: memory map 2.7 ms, pread per slice 3.8 ms, safetensors' own get_slice 4.3 ms, pread of the
-whole slab 6.4 ms; from a cold disk all of them 27 to 42 ms. A memory map is the fastest but kills the whole process
-with SIGBUS when a network file system fails or the file is cut short, where pread raises an error that names the
-case.
+Crops are read in pieces of about 1 MiB, whole slices as they lie, and the crop is copied out of each piece while it is
+in the processor's cache: a read costs more than the bytes it brings too many, and memory that was just asked for costs
+as much as a copy. benchmarks/storage_formats.py measures it beside other ways and other formats. A memory map is the
+fastest but kills the whole process with SIGBUS when a network file system fails or the file is cut short, where pread
+raises an error that names the case.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,11 @@ from anatobench.tasks import IGNORED_ORGAN, Size
 _DTYPES: Mapping[str, tuple[str, np.dtype]] = {"volume": ("I16", np.dtype("<i2")), "organs": ("U8", np.dtype("u1"))}
 _HEADER_READ = 4096
 """Bytes read to get the header; that of a case is about 150."""
+_PIECE = 1 << 20
+"""Bytes read at once; more than a core's own cache holds would be written to memory and read back."""
+
+_scratch = threading.local()
+"""Each thread's own memory for a piece: a fresh one for every crop would be cleared by the system first."""
 
 
 def encode_case(volume: np.ndarray, organs: np.ndarray | None) -> bytes:
@@ -91,15 +97,25 @@ def _read_header(descriptor: int, size: Size) -> dict[str, _StoredTensor]:
 
 
 def _read_tensor(descriptor: int, tensor: _StoredTensor, size: Size, start: Size, crop: np.ndarray) -> None:
-    """Fill `crop`: per slice one read of the rows it covers at full width, then a copy of the columns."""
+    """Fill `crop`: per piece of some slices one read from their first row on, then a copy of rows and columns."""
     _, height, width = size
-    _, crop_height, crop_width = crop.shape
-    rows = np.empty((crop_height, width), tensor.dtype)
-    buffer = memoryview(rows).cast("B")
-    columns = slice(start[2], start[2] + crop_width)
-    for index, target in enumerate(crop):
-        row = (start[0] + index) * height + start[1]
-        read = os.preadv(descriptor, [buffer], tensor.offset + row * width * tensor.dtype.itemsize)
-        if read != rows.nbytes:
+    depth, crop_height, crop_width = crop.shape
+    row_bytes = width * tensor.dtype.itemsize
+    count = min(depth, max(1, _PIECE // (height * row_bytes)))
+    memory = _piece_memory(count * height * row_bytes)
+    slices = memory.view(tensor.dtype).reshape(count, height, width)[:, :crop_height, start[2] : start[2] + crop_width]
+    for first in range(0, depth, count):
+        wanted = min(count, depth - first)
+        piece = memoryview(memory)[: ((wanted - 1) * height + crop_height) * row_bytes]
+        row = (start[0] + first) * height + start[1]
+        if os.preadv(descriptor, [piece], tensor.offset + row * row_bytes) != piece.nbytes:
             raise AnatoBenchError("the file is cut short")
-        np.copyto(target, rows[:, columns])
+        np.copyto(crop[first : first + wanted], slices[:wanted])
+
+
+def _piece_memory(size: int) -> np.ndarray:
+    """uint8 [size], this thread's own and used again."""
+    memory: np.ndarray | None = getattr(_scratch, "memory", None)
+    if memory is None or memory.nbytes < size:
+        memory = _scratch.memory = np.empty(size, np.uint8)
+    return memory[:size]

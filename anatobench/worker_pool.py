@@ -26,6 +26,11 @@ Result = TypeVar("Result")
 NATIVE_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
+def usable_cores() -> int:
+    """Cores that this process may use; Slurm and containers often give it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class WorkerDied:
     """In place of a result: the worker was gone before it had one, twice, the second time with nothing beside it."""

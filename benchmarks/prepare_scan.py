@@ -23,6 +23,8 @@ import numpy as np
 from tqdm import tqdm
 
 import anatobench
+from anatobench.bench.host import cpu_name
+from anatobench.bench.rounds import ratio_with_interval
 from anatobench.tasks import Spacing
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import resample_mask, resample_volume, resampled_grid
@@ -32,7 +34,6 @@ OURS = "anatobench"
 PEERS = ("monai", "simpleitk")
 SPACING: Spacing = (3.0, 1.5, 1.5)
 BODY_HU = -500
-RESAMPLES = 2000
 
 Prepared = tuple[np.ndarray, np.ndarray | None, Grid]
 Preparation = Callable[[Path, Path | None, Spacing], Prepared]
@@ -81,15 +82,6 @@ def measure(runs: Sequence[Contestant], scan: Path, mask: Path | None, repeats: 
     return seconds
 
 
-def ratio_with_interval(theirs: Sequence[float], ours: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
-    """Ratio of the medians, theirs to ours, and its bootstrap 95 % interval over rounds (a round stays together)."""
-    rounds = np.array([theirs, ours])
-    chosen = np.random.default_rng(seed).integers(0, rounds.shape[1], (RESAMPLES, rounds.shape[1]))
-    medians = np.median(rounds[:, chosen], axis=2)
-    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
-    return float(np.median(theirs) / np.median(ours)), float(low), float(high)
-
-
 def disagreement(scan: Path, mask: Path | None, theirs: Prepared) -> dict[str, Any]:
     """How far a peer's result is from ours on the peer's own grid: mean |HU| inside the body, share of other labels."""
     voxels, labels, grid = theirs
@@ -119,8 +111,8 @@ def benchmark(scan: Path, mask: Path | None, repeats: int) -> dict[str, Any]:
             "seconds": seconds[run.name],
         }
         if run.name != OURS:
-            ratio, low, high = ratio_with_interval(seconds[run.name], seconds[OURS])
-            entry |= {"times_ours": ratio, "times_ours_ci95": [low, high]}
+            found = ratio_with_interval(seconds[run.name], seconds[OURS])
+            entry |= {"times_ours": found["ratio"], "times_ours_ci95": found["ci95"]}
             entry |= disagreement(scan, mask, run.prepare(scan, mask, SPACING))
         results[run.name] = entry
     return {
@@ -135,13 +127,6 @@ def benchmark(scan: Path, mask: Path | None, repeats: int) -> dict[str, Any]:
         "repeats": repeats,
         "results": results,
     }
-
-
-def cpu_name() -> str:
-    """The processor's own name where Linux tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

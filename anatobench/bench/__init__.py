@@ -1,1 +1,1 @@
-"""Measurements of the suite itself. Imports neither Grain nor anything heavy, so it runs wherever a framework does."""
+"""Measurements of the suite. `step` imports neither Grain nor anything heavy: it runs wherever a framework does."""

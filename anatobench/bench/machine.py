@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from anatobench import __version__
+from anatobench.bench.host import cpu_name
+from anatobench.worker_pool import usable_cores
 
 COMMIT_VARIABLE = "ANATOBENCH_COMMIT"
 """Names the commit where the code lies without its history, in an image or a copy."""
@@ -52,12 +54,9 @@ def describe_code() -> dict[str, Any]:
 
 def describe_host() -> dict[str, Any]:
     """Processor, cores this process may use, and how busy the machine is at this moment."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {
-        "cpu": next(names, platform.machine()),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
         "kernel": platform.release(),
         "load_1m": os.getloadavg()[0],
     }

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def shard(text: str) -> tuple[int, int]:

@@ -9,6 +9,10 @@ from typing import Any
 MEASUREMENTS = {
     "step": "forward, backward and optimizer step on random scans",
     "memory": "the largest batch that fits, and bytes per case",
+    "load": "volumes per second from a store, beside a plain copy and what a device consumes",
+    "prepare": "volumes per second of the whole preparation for one or several numbers of processes",
+    "train": "training end to end, with loading and with the same batch over and over",
+    "scaling": "step time of 1 to N processes, and a prediction for 8, 64 and 512 GPUs",
     "compare": "what got slower or faster between two records",
 }
 

@@ -26,9 +26,9 @@ COMMANDS = {
     "predict": "probabilities and calls for one scan or a folder of scans, with organs and evidence on request",
     "export": "a run's weights as one .safetensors file under torchvision's names",
     "parity": "prove that the two frameworks compute the same",
-    "bench": "measure: step time, memory, and what changed between two records",
+    "bench": "measure: step time, memory, loading, preparation, scaling, and what changed between two records",
     "experiments": "many runs that answer one question: AUC over seeds (experiments auc)",
-    "report": "one self-contained HTML page from one or more runs",
+    "report": "one self-contained HTML page from one or more runs, or from benchmark records",
 }
 
 EXIT_FAILURE = 1

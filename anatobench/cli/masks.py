@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.atomic_files import write_atomically
-from anatobench.cli.arguments import cores, shard
+from anatobench.cli.arguments import shard
 from anatobench.datasets.case import Rejection
 from anatobench.datasets.options import RESCALE, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
@@ -26,6 +26,7 @@ from anatobench.masks.segmenter import TotalSegmentator, worker_places
 from anatobench.report.masks_page import build_masks_page
 from anatobench.signals import interrupted_by_signals
 from anatobench.tasks import ORGANS, TASKS, get_task
+from anatobench.worker_pool import usable_cores
 
 QUALITY_TABLE = "quality.csv"
 QUALITY_PAGE = "quality.html"
@@ -91,7 +92,7 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
     scans, _, _ = _list(args)
     anatomy = args.anatomy or (get_task(args.task or args.dataset).anatomy if args.dataset else None)
     organs = ORGANS[anatomy] if anatomy else tuple(organ for group in ORGANS.values() for organ in group)
-    qualities = check_masks(scans, organs, cores())
+    qualities = check_masks(scans, organs, usable_cores())
     without_mask = sum(scan.mask is None for scan in scans)
     args.out.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out / QUALITY_TABLE, quality_table(qualities))
@@ -127,7 +128,7 @@ def _make(args: argparse.Namespace, scans: list[Scan], rejected: list[Rejection]
     gpus = choose_gpus(args.gpus)
     found = weights.find_or_download()
     workers = max(1, len(gpus)) * args.per_gpu
-    threads = max(1, cores() // workers)
+    threads = max(1, usable_cores() // workers)
     segmenter = TotalSegmentator(found, bool(gpus), threads)
     device = f"{len(gpus)} GPU(s)" if gpus else "the CPU: a GPU is many times faster"
     print(f"TotalSegmentator {found.version} on {device}", file=sys.stderr)

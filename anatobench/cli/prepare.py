@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from anatobench.cli.arguments import cores, shard
+from anatobench.cli.arguments import shard
 from anatobench.datasets.options import MASK_LABELS, RESCALE, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
 from anatobench.errors import UsageError
@@ -17,6 +17,7 @@ from anatobench.progress import progress_bar
 from anatobench.recipes import SIZES
 from anatobench.store import REJECTED_FILE, Store, file_checksum
 from anatobench.tasks import ORGANS, TASKS
+from anatobench.worker_pool import usable_cores
 
 EXAMPLES = """\
 examples:
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=cores(),
+        default=usable_cores(),
         metavar="N",
         help="parallel processes, 0 for none (default %(default)s)",
     )

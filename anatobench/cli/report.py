@@ -1,4 +1,4 @@
-"""`anatobench report RUN ... --out report.html`."""
+"""`anatobench report RUN ... --out report.html`, and `report --benchmarks RECORD ...`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,46 @@ from typing import Any
 
 from anatobench.errors import AnatoBenchError, UsageError
 
+RESULTS = Path("benchmarks/results")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folder of a run (train's --out)")
+    parser.add_argument("runs", metavar="RUN", nargs="*", type=Path, help="folder of a run (train's --out)")
+    parser.add_argument(
+        "--benchmarks", nargs="*", type=Path, metavar="RECORD",
+        help="instead of runs: files of benchmark records, or folders of them (default: benchmarks/results)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="page to write (default: report.html)")
     parser.add_argument("--parity", type=Path, help="file with the JSON that `anatobench parity --json` printed")
-    parser.add_argument("--title", default="AnatoBench", help="title of the page")
+    parser.add_argument("--title", help="title of the page (default: AnatoBench)")
     parser.add_argument("--json", action="store_true", help="print the page's path and the results as JSON")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    if args.benchmarks is not None:
+        if args.runs or args.parity:
+            raise UsageError("--benchmarks: a page of its own: leave RUN and --parity out")
+        return _benchmarks(args.benchmarks or [RESULTS], args.out, args.title)
+    if not args.runs:
+        raise UsageError("give the folder of at least one run, or --benchmarks")
+    return _runs(args)
+
+
+def _benchmarks(paths: list[Path], out: Path, title: str | None) -> dict[str, Any]:
+    from anatobench.report.benchmark_page import build_benchmark_page
+    from anatobench.report.benchmark_records import read_records
+
+    records = read_records(paths)
+    page = build_benchmark_page(records, title or "AnatoBench: benchmarks")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+    for skipped in records.skipped:
+        print(f"left out {skipped}", file=sys.stderr)
+    print(f"wrote {out}", file=sys.stderr)
+    return {"report": str(out), "records": {kind: len(found) for kind, found in records.by_kind.items()}}
+
+
+def _runs(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.report.page import build_page
     from anatobench.report.run_results import read_runs
     from anatobench.report.summary import HEADER, summary_rows, text_table
@@ -28,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     tasks = {run.config.task.name for run in runs}
     if len(tasks) > 1:
         raise UsageError(f"these runs are of different tasks ({', '.join(sorted(tasks))}): make one report per task")
-    page = build_page(runs, read_parity(args.parity), args.title)
+    page = build_page(runs, read_parity(args.parity), args.title or "AnatoBench")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(page, encoding="utf-8")
     print(text_table(HEADER, summary_rows(runs)), file=sys.stderr)

@@ -73,12 +73,13 @@ def test_the_ratio_is_that_of_the_medians_and_lies_in_its_interval() -> None:
     rng = np.random.default_rng(0)
     load_of_the_machine = rng.uniform(1, 3, 40)  # the same in a round for both, so it cancels
     ours, theirs = 0.5 * load_of_the_machine, 2.0 * load_of_the_machine
-    ratio, low, high = prepare_scan.ratio_with_interval(theirs, ours)
-    assert ratio == pytest.approx(4)
-    assert (low, high) == (pytest.approx(4), pytest.approx(4))
+    found = prepare_scan.ratio_with_interval(theirs, ours)
+    assert found["ratio"] == pytest.approx(4)
+    assert found["ci95"] == [pytest.approx(4), pytest.approx(4)]
     noisy = theirs * rng.uniform(0.8, 1.2, 40)
-    ratio, low, high = prepare_scan.ratio_with_interval(noisy, ours)
-    assert low < ratio < high
+    found = prepare_scan.ratio_with_interval(noisy, ours)
+    low, high = found["ci95"]
+    assert low < found["ratio"] < high
     assert high - low > 0.1
 
 

@@ -1,0 +1,151 @@
+"""`anatobench bench load`: how fast crops come from a store."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.recipes import SIZES
+from anatobench.tasks import TASKS
+
+if TYPE_CHECKING:
+    from anatobench.store import Store
+
+GEOMETRIES = {"chest": "ct_rate", "abdomen": "ratic"}
+DEFAULT_BATCH_SIZE = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_source_arguments(parser)
+    parser.add_argument("--batch-size", type=int, help=f"cases per batch (default: {DEFAULT_BATCH_SIZE}, or all)")
+    parser.add_argument(
+        "--workers", default="0,1,2", help="threads that read ahead, one or several counts (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="rounds that count (default: %(default)s)")
+    parser.add_argument("--round-batches", type=int, default=10, help="batches of a round (default: %(default)s)")
+    parser.add_argument(
+        "--batches", type=int, default=0, metavar="N", help="then load N batches more and watch memory (default: none)"
+    )
+    demand = parser.add_mutually_exclusive_group()
+    demand.add_argument("--demand", type=float, metavar="V", help="volumes per second that one device consumes")
+    demand.add_argument("--step-record", type=Path, metavar="FILE", help="take that from a record of `bench step`")
+    parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where cases are loaded from; `open_source` opens it."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--store", type=Path, metavar="DIR", help="a prepared store; its training cases are loaded")
+    source.add_argument("--geometry", choices=tuple(GEOMETRIES), help="write a store of random scans and load from it")
+    parser.add_argument("--size", choices=SIZES, default="full", help="with --geometry (default: %(default)s)")
+    parser.add_argument("--cases", type=int, default=1000, help="with --geometry: cases (default: %(default)s)")
+    parser.add_argument(
+        "--scans", type=int, default=20, help="with --geometry: different files behind them (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.bench.loading import LoadPlan, bench_load
+
+    if args.rounds < 2 or args.round_batches < 1 or args.batches < 0:
+        raise UsageError("--rounds: at least 2, so that there is an interval; --round-batches: at least 1")
+    workers = worker_counts(args.workers)
+    demand, source = demand_of(args.demand, args.step_record)
+    with ExitStack() as stack:
+        store = open_source(args, stack)
+        plan = LoadPlan(
+            batch_size=args.batch_size or min(DEFAULT_BATCH_SIZE, len(store.split("train"))),
+            workers=workers,
+            round_batches=args.round_batches,
+            rounds=args.rounds,
+            memory_batches=args.batches,
+        )
+        record = bench_load(store, plan, demand, source)
+    _tell(record)
+    return record
+
+
+def worker_counts(text: str, option: str = "--workers") -> tuple[int, ...]:
+    """The numbers of a list separated by commas; `UsageError` if there is anything else in it."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdigit() for word in words):
+        raise UsageError(f"{option} {text}: whole numbers separated by commas, such as 0,1,2")
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def demand_of(demand: float | None, step_record: Path | None) -> tuple[float | None, str]:
+    """Volumes per second that a device consumes, and how that is known."""
+    if step_record is not None:
+        record = step_record_of(step_record)
+        device = record.get("device") or {}
+        what = [record.get("framework"), record.get("model"), record.get("precision"), device.get("name")]
+        return record["samples_per_s"], " ".join(str(word) for word in what if word)
+    if demand is not None and not demand > 0:
+        raise UsageError(f"--demand {demand:g}: volumes per second, more than 0")
+    return demand, "given" if demand is not None else ""
+
+
+def step_record_of(path: Path) -> dict[str, Any]:
+    """A record of `bench step`, read from the last line of a file; `AnatoBenchError` if it is none."""
+    try:
+        text = path.read_text().strip()
+        record = json.loads(text if text.startswith("{") else text.splitlines()[-1])
+        return {**record, "median_s": float(record["median_s"]), "samples_per_s": float(record["samples_per_s"])}
+    except OSError as error:
+        raise AnatoBenchError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise AnatoBenchError(f"{path}: not a record of `anatobench bench step --json`") from None
+
+
+def open_source(args: argparse.Namespace, stack: ExitStack) -> Store:
+    """The store given, or one of random scans that lives as long as the stack."""
+    if min(args.cases, args.scans) < 1:
+        raise UsageError("--cases and --scans: at least 1")
+    if args.store is not None:
+        from anatobench.store import Store
+
+        return Store.open(args.store)
+    from anatobench.bench.random_store import write_random_store
+
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="anatobench-load-"))
+    return write_random_store(
+        Path(folder) / "store", TASKS[GEOMETRIES[args.geometry]], args.size, args.cases, args.scans
+    )
+
+
+def _tell(record: dict[str, Any]) -> None:
+    lines = [
+        f"crops of {record['bytes_per_volume'] / 1e6:.1f} MB in batches of {record['batch_size']}, "
+        f"on {record['host']['cores']} cores of {record['host']['cpu']}"
+    ]
+    for name, entry in [
+        *((f"{entry['workers']} workers", entry) for entry in record["loaders"]),
+        ("plain copy", record["plain_copy"]),
+        ("memory copy", record["memory_copy"]),
+    ]:
+        lines.append(
+            f"  {name:12} {entry['volumes_per_s']:9.1f} volumes per second, "
+            f"{entry['volumes_per_s_per_core']:9.1f} per core"
+        )
+    share = record["share_of_plain_copy"]
+    low, high = share["ci95"]
+    lines.append(f"  share of a plain copy's speed {share['ratio']:.2f} (95 %: {low:.2f} to {high:.2f})")
+    if record["demand"]:
+        demand = record["demand"]
+        lines.append(
+            f"  one device consumes {demand['volumes_per_s']:.1f} per second ({demand['source']}): loading is "
+            f"{demand['times_demand']:.1f} times as fast, {demand['cores_needed']:.2f} cores would do"
+        )
+    if record["memory"]:
+        memory = record["memory"]
+        lines.append(
+            f"  memory over {memory['batches']} batches: {memory['median_bytes'] / 1e6:.0f} MB, "
+            f"{memory['growth_bytes'] / 1e6:+.1f} MB by its trend"
+        )
+    print("\n".join(lines), file=sys.stderr)

@@ -1,0 +1,114 @@
+"""Records of `anatobench bench` as the page of plots needs them. Whatever a record lacks is left out, not guessed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anatobench.errors import AnatoBenchError
+
+Record = Mapping[str, Any]
+FILE_LIMIT = 64 * 2**20
+"""Bytes; a record has some thousands."""
+
+
+@dataclass(frozen=True)
+class BenchmarkRecords:
+    """Every record of the files given, by kind, in the order of the files."""
+
+    by_kind: Mapping[str, Sequence[Record]] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    """Files without a record that this page shows, and why."""
+
+    def of(self, kind: str) -> Sequence[Record]:
+        return self.by_kind.get(kind, ())
+
+
+SHOWN = ("step", "memory", "load", "load_beside_peers", "storage_formats", "prepare", "train", "scaling")
+
+
+def read_records(paths: Sequence[Path]) -> BenchmarkRecords:
+    """Read JSON files, or all `*.json` of folders. `AnatoBenchError` for what is no JSON or if no record is shown."""
+    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    by_kind: dict[str, list[Record]] = {}
+    skipped = []
+    for file in files:
+        found = list(_records_in(_read(file)))
+        for record in found:
+            by_kind.setdefault(record_kind(record), []).append({**record, "file": file.name})
+        if not found:
+            skipped.append(f"{file.name}: holds no record that this page shows")
+    if not by_kind:
+        named = ", ".join(str(path) for path in paths)
+        raise AnatoBenchError(f"{named}: no record of `anatobench bench ... --json`: give its files or their folder")
+    return BenchmarkRecords(by_kind, tuple(skipped))
+
+
+def record_kind(record: Record) -> str:
+    """Its kind; step records were written without one at first."""
+    return str(record.get("kind") or ("step" if "median_s" in record and "framework" in record else ""))
+
+
+def _records_in(content: Any) -> Iterator[Record]:
+    """The record itself, or those anywhere inside a record of several measurements."""
+    if isinstance(content, list):
+        for part in content:
+            yield from _records_in(part)
+    elif isinstance(content, dict):
+        if record_kind(content) in SHOWN:
+            yield content
+        else:
+            for part in content.values():
+                if isinstance(part, dict | list):
+                    yield from _records_in(part)
+
+
+def _read(file: Path) -> Any:
+    try:
+        if file.stat().st_size > FILE_LIMIT:
+            raise AnatoBenchError(f"{file}: larger than {FILE_LIMIT >> 20} MiB, so no benchmark's record")
+        text = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise AnatoBenchError(f"{file}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise AnatoBenchError(f"{file}: is no JSON") from None
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:  # a log whose last line is what --json printed
+        return json.loads(text.splitlines()[-1])
+    except (ValueError, IndexError):
+        raise AnatoBenchError(f"{file}: is no JSON") from None
+
+
+def step_arms(records: Sequence[Record]) -> list[Record]:
+    """Every configuration that was timed, with what its record says of all of them."""
+    shared = ("model", "size", "geometry", "batch_size", "file")
+    arms = []
+    for record in records:
+        common = {name: record[name] for name in shared if name in record}
+        arms += [{**common, **arm} for arm in record.get("arms") or [record]]
+    return [arm for arm in arms if isinstance(arm.get("median_s"), int | float)]
+
+
+def device_name(record: Record) -> str:
+    """The device, or the processor where there is none."""
+    device = record.get("device") or {}
+    host = record.get("host") or record.get("machine") or {}
+    name = str(device.get("name") or "")
+    return str(host.get("cpu") or name or "unknown") if device.get("kind") != "gpu" else name
+
+
+def arm_label(arm: Record) -> str:
+    """Who was timed: framework or peer, model, precision, batch, with or without segmentation."""
+    who = {"torch": "PyTorch", "jax": "JAX"}.get(str(arm.get("framework")), str(arm.get("framework", "")))
+    words = [str(arm["peer"]) if arm.get("peer") else who, arm.get("model"), arm.get("precision")]
+    if arm.get("batch_size"):
+        words.append(f"batch {arm['batch_size']}")
+    if arm.get("segmentation") is False:
+        words.append("without segmentation")
+    return ", ".join(str(word) for word in words if word)

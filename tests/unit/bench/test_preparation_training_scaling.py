@@ -1,0 +1,108 @@
+"""The records of `bench prepare`, `bench train` and `bench scaling`, and the model behind the prediction."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from record_schema import assert_valid
+
+from anatobench.bench.communication_model import Links, StepCost, communication_seconds, predict
+from anatobench.bench.scaling import run_processes
+from anatobench.bench.scaling_process import StepSettings
+from anatobench.cli.main import main
+from anatobench.errors import AnatoBenchError
+
+LINKS = Links(devices_per_node=8, node_bandwidth=400e9, network_bandwidth=50e9, node_latency=1e-6, network_latency=1e-5)
+
+
+def record_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_prepare_record(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "prepare", "--dataset", "ct_rate", "--size", "tiny", "--cases", "2", "--rounds", "2"]
+    record = record_of(capsys, *words, "--workers", "0,1")
+    assert_valid(record, "prepare")
+    assert record["data"]["volumes"] == 4
+    assert [entry["workers"] for entry in record["results"]] == [0, 1]
+    assert record["results"][1]["efficiency"] == 1
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_train_record(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip({"torch": "torch", "jax": "flax"}[framework])
+    words = ["bench", "train", "--geometry", "chest", "--size", "tiny", "--cases", "6", "--scans", "2"]
+    words += ["--framework", framework, "--model", "r3d_18", "--batch-size", "2", "--rounds", "2", "--steps", "2"]
+    record = record_of(capsys, *words)
+    assert_valid(record, "train")
+    times = {name: record[name]["seconds_per_step"] for name in ("same_batch", "loading_alone")}
+    assert record["bottleneck"] == ("loading" if times["loading_alone"] > times["same_batch"] else "device")
+    assert record["with_loading"]["samples_per_s"] == pytest.approx(2 / record["with_loading"]["seconds_per_step"])
+
+
+@pytest.mark.slow
+def test_scaling_record_of_two_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    words = ["bench", "scaling", "--framework", "torch", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny"]
+    record = record_of(capsys, *words, "--batch-size", "2", "--processes", "2", "--mode", "strong", "--repeats", "2")
+    assert_valid(record, "scaling")
+    (entry,) = record["results"]
+    assert (entry["mode"], entry["processes"], entry["global_batch"]) == ("strong", 2, 2)
+    inputs = record["prediction"]["inputs"]
+    assert inputs["small_sums"] > 0
+    assert inputs["gradient_bytes"] > 1e5
+    assert [row["devices"] for row in record["prediction"]["predictions"]] == [8, 64, 512]
+
+
+def test_a_process_that_fails_is_named() -> None:
+    settings = StepSettings("torch", "r3d_18", "tiny", "no_such_task", 2, "fp32", True, 2)
+    with pytest.raises(AnatoBenchError, match=r"process [01] of 2: .*no_such_task"):
+        run_processes(settings, 2, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--processes", "3", "--batch-size", "4"], "--batch-size 4"),
+        (["--processes", "0"], "--processes"),
+        (["--network-bandwidth", "0"], "bandwidths"),
+        (["--repeats", "1"], "--repeats"),
+    ],
+)
+def test_impossible_scaling_is_refused(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "scaling", "--framework", "torch", "--model", "r3d_18", "--geometry", "chest"]
+    assert main([*arguments, *words]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_ring_by_hand() -> None:
+    cost = StepCost(step_s=0.1, gradient_bytes=400_000_000, small_sums=3)
+    assert communication_seconds(cost, LINKS, 1) == (0, 0)
+    ring, small = communication_seconds(cost, LINKS, 8)
+    assert ring == pytest.approx(14 * 1e-6 + 2 * 7 / 8 * 400e6 / 400e9)
+    assert small == pytest.approx(3 * 2 * 3 * 1e-6)
+    ring, small = communication_seconds(cost, LINKS, 16)
+    assert ring == pytest.approx(30 * 1e-5 + 2 * 15 / 16 * 400e6 / 50e9)
+    assert small == pytest.approx(3 * 2 * 4 * 1e-5)
+
+
+def test_overlap_hides_no_more_than_the_backward_pass() -> None:
+    slow = Links(devices_per_node=1, network_bandwidth=1e9, network_latency=1e-9)
+    cost = StepCost(step_s=0.03, gradient_bytes=100_000_000)
+    found = predict(cost, slow, 8)
+    ring = found["all_reduce_s"]
+    assert found["no_overlap"]["step_s"] == pytest.approx(0.03 + ring)
+    assert found["full_overlap"]["step_s"] == pytest.approx(0.03 + ring - 0.02)
+    quick = predict(StepCost(step_s=10.0, gradient_bytes=100_000_000), slow, 8)
+    assert quick["full_overlap"]["efficiency"] == pytest.approx(1)
+
+
+def test_efficiency_falls_with_devices() -> None:
+    cost = StepCost(step_s=0.1, gradient_bytes=130_000_000, small_sums=40)
+    rows = [predict(cost, LINKS, count) for count in (1, 8, 64, 512)]
+    for overlap in ("no_overlap", "full_overlap"):
+        found = [row[overlap]["efficiency"] for row in rows]
+        assert found[0] == 1
+        assert found == sorted(found, reverse=True)
