@@ -257,6 +257,9 @@ def run_collect(args: argparse.Namespace) -> dict[str, Any]:
             print(text_table(header, rows) + "\n", file=sys.stderr)
     for number, note in enumerate(notes_of(record), start=1):
         print(f"[{number}] {note}", file=sys.stderr)
+    tiny = [dataset for dataset, size in record["sizes"].items() if size == "tiny"]
+    if tiny:
+        print(f"{', '.join(tiny)}: tiny models on tiny scans, which the paper's figures are not about", file=sys.stderr)
     for kind, what in (("missing", "not done yet"), ("undefined", "evaluated, but the macro AUC is undefined")):
         if record[kind]:
             print(f"{len(record[kind])} runs {what}: {_shortened(record[kind])}", file=sys.stderr)

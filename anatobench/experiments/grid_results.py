@@ -9,6 +9,7 @@ Record, format 1, AUC as fractions:
   seed, the same way;
 - `framework_differences`: per condition, JAX minus PyTorch, paired by seed;
 - `missing`: cells that were not evaluated, `undefined`: evaluated ones whose macro AUC is undefined;
+- `sizes`: by data set; the paper's numbers are of size full;
 - `versions`: of both frameworks' packages.
 
 An interval is Student's t over seeds, None for a single one. It holds what the seed moves (initial weights, order,
@@ -51,9 +52,11 @@ def collect(selection: Selection, settings: GridSettings, out: Path) -> dict[str
         raise AnatoBenchError(f"{out}: none of the {len(selection.cells)} runs asked for is done: see `grid list`")
     found: Found = {cell: _read_auc(run_folder(out, cell) / EVALUATION_FILE) for cell in done}
     versions: dict[str, str] = {}
-    for framework in selection.frameworks:
-        cell = next((cell for cell in done if cell.framework == framework), None)
-        versions |= {} if cell is None else RunConfig.read(run_folder(out, cell)).versions
+    sizes: dict[str, str] = {}
+    for cell in {(cell.condition.dataset, cell.framework): cell for cell in done}.values():
+        config = RunConfig.read(run_folder(out, cell))
+        versions |= config.versions
+        sizes[cell.condition.dataset] = config.size
     return {
         "format": FORMAT,
         "grid": settings.to_json(),
@@ -62,6 +65,7 @@ def collect(selection: Selection, settings: GridSettings, out: Path) -> dict[str
         "framework_differences": list(_framework_differences(selection, found)),
         "missing": [cell.name for cell in selection.cells if cell not in found],
         "undefined": [cell.name for cell in done if found[cell][MACRO] is None],
+        "sizes": sizes,
         "versions": versions,
     }
 
