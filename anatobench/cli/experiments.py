@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from anatobench.cli import experiments_grid
+from anatobench.cli import experiments_demo, experiments_grid
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.auc_study import AucStudy, cohort_commands, training_chains
 from anatobench.experiments.child_processes import Chain, run_chains
@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     auc.add_argument("--json", action="store_true", help="print the record as one JSON object")
     auc.set_defaults(run_experiment=run_auc)
     experiments_grid.add_parser(experiments)
+    experiments_demo.add_parser(experiments)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
