@@ -157,7 +157,9 @@ def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
 
     if not config.sharpness_every:
         return None
-    with training_batches(store, config.recipe.seed, config.recipe.batch_size, workers=0) as batches:
+    recipe = config.recipe
+    supervision = Supervision.of(recipe, store.task)
+    with training_batches(store, recipe.seed, recipe.batch_size, workers=0, supervision=supervision) as batches:
         return next(batches)
 
 
