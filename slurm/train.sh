@@ -1,8 +1,8 @@
 #!/bin/bash
 # train.sh TASK [train's options]: the body of train_ratic.sh, train_ct_rate.sh and train_rad_chestct.sh.
 #
-# Any option of `anatobench train` can follow; with --evaluate the trained run is evaluated on the test split, by one task.
-# Without these options the environment decides:
+# Any option of `anatobench train` can follow, and --evaluate: one task then evaluates the trained run on the test split.
+# Where an option is not given, the environment decides:
 #     --framework  ANATOBENCH_FRAMEWORK  torch (default) or jax
 #     --model      ANATOBENCH_MODEL      r3d_18 (default), mvit_v2_s or swin3d_t
 #     --store      ANATOBENCH_STORE      default: $ANATOBENCH_STORES/TASK

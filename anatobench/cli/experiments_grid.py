@@ -45,7 +45,7 @@ def add_parser(experiments: Any) -> None:
     for name, action, summary in (
         ("list", run_list, "every run with its state, and what training them takes"),
         ("run", run_here, "train and evaluate on this machine"),
-        ("submit", run_submit, "train and evaluate as one Slurm job array"),
+        ("submit", run_submit, "train and evaluate as one Slurm job array, when no earlier one is still queued"),
         ("collect", run_collect, "one table beside the paper's, with differences and intervals over seeds"),
     ):
         parsers[name] = actions.add_parser(name, help=summary, description=summary)
