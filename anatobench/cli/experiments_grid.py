@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "record.json"
 CSV_FILE = "results.csv"
+PAGE_FILE = "report.html"
 REFERENCE_FLOPS = 1e14
 """Per second, for hours that anybody can scale: a tenth of an H100's peak in bfloat16."""
 
@@ -243,18 +244,19 @@ def run_collect(args: argparse.Namespace) -> dict[str, Any]:
         notes_of,
         result_rows,
     )
+    from anatobench.report.grid_page import TextTable, build_grid_page
     from anatobench.report.summary import text_table
 
     settings = _settings(args)
     record = collect(_selection(args, settings), settings, args.out)
-    tables: Sequence[tuple[tuple[str, ...], list[tuple[str, ...]]]] = (
-        (RESULT_HEADER, result_rows(record)),
-        (GAIN_HEADER, gain_rows(record)),
-        (FRAMEWORK_HEADER, framework_rows(record)),
+    tables = (
+        TextTable(RESULT_HEADER, result_rows(record)),
+        TextTable(GAIN_HEADER, gain_rows(record)),
+        TextTable(FRAMEWORK_HEADER, framework_rows(record)),
     )
-    for header, rows in tables:
-        if rows:
-            print(text_table(header, rows) + "\n", file=sys.stderr)
+    for table in tables:
+        if table.rows:
+            print(text_table(table.header, table.rows) + "\n", file=sys.stderr)
     for number, note in enumerate(notes_of(record), start=1):
         print(f"[{number}] {note}", file=sys.stderr)
     tiny = [dataset for dataset, size in record["sizes"].items() if size == "tiny"]
@@ -265,8 +267,9 @@ def run_collect(args: argparse.Namespace) -> dict[str, Any]:
             print(f"{len(record[kind])} runs {what}: {_shortened(record[kind])}", file=sys.stderr)
     write_atomically(args.out / RECORD_FILE, (json.dumps(record, allow_nan=False, indent=1) + "\n").encode())
     write_atomically(args.out / CSV_FILE, csv_text(record).encode())
-    print(f"AUC and gains with 95 % intervals over seeds; {args.out / RECORD_FILE} and {CSV_FILE} beside it hold all",
-          file=sys.stderr)  # fmt: skip
+    write_atomically(args.out / PAGE_FILE, build_grid_page(record, *tables, notes_of(record)).encode())
+    print(f"AUC and gains with 95 % intervals over seeds; {args.out / PAGE_FILE} shows them, {RECORD_FILE} and "
+          f"{CSV_FILE} beside it hold all", file=sys.stderr)  # fmt: skip
     return record
 
 

@@ -4,7 +4,7 @@ OUT/grid.json       the settings that all runs share
 OUT/runs/<cell>     a run of `anatobench train`, with the evaluation that ends it
 OUT/logs            what the runs said
 OUT/plans           what was submitted to Slurm (grid_jobs.py)
-OUT/record.json     what `collect` found, also as results.csv (grid_results.py)
+OUT/record.json     what `collect` found, also as results.csv and report.html (grid_results.py)
 """
 
 from __future__ import annotations

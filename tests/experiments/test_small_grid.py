@@ -74,6 +74,7 @@ def test_both_frameworks_are_collected_beside_the_paper(grid: Path, capsys: pyte
     assert record["missing"] == record["undefined"] == []
     assert {"torch", "jax", "python"} <= set(record["versions"])
     assert "ratic: tiny models" in errors
+    assert "79.75" in (grid / "report.html").read_text()
     assert len((grid / "results.csv").read_text().splitlines()) == 1 + len(record["results"])
 
 
