@@ -20,6 +20,7 @@ from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.processes import Processes
 from anatobench.recycled_memory import RecycledMemory
 from anatobench.store import Store
+from anatobench.supervision import Supervision
 from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, Size
 from anatobench.volumes.crop import centre_crop_start, random_crop_start
 from anatobench.volumes.volume import AIR_HU
@@ -114,11 +115,12 @@ def training_batches(
     process_count: int = 1,
     start_step: int = 0,
     workers: int = WORKERS,
+    supervision: Supervision | None = None,
 ) -> Batches:
     """Endless training batches: the cases in a new order every epoch, each cropped at a random place.
 
     `batch_size` counts cases over all processes; each process gets as many of each global batch, one process's
-    behind the other's. `workers` threads read ahead, none if 0: the same bytes.
+    behind the other's. `workers` threads read ahead, none if 0: the same bytes. `supervision` changes the organs.
     """
     import grain
 
@@ -140,7 +142,7 @@ def training_batches(
         .repeat()
     )
     identity = {"seed": seed, "batch_size": batch_size, "cases": _fingerprint(store, indices)}
-    return Batches(plan, _CropReader(store), identity, start_step, workers)
+    return Batches(plan, _CropReader(store, supervision), identity, start_step, workers)
 
 
 def evaluation_batches(
@@ -174,9 +176,10 @@ def evaluation_batches(
 class _CropReader:
     """Reads the crops of one planned batch straight into the batch's arrays."""
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store, supervision: Supervision | None = None):
         self._store = store
         self._memory = RecycledMemory()
+        self._supervision = supervision
 
     def __call__(self, plans: Sequence[CropPlan]) -> dict[str, np.ndarray]:
         crop = self._store.geometry.crop_size
@@ -187,10 +190,16 @@ class _CropReader:
             if index == PADDING:
                 volume[place], organs[place], targets[place] = AIR_HU, IGNORED_ORGAN, MISSING_TARGET
             else:
-                self._store.read_crop(index, start, crop, out=(volume[place], organs[place]))
+                self._read(index, start, (volume[place], organs[place]))
                 targets[place] = self._store.cases[index].targets
         case_index = np.array([index for index, _ in plans], np.int32)
         return {"volume": volume, "organs": organs, "targets": targets, "case_index": case_index}
+
+    def _read(self, index: int, start: Size, out: tuple[np.ndarray, np.ndarray]) -> None:
+        if self._supervision is None:
+            self._store.read_crop(index, start, self._store.geometry.crop_size, out)
+        else:
+            self._supervision.read_crop(self._store, index, start, out)
 
 
 def _part_of_batch(batch_size: int, process_index: int, process_count: int) -> slice:

@@ -17,6 +17,7 @@ SIZES = ("full", "tiny")
 FRAMEWORKS = ("torch", "jax")
 PRECISIONS = ("fp64", "fp32", "tf32", "bf16")
 SEGMENTATION_LOSSES = ("ce", "dice", "ce_dice")
+ALL_ORGANS = "all"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Recipe:
     dice_smooth: float = 1.0
     """Added to numerator and denominator of the soft Dice of each organ of each case, so that an organ that is
     neither there nor predicted costs nothing. Background is left out, as is usual."""
+    supervising_organs: str = ALL_ORGANS
+    """`all`, or names of the task's organs separated by commas: the others' voxels are background in training batches.
+    The segmentation head keeps an output for each."""
+    boundary_distortion: float = 0.0
+    """Percent of the organs' boundary voxels that are eroded or dilated in training batches (supervision.py)."""
     any_injury_weight: float = 0.1
     """The paper's lambda, RATIC alone."""
     precision: str = "fp32"
@@ -77,6 +83,8 @@ class Recipe:
             "segmentation_weight": self.segmentation_weight >= 0,
             "segmentation_loss": self.segmentation_loss in SEGMENTATION_LOSSES,
             "dice_smooth": self.dice_smooth > 0,
+            "supervising_organs": all(self.supervising_organs.split(",")),
+            "boundary_distortion": 0 <= self.boundary_distortion <= 100,
             "any_injury_weight": self.any_injury_weight >= 0,
             "precision": self.precision in PRECISIONS,
             "seed": 0 <= self.seed < 2**32,

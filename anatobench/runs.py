@@ -17,6 +17,7 @@ from anatobench.atomic_files import write_atomically
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe
+from anatobench.supervision import supervising_organs
 from anatobench.tasks import Task
 
 CONFIG_FILE = "config.json"
@@ -61,6 +62,7 @@ class RunConfig:
             raise UsageError(f"run: no such combination: {self.framework}, {self.model}, {self.size}")
         if self.segmentation != (self.recipe.segmentation_weight > 0):
             raise UsageError("run: segmentation_weight must be 0 without the segmentation branch, and above 0 with it")
+        supervising_organs(self.recipe, self.task)  # refuses organs that the task does not have
         if self.pretrained is not None and self.initial_weights is not None:
             raise UsageError("run: --pretrained and --initial-weights exclude each other: give one of them")
         if self.pretrained is not None and self.size != "full":

@@ -1,7 +1,8 @@
 #!/bin/bash
 # train.sh TASK [train's options]: the body of train_ratic.sh, train_ct_rate.sh and train_rad_chestct.sh.
 #
-# Any option of `anatobench train` can follow. Without them the environment decides:
+# Any option of `anatobench train` can follow, and --evaluate: one task then evaluates the trained run on the test split.
+# Where an option is not given, the environment decides:
 #     --framework  ANATOBENCH_FRAMEWORK  torch (default) or jax
 #     --model      ANATOBENCH_MODEL      r3d_18 (default), mvit_v2_s or swin3d_t
 #     --store      ANATOBENCH_STORE      default: $ANATOBENCH_STORES/TASK
@@ -21,6 +22,7 @@ read_options() { # sets framework, model, store, run; leaves the other options i
   shift
   framework=${ANATOBENCH_FRAMEWORK:-torch} model=${ANATOBENCH_MODEL:-r3d_18}
   store=${ANATOBENCH_STORE:-$ANATOBENCH_STORES/$task} run=${ANATOBENCH_RUN:-} rest=()
+  evaluate=no copy=""
   while [ $# -gt 0 ]; do
     case $1 in
       --framework | --model | --store | --out)
@@ -29,6 +31,7 @@ read_options() { # sets framework, model, store, run; leaves the other options i
         shift
         ;;
       --framework=* | --model=* | --store=* | --out=*) set_option "${1%%=*}" "${1#*=}" ;;
+      --evaluate) evaluate=yes ;;
       *) rest+=("$1") ;;
     esac
     shift
@@ -59,7 +62,7 @@ check_options() { # before srun, so that a wrong setting costs seconds
 # Copy the store to every node's own disk if there is one, and let the tasks read that.
 stage_store() {
   if [ -z "$scratch" ]; then return; fi
-  local before=$SECONDS copy
+  local before=$SECONDS
   run_step --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --overlap \
     bash "$repository/slurm/stage_store.sh" "$store" "$scratch"
   case $status in
@@ -71,6 +74,13 @@ stage_store() {
     3) echo "$scratch: too small for the store, so the tasks read $store" >&2 ;;
     *) finish ;;
   esac
+}
+
+evaluate_run() {
+  nodes=1 tasks_per_node=1 tasks=1
+  if [ "$gpus_per_node" -gt 0 ]; then gpus_per_node=1; fi
+  set_srun_options
+  run_step "${srun_options[@]}" "${suite[@]}" anatobench evaluate "$run" --store "${copy:-$store}"
 }
 
 # A job that is queued again, after a node was lost for instance, can start before the last one's processes have ended.
@@ -92,4 +102,5 @@ stage_store
 echo "$task, $framework, $model: $tasks task(s) on $nodes node(s), restart ${SLURM_RESTART_COUNT:-0}, run $run" >&2
 run_step "${srun_options[@]}" "${suite[@]}" anatobench train --resume \
   --task "$task" --store "$store" --framework "$framework" --model "$model" --out "$run" "${rest[@]}"
+if [ "$status" = 0 ] && [ "$evaluate" = yes ]; then evaluate_run; fi
 finish

@@ -61,9 +61,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     raw, store, runs = out / "raw", out / "store", out / "runs"
     seed = ["--seed", str(args.seed)]
 
-    _anatobench("phantom", "--format", TASK, "--size", "tiny", "--injuries", "large", "--cases", str(args.cases),
+    run_command("phantom", "--format", TASK, "--size", "tiny", "--injuries", "large", "--cases", str(args.cases),
                 "--out", raw, *seed)  # fmt: skip
-    _anatobench("prepare", "--dataset", TASK, "--size", "tiny", "--raw", raw, "--masks", raw / MASKS, "--store", store,
+    run_command("prepare", "--dataset", TASK, "--size", "tiny", "--raw", raw, "--masks", raw / MASKS, "--store", store,
                 "--validation-fraction", "0.1", *seed)  # fmt: skip
     for name, (framework, segmentation) in RUNS.items():
         settings = [f"epochs={args.epochs}", f"batch_size={BATCH_SIZE}", f"learning_rate={LEARNING_RATE}",
@@ -71,15 +71,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         # The second framework begins with the weights that the first one drew: what differs then is arithmetic alone.
         first = runs / name.replace("jax", "torch") / INITIAL_WEIGHTS_FILE
         initial: list[str | Path] = [] if framework == "torch" else ["--initial-weights", first]
-        _anatobench(
+        run_command(
             "train", "--task", TASK, "--store", store, "--model", MODEL, "--framework", framework,
             "--out", runs / name, "--resume", "--evaluate-every", "3",
             *([] if segmentation else ["--no-seg"]),
             *initial,
             *(word for setting in settings for word in ("--set", setting)),
         )  # fmt: skip
-        _anatobench("evaluate", runs / name)
-    parity = _anatobench(
+        run_command("evaluate", runs / name)
+    parity = run_command(
         "parity", "--model", MODEL, "--task", TASK, "--dtype", "float64", "--size", "tiny", "--steps", "10", "--json",
         capture=True,
     )  # fmt: skip
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _anatobench(command: str, *arguments: str | Path, capture: bool = False) -> str:
+def run_command(command: str, *arguments: str | Path, capture: bool = False) -> str:
     """Run a command as a person would, each in a process of its own: PyTorch and JAX then do not share threads."""
     words: Sequence[str] = [command, *map(str, arguments)]
     print(f"\n$ anatobench {' '.join(words)}", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from anatobench.cli import experiments_demo, experiments_grid
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.auc_study import AucStudy, cohort_commands, training_chains
 from anatobench.experiments.child_processes import Chain, run_chains
@@ -52,9 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs at a time; 1 where they would share a GPU (default here: %(default)s)",
     )  # fmt: skip
     auc.add_argument("--json", action="store_true", help="print the record as one JSON object")
+    auc.set_defaults(run_experiment=run_auc)
+    experiments_grid.add_parser(experiments)
+    experiments_demo.add_parser(experiments)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    figures: dict[str, Any] = args.run_experiment(args)
+    return figures
+
+
+def run_auc(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.experiments.auc_results import (
         AUC_HEADER,
         DIFFERENCE_HEADER,

@@ -18,6 +18,7 @@ from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override, paper_recip
 from anatobench.runs import CONFIG_FILE, RunConfig, begin_run, locked
 from anatobench.signals import Interrupted
 from anatobench.store import Store
+from anatobench.supervision import Supervision
 from anatobench.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -99,8 +100,15 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         validate = validator(engine, store, recipe.batch_size)
         if processes.leads:
             _introduce(config, engine, device, len(store.split("train")), steps, validate is not None)
-        place = {"process_index": processes.index, "process_count": processes.count}
-        with training_batches(store, recipe.seed, recipe.batch_size, workers=args.workers, **place) as batches:
+        with training_batches(
+            store,
+            recipe.seed,
+            recipe.batch_size,
+            process_index=processes.index,
+            process_count=processes.count,
+            workers=args.workers,
+            supervision=Supervision.of(recipe, store.task),
+        ) as batches:
             data = TrainingData(
                 batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store)
             )
@@ -149,7 +157,9 @@ def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
 
     if not config.sharpness_every:
         return None
-    with training_batches(store, config.recipe.seed, config.recipe.batch_size, workers=0) as batches:
+    recipe = config.recipe
+    supervision = Supervision.of(recipe, store.task)
+    with training_batches(store, recipe.seed, recipe.batch_size, workers=0, supervision=supervision) as batches:
         return next(batches)
 
 

@@ -65,18 +65,31 @@ def read_weights_file(path: Path) -> WeightsFile:
 
 
 def find_or_download(published: PublishedWeights) -> Path:
-    """The published file, or a `.safetensors` of the same name, in `$ANATOBENCH_PRETRAINED` or in PyTorch's cache.
+    """The published file where `find` sees it; if it is nowhere, it is downloaded into the first of these folders.
 
-    If there is none the file is downloaded into the first of these folders. `AnatoBenchError` says what to fetch, from
-    which address and where to put it, if that fails.
+    `AnatoBenchError` says what to fetch, from which address and where to put it, if that fails.
     """
-    folders = search_folders()
+    return find(published) or _download(published, search_folders())
+
+
+def find(published: PublishedWeights) -> Path | None:
+    """The published file, or a `.safetensors` of the same name, in `$ANATOBENCH_PRETRAINED` or in PyTorch's cache."""
     converted = Path(published.file).with_suffix(".safetensors").name
-    for folder in folders:
+    for folder in search_folders():
         for name in (converted, published.file):  # the one that every installation can read comes first
             if (folder / name).is_file():
                 return folder / name
-    return _download(published, folders)
+    return None
+
+
+def how_to_fetch(published: PublishedWeights, reason: str = "") -> str:
+    """A sentence for a file that `find` does not see."""
+    folders = search_folders()
+    looked_in = " or ".join(str(folder) for folder in folders)
+    return (
+        f"{published.file}: not in {looked_in}{reason}: fetch {published.address} where there is network and put it "
+        f"into {folders[0]}"
+    )
 
 
 def search_folders() -> list[Path]:
@@ -127,11 +140,8 @@ def _download(published: PublishedWeights, folders: list[Path]) -> Path:
     try:
         content = fetch(published.address)
     except (OSError, HTTPException) as error:
-        looked_in = " or ".join(str(folder) for folder in folders)
-        raise AnatoBenchError(
-            f"{published.file}: not in {looked_in}, and cannot be downloaded ({error}): fetch {published.address} "
-            f"where there is network and put it into {folders[0]}, or name the file with --pretrained"
-        ) from None
+        reason = f", and cannot be downloaded ({error})"
+        raise AnatoBenchError(f"{how_to_fetch(published, reason)}, or name the file with --pretrained") from None
     sha256 = hashlib.sha256(content).hexdigest()
     _check_hash_in_name(published.file, sha256, f"{published.address}: the download is damaged", "try again")
     try:

@@ -1,0 +1,278 @@
+"""`anatobench experiments grid`: the paper's experiments, listed, run here or on a cluster, and collected."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from anatobench.atomic_files import write_atomically
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.experiments.child_processes import run_chains
+from anatobench.experiments.grid import TABLES, Cell, Selection
+from anatobench.recipes import FRAMEWORKS, MODELS
+from anatobench.tasks import TASKS
+
+if TYPE_CHECKING:
+    from anatobench.experiments.grid_runs import GridSettings
+
+RECORD_FILE = "record.json"
+CSV_FILE = "results.csv"
+PAGE_FILE = "report.html"
+REFERENCE_FLOPS = 1e14
+"""Per second, for hours that anybody can scale: a tenth of an H100's peak in bfloat16."""
+
+
+def add_parser(experiments: Any) -> None:
+    """`grid` with its four actions, beside the other experiments."""
+    grid = experiments.add_parser(
+        "grid",
+        help="the paper's tables: list, run, submit to Slurm, collect",
+        description="The paper's experiments: 3 data sets x 3 backbones x {scratch, pretrained} x {with, without\n"
+        "segmentation} (Table 1; 10 and 12 per class), segmentation weights (2, 13), organs (3), distorted boundaries\n"
+        "(14) and segmentation losses (losses), each in both frameworks and from several seeds. A run that several\n"
+        "tables share is trained once. What is done is never run again, what was stopped goes on.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = grid.add_subparsers(dest="action", metavar="ACTION", required=True)
+    parsers = {}
+    for name, action, summary in (
+        ("list", run_list, "every run with its state, and what training them takes"),
+        ("run", run_here, "train and evaluate on this machine"),
+        ("submit", run_submit, "train and evaluate as one Slurm job array, when no earlier one is still queued"),
+        ("collect", run_collect, "one table beside the paper's, with differences and intervals over seeds"),
+    ):
+        parsers[name] = actions.add_parser(name, help=summary, description=summary)
+        parsers[name].set_defaults(run_experiment=action)
+        _add_selection(parsers[name])
+    for name in ("list", "run", "submit"):
+        _add_settings(parsers[name])
+    parsers["run"].add_argument(
+        "--workers", type=int, default=1, metavar="W",
+        help="runs at a time; they share this machine's cores, and its first GPU if it has any (default: 1)",
+    )  # fmt: skip
+    parsers["submit"].add_argument(
+        "--at-a-time", type=int, metavar="N", help="run at most N elements of the array at once"
+    )
+    parsers["submit"].add_argument("--sbatch", action="append", default=[], metavar="OPTION",
+                                   help="for sbatch, for example --sbatch=--gpus-per-node=4; can be repeated (source "
+                                        "slurm/site.conf sets the usual ones)")  # fmt: skip
+    parsers["submit"].add_argument("--dry-run", action="store_true",
+                                   help="write the plan and print the sbatch line, submit nothing")  # fmt: skip
+    for parser in parsers.values():
+        parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    defaults = Selection()
+    parser.add_argument(
+        "--out", type=Path, default=Path("grid"), metavar="DIR", help="folder of the runs (default: grid)"
+    )
+    for name, choices in (("tables", TABLES), ("datasets", TASKS), ("models", MODELS), ("frameworks", FRAMEWORKS)):
+        parser.add_argument(f"--{name}", metavar="NAMES",
+                            help=f"only these of {', '.join(choices)}, separated by commas")  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=defaults.seeds, help="repetitions (default: %(default)s)")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--stores", metavar="DIR",
+        help="folder with the stores ratic, ct_rate and rad_chestct, which say whether runs are full or tiny (default: "
+             "$ANATOBENCH_STORES, or stores)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--from-scratch", action="store_true",
+        help="train pretrained conditions from scratch: stores of size tiny have no pretrained weights",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, help="end every run after so many steps (default: the paper's epochs)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
+        help="change the recipe of every run, for example --set batch_size=4; can be repeated",
+    )  # fmt: skip
+
+
+def _selection(args: argparse.Namespace, settings: GridSettings) -> Selection:
+    given = {
+        name: tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+        for name in ("tables", "datasets", "models", "frameworks")
+        if (text := getattr(args, name)) is not None
+    }
+    selection = Selection(**given, seeds=args.seeds, from_scratch=settings.from_scratch)
+    if not selection.cells:
+        raise UsageError(
+            "none of these tables has such a data set and model: give fewer of --tables, --datasets, --models"
+        )
+    return selection
+
+
+def _settings(args: argparse.Namespace) -> GridSettings:
+    """The folder's, or those on the command line."""
+    from anatobench.experiments.grid_runs import settings_for
+
+    given = {
+        "stores": getattr(args, "stores", None),
+        "from_scratch": getattr(args, "from_scratch", False),
+        "steps": getattr(args, "steps", None),
+        "settings": tuple(getattr(args, "settings", ())),
+    }
+    asked = {name: value for name, value in given.items() if value not in (None, False, ())}
+    return settings_for(args.out, asked, os.environ.get("ANATOBENCH_STORES") or "stores")
+
+
+def _to_do(args: argparse.Namespace) -> tuple[Selection, GridSettings, list[Cell]]:
+    """The folder begun and the runs that are not done; `AnatoBenchError` if they lack something."""
+    from anatobench.experiments.grid_runs import DONE, begin, state_of, what_is_missing
+
+    settings = _settings(args)
+    selection = _selection(args, settings)
+    waiting = [cell for cell in selection.cells if state_of(args.out, cell) != DONE]
+    missing = what_is_missing(waiting, settings)
+    if missing:
+        print("\n".join(missing), file=sys.stderr)
+        raise AnatoBenchError(f"{len(missing)} of the things that the runs need are missing (above): nothing was begun")
+    begin(args.out, settings)
+    return selection, settings, waiting
+
+
+def run_list(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.experiments.grid_runs import STATES, WorkOf, last_step, run_folder, state_of
+    from anatobench.report.summary import text_table
+
+    settings = _settings(args)
+    selection = _selection(args, settings)
+    work_of = WorkOf(settings)
+    cells: list[dict[str, Any]] = []
+    for cell in selection.cells:
+        work = work_of(cell)
+        cells.append({
+            "cell": cell.name,
+            "tables": list(selection.tables_of(cell.condition)),
+            "state": state_of(args.out, cell),
+            "step": last_step(run_folder(args.out, cell)),
+            "steps": None if work is None else work.steps,
+            "flop": None if work is None else work.flop,
+        })  # fmt: skip
+    states = Counter(str(row["state"]) for row in cells)
+    figures = {"settings": settings.to_json(), "states": {state: states[state] for state in STATES}, "cells": cells}
+    if not args.json:
+        header = ("cell", "tables", "state", "step", "of", "PFLOP", f"hours at {REFERENCE_FLOPS / 1e12:.0f} TFLOP/s")
+        print(text_table(header, [_list_row(row) for row in cells]))
+        counted = [row["flop"] for row in cells if row["flop"] is not None]
+        print(f"{len(cells)} runs: {', '.join(f'{states[state]} {state}' for state in STATES)}")
+        print(f"training takes {_petaflop(sum(counted))} PFLOP, {_hours(sum(counted))} GPU-hours at "
+              f"{REFERENCE_FLOPS / 1e12:.0f} TFLOP/s, runs whose store is missing not counted")  # fmt: skip
+    return figures
+
+
+def _list_row(row: dict[str, Any]) -> tuple[str, ...]:
+    known = row["flop"] is not None
+    return (
+        row["cell"],
+        ",".join(row["tables"]),
+        row["state"],
+        str(row["step"]),
+        str(row["steps"]) if known else "-",
+        _petaflop(row["flop"]) if known else "-",
+        _hours(row["flop"]) if known else "-",
+    )
+
+
+def _petaflop(flop: float) -> str:
+    return f"{flop / 1e15:.3g}" if flop < 1e18 else f"{flop / 1e15:.0f}"
+
+
+def _hours(flop: float) -> str:
+    return f"{flop / REFERENCE_FLOPS / 3600:.2g}" if flop < 1e20 else f"{flop / REFERENCE_FLOPS / 3600:.0f}"
+
+
+def run_here(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.experiments.grid_runs import logs_folder, training_chain
+
+    if args.workers < 1:
+        raise UsageError(f"--workers {args.workers}: at least one")
+    selection, settings, waiting = _to_do(args)
+    before = len(selection.cells) - len(waiting)
+    chains = [training_chain(cell, settings, args.out) for cell in waiting]
+    with tqdm(total=len(selection.cells), initial=before, desc="grid", unit="run", file=sys.stderr) as bar:
+        for chain in run_chains(chains, logs_folder(args.out), args.workers):
+            bar.set_postfix_str(chain.name)
+            bar.update()
+    print(f"{len(waiting)} runs trained and evaluated, {before} were done before; next: anatobench experiments grid "
+          f"collect --out {args.out}", file=sys.stderr)  # fmt: skip
+    return {"out": str(args.out), "done_before": before, "done_now": len(waiting)}
+
+
+def run_submit(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.experiments.grid_jobs import submission, submit
+
+    if args.at_a_time is not None and args.at_a_time < 1:
+        raise UsageError(f"--at-a-time {args.at_a_time}: at least one")
+    selection, settings, waiting = _to_do(args)
+    before = len(selection.cells) - len(waiting)
+    figures = {"out": str(args.out), "done_before": before, "submitted": 0, "job": None, "plan": None, "command": None}
+    if not waiting:
+        print(f"all {before} runs are done: nothing to submit", file=sys.stderr)
+        return figures
+    ready = submission(waiting, settings, args.out, args.at_a_time, args.sbatch)
+    figures |= {"plan": str(ready.plan), "command": ready.line}
+    if args.dry_run:
+        if not args.json:
+            print(ready.line)
+        print(f"{len(waiting)} runs, {before} were done before: nothing was submitted", file=sys.stderr)
+        return figures
+    job = submit(ready)
+    print(f"job {job}: {len(waiting)} runs, {before} were done before", file=sys.stderr)
+    return figures | {"job": job, "submitted": len(waiting)}
+
+
+def run_collect(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.experiments.grid_results import (
+        FRAMEWORK_HEADER,
+        GAIN_HEADER,
+        RESULT_HEADER,
+        collect,
+        csv_text,
+        framework_rows,
+        gain_rows,
+        notes_of,
+        result_rows,
+    )
+    from anatobench.report.grid_page import TextTable, build_grid_page
+    from anatobench.report.summary import text_table
+
+    settings = _settings(args)
+    record = collect(_selection(args, settings), settings, args.out)
+    tables = (
+        TextTable(RESULT_HEADER, result_rows(record)),
+        TextTable(GAIN_HEADER, gain_rows(record)),
+        TextTable(FRAMEWORK_HEADER, framework_rows(record)),
+    )
+    for table in tables:
+        if table.rows:
+            print(text_table(table.header, table.rows) + "\n", file=sys.stderr)
+    for number, note in enumerate(notes_of(record), start=1):
+        print(f"[{number}] {note}", file=sys.stderr)
+    tiny = [dataset for dataset, size in record["sizes"].items() if size == "tiny"]
+    if tiny:
+        print(f"{', '.join(tiny)}: tiny models on tiny scans, which the paper's figures are not about", file=sys.stderr)
+    for kind, what in (("missing", "not done yet"), ("undefined", "evaluated, but the macro AUC is undefined")):
+        if record[kind]:
+            print(f"{len(record[kind])} runs {what}: {_shortened(record[kind])}", file=sys.stderr)
+    write_atomically(args.out / RECORD_FILE, (json.dumps(record, allow_nan=False, indent=1) + "\n").encode())
+    write_atomically(args.out / CSV_FILE, csv_text(record).encode())
+    write_atomically(args.out / PAGE_FILE, build_grid_page(record, *tables, notes_of(record)).encode())
+    print(f"AUC and gains with 95 % intervals over seeds; {args.out / PAGE_FILE} shows them, {RECORD_FILE} and "
+          f"{CSV_FILE} beside it hold all", file=sys.stderr)  # fmt: skip
+    return record
+
+
+def _shortened(names: Sequence[str], shown: int = 3) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -1,0 +1,185 @@
+"""The paper's experiments as data: which models are trained for which table, and what the paper found.
+
+A condition is what the paper compares: data set, model, initial weights, supervision. A cell is one run of it: a
+condition in one framework from one seed. A condition that several tables share exists once.
+
+Tables 8, 9 and 11 show other metrics, or other classes, of Table 1's models, so they need no runs of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from anatobench.errors import UsageError
+from anatobench.published import TABLE_1, TABLE_3, TABLE_10, TABLE_12, TABLE_13, TABLE_14, ClassRow, PublishedAuc
+from anatobench.recipes import ALL_ORGANS, FRAMEWORKS, MODELS, SEGMENTATION_LOSSES
+from anatobench.tasks import TASKS
+
+MACRO = "macro"
+DISTORTION_WEIGHT = 10.0
+"""Segmentation weight of Table 14's runs. Its first number is that of Table 13's weight 10, so that its other two can
+only be compared with runs of weight 10; the text says nothing of it."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One model of the paper, to be trained from several seeds in both frameworks."""
+
+    dataset: str
+    model: str
+    pretrained: bool
+    segmentation_weight: float = 1.0
+    """0 trains without the segmentation branch."""
+    organs: tuple[str, ...] = ()
+    """The organs that supervise; () for all."""
+    boundary_distortion: float = 0.0
+    """Percent."""
+    segmentation_loss: str = SEGMENTATION_LOSSES[0]
+
+    @property
+    def name(self) -> str:
+        """Of folders and job logs: letters, digits, `.`, `-` and `_`."""
+        return "_".join(
+            [self.dataset, self.model, "pretrained" if self.pretrained else "scratch", self.supervision_name]
+        )
+
+    @property
+    def supervision_name(self) -> str:
+        """What of the supervision differs from the paper's usual one."""
+        if self.segmentation_weight == 0:
+            return "no_seg"
+        parts = ["seg"]
+        if self.segmentation_weight != 1:
+            parts.append(f"weight{self.segmentation_weight:g}")
+        if self.organs:
+            parts.append("-".join(self.organs))
+        if self.boundary_distortion:
+            parts.append(f"distortion{self.boundary_distortion:g}")
+        if self.segmentation_loss != SEGMENTATION_LOSSES[0]:
+            parts.append(self.segmentation_loss)
+        return "_".join(parts)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The recipe's fields that make the condition."""
+        return {
+            "segmentation_weight": f"{self.segmentation_weight:g}",
+            "supervising_organs": ",".join(self.organs) or ALL_ORGANS,
+            "boundary_distortion": f"{self.boundary_distortion:g}",
+            "segmentation_loss": self.segmentation_loss,
+        }
+
+
+OWN_SETTINGS = (*Condition("", "", False).settings, "seed")
+"""The recipe's fields that the grid sets, which nobody else may."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    condition: Condition
+    framework: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Stable and unique: a run lies in the folder of that name."""
+        return f"{self.condition.name}_{self.framework}_seed{self.seed}"
+
+
+Published = Mapping[str, PublishedAuc]
+"""By class, and `macro`."""
+
+
+def _table_1() -> dict[Condition, Published]:
+    return {
+        Condition(dataset, model, pretrained, 1.0 if segmentation else 0.0): {MACRO: auc}
+        for (dataset, model, pretrained, segmentation), auc in TABLE_1.items()
+    }
+
+
+def _per_class(rows: Iterable[ClassRow]) -> dict[Condition, Published]:
+    return {
+        Condition(row.dataset, row.model, row.pretrained, row.segmentation_weight): {**row.classes, MACRO: row.average}
+        for row in rows
+    }
+
+
+_ABLATED = Condition("ratic", "swin3d_t", pretrained=True)
+"""The model of all ablations."""
+
+
+def _table_3() -> dict[Condition, Published]:
+    every_organ = set(TASKS[_ABLATED.dataset].organs)
+    found: dict[Condition, Published] = {}
+    for row in TABLE_3:
+        condition = replace(_ABLATED, organs=() if set(row.organs) == every_organ else row.organs)
+        found[condition if row.organs else replace(_ABLATED, segmentation_weight=0.0)] = {MACRO: row.average}
+    return found
+
+
+def _table_14() -> dict[Condition, Published]:
+    weighted = replace(_ABLATED, segmentation_weight=DISTORTION_WEIGHT)
+    return {replace(weighted, boundary_distortion=row.boundary_percent): {MACRO: row.average} for row in TABLE_14}
+
+
+TABLES: Mapping[str, Mapping[Condition, Published]] = {
+    "1": _table_1(),
+    "2": {condition: {MACRO: classes[MACRO]} for condition, classes in _per_class(TABLE_13).items()},
+    "3": _table_3(),
+    "10": _per_class(TABLE_10),
+    "12": _per_class(TABLE_12),
+    "13": _per_class(TABLE_13),
+    "14": _table_14(),
+    "losses": {replace(_ABLATED, segmentation_loss=loss): {} for loss in SEGMENTATION_LOSSES},
+}
+"""The paper's numbers by table and condition. `losses` has none: section 2 says that Dice and both do "similar"."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A part of the grid."""
+
+    tables: tuple[str, ...] = tuple(TABLES)
+    datasets: tuple[str, ...] = tuple(TASKS)
+    models: tuple[str, ...] = MODELS
+    frameworks: tuple[str, ...] = FRAMEWORKS
+    seeds: int = 3
+    """Repetitions: seeds 0, 1, ..."""
+    from_scratch: bool = False
+    """Take pretrained conditions from scratch: what stores of size tiny can do, not what the paper did."""
+
+    def __post_init__(self) -> None:
+        allowed = {"tables": TABLES, "datasets": TASKS, "models": MODELS, "frameworks": FRAMEWORKS}
+        for name, choices in allowed.items():
+            unknown = [value for value in getattr(self, name) if value not in choices]
+            if unknown or not getattr(self, name):
+                raise UsageError(f"--{name} {','.join(unknown)}: choose from {', '.join(choices)}")
+        if not 1 <= self.seeds <= 1000:
+            raise UsageError(f"--seeds {self.seeds}: from 1 to 1000")
+
+    def conditions(self, table: str) -> tuple[Condition, ...]:
+        """Those of a table, in the paper's order."""
+        found = (
+            replace(condition, pretrained=condition.pretrained and not self.from_scratch)
+            for condition in TABLES[table]
+            if condition.dataset in self.datasets and condition.model in self.models
+        )
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every run once, the first seed of all conditions before the second of any."""
+        conditions = dict.fromkeys(condition for table in self.tables for condition in self.conditions(table))
+        return tuple(
+            Cell(condition, framework, seed)
+            for seed in range(self.seeds)
+            for condition in conditions
+            for framework in self.frameworks
+        )
+
+    def tables_of(self, condition: Condition) -> tuple[str, ...]:
+        """The selected tables that show it."""
+        return tuple(table for table in self.tables if condition in self.conditions(table))

@@ -1,0 +1,249 @@
+"""What the grid's runs found, beside the paper: as a record (JSON), as a CSV file and as tables.
+
+Record, format 1, AUC as fractions:
+- `grid`: the settings that all runs share (grid_runs.py);
+- `results`: per table, condition, framework and class (`macro` is the mean over classes) the AUC of each seed with
+  its mean and 95 % interval (`mean`, `low`, `high`, `count`), the paper's number (`published`, None where it has none,
+  and `note`, what is known against it), and `difference` = ours - published with its interval;
+- `gains`: per data set, model, initial weights and framework, macro AUC with minus without segmentation, paired by
+  seed, the same way;
+- `framework_differences`: per condition, JAX minus PyTorch, paired by seed;
+- `missing`: cells that were not evaluated, `undefined`: evaluated ones whose macro AUC is undefined;
+- `sizes`: by data set; the paper's numbers are of size full;
+- `versions`: of both frameworks' packages.
+
+An interval is Student's t over seeds, None for a single one. It holds what the seed moves (initial weights, order,
+crops, dropout), not which patients were tested, and the paper's numbers are taken as exact: it prints no spread.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from anatobench.errors import AnatoBenchError
+from anatobench.experiments.grid import MACRO, TABLES, Cell, Condition, Selection
+from anatobench.experiments.grid_runs import DONE, EVALUATION_FILE, GridSettings, run_folder, state_of
+from anatobench.experiments.statistics import interval_of
+from anatobench.published import PublishedAuc, published_auc, published_gain
+from anatobench.recipes import FRAMEWORKS
+from anatobench.runs import RunConfig
+
+FORMAT = 1
+RESULT_HEADER = ("table", "data set", "model", "weights", "supervision", "framework", "class", "seeds",
+                 "AUC, %", "paper, %", "difference, points")  # fmt: skip
+GAIN_HEADER = ("data set", "model", "weights", "framework", "seeds", "gain by segmentation, points", "paper, points",
+               "difference, points")  # fmt: skip
+FRAMEWORK_HEADER = ("data set", "model", "weights", "supervision", "seeds", "JAX - PyTorch, points")
+_FRAMEWORK_NAMES = {"torch": "PyTorch", "jax": "JAX"}
+Found = dict[Cell, dict[str, float | None]]
+"""AUC by class of every evaluated cell."""
+
+
+def collect(selection: Selection, settings: GridSettings, out: Path) -> dict[str, Any]:
+    """The record of what is there; `AnatoBenchError` if nothing is, or if a result cannot be read."""
+    done = [cell for cell in selection.cells if state_of(out, cell) == DONE]
+    if not done:
+        raise AnatoBenchError(f"{out}: none of the {len(selection.cells)} runs asked for is done: see `grid list`")
+    found: Found = {cell: _read_auc(run_folder(out, cell) / EVALUATION_FILE) for cell in done}
+    versions: dict[str, str] = {}
+    sizes: dict[str, str] = {}
+    for cell in {(cell.condition.dataset, cell.framework): cell for cell in done}.values():
+        config = RunConfig.read(run_folder(out, cell))
+        versions |= config.versions
+        sizes[cell.condition.dataset] = config.size
+    return {
+        "format": FORMAT,
+        "grid": settings.to_json(),
+        "results": list(_results(selection, found)),
+        "gains": list(_gains(selection, found)),
+        "framework_differences": list(_framework_differences(selection, found)),
+        "missing": [cell.name for cell in selection.cells if cell not in found],
+        "undefined": [cell.name for cell in done if found[cell][MACRO] is None],
+        "sizes": sizes,
+        "versions": versions,
+    }
+
+
+def _read_auc(path: Path) -> dict[str, float | None]:
+    try:
+        auc: dict[str, float | None] = json.loads(path.read_text())["auc"]
+        return {MACRO: auc[MACRO], **auc}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AnatoBenchError(f"{path}: not an evaluation ({error}): run `anatobench evaluate` again") from None
+
+
+def _results(selection: Selection, found: Found) -> Iterable[dict[str, Any]]:
+    for table in selection.tables:
+        for condition in selection.conditions(table):
+            paper = TABLES[table].get(condition, {})
+            for framework in selection.frameworks:
+                for name in paper or (MACRO,):
+                    auc = _by_seed(selection, found, condition, framework, name)
+                    if auc:
+                        yield {
+                            "table": table,
+                            **asdict(condition),
+                            "framework": framework,
+                            "class": name,
+                            "auc": {str(seed): value for seed, value in auc.items()},
+                            **_beside(list(auc.values()), paper.get(name)),
+                        }
+
+
+def _by_seed(
+    selection: Selection, found: Found, condition: Condition, framework: str, name: str = MACRO
+) -> dict[int, float]:
+    """The AUC of a class by seed, where it is there and defined."""
+    auc = {seed: found.get(Cell(condition, framework, seed), {}).get(name) for seed in range(selection.seeds)}
+    return {seed: value for seed, value in auc.items() if value is not None}
+
+
+def _beside(values: Sequence[float], paper: PublishedAuc | None) -> dict[str, Any]:
+    published, note = (None, "") if paper is None else (paper.auc, paper.note)
+    return {**_interval(values), "published": published, **_difference(values, published), "note": note}
+
+
+def _interval(values: Sequence[float]) -> dict[str, Any]:
+    return asdict(interval_of(values))
+
+
+def _difference(values: Sequence[float], published: float | None) -> dict[str, Any]:
+    """Ours minus the paper's, a constant: the interval is only shifted."""
+    if published is None:
+        return dict.fromkeys(("difference", "difference_low", "difference_high"))
+    interval = interval_of([value - published for value in values])
+    return {"difference": interval.mean, "difference_low": interval.low, "difference_high": interval.high}
+
+
+def _gains(selection: Selection, found: Found) -> Iterable[dict[str, Any]]:
+    """Of Table 1's pairs."""
+    for condition in dict.fromkeys(
+        condition for table in selection.tables for condition in selection.conditions(table)
+    ):
+        with_segmentation = Condition(condition.dataset, condition.model, condition.pretrained)
+        if condition.segmentation_weight != 0:
+            continue
+        key = (condition.dataset, condition.model, condition.pretrained)
+        for framework in selection.frameworks:
+            gains = _paired(selection, found, (with_segmentation, framework), (condition, framework))
+            if gains:
+                published = published_gain(*key)
+                notes = [auc.note for arm in (False, True) if (auc := published_auc(*key, arm)) and auc.note]
+                yield {
+                    "dataset": condition.dataset,
+                    "model": condition.model,
+                    "pretrained": condition.pretrained,
+                    "framework": framework,
+                    **_interval(gains),
+                    "published": published,
+                    **_difference(gains, published),
+                    "note": "; ".join(notes),
+                }
+
+
+def _framework_differences(selection: Selection, found: Found) -> Iterable[dict[str, Any]]:
+    reference, candidate = FRAMEWORKS
+    for condition in dict.fromkeys(cell.condition for cell in selection.cells):
+        differences = _paired(selection, found, (condition, candidate), (condition, reference))
+        if differences:
+            yield {**asdict(condition), **_interval(differences)}
+
+
+def _paired(
+    selection: Selection, found: Found, first: tuple[Condition, str], second: tuple[Condition, str]
+) -> list[float]:
+    """Macro AUC of the first minus the second, for every seed that both have."""
+    minuend, subtrahend = (_by_seed(selection, found, *arm) for arm in (first, second))
+    return [minuend[seed] - subtrahend[seed] for seed in minuend if seed in subtrahend]
+
+
+def csv_text(record: Mapping[str, Any]) -> str:
+    """`results` as CSV: one line per table, condition, framework and class."""
+    rows = [
+        {**row, "organs": " ".join(row["organs"]), "auc": " ".join(str(value) for value in row["auc"].values())}
+        for row in record["results"]
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["table"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def notes_of(record: Mapping[str, Any]) -> list[str]:
+    """What is known against the paper's numbers, in the order in which the tables mark them, [1] first."""
+    return list(dict.fromkeys(row["note"] for row in (*record["results"], *record["gains"]) if row["note"]))
+
+
+def result_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Under `RESULT_HEADER`."""
+    return [
+        (row["table"], *_condition_words(row), row["class"], *_number_words(row, notes_of(record), signed=False))
+        for row in record["results"]
+    ]
+
+
+def gain_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Under `GAIN_HEADER`."""
+    return [
+        (*_model_words(row), _FRAMEWORK_NAMES[row["framework"]], *_number_words(row, notes_of(record), signed=True))
+        for row in record["gains"]
+    ]
+
+
+def framework_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Under `FRAMEWORK_HEADER`."""
+    return [
+        (*_model_words(row), supervision_words(row), str(row["count"]), _points(row, ("mean", "low", "high"), True))
+        for row in record["framework_differences"]
+    ]
+
+
+def supervision_words(row: Mapping[str, Any]) -> str:
+    """A condition's supervision for a person, as "kidney_left + kidney_right only"."""
+    if row["segmentation_weight"] == 0:
+        return "none"
+    parts = [f"{' + '.join(row['organs'])} only" if row["organs"] else "all organs"]
+    if row["segmentation_weight"] != 1:
+        parts.append(f"weight {row['segmentation_weight']:g}")
+    if row["boundary_distortion"]:
+        parts.append(f"{row['boundary_distortion']:g} % of boundaries distorted")
+    if row["segmentation_loss"] != "ce":
+        parts.append({"dice": "Dice", "ce_dice": "CE + Dice"}[row["segmentation_loss"]])
+    return ", ".join(parts)
+
+
+def _model_words(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["dataset"], row["model"], "pretrained" if row["pretrained"] else "scratch"
+
+
+def _condition_words(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (*_model_words(row), supervision_words(row), _FRAMEWORK_NAMES[row["framework"]])
+
+
+def _number_words(row: Mapping[str, Any], notes: Sequence[str], signed: bool) -> tuple[str, ...]:
+    """Seeds, ours, the paper's, the difference."""
+    mark = f" [{notes.index(row['note']) + 1}]" if row["note"] else ""
+    sign = "+" if signed else ""
+    published = "-" if row["published"] is None else f"{100 * row['published']:{sign}.2f}{mark}"
+    return (
+        str(row["count"]),
+        _points(row, ("mean", "low", "high"), signed),
+        published,
+        _points(row, ("difference", "difference_low", "difference_high"), True),
+    )
+
+
+def _points(row: Mapping[str, Any], keys: tuple[str, str, str], signed: bool) -> str:
+    mean, low, high = (row[key] for key in keys)
+    if mean is None:
+        return "-"
+    sign = "+" if signed else ""
+    interval = "" if low is None else f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+    return f"{100 * mean:{sign}.2f}{interval}"
