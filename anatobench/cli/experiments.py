@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -82,14 +81,13 @@ def run_auc(args: argparse.Namespace) -> dict[str, Any]:
     study = AucStudy(**{**settings, "models": tuple(name for name in MODELS if name in _names(args.models))})
     out: Path = args.out
     _begin(study, out)
-    started = time.monotonic()
     list(run_chains([Chain("cohort", cohort_commands(study, out))], out / "logs", workers=1))
     chains = list(training_chains(study, out))
     with tqdm(total=len(chains), desc="experiments auc", unit="group of runs", file=sys.stderr) as bar:
         for chain in run_chains(chains, out / "logs", args.workers):
             bar.set_postfix_str(chain.name)
             bar.update()
-    record = collect(study, out, time.monotonic() - started)
+    record = collect(study, out)
     (out / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
     (out / PAGE_FILE).write_text(build_auc_page(record), encoding="utf-8")
     for header, rows in (

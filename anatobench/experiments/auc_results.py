@@ -2,7 +2,8 @@
 
 Record, format 1: `study` (the settings), `cells` (every run with its test AUC), `framework_difference` and
 `control_difference` (per model and head, and pooled) and `segmentation_gain` (per model and framework, and both), all
-of them differences of macro AUC over seeds, `versions`, `device`, `seconds`.
+of them differences of macro AUC over seeds, `versions`, `device`; a cell's `training_s` are the
+seconds that its steps took.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.auc_study import EVALUATION_FILE, AucStudy, Cell
 from anatobench.experiments.statistics import equivalence_of, interval_of
+from anatobench.metrics_log import METRICS_FILE
 from anatobench.published import published_gain
 from anatobench.recipes import FRAMEWORKS
 from anatobench.runs import RunConfig
@@ -30,7 +32,7 @@ GAIN_HEADER = ("with - without segmentation", "pairs", "mean [95 % interval], AU
 AUC_HEADER = ("model", "segmentation", "framework", "test AUC of each seed", "mean")
 
 
-def collect(study: AucStudy, out: Path, seconds: float) -> dict[str, Any]:
+def collect(study: AucStudy, out: Path) -> dict[str, Any]:
     """The record; `AnatoBenchError` if a run is missing."""
     cells = {cell: _read(cell, out) for cell in study.cells}
     auc = {cell: found["auc"]["macro"] for cell, found in cells.items()}
@@ -41,17 +43,31 @@ def collect(study: AucStudy, out: Path, seconds: float) -> dict[str, Any]:
         cell = next(cell for cell in study.cells if cell.framework == framework)
         versions |= RunConfig.read(cell.folder(out)).versions
     return {
+        "kind": "auc_study",
         "format": FORMAT,
         "study": study.to_json(),
         "recipe": asdict(config.recipe) | {"seed": "per run", "segmentation_weight": "1 or 0"},
-        "cells": [{**asdict(cell), "auc": cells[cell]["auc"], "ci95": cells[cell]["ci95"]["auc"]} for cell in cells],
+        "cells": [
+            {
+                **asdict(cell),
+                "auc": cells[cell]["auc"],
+                "ci95": cells[cell]["ci95"]["auc"],
+                "training_s": _training_seconds(cell.folder(out)),
+            }
+            for cell in cells
+        ],
         "framework_difference": _differences(study, auc, FRAMEWORKS[1], nudged=False),
         "control_difference": _differences(study, auc, FRAMEWORKS[0], nudged=True),
         "segmentation_gain": _segmentation_gains(study, auc),
         "versions": versions,
         "device": json.loads(sessions[0])["device"]["name"],
-        "seconds": round(seconds, 1),
     }
+
+
+def _training_seconds(run: Path) -> float:
+    """What its steps took, however often the run was stopped."""
+    records = map(json.loads, (run / METRICS_FILE).read_text().splitlines())
+    return round(sum(record["seconds"] for record in records if record["kind"] == "step"), 1)
 
 
 def _read(cell: Cell, out: Path) -> dict[str, Any]:

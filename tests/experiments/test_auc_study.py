@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from record_schema import assert_valid
 
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError
@@ -51,6 +52,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_frameworks_reach_the_same_auc(study: Path) -> None:
     record = json.loads((study / "record.json").read_text())
+    assert_valid(record, "auc_study")
     assert len(record["cells"]) == 12
     # The same weights and batches and nothing drawn at random: in 24 steps only rounding parts them.
     assert [abs(row["mean"]) for row in record["framework_difference"]] == pytest.approx([0, 0, 0], abs=0.02)
@@ -80,7 +82,7 @@ def test_other_settings_and_a_missing_run_are_refused(study: Path, capsys: pytes
     assert main(["experiments", "auc", "--out", str(study), *SMALL[:-2], "--margin", "0.05"]) == 1
     assert "margin: 0.02 -> 0.05" in capsys.readouterr().err
     with pytest.raises(AnatoBenchError, match="seed2"):
-        collect(AucStudy(models=("r3d_18",), seeds=3, cases=40, steps=24), study, 0.0)
+        collect(AucStudy(models=("r3d_18",), seeds=3, cases=40, steps=24), study)
 
 
 def test_what_is_done_is_not_run_again(tmp_path: Path) -> None:
