@@ -20,6 +20,7 @@ from anatobench.errors import AnatoBenchError
 from anatobench.pretrained.kinetics import KINETICS_400
 from anatobench.pretrained.transfer import pretrained_weights
 from anatobench.pretrained.weights_file import WeightsFile, find_or_download, read_weights_file
+from anatobench.processes import after_leader
 from anatobench.runs import RunConfig
 
 INITIAL_WEIGHTS_FILE = "initial.safetensors"
@@ -27,9 +28,17 @@ INITIAL_WEIGHTS_FILE = "initial.safetensors"
 
 def begin_with(run: Path, config: RunConfig, engine: Engine) -> None:
     """Load `config.initial_weights` or `config.pretrained` if there is one, then keep what the engine begins with in
-    the run's folder; the header says by name and SHA-256 which published file that was."""
-    if not engine.processes.leads:
+    the run's folder; the header says by name and SHA-256 which published file that was. Where several processes train
+    the run, the first one does this, and the others begin with what it kept."""
+    if engine.processes.alone:
+        _begin(run, config, engine)
         return
+    after_leader(engine.processes, engine.gather, lambda: _begin(run, config, engine))
+    if not engine.processes.leads:
+        load_initial_weights(run / INITIAL_WEIGHTS_FILE, engine)
+
+
+def _begin(run: Path, config: RunConfig, engine: Engine) -> None:
     metadata = {"model": config.model, "size": config.size, "task": json.dumps(config.task.to_json())}
     if config.initial_weights is not None:
         load_initial_weights(Path(config.initial_weights), engine)

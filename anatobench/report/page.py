@@ -88,7 +88,8 @@ def _agreement(runs: Sequence[RunResults]) -> str:
         for pair in agreements(runs)
     ]
     header = ("runs", "equal batches", "loss difference, first ten steps", "loss difference, all steps")
-    return table(header, rows) if rows else ""
+    note = "" if rows else "<p>No two of these runs began with the same weights and differ in the framework alone.</p>"
+    return table(header, rows) if rows else note
 
 
 def _configurations(runs: Sequence[RunResults]) -> str:

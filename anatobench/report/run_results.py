@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from anatobench.errors import AnatoBenchError
+from anatobench.initial_weights import INITIAL_WEIGHTS_FILE
 from anatobench.organ_dice import OrganDice, read_organ_dice
 from anatobench.predictions import Predictions, read_predictions
 from anatobench.runs import RunConfig
@@ -53,6 +55,8 @@ class RunResults:
     """Measurements with `step` and `largest_eigenvalue`; empty where none was asked for."""
     organ_dice: OrganDice | None
     """Of the test split; None before `evaluate` ran, and for a model without the auxiliary head."""
+    beginning: str = ""
+    """A digest of the weights it began with; "" where they were not kept."""
     distinction: str = ""
     """What sets the run apart from others of the same label in one report."""
 
@@ -111,7 +115,22 @@ def read_run(path: Path) -> RunResults:
         organ_dice=read_organ_dice(organ_dice, config.task) if organ_dice.is_file() else None,
         examples=_read_examples(path / f"examples_{SPLIT}.safetensors"),
         worst=_read_examples(path / f"worst_cases_{SPLIT}.safetensors"),
+        beginning=_digest_of_weights(path / INITIAL_WEIGHTS_FILE),
     )
+
+
+def _digest_of_weights(path: Path) -> str:
+    """Of the arrays alone: the header of a file says where they came from."""
+    if not path.is_file():
+        return ""
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise AnatoBenchError(f"{path}: cannot be read ({error}): copy the run again") from None
+    found = hashlib.blake2b(digest_size=16)
+    for name in sorted(weights):
+        found.update(name.encode() + np.ascontiguousarray(weights[name]).tobytes())
+    return found.hexdigest()
 
 
 def _read_records(path: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from anatobench.report.run_results import RunResults
-from anatobench.runs import RunConfig
 
 HEADER = ("run", "test AUC, macro [95 % interval]", "sensitivity", "specificity", "seconds per step", "steps")
 
@@ -60,24 +59,22 @@ def _percent(test: dict[str, Any] | None, key: str) -> str:
 
 
 def agreements(runs: Sequence[RunResults]) -> list[Agreement]:
-    """Pairs of runs that differ in the framework alone."""
+    """Pairs of runs that differ in the framework alone: they began with the very same weights."""
     pairs = []
     for i, first in enumerate(runs):
         for second in runs[i + 1 :]:
-            if first.config.framework != second.config.framework and _same_but_framework(first.config, second.config):
+            if first.config.framework != second.config.framework and _same_but_framework(first, second):
                 pairs.append(_agreement(first, second))
     return pairs
 
 
-def _same_but_framework(first: RunConfig, second: RunConfig) -> bool:
-    """Versions and weights that were drawn aside: each framework has its own. Pretrained weights are the same, or one
-    run began where the other did."""
+def _same_but_framework(first: RunResults, second: RunResults) -> bool:
+    """Each framework has its own versions, and from the same seed or the same published file draws other weights."""
     alone = [
-        replace(config, framework="torch", versions={}, initial_weights=None, pretrained=None)
-        for config in (first, second)
+        replace(run.config, framework="torch", versions={}, initial_weights=None, pretrained=None)
+        for run in (first, second)
     ]
-    began_elsewhere = first.initial_weights is not None or second.initial_weights is not None
-    return alone[0] == alone[1] and (began_elsewhere or first.pretrained == second.pretrained)
+    return alone[0] == alone[1] and first.beginning == second.beginning != ""
 
 
 def _agreement(first: RunResults, second: RunResults) -> Agreement:

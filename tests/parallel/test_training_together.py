@@ -92,6 +92,20 @@ def test_a_run_stopped_in_two_processes_ends_in_one_as_if_it_had_always_been_one
             assert [one[key] for key in keys] == pytest.approx([other[key] for key in keys], rel=1e-9)
 
 
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_all_of_them_begin_with_the_weights_of_a_file(framework: str, store: Store, tmp_path: Path) -> None:
+    ((status, _, errors),) = finish(train(store, tmp_path / "other", framework, 1, "--set", "seed=5", "--steps", "1"))
+    assert status == 0, errors
+    begin = ("--initial-weights", str(tmp_path / "other" / "initial.safetensors"), "--steps", "3")
+    for name, count in (("alone", 1), ("together", 2)):
+        ended = finish(train(store, tmp_path / name, framework, count, *begin))
+        assert [status for status, *_ in ended] == [0] * count, ended
+    expected, found = read_newest(tmp_path / "alone"), read_newest(tmp_path / "together")
+    assert largest_difference(expected.weights, found.weights).error < 1e-9
+    drawn, first = logged(tmp_path / "other", "step")[0], logged(tmp_path / "alone", "step")[0]
+    assert drawn["loss"] != first["loss"]
+
+
 def test_a_folder_that_cannot_be_used_ends_all_of_them(store: Store, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "precious.txt").touch()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from headless_chromium import needs_chromium, visit
 from numpy_engine import use_numpy_engines
+from safetensors.numpy import load_file, save_file
 from tiny_store import write_store
 
 from anatobench.cli.main import main
@@ -118,18 +119,22 @@ def test_agreement_is_of_runs_that_differ_in_the_framework_alone(runs: list[Path
     assert pair.largest_loss_difference == pytest.approx(0.5)
 
 
-def test_runs_agree_only_if_they_began_alike(runs: list[Path]) -> None:
-    def found(first: dict, second: dict) -> int:
-        torch, jax, _ = (read_run(run) for run in runs)
-        began = {"size": "full", "initial_weights": None}
-        pair = [replace(run, config=replace(run.config, **began)) for run in (torch, jax)]
-        pair = [replace(run, config=replace(run.config, **how)) for run, how in zip(pair, (first, second), strict=True)]
-        return len(agreements(pair))
-
-    assert found({}, {}) == found({"pretrained": "a.pth"}, {"pretrained": "a.pth"}) == 1
-    assert found({"pretrained": "a.pth"}, {"initial_weights": "torch/initial.safetensors"}) == 1
-    assert found({"pretrained": "a.pth"}, {}) == found({}, {"pretrained": "a.pth"}) == 0
-    assert found({"pretrained": "a.pth"}, {"pretrained": "b.pth"}) == 0
+def test_runs_agree_only_if_they_began_alike(runs: list[Path], tmp_path: Path) -> None:
+    torch, jax, _ = (read_run(run) for run in runs)
+    assert torch.beginning == jax.beginning
+    shutil.copytree(runs[1], tmp_path / "jax")
+    path = tmp_path / "jax" / "initial.safetensors"
+    weights = load_file(path)
+    save_file(weights, path, {"came": "from elsewhere"})
+    assert len(agreements([torch, read_run(tmp_path / "jax")])) == 1
+    weights["fc.bias"] = weights["fc.bias"] + 1e-6
+    save_file(weights, path)
+    assert agreements([torch, read_run(tmp_path / "jax")]) == []
+    path.unlink()
+    assert agreements([torch, read_run(tmp_path / "jax")]) == []
+    path.write_bytes(b"cut")
+    with pytest.raises(AnatoBenchError, match=r"initial\.safetensors: cannot be read"):
+        read_run(tmp_path / "jax")
 
 
 def test_a_pretrained_run_is_called_one(runs: list[Path]) -> None:
