@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "AUCs are apart, whether they are equivalent, and how far rounding alone moves an AUC, (b) what\n"
         "segmentation supervision gains, beside the paper's gain. Called again with the same settings, it goes on\n"
         "where it stopped.",
-        epilog="On two cores the default takes about an hour and a half; a quick look:\n"
+        epilog="On two cores the default takes several hours; a quick look:\n"
         "  anatobench experiments auc --out auc --models r3d_18 --seeds 2 --cases 100 --steps 100",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
