@@ -149,7 +149,8 @@ def test_a_run_whose_node_is_lost_goes_on_elsewhere_or_when_it_is_back(
     job = training.submit()
     training.reach(7)
     node = cluster.job(job)["NodeList"]
-    cluster.scontrol("update", f"nodename={node}", "state=down", "reason=lost")  # back as soon as it reports to Slurm
+    cluster.lose_node(node)
+    cluster.start_node(node)
     assert cluster.finish(job)["JobState"] == "COMPLETED", training.said()
     assert cluster.job(job)["Restarts"] == "1"
     assert last_weights(training.run) == uninterrupted

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -68,6 +69,16 @@ def wait_for(what: Callable[[], object], seconds: float, message: str) -> None:
         time.sleep(0.1)
 
 
+def _processes_in(namespace: str) -> list[int]:
+    """Ids of the processes that see a node's host name."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it just ended
+            if os.readlink(folder / "ns" / "uts") == namespace:
+                found.append(int(folder.name))
+    return found
+
+
 class VirtualCluster:
     """`nodes` virtual nodes with `gpus` fake GPUs and 16 cores each, and jobs on it."""
 
@@ -81,16 +92,30 @@ class VirtualCluster:
         self._start_munge()
         self._run("slurmctld", "-c", "-f", str(self.root / "slurm.conf"))
         for number in range(1, self._nodes + 1):
-            self._run(
-                "unshare", "--uts", "--mount", "bash", "-c",
-                f"hostname node{number} && mount --bind {self.root}/hosts /etc/hosts && "
-                f"exec slurmd -N node{number} -f {self.root}/slurm.conf",
-            )  # fmt: skip
+            self.start_node(f"node{number}")
         wait_for(
             lambda: self._idle_nodes() == self._nodes,
             30,
             f"the virtual nodes did not come up: see {self.root}",
         )
+
+    def start_node(self, node: str) -> None:
+        """Start a node's daemon in namespaces of its own."""
+        self._run(
+            "unshare", "--uts", "--mount", "bash", "-c",
+            f"hostname {node} && mount --bind {self.root}/hosts /etc/hosts && "
+            f"exec slurmd -N {node} -f {self.root}/slurm.conf",
+        )  # fmt: skip
+
+    def lose_node(self, node: str) -> None:
+        """A power cut: every process of the node is gone at once, its daemon first, and Slurm notices."""
+        daemon = int((self.root / f"slurmd.{node}.pid").read_text())
+        namespace = os.readlink(f"/proc/{daemon}/ns/uts")
+        for process in (daemon, *_processes_in(namespace)):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        wait_for(lambda: not _processes_in(namespace), 20, f"processes of {node} are left")
+        self.scontrol("update", f"nodename={node}", "state=down", "reason=lost")
 
     def stop(self) -> None:
         """End what `start` began."""
