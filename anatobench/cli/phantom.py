@@ -33,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ratic alone: moderate ones are larger, stronger and more frequent, so that small models learn them; "
         "large ones larger still, with fewer look-alikes, for demonstrations",
     )
+    parser.add_argument(
+        "--unmasked", type=int, default=0, metavar="N",
+        help="the last N patients get no organ masks: `anatobench masks` makes them (default 0)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="another seed, another cohort (default 0)")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="W", help="processes (default: one per CPU)"
@@ -43,7 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.workers < 1:
         raise UsageError(f"--workers {args.workers}: at least one")
-    plan = CohortPlan(format=args.format, size=args.size, seed=args.seed, cases=args.cases, injuries=args.injuries)
+    plan = CohortPlan(
+        format=args.format,
+        size=args.size,
+        seed=args.seed,
+        cases=args.cases,
+        injuries=args.injuries,
+        unmasked=args.unmasked,
+    )
     summary = write_cohort(args.out, plan, args.workers)
     print(f"{summary['scans']} scans of {plan.cases} patients in {args.out}", file=sys.stderr)
     for group, grades in summary["labels"].items():

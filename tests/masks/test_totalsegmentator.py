@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scan_files import NO_SHARED_DATA, SHARED_DATA
-from stand_in_weights import write_stand_in_weights
+from stand_in_weights import UNSIDED_STRUCTURES, write_stand_in_weights
 
 from anatobench.cli.main import main
 from anatobench.masks import weights
@@ -22,9 +22,6 @@ from anatobench.volumes.resample import resample_volume, resampled_grid
 
 pytest.importorskip("totalsegmentator", reason="TotalSegmentator is not installed: make test-masks")
 pytestmark = pytest.mark.slow
-
-STRUCTURES = ("liver", "stomach", "colon", "heart")
-"""With sided structures alone random masks would be refused as mirrored, and rightly so."""
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +101,7 @@ def test_a_phantom_goes_from_raw_scans_to_a_store(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights_folder = tmp_path / "weights"
-    write_stand_in_weights(weights_folder, structures=STRUCTURES)
+    write_stand_in_weights(weights_folder, structures=UNSIDED_STRUCTURES)
     monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(weights_folder))
     raw, out, store = tmp_path / "raw", tmp_path / "masks", tmp_path / "store"
     phantom = ["phantom", "--format", "rad_chestct", "--size", "tiny", "--cases", "1", "--workers", "1"]

@@ -7,6 +7,7 @@ stages of eight features instead of six of up to 320.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from anatobench.masks.weights import MODEL, TASK
 
 PATCH = [64, 64, 64]
+UNSIDED_STRUCTURES = ("liver", "stomach", "colon", "heart")
+"""With sided structures alone random masks would be refused as mirrored, and rightly so."""
 
 
 def write_stand_in_weights(folder: Path, seed: int = 0, structures: Collection[str] = ()) -> Path:
@@ -113,3 +116,7 @@ def _plans() -> dict[str, Any]:
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {"0": intensities},
     }
+
+
+if __name__ == "__main__":
+    print(write_stand_in_weights(Path(sys.argv[1]), structures=UNSIDED_STRUCTURES))

@@ -39,6 +39,8 @@ class CohortPlan:
     injuries: str = "typical"
     """RATIC alone has others than `typical`: `moderate` are larger, stronger and more frequent, `large` even larger,
     with fewer look-alikes, for demonstrations."""
+    unmasked: int = 0
+    """The last so many patients get no organ masks: those are to be made."""
 
     def __post_init__(self) -> None:
         if self.cases < 1:
@@ -51,6 +53,14 @@ class CohortPlan:
             )
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed {self.seed}: choose a number from 0 to 4294967295")
+        if not 0 <= self.unmasked <= self.cases:
+            raise UsageError(
+                f"--unmasked {self.unmasked}: choose a number from 0 to the {self.cases} patients there are"
+            )
+
+    def is_masked(self, index: int) -> bool:
+        """Whether a patient's scans get organ masks."""
+        return index < self.cases - self.unmasked
 
     def rng(self, index: int, stream: int) -> np.random.Generator:
         """The random stream of a patient for one purpose."""

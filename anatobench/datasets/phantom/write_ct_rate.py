@@ -71,7 +71,8 @@ def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
         rng, scanner = _scanner(plan, index, one)
         volume, labels = render(rng, body, findings, scanner)
         mask = dataset / "ts_seg" / "ts_total" / f"{one.split}_fixed" / one.file
-        write_totalsegmentator_mask(mask, labels, volume.affine, "LPS")
+        if plan.is_masked(index):
+            write_totalsegmentator_mask(mask, labels, volume.affine, "LPS")
         stored, affine = reoriented(volume.voxels, volume.affine, "LPS")
         write_nifti_image(dataset / one.split / one.file, _blank_image(stored, one.intercept))
         write_nifti(dataset / f"{one.split}_fixed" / one.file, stored, affine)

@@ -94,7 +94,8 @@ def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
     rng = plan.rng(index, Stream.SERIES)
     factor = ENLARGEMENT[plan.size]
     volume, labels = render(rng, body, findings, _scanner(rng, plan.size))
-    write_totalsegmentator_mask(root / "masks" / f"{scan.name}.nii.gz", labels, _placed_like_npz(factor), "LPS")
+    if plan.is_masked(index):
+        write_totalsegmentator_mask(root / "masks" / f"{scan.name}.nii.gz", labels, _placed_like_npz(factor), "LPS")
     _write_npz(path, _enlarged(np.clip(volume.voxels, *HU_LIMITS), factor))
 
 

@@ -1,7 +1,7 @@
 """A synthetic cohort in RATIC's Kaggle layout, plus TotalSegmentator masks under `masks/`.
 
 train.csv, train_series_meta.csv, train_images/<patient>/<series>/<instance>.dcm, segmentations/<series>.nii (some),
-masks/<series>.nii.gz (all).
+masks/<series>.nii.gz (all but those of unmasked patients).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def ratic_patient(plan: CohortPlan, index: int) -> RaticPatient:
     )
     count = 2 if plan.share(index, 50) < TWO_SERIES_SHARE else 1
     series_ids = tuple(int(1000 + 29 * (2 * index + number) + rng.integers(29)) for number in range(count))
-    segmented = plan.share(index, 51) < SEGMENTATION_SHARE
+    segmented = plan.is_masked(index) and plan.share(index, 51) < SEGMENTATION_SHARE
     patient_id = int(10_000 + 61 * index + rng.integers(61))
     return RaticPatient(patient_id, targets, series_ids, (segmented,) * count)
 
@@ -80,7 +80,8 @@ def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
         rng = plan.rng(index, Stream.SERIES + number)
         volume, labels = render(rng, _in_phase(rng, body, number), findings, abdomen_scanner(rng, plan.size))
         series = patient.series_ids[number]
-        write_totalsegmentator_mask(root / "masks" / f"{series}.nii.gz", labels, volume.affine, "LAS")
+        if plan.is_masked(index):
+            write_totalsegmentator_mask(root / "masks" / f"{series}.nii.gz", labels, volume.affine, "LAS")
         if patient.has_segmentation[number]:
             _write_segmentation(root / "segmentations" / f"{series}.nii", labels, volume.affine)
         identity = SeriesIdentity(

@@ -21,7 +21,15 @@ def test_every_step_is_a_command_that_a_person_could_call(tmp_path: Path) -> Non
     assert train.from_scratch, "there are no pretrained weights of size tiny"
 
 
-@pytest.mark.parametrize("arguments", [["--cases", "39"], ["--steps", "0"], ["--seeds", "0"]])
+def test_lacking_masks_are_made_before_the_cohort_is_prepared(tmp_path: Path) -> None:
+    steps = [build_parser([words[0]]).parse_args(words) for words in commands(tmp_path, 80, 120, 2, unmasked=8)]
+    assert [step.command for step in steps] == ["phantom", "masks", "prepare", "experiments", "experiments"]
+    phantom, masks, prepare, *_ = steps
+    assert (phantom.unmasked, masks.raw, masks.dataset, masks.check) == (8, phantom.out, "ratic", True)
+    assert masks.out == prepare.masks
+
+
+@pytest.mark.parametrize("arguments", [["--unmasked", "81"], ["--cases", "39"], ["--steps", "0"], ["--seeds", "0"]])
 def test_wrong_arguments_exit_with_2(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiments", "demo", "--out", str(tmp_path / "demo"), *arguments]) == 2
     assert arguments[0] in capsys.readouterr().err

@@ -171,6 +171,23 @@ def test_a_crash_in_the_middle_of_a_file_leaves_no_half_file(cohorts, tmp_path, 
     assert len(digests(root)) > len(standing)
 
 
+@pytest.mark.parametrize(
+    ("name", "masks"), [("ratic", "masks"), ("ct_rate", "dataset/ts_seg"), ("rad_chestct", "masks")]
+)
+def test_unmasked_patients_lack_their_masks_and_nothing_else(cohorts, tmp_path, name, masks):
+    write_cohort(tmp_path / name, CohortPlan(name, "tiny", 0, 2, unmasked=1))
+    some, whole = digests(tmp_path / name), digests(cohorts / name)
+    kept = {path for path in some if path.startswith((masks, "segmentations"))}
+    assert kept
+    write_cohort(tmp_path / "all", CohortPlan(name, "tiny", 0, 2))
+    lacking = digests(tmp_path / "all").keys() - some.keys()
+    assert lacking
+    assert all(path.startswith((masks, "segmentations")) for path in lacking)
+    assert all(whole[path] == some[path] for path in kept)
+    with pytest.raises(UsageError, match="--unmasked 3"):
+        CohortPlan(name, "tiny", 0, 2, unmasked=3)
+
+
 def test_a_crash_in_the_middle_of_a_dicom_series_leaves_no_folder(tmp_path, monkeypatch):
     saved, save = [], pydicom.Dataset.save_as
 
