@@ -21,11 +21,11 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/jax-cache
 demo: $(VENV)/installed
 	$(BIN)/anatobench demo --out demo
 
-# The published weights are a download of their own; these are random, so eight patients get masks of no meaning.
+# The published weights are a download of their own; these are random, so sixteen patients get masks of no meaning.
 STAND_IN_WEIGHTS := $(CURDIR)/build/stand-in-weights
 experiments-demo: $(VENV_MASKS)/installed $(STAND_IN_WEIGHTS)
 	TOTALSEG_WEIGHTS_PATH=$(STAND_IN_WEIGHTS) OMP_NUM_THREADS=1 \
-		$(VENV_MASKS)/bin/python -m anatobench experiments demo --unmasked 8 --out experiments-demo
+		$(VENV_MASKS)/bin/python -m anatobench experiments demo --unmasked 16 --out experiments-demo
 
 $(STAND_IN_WEIGHTS): | $(VENV_MASKS)/installed
 	rm -rf $@.partial

@@ -12,8 +12,9 @@ Record, format 1, AUC as fractions:
 - `sizes`: by data set; the paper's numbers are of size full;
 - `versions`: of both frameworks' packages.
 
-An interval is Student's t over seeds, None for a single one. It holds what the seed moves (initial weights, order,
-crops, dropout), not which patients were tested, and the paper's numbers are taken as exact: it prints no spread.
+An interval is Student's t over seeds, None for a single one; that of an AUC ends at 0 and 1. It holds what the seed
+moves (initial weights, order, crops, dropout), not which patients were tested, and the paper's numbers are taken as
+exact: it prints no spread.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.grid import MACRO, TABLES, Cell, Condition, Selection
 from anatobench.experiments.grid_runs import DONE, EVALUATION_FILE, GridSettings, run_folder, state_of
-from anatobench.experiments.statistics import interval_of
+from anatobench.experiments.statistics import Interval, interval_of
 from anatobench.published import PublishedAuc, published_auc, published_gain
 from anatobench.recipes import FRAMEWORKS
 from anatobench.runs import RunConfig
@@ -106,19 +107,18 @@ def _by_seed(
 
 def _beside(values: Sequence[float], paper: PublishedAuc | None) -> dict[str, Any]:
     published, note = (None, "") if paper is None else (paper.auc, paper.note)
-    return {**_interval(values), "published": published, **_difference(values, published), "note": note}
+    interval = interval_of(values)
+    if interval.low is not None and interval.high is not None:
+        interval = replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 1.0))
+    return {**asdict(interval), "published": published, **_difference(interval, published), "note": note}
 
 
-def _interval(values: Sequence[float]) -> dict[str, Any]:
-    return asdict(interval_of(values))
-
-
-def _difference(values: Sequence[float], published: float | None) -> dict[str, Any]:
+def _difference(interval: Interval, published: float | None) -> dict[str, Any]:
     """Ours minus the paper's, a constant: the interval is only shifted."""
     if published is None:
         return dict.fromkeys(("difference", "difference_low", "difference_high"))
-    interval = interval_of([value - published for value in values])
-    return {"difference": interval.mean, "difference_low": interval.low, "difference_high": interval.high}
+    low, high = (None if end is None else end - published for end in (interval.low, interval.high))
+    return {"difference": interval.mean - published, "difference_low": low, "difference_high": high}
 
 
 def _gains(selection: Selection, found: Found) -> Iterable[dict[str, Any]]:
@@ -134,15 +134,16 @@ def _gains(selection: Selection, found: Found) -> Iterable[dict[str, Any]]:
             gains = _paired(selection, found, (with_segmentation, framework), (condition, framework))
             if gains:
                 published = published_gain(*key)
+                interval = interval_of(gains)
                 notes = [auc.note for arm in (False, True) if (auc := published_auc(*key, arm)) and auc.note]
                 yield {
                     "dataset": condition.dataset,
                     "model": condition.model,
                     "pretrained": condition.pretrained,
                     "framework": framework,
-                    **_interval(gains),
+                    **asdict(interval),
                     "published": published,
-                    **_difference(gains, published),
+                    **_difference(interval, published),
                     "note": "; ".join(notes),
                 }
 
@@ -152,7 +153,7 @@ def _framework_differences(selection: Selection, found: Found) -> Iterable[dict[
     for condition in dict.fromkeys(cell.condition for cell in selection.cells):
         differences = _paired(selection, found, (condition, candidate), (condition, reference))
         if differences:
-            yield {**asdict(condition), **_interval(differences)}
+            yield {**asdict(condition), **asdict(interval_of(differences))}
 
 
 def _paired(

@@ -242,6 +242,16 @@ def test_results_stand_beside_the_papers(collected: dict[str, Any]) -> None:
     assert row["mean"] == pytest.approx(0.72)
 
 
+def test_no_interval_of_an_auc_leaves_the_range_of_an_auc(tmp_path: Path) -> None:
+    two_seeds = replace(SMALL, seeds=2, frameworks=("torch",))
+    for cell in two_seeds.cells:  # with two seeds Student's t is 12.7
+        write_evaluation(tmp_path, cell, (0.4, 0.6)[cell.seed])
+    record = collect(two_seeds, GridSettings("s", True), tmp_path)
+    for row in record["results"]:
+        assert (row["low"], row["high"]) == (0.0, 1.0)
+        assert row["difference_high"] == pytest.approx(1 - row["published"])
+
+
 def test_gains_and_frameworks_are_paired_by_seed(collected: dict[str, Any]) -> None:
     row = row_of(collected["gains"], framework="torch")
     assert row["mean"] == pytest.approx((0.10 + 0.12 + 0.08) / 3)
