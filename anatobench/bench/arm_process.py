@@ -26,6 +26,7 @@ from anatobench.array_files import safetensors_bytes
 from anatobench.bench.random_batch import read_batch
 from anatobench.engine import SEGMENTATION_HEAD, Arrays, Batch, Instruments, ModelSpec, PendingMetrics, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.host_memory import host_memory
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
 
@@ -162,19 +163,6 @@ def _build(request: Mapping[str, Any]) -> Model:
         raise UsageError(f"{path}: no variant {variant!r}: choose one of {', '.join(module.VARIANTS)}")
     model: Model = module.build(variant, spec, recipe)
     return model
-
-
-def host_memory() -> tuple[int, int]:
-    """Bytes of this process that are in memory now, and at most were at once.
-
-    Not from `getrusage` where /proc has it: on Linux that also holds what the parent had when it started this process.
-    """
-    status = Path("/proc/self/status")
-    if not status.exists():
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return peak, peak
-    found = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-    return int(found["VmRSS"].split()[0]) * 1024, int(found["VmHWM"].split()[0]) * 1024
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

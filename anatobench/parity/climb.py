@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any
 
 from anatobench.engine import ModelSpec, load_engine
 from anatobench.errors import UsageError
+from anatobench.host_memory import host_memory
 from anatobench.parity.inputs import PRECISION_OF_DTYPE, parity_recipe
 from anatobench.parity.ladder import Ladder, Rung, Tolerances
 from anatobench.recipes import MODELS, SIZES
@@ -97,7 +97,7 @@ def climb(asked: Climb, progress: Callable[[str], None] = lambda what: None) -> 
         "batch_size": batch_size,
         "crop_size": list(spec.crop_size),
         "seconds": round(time.monotonic() - started, 1),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": host_memory()[1],
         "devices": {engine.name: engine.device() for engine in (reference, candidate)},
     }
 
