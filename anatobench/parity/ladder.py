@@ -60,7 +60,7 @@ class Ladder:
     steps: int
     """Optimizer steps; 0 compares one pass alone."""
     backward: bool
-    """Whether that pass has gradients when `steps` is 0; there is none in evaluation mode then."""
+    """With `steps` 0, whether that pass is one in training mode with gradients, or one in evaluation mode."""
     batch_size: int
     seed: int
     tolerances: Tolerances
@@ -70,9 +70,9 @@ class Ladder:
         progress("weights")
         weights = perturbed_weights(self.reference.weights(), self.seed)
         yield from self._weight_rungs(weights)
-        gradients = self.backward or self.steps > 0
-        progress("forward and backward, training mode" if gradients else "forward, training mode")
-        yield from self._inspection_rungs("", train=True, gradients=gradients)
+        if self.steps or self.backward:
+            progress("forward and backward, training mode")
+            yield from self._inspection_rungs("", train=True, gradients=True)
         if self.steps or not self.backward:
             progress("forward, evaluation mode")
             yield from self._inspection_rungs("evaluation ", train=False, gradients=False)

@@ -4,42 +4,51 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
 from anatobench.parity.climb import Climb, climb
 from anatobench.recipes import MODELS
 from anatobench.tasks import TASKS, Size
-from anatobench.worker_pool import WorkerDied, run_in_workers
+from anatobench.worker_pool import WorkerDied, WorkerPlace, run_in_workers
 
 ODD_CROP: Size = (20, 44, 52)
 """No axis is a multiple of the strides: convolutions round, windows and poolings are padded, maps halve unevenly."""
+ODD_STEPS = 2
+"""What an odd size can break, it breaks in the first step, or in the statistics that the second one uses."""
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+"""glibc gives every large array back to the kernel and fetches it again page by page, which can take most of a pass on
+a virtual machine (measured at full size on two cores: PyTorch's forward pass of r3d_18 15.0 s, with this 5.4 s)."""
+QUICK_COMPILATION = "--xla_backend_optimization_level=0"
+"""Half of a transformer's climb is XLA's compilation. This leaves out LLVM's optimisations and keeps XLA's own, fusions
+and all; in float64 what it changes is rounding, far below the tolerance. r3d_18's steps would lose more than is won."""
 
 
 def whole_ladder() -> tuple[Climb, ...]:
-    """In float64 ten steps at the tiny and at an odd size; in float32 a pass at full size; and bfloat16's drift.
+    """In float64 ten steps at the tiny size and two at an odd one; in float32 a pass at full size; bfloat16's drift.
 
     At full size RAD-ChestCT is left out, being CT-RATE's model with two findings fewer, and the abdomen's pass has no
     gradients, which would take a CPU as long as all the rest.
     """
-    float64 = [Climb(model, task, crop_size=crop) for crop in (None, ODD_CROP) for model in MODELS for task in TASKS]
+    tiny = [Climb(model, task, batch_size=2) for model in MODELS for task in TASKS]
+    odd = [Climb(model, task, crop_size=ODD_CROP, steps=ODD_STEPS) for model in MODELS for task in TASKS]
     full = [
         Climb(model, task, "float32", "full", steps=0, backward=task == "ct_rate")
         for model in MODELS
         for task in ("ratic", "ct_rate")
     ]
-    bfloat16 = [Climb(model, "ratic", "bfloat16", crop_size=ODD_CROP) for model in MODELS]
-    return (*full, *float64, *bfloat16)
+    bfloat16 = [Climb(model, "ratic", "bfloat16", crop_size=ODD_CROP, steps=ODD_STEPS) for model in MODELS]
+    return (*full, *tiny, *odd, *bfloat16)
 
 
 def climb_all(climbs: Sequence[Climb], workers: int) -> Iterator[dict[str, Any]]:
-    """The figures of every climb as they come. Full-size climbs go first and one at a time, for they need the memory
-    of the whole machine; the others share `workers` processes."""
-    large = [asked for asked in climbs if asked.size == "full"]
-    small = [asked for asked in climbs if asked.size != "full"]
+    """The figures of every climb as they come. Full-size climbs go first, those with gradients one at a time and the
+    others in pairs, for they need the memory of the whole machine; what is smaller shares `workers` processes."""
     cores = os.cpu_count() or 1
-    for part, count in ((large, 1), (small, workers)):
-        for asked, figures in run_in_workers(_climb, part, count, native_threads=max(cores // count, 1)):
+    for part, count, environment in _parts(climbs, workers):
+        threads = max(cores // count, 1)
+        for asked, figures in run_in_workers(_climb, part, count, threads, (WorkerPlace(environment),)):
             if isinstance(figures, dict):
                 yield figures
                 continue
@@ -49,6 +58,24 @@ def climb_all(climbs: Sequence[Climb], workers: int) -> Iterator[dict[str, Any]]
                     f"{what}: its process died (exit code {figures.exit_code}; -9 is usually too little memory)"
                 )
             raise AnatoBenchError(f"{what}: {figures}")
+
+
+def _parts(climbs: Sequence[Climb], workers: int) -> Iterator[tuple[list[Climb], int, dict[str, str]]]:
+    """Climbs that run together, in how many processes, and the environment of these."""
+    gpu = Path("/dev/nvidia0").exists()
+    quick = KEEP_MEMORY | _with_xla_flag(QUICK_COMPILATION)
+    full = [asked for asked in climbs if asked.size == "full"]
+    small = [asked for asked in climbs if asked.size != "full"]
+    transformers = [a for a in small if a.dtype == "float64" and a.model != "r3d_18" and not gpu]
+    yield [asked for asked in full if asked.backward], 1, KEEP_MEMORY
+    yield [asked for asked in full if not asked.backward], min(workers, 2), KEEP_MEMORY
+    yield transformers, workers, quick
+    yield [asked for asked in small if asked not in transformers], workers, KEEP_MEMORY
+
+
+def _with_xla_flag(flag: str) -> dict[str, str]:
+    """Beside the flags that the caller has set, which come last and win."""
+    return {"XLA_FLAGS": f"{flag} {os.environ.get('XLA_FLAGS', '')}".strip()}
 
 
 def _climb(asked: Climb) -> dict[str, Any] | str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,8 +21,9 @@ from anatobench.worker_pool import WorkerDied
 
 
 def test_every_model_and_task_climbs_in_float64_at_two_sizes() -> None:
-    climbs = {(c.model, c.task, c.crop_size) for c in whole_ladder() if c.dtype == "float64" and c.steps == 10}
-    assert climbs == {(model, task, crop) for model in MODELS for task in TASKS for crop in (None, ODD_CROP)}
+    climbs = {(c.model, c.task, c.crop_size, c.steps) for c in whole_ladder() if c.dtype == "float64"}
+    sizes = ((None, 10), (ODD_CROP, 2))
+    assert climbs == {(model, task, *size) for model in MODELS for task in TASKS for size in sizes}
     assert all(length % 8 for length in ODD_CROP)
 
 
@@ -31,6 +33,15 @@ def test_every_model_passes_at_full_size_and_has_its_bfloat16_reported() -> None
     assert {c.model for c in full if c.backward} == set(MODELS)
     assert {c.dtype for c in full} == {"float32"}
     assert {c.model for c in whole_ladder() if c.dtype == "bfloat16"} == set(MODELS)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_every_climb_has_its_processes(workers: int) -> None:
+    parts = list(suite._parts(whole_ladder(), workers))
+    assert Counter(asked for part, *_ in parts for asked in part) == Counter(whole_ladder())
+    assert all(1 <= count <= workers for _, count, _ in parts)
+    alone = [asked for part, count, _ in parts for asked in part if count == 1]
+    assert {asked for asked in whole_ladder() if asked.size == "full" and asked.backward} <= set(alone)
 
 
 def test_gates() -> None:
