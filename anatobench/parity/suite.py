@@ -26,7 +26,7 @@ and all; in float64 what it changes is rounding, far below the tolerance. r3d_18
 
 
 def whole_ladder() -> tuple[Climb, ...]:
-    """In float64 ten steps at the tiny size and two at an odd one; in float32 a pass at full size; bfloat16's drift.
+    """In float64 ten steps at the tiny size and two at an odd one; in float32 and in bfloat16 a pass with gradients.
 
     At full size RAD-ChestCT is left out, being CT-RATE's model with two findings fewer, and the abdomen's pass has no
     gradients, which would take a CPU as long as all the rest.
@@ -38,7 +38,7 @@ def whole_ladder() -> tuple[Climb, ...]:
         for model in MODELS
         for task in ("ratic", "ct_rate")
     ]
-    bfloat16 = [Climb(model, "ratic", "bfloat16", crop_size=ODD_CROP, steps=ODD_STEPS) for model in MODELS]
+    bfloat16 = [Climb(model, "ratic", "bfloat16", steps=0, crop_size=ODD_CROP) for model in MODELS]
     return (*full, *tiny, *odd, *bfloat16)
 
 
