@@ -1,4 +1,4 @@
-# make demo   the whole way on a synthetic cohort, about ten minutes on two cores, no GPU
+# make demo   the whole way on a synthetic cohort, about five minutes on two cores, no GPU
 # make test   formatting, types and every test
 # make experiments-demo   raw scans -> masks -> a small grid of the paper's experiments -> report, below ten minutes
 # make test-masks   the tests with the real TotalSegmentator

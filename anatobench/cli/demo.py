@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "The whole way on a synthetic cohort in RATIC's format: write raw DICOM series, prepare them, train a tiny\n"
         "model in both frameworks with and without segmentation supervision on the same batches, evaluate, prove\n"
-        "parity, and write a report. About eight minutes on two cores; called again, it goes on where it stopped.\n"
+        "parity, and write a report. About five minutes on two cores; called again, it goes on where it stopped.\n"
         "The cohort is synthetic and small: the figures show that the suite works, not how well a method does."
     )
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default: demo)")

@@ -26,7 +26,7 @@ and all; in float64 what it changes is rounding, far below the tolerance. r3d_18
 
 
 def whole_ladder() -> tuple[Climb, ...]:
-    """In float64 ten steps at the tiny size and two at an odd one; in float32 and in bfloat16 a pass with gradients.
+    """In float64 ten steps at the tiny size and two at an odd one; one pass in float32 at full size and in bfloat16.
 
     At full size RAD-ChestCT is left out, being CT-RATE's model with two findings fewer, and the abdomen's pass has no
     gradients, which would take a CPU as long as all the rest.
