@@ -21,9 +21,9 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def climb(reference: Engine, candidate: Engine, steps: int) -> list[str]:
-    """The names of the rungs that are red."""
+    """The names of the rungs that are red; a lone pass is one in evaluation mode."""
     ladder = Ladder(reference, candidate, steps, False, 3, 0, TOLERANCES["float64"])
-    return [rung.name for rung in ladder.climb() if not rung.passed]
+    return [rung.name.removeprefix("evaluation ") for rung in ladder.climb() if not rung.passed]
 
 
 def in_every(kind: type[nn.Module], change: Callable[[Any], None]) -> Plant:
