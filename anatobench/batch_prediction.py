@@ -8,7 +8,6 @@ and those with an error are tried once more.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -18,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from anatobench.array_files import arrays_digest
 from anatobench.atomic_files import write_atomically
 from anatobench.engine import Arrays
 from anatobench.errors import AnatoBenchError, CaseError
@@ -99,19 +99,10 @@ def predict_folder(
     }
 
 
-def weights_digest(weights: Arrays) -> str:
-    """BLAKE2b over names and values."""
-    state = hashlib.blake2b(digest_size=16)
-    for name in sorted(weights):
-        state.update(f"{name}{weights[name].dtype}{weights[name].shape}".encode())
-        state.update(weights[name].tobytes())
-    return state.hexdigest()
-
-
 def batch_settings(predictor: ScanPredictor, weights: Arrays, **options: Any) -> dict[str, Any]:
     """What the figures of a batch depend on."""
     return {
-        "weights": weights_digest(weights),
+        "weights": arrays_digest(weights),
         "task": predictor.spec.task.name,
         "framework": predictor.framework,
         "thresholds": json.loads(json.dumps(asdict(predictor.thresholds))),

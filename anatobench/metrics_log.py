@@ -14,8 +14,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from anatobench.atomic_files import write_atomically
+from anatobench.metrics_records import METRICS_FILE
 
-METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 _PLOTTED = ("loss", "classification", "any_injury", "segmentation", "gradient_norm", "learning_rate", "seconds")
 

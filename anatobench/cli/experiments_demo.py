@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.cli.demo import run_command
+from anatobench.datasets.phantom.plan import CohortPlan
 from anatobench.errors import UsageError
 
 TASK = "ratic"
@@ -49,8 +50,7 @@ def add_parser(experiments: Any) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.cases < 40 or args.steps < 1 or args.seeds < 1:
         raise UsageError("--cases must be at least 40, --steps and --seeds at least 1")
-    if not 0 <= args.unmasked <= args.cases:
-        raise UsageError(f"--unmasked {args.unmasked}: choose a number from 0 to the {args.cases} patients there are")
+    CohortPlan(TASK, "tiny", 0, args.cases, "large", args.unmasked)  # refuses what `phantom` would, before it is called
     started = time.monotonic()
     for command in commands(args.out, args.cases, args.steps, args.seeds, args.unmasked):
         run_command(*command)

@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from anatobench.errors import UsageError
 from anatobench.parity.climb import SUMMARY_KINDS, Climb, climb
 from anatobench.parity.inputs import PRECISION_OF_DTYPE
-from anatobench.parity.suite import climb_all, whole_ladder
+from anatobench.parity.suite import climb_all, has_gpu, whole_ladder
 from anatobench.recipes import MODELS, SIZES
 from anatobench.tasks import TASKS, Size
 
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def default_workers() -> int:
     """One process per core, up to four; one alone where they would share a GPU's memory."""
-    return 1 if Path("/dev/nvidia0").exists() else min(os.cpu_count() or 1, 4)
+    return 1 if has_gpu() else min(os.cpu_count() or 1, 4)
 
 
 def _run_all(workers: int) -> dict[str, Any]:

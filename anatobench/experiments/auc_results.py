@@ -17,7 +17,7 @@ from typing import Any
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.auc_study import EVALUATION_FILE, AucStudy, Cell
 from anatobench.experiments.statistics import equivalence_of, interval_of
-from anatobench.metrics_log import METRICS_FILE
+from anatobench.metrics_records import read_records
 from anatobench.published import published_gain
 from anatobench.recipes import FRAMEWORKS
 from anatobench.runs import RunConfig
@@ -66,8 +66,7 @@ def collect(study: AucStudy, out: Path) -> dict[str, Any]:
 
 def _training_seconds(run: Path) -> float:
     """What its steps took, however often the run was stopped."""
-    records = map(json.loads, (run / METRICS_FILE).read_text().splitlines())
-    return round(sum(record["seconds"] for record in records if record["kind"] == "step"), 1)
+    return round(sum(record["seconds"] for record in read_records(run) if record["kind"] == "step"), 1)
 
 
 def _read(cell: Cell, out: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.child_processes import Chain, Command
 from anatobench.experiments.grid import OWN_SETTINGS, Cell
-from anatobench.metrics_log import METRICS_FILE
+from anatobench.metrics_records import METRICS_FILE
 from anatobench.pretrained.kinetics import KINETICS_400
 from anatobench.pretrained.weights_file import find, how_to_fetch
 from anatobench.recipes import Recipe, override, paper_recipe

@@ -62,15 +62,19 @@ def climb_all(climbs: Sequence[Climb], workers: int) -> Iterator[dict[str, Any]]
 
 def _parts(climbs: Sequence[Climb], workers: int) -> Iterator[tuple[list[Climb], int, dict[str, str]]]:
     """Climbs that run together, in how many processes, and the environment of these."""
-    gpu = Path("/dev/nvidia0").exists()
     quick = KEEP_MEMORY | _with_xla_flag(QUICK_COMPILATION)
     full = [asked for asked in climbs if asked.size == "full"]
     small = [asked for asked in climbs if asked.size != "full"]
-    transformers = [a for a in small if a.dtype == "float64" and a.model != "r3d_18" and not gpu]
+    transformers = [a for a in small if a.dtype == "float64" and a.model != "r3d_18" and not has_gpu()]
     yield [asked for asked in full if asked.backward], 1, KEEP_MEMORY
     yield [asked for asked in full if not asked.backward], min(workers, 2), KEEP_MEMORY
     yield transformers, workers, quick
     yield [asked for asked in small if asked not in transformers], workers, KEEP_MEMORY
+
+
+def has_gpu() -> bool:
+    """Without starting a framework, which would take the GPU's memory from the climbs."""
+    return Path("/dev/nvidia0").exists()
 
 
 def _with_xla_flag(flag: str) -> dict[str, str]:

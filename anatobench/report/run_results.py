@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -14,8 +13,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from anatobench.array_files import arrays_digest
 from anatobench.errors import AnatoBenchError
 from anatobench.initial_weights import INITIAL_WEIGHTS_FILE
+from anatobench.metrics_records import read_records
 from anatobench.organ_dice import OrganDice, read_organ_dice
 from anatobench.predictions import Predictions, read_predictions
 from anatobench.runs import RunConfig
@@ -100,7 +101,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunResults]:
 def read_run(path: Path) -> RunResults:
     """Read a run's folder; `AnatoBenchError` if it is none. A run that was not evaluated has no test results."""
     config = RunConfig.read(path)
-    records = _read_records(path)
+    records = read_records(path)
     evaluation = path / f"evaluation_{SPLIT}.json"
     predictions = path / f"predictions_{SPLIT}.csv"
     organ_dice = path / f"organ_dice_{SPLIT}.csv"
@@ -127,26 +128,7 @@ def _digest_of_weights(path: Path) -> str:
         weights = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise AnatoBenchError(f"{path}: cannot be read ({error}): copy the run again") from None
-    found = hashlib.blake2b(digest_size=16)
-    for name in sorted(weights):
-        found.update(name.encode() + np.ascontiguousarray(weights[name]).tobytes())
-    return found.hexdigest()
-
-
-def _read_records(path: Path) -> list[dict[str, Any]]:
-    """What was logged while the run trained."""
-    metrics = path / "metrics.jsonl"
-    if not metrics.is_file():
-        raise AnatoBenchError(f"{path}: no metrics.jsonl, so nothing was trained here; run `anatobench train` first")
-    records = []
-    for number, line in enumerate(metrics.read_text().splitlines(), start=1):
-        try:
-            record = json.loads(line)
-            record["kind"], record["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise AnatoBenchError(f"{metrics}, line {number}: not a record ({error}); was the file edited?") from None
-        records.append(record)
-    return records
+    return arrays_digest(weights)
 
 
 def _read_evaluation(path: Path) -> dict[str, Any]:
