@@ -22,7 +22,8 @@ from typing import Any
 
 from anatobench.atomic_files import write_atomically
 from anatobench.bench.arms import XLA_MEMORY
-from anatobench.bench.machine import describe_code, describe_host, watched_gpu
+from anatobench.bench.gpu_watch import watched_gpu
+from anatobench.bench.host import describe_code, describe_host
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES
 
 PEER = Path(__file__).parent / "peers" / "step_torchvision.py"

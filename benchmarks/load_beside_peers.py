@@ -24,7 +24,7 @@ import nibabel
 import numpy as np
 from tqdm import tqdm
 
-from anatobench.bench.host import host_record
+from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.loading import (
     MEMORY_COPY,
     PLAIN_COPY,
@@ -137,6 +137,7 @@ def benchmark(
         "batch_digest": first.digest(),
         "versions": peers.versions,
         "host": host_record(),
+        "code": describe_code(),
     }
 
     def measure(count: int) -> dict[str, Any]:

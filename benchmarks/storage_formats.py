@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from anatobench.bench.host import host_record
+from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import measure_in_turns, ratio_with_interval
 from anatobench.case_file import encode_case, read_crop
 from anatobench.datasets.case import Case
@@ -199,6 +199,7 @@ def benchmark(case: Crops, crop: Size, folder: Path, rounds: int, crops: int) ->
         "rounds": rounds,
         "crops_per_round": crops,
         "host": host_record(),
+        "code": describe_code(),
         "formats": [
             {
                 "name": entry.name,

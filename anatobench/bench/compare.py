@@ -47,6 +47,7 @@ def compare(old: Path, new: Path, threshold: float) -> dict[str, Any]:
         "passed": not any(change.verdict == "slower" for change in changes),
         "threshold": threshold,
         "same_machine": _machine(records[0]) == _machine(records[1]),
+        "same_environment": _environment(records[0]) == _environment(records[1]),
         "changes": [asdict(change) for change in changes],
         "only_in_old": [what for what in before if what not in after],
         "only_in_new": [what for what in after if what not in before],
@@ -108,5 +109,15 @@ READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[tuple[str, np.ndarray]
 
 
 def _machine(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    machine = record.get("machine") or {}
+    machine = _host(record)
     return machine.get("cpu"), machine.get("cores"), (machine.get("gpu") or {}).get("name")
+
+
+def _environment(record: Mapping[str, Any]) -> Mapping[str, str]:
+    """Variables that change timings; empty in records from before they were kept."""
+    return _host(record).get("environment") or {}
+
+
+def _host(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`machine` where a GPU may have been measured, `host` where it was the processor alone."""
+    return record.get("machine") or record.get("host") or {}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from anatobench.batches import Batches, training_batches
-from anatobench.bench.host import host_record, resident_bytes
+from anatobench.bench.host import describe_code, host_record, resident_bytes
 from anatobench.bench.rounds import Closable, measure_in_turns, rates, ratio_with_interval
 from anatobench.engine import Batch
 from anatobench.progress import progress_bar
@@ -73,6 +73,7 @@ def bench_load(store: Store, plan: LoadPlan, demand: float | None = None, demand
         "memory": watch_memory(store, plan) if plan.memory_batches else None,
         "batch_digest": first.digest(),
         "host": host_record(),
+        "code": describe_code(),
     }
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from anatobench.bench.arms import Arm, ArmError, ArmProcess
-from anatobench.bench.machine import describe_code, describe_host, watched_gpu
+from anatobench.bench.gpu_watch import watched_gpu
+from anatobench.bench.host import describe_code, describe_host
 from anatobench.bench.random_batch import random_batch, write_batch
 from anatobench.bench.step import build_request
 from anatobench.engine import ModelSpec

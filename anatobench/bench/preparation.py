@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anatobench.bench.host import host_record
+from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import measure_in_turns, rates
 from anatobench.datasets.case import Listing
 from anatobench.errors import AnatoBenchError
@@ -59,6 +59,7 @@ def bench_prepare(raw: RawData, workers: tuple[int, ...], rounds: int, scratch: 
         "volumes_per_s": max(entry["volumes_per_s"] for entry in results),
         "volumes_per_s_per_core": max(entry["volumes_per_s_per_core"] for entry in results),
         "host": host_record(),
+        "code": describe_code(),
     }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from anatobench.bench.communication_model import Links, StepCost, prediction_record
-from anatobench.bench.host import host_record
+from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import median_with_interval
 from anatobench.bench.scaling_process import StepSettings
 from anatobench.errors import AnatoBenchError
@@ -68,6 +68,7 @@ def bench_scaling(
         "device": alone["device"],
         "versions": alone["versions"],
         "host": host_record(),
+        "code": describe_code(),
     }
 
 

@@ -22,8 +22,9 @@ import numpy as np
 
 from anatobench.bench.arms import Arm, ArmError, ArmProcess
 from anatobench.bench.flops import count
+from anatobench.bench.gpu_watch import watched_gpu
+from anatobench.bench.host import describe_code, describe_host
 from anatobench.bench.intervals import median_interval, paired_ratio
-from anatobench.bench.machine import describe_code, describe_host, watched_gpu
 from anatobench.bench.peaks import peak_flops
 from anatobench.bench.random_batch import random_batch, write_batch
 from anatobench.engine import ModelSpec

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anatobench.batches import Batches, training_batches
-from anatobench.bench.host import host_record
+from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import Closable, Rounds, measure_in_turns, median_with_interval, ratio_with_interval
 from anatobench.engine import Batch, Engine, ModelSpec, load_engine
 from anatobench.progress import progress_bar
@@ -73,6 +73,7 @@ def bench_train(store: Store, plan: TrainingPlan) -> dict[str, Any]:
         "device": device,
         "versions": versions,
         "host": host_record(),
+        "code": describe_code(),
     }
 
 

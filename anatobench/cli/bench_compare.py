@@ -41,4 +41,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             print(f"only in {getattr(args, place)}: {what}", file=sys.stderr)
     if not figures["same_machine"]:
         print("the two records are of different machines", file=sys.stderr)
+    if not figures["same_environment"]:
+        print("different variables of the environment were set (`environment` in the records)", file=sys.stderr)
     return figures

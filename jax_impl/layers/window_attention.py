@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import prod
 
 import jax
@@ -61,7 +62,7 @@ class WindowAttention(nnx.Module):
         qkv = self.qkv(x).reshape(*batch, 3, self.heads, channels // self.heads)
         queries, keys, values = (qkv[..., part, :, :] for part in range(3))
         queries = queries * (channels // self.heads) ** -0.5
-        bias = self._relative_position_bias(window)
+        bias = repeated(self._relative_position_bias(window), tuple(batch[:2]))
         if any(shift):
             # Compared on the device: the whole mask as a constant would be 70 MB in the compiled program at full size.
             regions = lax.optimization_barrier(jnp.asarray(shift_regions(padded, window, shift)))
@@ -82,6 +83,25 @@ class WindowAttention(nnx.Module):
         yield from self.proj.weight_table(f"{name}.proj", (*path, "proj"))
         table = "relative_position_bias_table"
         yield Entry(f"{name}.{table}", (*path, table), (0, 1), self.relative_position_bias_table[...].shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def repeated(bias: jax.Array, times: tuple[int, ...]) -> jax.Array:
+    """[*times, *bias.shape]. The gradient, a sum over `times`, is a product with ones: XLA's CPU sums over leading axes
+    column by column, which was a quarter of a training step."""
+    return jnp.broadcast_to(bias, (*times, *bias.shape))
+
+
+def _repeated_forward(bias: jax.Array, times: tuple[int, ...]) -> tuple[jax.Array, None]:
+    return repeated(bias, times), None
+
+
+def _repeated_backward(times: tuple[int, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    ones = jnp.ones(times, gradient.dtype)
+    return (jnp.tensordot(ones, gradient, len(times), precision=lax.Precision.HIGHEST),)
+
+
+repeated.defvjp(_repeated_forward, _repeated_backward)
 
 
 def fitted_window(size: Sequence[int], window: Size, shift: Size) -> tuple[Size, Size]:

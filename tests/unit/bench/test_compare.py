@@ -46,6 +46,15 @@ def test_noise_is_not_slower(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (status, found["changes"][0]["verdict"]) == (0, "same")
 
 
+def test_another_machine_or_environment_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = record(tmp_path / "old.json", {"torch": 1.0})
+    kept = record(tmp_path / "kept.json", {"torch": 1.0}, machine={"cpu": "x", "environment": {"OMP_NUM_THREADS": "1"}})
+    other = record(tmp_path / "other.json", {"torch": 1.0}, machine={}, host={"cpu": "y", "environment": {}})
+    found = [compared(capsys, old, new)[1] for new in (old, kept, other)]
+    assert [f["same_machine"] for f in found] == [True, True, False]
+    assert [f["same_environment"] for f in found] == [True, False, True]
+
+
 def test_a_suites_steps_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = []
     for name, median in (("old.json", 1.0), ("newer.json", 2.0)):

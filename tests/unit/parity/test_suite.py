@@ -92,3 +92,15 @@ def test_one_red_gate_fails_the_command(monkeypatch: pytest.MonkeyPatch, capsys:
     assert (figures["passed"], len(figures["climbs"])) == (False, 2)
     assert "DIFFERENT: stage stem" in output.err
     assert "SOME GATES FAILED" in output.err
+
+
+@pytest.mark.parametrize(("grads_tolerance", "cell"), [(None, "2e-03*"), (1e-4, "4e-02")])
+def test_the_table_shows_the_gradient_that_is_a_gate(grads_tolerance: float | None, cell: str) -> None:
+    errors = {**dict.fromkeys(command.SUMMARY_KINDS, 1e-7), "grads": 4e-2, "whole_gradient": 2e-3}
+    figures = {
+        **{"model": "r3d_18", "task": "ratic", "dtype": "float32", "size": "full", "crop_size": [16, 16, 16]},
+        **{"steps": 0, "passed": True, "tolerance": 1e-4, "seconds": 1.0, "peak_memory_bytes": 1},
+        "max_rel_error": errors,
+        "rungs": [{"name": "gradients", "tolerance": grads_tolerance}],
+    }
+    assert f" {cell} " in command._summary_row(figures)

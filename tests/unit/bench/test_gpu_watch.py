@@ -1,12 +1,11 @@
 """What a record says of the GPU, with a driver's tool that answers as the real one does."""
 
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from anatobench.bench.machine import COMMIT_VARIABLE, describe_code, watched_gpu
+from anatobench.bench.gpu_watch import watched_gpu
 
 FAKE = """#!/bin/sh
 case "$*" in
@@ -47,13 +46,3 @@ def test_no_gpu_is_no_error() -> None:
     with watched_gpu("no-such-tool") as watch:
         pass
     assert watch.to_json() is None
-
-
-def test_a_copy_without_history_can_be_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
-    code = describe_code()
-    if head.returncode == 0:
-        assert code["commit"] == head.stdout.strip()
-    monkeypatch.setenv(COMMIT_VARIABLE, "c0ffee")
-    monkeypatch.setattr("anatobench.bench.machine._output", lambda command: None)
-    assert describe_code()["commit"] == "c0ffee"

@@ -1,26 +1,20 @@
-"""What a measurement ran on: code, host, GPU, and how fast the GPU's clock was meanwhile."""
+"""The GPU a measurement ran on, and how fast its clock was meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anatobench import __version__
-from anatobench.bench.host import cpu_name
-from anatobench.worker_pool import usable_cores
+from anatobench.bench.host import output_of
 
-COMMIT_VARIABLE = "ANATOBENCH_COMMIT"
-"""Names the commit where the code lies without its history, in an image or a copy."""
 SAMPLES_EVERY_MS = 500
 
 CONSTANTS = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "mig.mode.current")
@@ -38,28 +32,6 @@ THROTTLE_REASONS = {
 }
 THROTTLE_QUERIES = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 """The driver's name for them since 535, and before."""
-
-
-def describe_code() -> dict[str, Any]:
-    """Version and git commit; `dirty` if files were changed since. None where there is no history to ask."""
-    folder = Path(__file__).parents[2]
-    commit = _output(["git", "-C", str(folder), "rev-parse", "HEAD"]) if (folder / ".git").exists() else None
-    changed = _output(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"]) if commit else None
-    return {
-        "version": __version__,
-        "commit": commit or os.environ.get(COMMIT_VARIABLE) or None,
-        "dirty": None if changed is None else bool(changed),
-    }
-
-
-def describe_host() -> dict[str, Any]:
-    """Processor, cores this process may use, and how busy the machine is at this moment."""
-    return {
-        "cpu": cpu_name(),
-        "cores": usable_cores(),
-        "kernel": platform.release(),
-        "load_1m": os.getloadavg()[0],
-    }
 
 
 @dataclass
@@ -103,8 +75,8 @@ def watched_gpu(command: str = "nvidia-smi") -> Iterator[GpuWatch]:
         yield watch
         return
     base = [path, "--format=csv,noheader,nounits", "-i", _gpu_shown()]
-    constants = _output([*base, f"--query-gpu={','.join(CONSTANTS)}"])
-    query = next((name for name in THROTTLE_QUERIES if _output([*base, f"--query-gpu={name}"]) is not None), None)
+    constants = output_of([*base, f"--query-gpu={','.join(CONSTANTS)}"])
+    query = next((name for name in THROTTLE_QUERIES if output_of([*base, f"--query-gpu={name}"]) is not None), None)
     if constants is None or query is None:
         yield watch
         return
@@ -143,12 +115,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:  # "[N/A]"
         return float("nan")
-
-
-def _output(command: Sequence[str]) -> str | None:
-    """What it prints; None if it cannot be run or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
