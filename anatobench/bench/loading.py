@@ -7,7 +7,8 @@ time, so that other work on the machine disturbs them less than it does the wall
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from anatobench.batches import Batches, training_batches
 from anatobench.bench.host import describe_code, host_record, resident_bytes
-from anatobench.bench.rounds import Closable, measure_in_turns, rates, ratio_with_interval
+from anatobench.bench.rounds import Closable, Rounds, measure_in_turns, rates, ratio_with_interval
 from anatobench.engine import Batch
 from anatobench.progress import progress_bar
 from anatobench.store import Store, data_file
@@ -50,9 +51,11 @@ def bench_load(store: Store, plan: LoadPlan, demand: float | None = None, demand
     }
     for workers in plan.workers:
         contestants[_name(workers)] = Loading(store, plan, workers)
+        if workers > 1:
+            contestants[_copies(workers)] = PlainCopy(store, first, plan.round_batches, workers)
     with progress_bar(plan.rounds + 1, "bench load", "round") as bar:
         measured = measure_in_turns(contestants, plan.rounds, bar.update)
-    loaders = [{"workers": workers, **rates(measured[_name(workers)], volumes)} for workers in plan.workers]
+    loaders = [_loader_record(measured, workers, volumes) for workers in plan.workers]
     fewest = measured[_name(min(plan.workers))]
     best = max(entry["volumes_per_s"] for entry in loaders)
     per_core = max(entry["volumes_per_s_per_core"] for entry in loaders)
@@ -75,6 +78,17 @@ def bench_load(store: Store, plan: LoadPlan, demand: float | None = None, demand
         "host": host_record(),
         "code": describe_code(),
     }
+
+
+def _loader_record(measured: Mapping[str, Rounds], workers: int, volumes: int) -> dict[str, Any]:
+    """With several workers also how fast as many threads copy: what the machine leaves of "linear in cores"."""
+    found = measured[_name(workers)]
+    record = {"workers": workers, **rates(found, volumes)}
+    if workers > 1:
+        copies = measured[_copies(workers)]
+        record["plain_copies"] = rates(copies, volumes)
+        record["share_of_plain_copies"] = ratio_with_interval(copies.wall_s, found.wall_s)
+    return record
 
 
 def first_batch(store: Store, batch_size: int) -> Batch:
@@ -107,19 +121,30 @@ class Loading:
 
 
 class PlainCopy:
-    """The ceiling: as many bytes of the same files as crops have, read in one go each into memory used again."""
+    """The ceiling: as many bytes of the same files as crops have, read in one go each into memory used again.
 
-    def __init__(self, store: Store, batch: Batch, batches: int) -> None:
+    Several threads share the files, each with memory of its own.
+    """
+
+    def __init__(self, store: Store, batch: Batch, batches: int, threads: int = 1) -> None:
         indices = store.split("train")
         self._paths = [data_file(store.root, store.cases[index].case_id) for index in indices]
-        self._volumes = batches * batch.size
-        self._memory = np.ones(crop_bytes(batch) // batch.size * batch.size, np.uint8).reshape(batch.size, -1)
+        self._volumes, self._threads = batches * batch.size, threads
+        volume = crop_bytes(batch) // batch.size
+        self._memory = np.ones(threads * batch.size * volume, np.uint8).reshape(threads, batch.size, volume)
 
     def __call__(self) -> None:
-        for number in range(self._volumes):
+        if self._threads == 1:
+            return self._copy(0)
+        with ThreadPoolExecutor(self._threads) as pool:
+            list(pool.map(self._copy, range(self._threads)))
+
+    def _copy(self, thread: int) -> None:
+        memory = self._memory[thread]
+        for number in range(thread, self._volumes, self._threads):
             descriptor = os.open(self._paths[number % len(self._paths)], os.O_RDONLY)
             try:
-                os.preadv(descriptor, [self._memory[number % len(self._memory)].data], 0)
+                os.preadv(descriptor, [memory[number % len(memory)].data], 0)
             finally:
                 os.close(descriptor)
 
@@ -202,3 +227,7 @@ def memory_growth(batches: Sequence[int], resident: Sequence[int]) -> dict[str, 
 
 def _name(workers: int) -> str:
     return f"{workers} workers"
+
+
+def _copies(threads: int) -> str:
+    return f"{PLAIN_COPY}, {threads} threads"

@@ -127,6 +127,7 @@ def _tell(record: dict[str, Any]) -> None:
     for name, entry in [
         *((f"{entry['workers']} workers", entry) for entry in record["loaders"]),
         ("plain copy", record["plain_copy"]),
+        *((f"{e['workers']} copies", e["plain_copies"]) for e in record["loaders"] if "plain_copies" in e),
         ("memory copy", record["memory_copy"]),
     ]:
         lines.append(
@@ -136,6 +137,13 @@ def _tell(record: dict[str, Any]) -> None:
     share = record["share_of_plain_copy"]
     low, high = share["ci95"]
     lines.append(f"  share of a plain copy's speed {share['ratio']:.2f} (95 %: {low:.2f} to {high:.2f})")
+    for entry in record["loaders"]:
+        if "share_of_plain_copies" in entry:
+            low, high = entry["share_of_plain_copies"]["ci95"]
+            lines.append(
+                f"  {entry['workers']} workers reach {entry['share_of_plain_copies']['ratio']:.2f} of the speed of "
+                f"as many plain copies at once (95 %: {low:.2f} to {high:.2f})"
+            )
     if record["demand"]:
         demand = record["demand"]
         lines.append(

@@ -28,6 +28,8 @@ def test_record_says_what_is_documented(capsys: pytest.CaptureFixture[str]) -> N
     record = record_of(capsys, *WORDS, "--workers", "0,2", "--batches", "8", "--demand", "5")
     assert_valid(record, "load")
     assert [entry["workers"] for entry in record["loaders"]] == [0, 2]
+    assert ["plain_copies" in entry for entry in record["loaders"]] == [False, True]
+    assert record["loaders"][1]["share_of_plain_copies"]["ratio"] > 0
     assert record["bytes_per_volume"] == 24 * 48 * 48 * 3
     assert record["store"]["training_cases"] == 9
     assert record["demand"]["times_demand"] == pytest.approx(record["volumes_per_s"] / 5)
@@ -71,12 +73,13 @@ def test_random_store_has_more_cases_than_files(tmp_path: Path) -> None:
     assert len(inodes) == 3
 
 
-def test_every_contestant_moves_as_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_copy_moves_as_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     store = write_random_store(tmp_path / "store", get_task("ct_rate"), "tiny", cases=6, scans=2)
     first = first_batch(store, 2)
     taken = []
     monkeypatch.setattr("os.preadv", lambda _, buffers, __: taken.append(sum(len(memoryview(b)) for b in buffers)))
-    PlainCopy(store, first, 3)()
+    PlainCopy(store, first, 3, threads)()
     assert sum(taken) == 3 * (first.volume.nbytes + first.organs.nbytes)
 
 
