@@ -20,6 +20,7 @@ from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import median_with_interval
 from anatobench.bench.scaling_process import StepSettings
 from anatobench.errors import AnatoBenchError
+from anatobench.gpus import visible_gpus
 from anatobench.progress import progress_bar
 from anatobench.tasks import get_task
 from anatobench.worker_pool import NATIVE_THREAD_VARIABLES, usable_cores
@@ -35,7 +36,8 @@ def bench_scaling(
 
     `settings.global_batch` is the batch of one process in weak scaling and of all together in strong scaling. The
     model of more devices starts from `step_s`, a step's seconds measured elsewhere, or else from the single process.
-    Every process gets the same number of threads, so that a single one does not have the cores of all.
+    Every process gets the same number of threads, and without a GPU cores of its own, so that a single one does not
+    have the cores of all.
     """
     threads = max(1, usable_cores() // max(counts))
     one = {1} if 1 not in counts else set()
@@ -91,7 +93,7 @@ def _entry(
 
 
 def run_processes(settings: StepSettings, count: int, threads: int) -> dict[str, Any]:
-    """Start `count` processes on this machine and return what the first one measured.
+    """Start `count` processes on this machine, without a GPU each on `threads` cores, and return what the first measured.
 
     `AnatoBenchError` with the last line of the first process that failed; the others are stopped.
     """
@@ -102,6 +104,7 @@ def run_processes(settings: StepSettings, count: int, threads: int) -> dict[str,
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(_free_port()),
     }
+    pinned = not visible_gpus() and hasattr(os, "sched_setaffinity")
     command = [sys.executable, "-m", "anatobench.bench.scaling_process", json.dumps(asdict(settings))]
     with tempfile.TemporaryDirectory(prefix="anatobench-scaling-") as folder:
         logs = [Path(folder) / f"{index}.log" for index in range(count)]
@@ -112,6 +115,8 @@ def run_processes(settings: StepSettings, count: int, threads: int) -> dict[str,
                 place = {"RANK": str(index), "LOCAL_RANK": str(index)}
                 with log.open("wb") as said, (output if index == 0 else log).open("ab") as printed:
                     started.append(subprocess.Popen(command, stdout=printed, stderr=said, env=environment | place))
+                if pinned:  # XLA takes every core it sees, whatever the variables of other libraries say
+                    os.sched_setaffinity(started[-1].pid, own_cores(index, threads))
             _await_all(started, logs)
         finally:
             for process in started:
@@ -119,6 +124,12 @@ def run_processes(settings: StepSettings, count: int, threads: int) -> dict[str,
                 process.wait()
         result: dict[str, Any] = json.loads(output.read_text().splitlines()[-1])
     return result
+
+
+def own_cores(index: int, threads: int) -> set[int]:
+    """Cores of this process that its child `index` may use; children share them where there are not enough."""
+    cores = sorted(os.sched_getaffinity(0))
+    return {cores[(index * threads + offset) % len(cores)] for offset in range(threads)}
 
 
 def _await_all(started: list[subprocess.Popen[bytes]], logs: list[Path]) -> None:

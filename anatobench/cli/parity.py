@@ -11,9 +11,10 @@ from typing import Any
 from tqdm import tqdm
 
 from anatobench.errors import UsageError
+from anatobench.gpus import visible_gpus
 from anatobench.parity.climb import SUMMARY_KINDS, Climb, climb
 from anatobench.parity.inputs import PRECISION_OF_DTYPE
-from anatobench.parity.suite import climb_all, has_gpu, whole_ladder
+from anatobench.parity.suite import climb_all, whole_ladder
 from anatobench.recipes import MODELS, SIZES
 from anatobench.tasks import TASKS, Size
 
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def default_workers() -> int:
     """One process per core, up to four; one alone where they would share a GPU's memory."""
-    return 1 if has_gpu() else min(os.cpu_count() or 1, 4)
+    return 1 if visible_gpus() else min(os.cpu_count() or 1, 4)
 
 
 def _run_all(workers: int) -> dict[str, Any]:

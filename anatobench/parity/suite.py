@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
+from anatobench.gpus import visible_gpus
 from anatobench.parity.climb import Climb, climb
 from anatobench.recipes import MODELS
 from anatobench.tasks import TASKS, Size
@@ -65,16 +65,11 @@ def _parts(climbs: Sequence[Climb], workers: int) -> Iterator[tuple[list[Climb],
     quick = KEEP_MEMORY | _with_xla_flag(QUICK_COMPILATION)
     full = [asked for asked in climbs if asked.size == "full"]
     small = [asked for asked in climbs if asked.size != "full"]
-    transformers = [a for a in small if a.dtype == "float64" and a.model != "r3d_18" and not has_gpu()]
+    transformers = [a for a in small if a.dtype == "float64" and a.model != "r3d_18" and not visible_gpus()]
     yield [asked for asked in full if asked.backward], 1, KEEP_MEMORY
     yield [asked for asked in full if not asked.backward], min(workers, 2), KEEP_MEMORY
     yield transformers, workers, quick
     yield [asked for asked in small if asked not in transformers], workers, KEEP_MEMORY
-
-
-def has_gpu() -> bool:
-    """Without starting a framework, which would take the GPU's memory from the climbs."""
-    return Path("/dev/nvidia0").exists()
 
 
 def _with_xla_flag(flag: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 from record_schema import assert_valid
 
 from anatobench.bench.communication_model import Links, StepCost, communication_seconds, predict
-from anatobench.bench.scaling import run_processes
+from anatobench.bench.scaling import own_cores, run_processes
 from anatobench.bench.scaling_process import StepSettings
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError
@@ -43,9 +43,10 @@ def test_train_record(framework: str, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.slow
-def test_scaling_record_of_two_processes(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("torch")
-    words = ["bench", "scaling", "--framework", "torch", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny"]
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_scaling_record_of_two_processes(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip(framework)
+    words = ["bench", "scaling", "--framework", framework, "--model", "r3d_18", "--geometry", "chest", "--size", "tiny"]
     record = record_of(capsys, *words, "--batch-size", "2", "--processes", "2", "--mode", "strong", "--repeats", "2")
     assert_valid(record, "scaling")
     (entry,) = record["results"]
@@ -54,6 +55,12 @@ def test_scaling_record_of_two_processes(capsys: pytest.CaptureFixture[str]) -> 
     assert inputs["small_sums"] > 0
     assert inputs["gradient_bytes"] > 1e5
     assert [row["devices"] for row in record["prediction"]["predictions"]] == [8, 64, 512]
+
+
+def test_every_process_has_cores_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {9, 3, 5, 7}, raising=False)
+    assert [own_cores(index, 2) for index in range(3)] == [{3, 5}, {7, 9}, {3, 5}]
+    assert own_cores(0, 4) == {3, 5, 7, 9}
 
 
 def test_a_process_that_fails_is_named() -> None:
