@@ -93,7 +93,7 @@ def _entry(
 
 
 def run_processes(settings: StepSettings, count: int, threads: int) -> dict[str, Any]:
-    """Start `count` processes on this machine, without a GPU each on `threads` cores, and return what the first measured.
+    """What the first of `count` processes on this machine measured, each on `threads` cores where there is no GPU.
 
     `AnatoBenchError` with the last line of the first process that failed; the others are stopped.
     """

@@ -16,9 +16,9 @@ from anatobench.datasets.case import Rejection
 from anatobench.datasets.options import RESCALE, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.gpus import choose_gpus
 from anatobench.masks import weights
 from anatobench.masks.folder import REJECTED_FILE, MasksFolder
-from anatobench.gpus import choose_gpus
 from anatobench.masks.making import Summary, make_masks, scans_of_shard, summarise
 from anatobench.masks.quality import check_masks, quality_table
 from anatobench.masks.scans import Scan, scans_in_folder, scans_of_listing
