@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from anatobench import __version__
 from anatobench.report.benchmark_plots import (
@@ -15,21 +15,28 @@ from anatobench.report.benchmark_plots import (
     ratios,
     scaling_plot,
 )
-from anatobench.report.benchmark_records import BenchmarkRecords, Record, arm_label, device_name, step_arms
-from anatobench.report.html_parts import html_page, section, table
+from anatobench.report.benchmark_records import (
+    WITHOUT_HEAD,
+    BenchmarkRecords,
+    Record,
+    arm_label,
+    arm_name,
+    device_name,
+    step_arms,
+)
+from anatobench.report.html_parts import html_page, pictures, section, table
 
 GIB = 2**30
+PANEL_REM = 26
+"""Least width of a plot beside others."""
 
 
 def build_benchmark_page(records: BenchmarkRecords, title: str = "AnatoBench: benchmarks") -> str:
     """The whole page as text; a section for each kind of figure that some record has."""
-    arms = step_arms(records.of("step"))
     sections = [
         _header(records, title),
-        section("Seconds per training step", _per_device(arms, _step_times)),
-        section("Share of the device's peak", _per_device(arms, _utilisation)),
-        section("Ratios of step times", ratios(_step_ratios(records.of("step")), "ratio of step times, log scale")),
-        section("Memory", _per_device(arms, _memory) + _largest_batches(records.of("memory"))),
+        section("Training steps", "".join(map(_step, records.of("step")))),
+        section("Largest batch", _largest_batches(records.of("memory"))),
         section("Loading against demand", "".join(map(_loading, records.of("load")))),
         section("Loading beside others", "".join(map(_beside_peers, records.of("load_beside_peers")))),
         section("Ways to store a case", "".join(map(_formats, records.of("storage_formats")))),
@@ -64,15 +71,29 @@ def _note(*texts: str) -> str:
     return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts if text)
 
 
-def _per_device(arms: Sequence[Record], plot: Callable[[Sequence[Record]], str]) -> str:
-    """One plot per device and geometry: other bars would not be comparable."""
-    places = dict.fromkeys((device_name(arm), _geometry(arm)) for arm in arms)
-    parts = []
-    for place in places:
-        drawn = plot([arm for arm in arms if (device_name(arm), _geometry(arm)) == place])
-        if drawn:
-            parts.append(f"<p>{html.escape(', '.join(word for word in place if word))}</p>{drawn}")
-    return "".join(parts)
+def _step(record: Record) -> str:
+    """One record: what every arm took, its share of the peak, its memory, and the ratios."""
+    arms = step_arms([record])
+    if not arms:
+        return ""
+    plots = (
+        _step_times(arms),
+        ratios(_step_ratios(record), "ratio of step times, log scale"),
+        _utilisation(arms),
+        _memory(arms),
+    )
+    return _heading(record) + pictures([plot for plot in plots if plot], PANEL_REM)
+
+
+def _heading(record: Record) -> str:
+    """Model, crop and batch; below it the device, the file, and what was set that changes timings."""
+    crop = "x".join(str(length) for length in record.get("crop_size") or [])
+    batch = f"batch {record['batch_size']}" if record.get("batch_size") else ""
+    words = [record.get("model"), _geometry(record), crop, batch]
+    environment = (record.get("machine") or {}).get("environment") or {}
+    details = [device_name(record), record.get("file"), *(f"{k}={v}" for k, v in environment.items())]
+    title = html.escape(", ".join(str(word) for word in words if word))
+    return (f"<h3>{title}</h3>" if title else "") + _note(", ".join(str(word) for word in details if word))
 
 
 def _geometry(record: Record) -> str:
@@ -80,18 +101,19 @@ def _geometry(record: Record) -> str:
 
 
 def _step_times(arms: Sequence[Record]) -> str:
-    entries = [Bar(arm_label(arm), arm["median_s"], interval_of(arm.get("ci95_s")), colour_of(arm)) for arm in arms]
+    entries = [Bar(arm_name(arm), arm["median_s"], interval_of(arm.get("ci95_s")), colour_of(arm)) for arm in arms]
     return bars(entries, "time of a step", "seconds")
 
 
 def _utilisation(arms: Sequence[Record]) -> str:
-    entries = [Bar(arm_label(arm), 100 * arm["mfu"], None, colour_of(arm)) for arm in arms if arm.get("mfu")]
-    return bars(entries, "model FLOP utilisation", "% of peak")
+    entries = [Bar(arm_name(arm), 100 * arm["mfu"], None, colour_of(arm)) for arm in arms if arm.get("mfu")]
+    peaks = {str(arm["mfu_of"]) for arm in arms if arm.get("mfu") and arm.get("mfu_of")}
+    return bars(entries, "model FLOP utilisation", f"% of the {' or '.join(sorted(peaks))}" if peaks else "% of peak")
 
 
 def _memory(arms: Sequence[Record]) -> str:
     entries = [
-        Bar(f"{arm_label(arm)} ({arm.get('peak_memory_of', 'device')})", arm["peak_memory_bytes"] / GIB, None,
+        Bar(f"{arm_name(arm)} ({arm.get('peak_memory_of', 'device')})", arm["peak_memory_bytes"] / GIB, None,
             colour_of(arm))
         for arm in arms
         if arm.get("peak_memory_bytes")
@@ -101,23 +123,28 @@ def _memory(arms: Sequence[Record]) -> str:
 
 def _largest_batches(records: Sequence[Record]) -> str:
     entries = [
-        Bar(f"{arm_label(record)}, {_geometry(record)}, {device_name(record)}", record["largest_batch"], None,
+        Bar(", ".join([arm_label(record), _geometry(record), *_limit(record)]), record["largest_batch"], None,
             colour_of(record))
         for record in records
         if record.get("largest_batch")
     ]  # fmt: skip
-    return bars(entries, "largest batch that fits", "cases")
+    devices = sorted({device_name(record) for record in records})
+    return bars(entries, "largest batch that fits", "cases") + _note(f"On {', '.join(devices)}." if entries else "")
 
 
-def _step_ratios(records: Sequence[Record]) -> list[tuple[str, float, tuple[float, float] | None]]:
+def _limit(record: Record) -> list[str]:
+    return [f"in {record['limit_bytes'] / GIB:.3g} GiB"] if record.get("limit_bytes") else []
+
+
+def _step_ratios(record: Record) -> list[tuple[str, float, tuple[float, float] | None]]:
+    """Of arms that did the same work, and of each with and without the segmentation head."""
     rows = []
-    for record in records:
-        for found in record.get("ratios") or []:
-            ratio = found.get("ratio")
-            if isinstance(ratio, int | float):
-                pair = " / ".join(str(found[name]) for name in ("of", "to") if found.get(name))
-                label = ", ".join(str(word) for word in (pair, record.get("model"), _geometry(record)) if word)
-                rows.append((label, float(ratio), interval_of(found.get("ci95"))))
+    for found in record.get("ratios") or []:
+        of, to = str(found.get("of")), str(found.get("to"))
+        heads = [name.endswith(WITHOUT_HEAD) for name in (of, to)]
+        comparable = heads[0] == heads[1] or of.removesuffix(WITHOUT_HEAD) == to.removesuffix(WITHOUT_HEAD)
+        if comparable and isinstance(found.get("ratio"), int | float):
+            rows.append((f"{of} / {to}", float(found["ratio"]), interval_of(found.get("ci95"))))
     return rows
 
 
@@ -127,8 +154,9 @@ def _loading(record: Record) -> str:
             interval_of(entry["volumes_per_s_ci95"]), OURS)
         for entry in record["loaders"]
     ]  # fmt: skip
-    copy = record["plain_copy"]
-    entries.append(Bar("plain copy of as many bytes", copy["volumes_per_s"], interval_of(copy["volumes_per_s_ci95"])))
+    copies = [("plain copy of as many bytes", record["plain_copy"])]
+    copies += [(f"{e['workers']} at once", e["plain_copies"]) for e in record["loaders"] if e.get("plain_copies")]
+    entries += [Bar(name, copy["volumes_per_s"], interval_of(copy["volumes_per_s_ci95"])) for name, copy in copies]
     demand, memory, share = record.get("demand"), record.get("memory"), record["share_of_plain_copy"]
     line = (demand["volumes_per_s"], f"what one device consumes ({demand['source']})") if demand else None
     low, high = share["ci95"]

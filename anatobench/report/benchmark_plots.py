@@ -49,7 +49,7 @@ def bars(entries: Sequence[Bar], what: str, unit: str, reference: tuple[float, s
                 axes.plot(bar.interval, [place, place], color="#1c2126", linewidth=1.3)
             end = max(bar.value, bar.interval[1] if bar.interval else 0.0)
             axes.text(end + 0.015 * longest, place, number(bar.value), va="center")
-            axes.text(0, place - 0.27, bar.label, va="bottom")
+            axes.text(0, place - 0.27, bar.label, va="bottom").set_in_layout(False)
         if reference:
             axes.axvline(reference[0], color="#b3261e", linewidth=1.2, linestyle=(0, (4, 2)), label=reference[1])
             figure.legend(loc="outside lower center", frameon=False)
@@ -71,8 +71,9 @@ def ratios(rows: Sequence[tuple[str, float, tuple[float, float] | None]], what: 
         for place, (label, ratio, interval) in enumerate(rows):
             axes.plot(interval or (ratio, ratio), [place, place], color=NEUTRAL, linewidth=1.6)
             axes.plot(ratio, place, "o", color=COLOURS["jax"], markersize=5)
-            axes.annotate(f"{label}: {number(ratio)}", (0.01, place - 0.24), xycoords=axes.get_yaxis_transform(),
-                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
+            text = axes.annotate(f"{label}: {number(ratio)}", (0.01, place - 0.24), xycoords=axes.get_yaxis_transform(),
+                                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
+            text.set_in_layout(False)  # the axes would shrink to make room for a long one
         ends = [end for _, ratio, interval in rows for end in (interval or (ratio, ratio))]
         axes.set_xscale("log")
         axes.set_xlim(min(0.8, 0.85 * min(ends)), max(1.25, 1.15 * max(ends)))

@@ -11,6 +11,8 @@ from typing import Any
 from anatobench.errors import AnatoBenchError
 
 Record = Mapping[str, Any]
+WITHOUT_HEAD = " without head"
+"""What `bench step` adds to the name of an arm that has no segmentation head."""
 FILE_LIMIT = 64 * 2**20
 """Bytes; a record has some thousands."""
 
@@ -103,10 +105,21 @@ def device_name(record: Record) -> str:
     return str(host.get("cpu") or name or "unknown") if device.get("kind") != "gpu" else name
 
 
+def arm_name(arm: Record) -> str:
+    """Who was timed in one record: framework or peer and precision, without the head or with it."""
+    name = str(arm.get("name") or "")
+    words = [name.removesuffix(WITHOUT_HEAD) if arm.get("peer") and name else _who(arm), arm.get("precision")]
+    return ", ".join(str(word) for word in words if word) + (WITHOUT_HEAD if arm.get("segmentation") is False else "")
+
+
+def _who(arm: Record) -> str:
+    framework = str(arm.get("framework", ""))
+    return str(arm["peer"]) if arm.get("peer") else {"torch": "PyTorch", "jax": "JAX"}.get(framework, framework)
+
+
 def arm_label(arm: Record) -> str:
     """Who was timed: framework or peer, model, precision, batch, with or without segmentation."""
-    who = {"torch": "PyTorch", "jax": "JAX"}.get(str(arm.get("framework")), str(arm.get("framework", "")))
-    words = [str(arm["peer"]) if arm.get("peer") else who, arm.get("model"), arm.get("precision")]
+    words = [_who(arm), arm.get("model"), arm.get("precision")]
     if arm.get("batch_size"):
         words.append(f"batch {arm['batch_size']}")
     if arm.get("segmentation") is False:

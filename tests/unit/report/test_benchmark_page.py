@@ -25,11 +25,15 @@ STEP = {
     "size": "full",
     "batch_size": 10,
     "arms": [
-        {**ARM, "mfu": 0.31, "peak_memory_bytes": 3 * 2**30},
+        {**ARM, "mfu": 0.31, "mfu_of": "data sheet", "peak_memory_bytes": 3 * 2**30},
         {**ARM, "framework": "jax", "median_s": 0.5, "ci95_s": None, "segmentation": False},
         {**ARM, "peer": "torchvision:compiled", "median_s": 0.125},
     ],
-    "ratios": [{"of": "jax", "to": "torch", "ratio": 2.0, "ci95": [1.9, 2.1]}],
+    "ratios": [
+        {"of": "jax without head", "to": "jax", "ratio": 2.0, "ci95": [1.9, 2.1]},
+        {"of": "jax without head", "to": "torch", "ratio": 3.0, "ci95": [2.9, 3.1]},
+    ],
+    "machine": {"cpu": "CPU", "environment": {"OMP_NUM_THREADS": "4"}},
 }
 RATES = {"volumes_per_s": 100.0, "volumes_per_s_ci95": [90.0, 110.0], "volumes_per_s_per_core": 200.0}
 RATES["volumes_per_s_per_core_ci95"] = [190.0, 210.0]
@@ -38,7 +42,7 @@ LOAD = {
     "kind": "load",
     "store": {"crop_size": [96, 192, 192], "training_cases": 1000},
     "batch_size": 10,
-    "loaders": [{"workers": 0, **RATES}, {"workers": 2, **RATES}],
+    "loaders": [{"workers": 0, **RATES}, {"workers": 2, **RATES, "plain_copies": RATES}],
     "plain_copy": RATES,
     "share_of_plain_copy": {"ratio": 0.8, "ci95": [0.7, 0.9]},
     "volumes_per_s_per_core": 200.0,
@@ -86,18 +90,22 @@ def test_every_figure_is_said_with_its_unit(tmp_path: Path) -> None:
     images = Images(page)
     alts = "\n".join(images.alts)
     for said in (
-        "time of a step in seconds. PyTorch, r3d_18, bf16, batch 10: 0.25",
-        "JAX, r3d_18, bf16, batch 10, without segmentation: 0.5",
-        "torchvision:compiled, r3d_18, bf16, batch 10: 0.125",
-        "model FLOP utilisation in % of peak. PyTorch, r3d_18, bf16, batch 10: 31",
-        "peak memory in GiB. PyTorch, r3d_18, bf16, batch 10 (device): 3",
-        "jax / torch, r3d_18, chest full: 2 (95 % interval 1.9 to 2.1)",
-        "loading in volumes per second. no workers: 100; 2 workers: 100",
+        "time of a step in seconds. PyTorch, bf16: 0.25",
+        "JAX, bf16 without head: 0.5",
+        "torchvision:compiled, bf16: 0.125",
+        "model FLOP utilisation in % of the data sheet. PyTorch, bf16: 31",
+        "peak memory in GiB. PyTorch, bf16 (device): 3",
+        "jax without head / jax: 2 (95 % interval 1.9 to 2.1)",
+        "loading in volumes per second. no workers: 100; 2 workers: 100; plain copy",
+        "bytes: 100; 2 at once: 100",
         "line at 76: what one device consumes (given)",
         "weak, measured: 1 processes 100 %, 2 processes 90 %",
         "predicted, no overlap: 64 GPUs 70.0 %",
     ):
         assert said in alts
+    assert "jax without head / torch" not in alts, "they do not do the same work"
+    assert "<h3>r3d_18, chest full, batch 10</h3>" in page
+    assert "0.json, OMP_NUM_THREADS=4" in page
     assert all(address.startswith("data:") for address in images.addresses)
     assert "H200 &lt;test&gt;" in page
     assert "H200 <test>" not in page
