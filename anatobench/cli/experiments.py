@@ -6,19 +6,24 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from anatobench.atomic_files import write_atomically
 from anatobench.cli import experiments_demo, experiments_grid
+from anatobench.datasets.phantom.plan import INJURIES
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.auc_study import AucStudy, cohort_commands, training_chains
 from anatobench.experiments.child_processes import Chain, run_chains
 from anatobench.recipes import MODELS
 
 STUDY_FILE = "study.json"
+GROWING = ("models", "seeds", "control_seeds")
+"""Settings that may name more runs when a study goes on."""
 RECORD_FILE = "record.json"
 PAGE_FILE = "report.html"
 DEFAULTS = AucStudy()
@@ -33,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "seeds on one synthetic cohort, and state with 95 % intervals over seeds (a) how far the frameworks'\n"
         "AUCs are apart, whether they are equivalent, and how far rounding alone moves an AUC, (b) what\n"
         "segmentation supervision gains, beside the paper's gain. Called again with the same settings, it goes on\n"
-        "where it stopped.",
+        "where it stopped; models and seeds may be added.",
         epilog="On two cores the default takes several hours; a quick look:\n"
         "  anatobench experiments auc --out auc --models r3d_18 --seeds 2 --cases 100 --steps 100",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -45,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     auc.add_argument("--cases", type=int, default=DEFAULTS.cases, help="synthetic patients (default: %(default)s)")
     auc.add_argument("--steps", type=int, default=DEFAULTS.steps, help="of each run (default: %(default)s)")
     auc.add_argument("--batch-size", type=int, default=DEFAULTS.batch_size, help="default: %(default)s")
+    auc.add_argument("--injuries", choices=INJURIES, default=DEFAULTS.injuries,
+                     help="how visible they are in the synthetic scans (default: %(default)s)")  # fmt: skip
     auc.add_argument("--learning-rate", type=float, help="of every model (default: one per model)")
     auc.add_argument("--margin", type=float, default=DEFAULTS.margin, help="of equivalence, AUC (default: %(default)s)")
     auc.add_argument(
@@ -109,18 +116,23 @@ def _names(text: str) -> list[str]:
 
 
 def _begin(study: AucStudy, out: Path) -> None:
-    """Keep the settings, or check that the folder is of the same ones."""
+    """Keep the settings, or check that the folder holds the same study, or one that this one only adds runs to."""
     path = out / STUDY_FILE
     asked = study.to_json()
     if path.exists():
         saved = json.loads(path.read_text())
-        changed = [f"{name}: {saved.get(name)} -> {asked[name]}" for name in asked if saved.get(name) != asked[name]]
-        if changed:
+        changed = [name for name in asked if saved.get(name) != asked[name]]
+        if set(changed) - set(GROWING) or not set(_study(saved).cells) <= set(study.cells):
+            told = "; ".join(f"{name}: {saved.get(name)} -> {asked[name]}" for name in changed)
             raise AnatoBenchError(
-                f"{out}: holds a study with other settings: {'; '.join(changed)}: choose another --out"
+                f"{out}: holds a study with other settings ({told}): choose another --out; seeds and models alone may "
+                "be added"
             )
-        return
-    if out.exists() and any(out.iterdir()):
+    elif out.exists() and any(out.iterdir()):
         raise AnatoBenchError(f"{out}: not empty and not a study: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asked, indent=1) + "\n")
+    write_atomically(path, json.dumps(asked, indent=1).encode() + b"\n")
+
+
+def _study(saved: Mapping[str, Any]) -> AucStudy:
+    return AucStudy(**{**saved, "models": tuple(saved["models"])})

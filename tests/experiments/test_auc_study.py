@@ -31,9 +31,9 @@ def evaluations(out: Path) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Interrupted after the first finished pair of runs, then run to its end."""
+    """Begun with one seed, interrupted after the first finished pair of runs, then run to its end with two."""
     out = tmp_path_factory.mktemp("studies") / "auc"
-    command = [sys.executable, "-m", "anatobench", "experiments", "auc", "--out", str(out), *SMALL]
+    command = [sys.executable, "-m", "anatobench", "experiments", "auc", "--out", str(out), *SMALL, "--seeds", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while process.poll() is None and not evaluations(out):
         time.sleep(0.05)
@@ -81,6 +81,8 @@ def test_the_page_says_what_the_record_says(study: Path) -> None:
 def test_other_settings_and_a_missing_run_are_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiments", "auc", "--out", str(study), *SMALL[:-2], "--margin", "0.05"]) == 1
     assert "margin: 0.02 -> 0.05" in capsys.readouterr().err
+    assert main(["experiments", "auc", "--out", str(study), *SMALL, "--seeds", "1"]) == 1
+    assert "seeds: 2 -> 1" in capsys.readouterr().err, "runs that are there would be missing from the record"
     with pytest.raises(AnatoBenchError, match="seed2"):
         collect(AucStudy(models=("r3d_18",), seeds=3, cases=40, steps=24), study)
 
