@@ -19,6 +19,8 @@ from anatobench.errors import AnatoBenchError
 # Several processes share a GPU: XLA must not take most of its memory at its start, and may take all of it in the end.
 XLA_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
 SECONDS_TO_END = 10.0
+WITHOUT_HEAD = " without head"
+"""Ends the name of an arm that has no segmentation head."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Arm:
     def name(self) -> str:
         """What tables call it."""
         peer = "" if self.peer is None else f"{self.peer.stem.removeprefix('step_')}:{self.variant}"
-        return (self.framework or peer) + ("" if self.segmentation else " without head")
+        return (self.framework or peer) + ("" if self.segmentation else WITHOUT_HEAD)
 
 
 class ArmError(AnatoBenchError):

@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 
 from anatobench import __version__
+from anatobench.bench.arms import WITHOUT_HEAD
 from anatobench.report.benchmark_plots import (
     OURS,
     Bar,
@@ -16,7 +17,6 @@ from anatobench.report.benchmark_plots import (
     scaling_plot,
 )
 from anatobench.report.benchmark_records import (
-    WITHOUT_HEAD,
     BenchmarkRecords,
     Record,
     arm_label,

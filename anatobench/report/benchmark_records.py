@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anatobench.bench.arms import WITHOUT_HEAD
 from anatobench.errors import AnatoBenchError
 
 Record = Mapping[str, Any]
-WITHOUT_HEAD = " without head"
-"""What `bench step` adds to the name of an arm that has no segmentation head."""
 FILE_LIMIT = 64 * 2**20
 """Bytes; a record has some thousands."""
 

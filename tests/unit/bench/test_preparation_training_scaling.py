@@ -45,7 +45,7 @@ def test_train_record(framework: str, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_scaling_record_of_two_processes(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip(framework)
+    pytest.importorskip({"torch": "torch", "jax": "flax"}[framework])
     words = ["bench", "scaling", "--framework", framework, "--model", "r3d_18", "--geometry", "chest", "--size", "tiny"]
     record = record_of(capsys, *words, "--batch-size", "2", "--processes", "2", "--mode", "strong", "--repeats", "2")
     assert_valid(record, "scaling")
