@@ -20,6 +20,7 @@ from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.auc_study import AucStudy, cohort_commands, training_chains
 from anatobench.experiments.child_processes import Chain, run_chains
 from anatobench.recipes import MODELS
+from anatobench.tasks import TASKS
 
 STUDY_FILE = "study.json"
 GROWING = ("models", "seeds", "control_seeds")
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     auc.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything")
+    auc.add_argument("--task", choices=tuple(TASKS), default=DEFAULTS.task, help="the cohort's (default: %(default)s)")
     auc.add_argument("--models", default=",".join(DEFAULTS.models), help="separated by commas (default: all three)")
     auc.add_argument("--seeds", type=int, default=DEFAULTS.seeds, help="repetitions (default: %(default)s)")
     auc.add_argument("--control-seeds", type=int, help="repetitions that have the control (default: all)")
@@ -51,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     auc.add_argument("--steps", type=int, default=DEFAULTS.steps, help="of each run (default: %(default)s)")
     auc.add_argument("--batch-size", type=int, default=DEFAULTS.batch_size, help="default: %(default)s")
     auc.add_argument("--injuries", choices=INJURIES, default=DEFAULTS.injuries,
-                     help="how visible they are in the synthetic scans (default: %(default)s)")  # fmt: skip
+                     help="ratic alone: how visible in the synthetic scans (default: %(default)s)")  # fmt: skip
+    auc.add_argument("--dropout", action="store_true", help="with the models' dropout and stochastic depth")
     auc.add_argument("--learning-rate", type=float, help="of every model (default: one per model)")
     auc.add_argument("--margin", type=float, default=DEFAULTS.margin, help="of equivalence, AUC (default: %(default)s)")
     auc.add_argument(

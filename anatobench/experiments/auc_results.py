@@ -103,7 +103,7 @@ def _segmentation_gains(study: AucStudy, auc: Mapping[Cell, float]) -> list[dict
     """Per model and framework, and per model over both."""
     rows = []
     for model in study.models:
-        published = published_gain("ratic", model, pretrained=False)
+        published = published_gain(study.task, model, pretrained=False)
         both = []
         for framework in FRAMEWORKS:
             gains = [

@@ -22,6 +22,7 @@ from anatobench.experiments.auc_results import (
 )
 from anatobench.report.html_parts import html_page, section, table
 from anatobench.report.plots import COLOURS, STYLE, image
+from anatobench.tasks import get_task
 
 TITLE = "AUC of both frameworks, with and without segmentation supervision"
 
@@ -41,8 +42,9 @@ def build_auc_page(record: Mapping[str, Any]) -> str:
 
 def _header(record: Mapping[str, Any]) -> str:
     study = record["study"]
+    injuries = f", {study['injuries']} injuries" if study["task"] == "ratic" else ""
     facts = (
-        f"{study['cases']} synthetic patients ({study['injuries']} injuries), tiny models, {study['steps']} steps of "
+        f"{study['cases']} synthetic patients ({study['task']}{injuries}), tiny models, {study['steps']} steps of "
         f"{study['batch_size']} cases, {study['seeds']} seeds, on {record['device']}. AnatoBench {__version__}"
     )
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
@@ -138,13 +140,17 @@ def _gain(record: Mapping[str, Any]) -> str:
 
 
 def _reading(record: Mapping[str, Any]) -> str:
+    task = get_task(record["study"]["task"])
+    dropout = record["study"]["dropout"]
+    draws = ", and by what each framework's dropout draws" if dropout else "; dropout is off"
+    unit = "patients judged by the mean of their scans" if task.name == "ratic" else "one judgement per scan"
     texts = [
-        "A seed moves the initial weights, the order of cases, the crops and what dropout draws. The cohort and its "
-        "split are the same for all runs, so the intervals are over trainings, not over cohorts.",
+        "A seed moves the initial weights, the order of cases, the crops and what dropout draws, if it is on. The "
+        "cohort and its split are the same for all runs, so the intervals are over trainings, not over cohorts.",
         "Both frameworks of a pair begin with the same weights and see the same batches. They part by rounding, which "
-        "training amplifies, and by what each framework's dropout draws. How much that alone can do shows the control: "
-        "PyTorch once more, from the same weights on the same batches, its learning rate larger by a millionth.",
-        "AUC is the macro average over RATIC's 14 columns, patients judged by the mean of their scans. The paper's "
+        f"training amplifies{draws}. How much rounding alone can do shows the control: PyTorch once more, from the "
+        "same weights on the same batches, its learning rate larger by a millionth.",
+        f"AUC is the macro average over the {len(task.class_names)} columns of {task.name}, {unit}. The paper's "
         "gains are of full-size models on real scans (its Table 1, trained from scratch); these are tiny models on a "
         "synthetic cohort, so only the sign and the order can be compared.",
     ]
