@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
-from anatobench.experiments.auc_study import EVALUATION_FILE, AucStudy, Cell
+from anatobench.experiments.auc_study import EVALUATION_FILE, AucStudy, Cell, learning_rate_of
 from anatobench.experiments.statistics import equivalence_of, interval_of
 from anatobench.metrics_records import read_records
 from anatobench.published import published_gain
@@ -46,7 +46,12 @@ def collect(study: AucStudy, out: Path) -> dict[str, Any]:
         "kind": "auc_study",
         "format": FORMAT,
         "study": study.to_json(),
-        "recipe": asdict(config.recipe) | {"seed": "per run", "segmentation_weight": "1 or 0"},
+        "recipe": {
+            **asdict(config.recipe),
+            "learning_rate": {model: learning_rate_of(study, model) for model in study.models},
+            "seed": "per run",
+            "segmentation_weight": "1 or 0",
+        },
         "cells": [
             {
                 **asdict(cell),

@@ -142,9 +142,14 @@ def training_chains(study: AucStudy, out: Path) -> Iterator[Chain]:
             yield Chain(f"{first.model} {segmentation} segmentation, seed {first.seed}", commands)
 
 
+def learning_rate_of(study: AucStudy, model: str) -> float:
+    """Of the model's runs but the control's."""
+    return study.learning_rate or LEARNING_RATES[model]
+
+
 def _run_commands(study: AucStudy, out: Path, cell: Cell, first: Cell) -> list[Command]:
     run = str(cell.folder(out))
-    learning_rate = study.learning_rate or LEARNING_RATES[cell.model]
+    learning_rate = learning_rate_of(study, cell.model)
     settings = {
         "batch_size": study.batch_size,
         "learning_rate": learning_rate * (1 + NUDGE) if cell.nudged else learning_rate,
