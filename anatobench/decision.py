@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
+from anatobench.runs import evaluation_file
 from anatobench.tasks import Task
 
 DEFAULT_THRESHOLD = 0.5
@@ -47,7 +48,7 @@ def find_thresholds(weights: Path, task: Task, step: int | None) -> Thresholds:
     A class whose threshold the evaluation could not choose has 0.5, too.
     """
     for split in EVALUATED_SPLITS:
-        path = weights / f"evaluation_{split}.json"
+        path = weights / evaluation_file(split)
         if not path.is_file():
             continue
         try:

@@ -21,7 +21,7 @@ from anatobench.errors import AnatoBenchError
 from anatobench.metrics import auc_per_class, evaluate
 from anatobench.organ_dice import dice_of_split, write_organ_dice
 from anatobench.predictions import Predictions, classify, default_aggregation, write_predictions
-from anatobench.runs import RunConfig
+from anatobench.runs import RunConfig, evaluation_file
 from anatobench.store import Store
 from anatobench.worst_cases import worst_case_ids
 
@@ -130,7 +130,7 @@ def evaluate_run(
         "step": checkpoint.progress.step,
         "organ_dice": None if dice is None else dice.to_json(),
     }
-    write_atomically(run / f"evaluation_{split}.json", (json.dumps(figures, allow_nan=False, indent=2) + "\n").encode())
+    write_atomically(run / evaluation_file(split), (json.dumps(figures, allow_nan=False, indent=2) + "\n").encode())
     worst = set(worst_case_ids(predictions, dice))
     for name, indices in (
         ("examples", example_cases(store, split)),

@@ -26,6 +26,11 @@ _FRAMEWORK_PACKAGES = {"torch": ("torch", "torchvision"), "jax": ("jax", "jaxlib
 FORMAT = 1
 
 
+def evaluation_file(split: str) -> str:
+    """Name of what `evaluate` writes about a split in a run's folder."""
+    return f"evaluation_{split}.json"
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that fixes what a run computes; `RUN/config.json`."""

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
-from anatobench.experiments.auc_study import EVALUATION_FILE, AucStudy, Cell, learning_rate_of
+from anatobench.experiments.auc_study import AucStudy, Cell, learning_rate_of
 from anatobench.experiments.statistics import equivalence_of, interval_of
 from anatobench.metrics_records import read_records
 from anatobench.published import published_gain
 from anatobench.recipes import FRAMEWORKS
-from anatobench.runs import RunConfig
+from anatobench.runs import RunConfig, evaluation_file
 from anatobench.training import SESSIONS_FILE
 
 FORMAT = 1
@@ -75,7 +75,7 @@ def _training_seconds(run: Path) -> float:
 
 
 def _read(cell: Cell, out: Path) -> dict[str, Any]:
-    path = cell.folder(out) / EVALUATION_FILE
+    path = cell.folder(out) / evaluation_file("test")
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:

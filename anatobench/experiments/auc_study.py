@@ -20,6 +20,7 @@ from anatobench.errors import UsageError
 from anatobench.experiments.child_processes import Chain, Command
 from anatobench.initial_weights import INITIAL_WEIGHTS_FILE
 from anatobench.recipes import FRAMEWORKS, MODELS
+from anatobench.runs import evaluation_file
 from anatobench.tasks import TASKS
 
 COHORT_SEED = 5
@@ -27,7 +28,6 @@ NUDGE = 1e-6
 """By what part the control's learning rate is larger."""
 LEARNING_RATES = {"r3d_18": 4e-3, "mvit_v2_s": 2e-3, "swin3d_t": 2e-3}
 """Higher than the paper's for full-size models: these are tiny and trained for minutes."""
-EVALUATION_FILE = "evaluation_test.json"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def training_chains(study: AucStudy, out: Path) -> Iterator[Chain]:
         commands = [
             command
             for cell in group
-            if not (cell.folder(out) / EVALUATION_FILE).exists()
+            if not (cell.folder(out) / evaluation_file("test")).exists()
             for command in _run_commands(study, out, cell, first)
         ]
         if commands:

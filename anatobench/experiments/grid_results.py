@@ -29,11 +29,11 @@ from typing import Any
 
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.grid import MACRO, TABLES, Cell, Condition, Selection
-from anatobench.experiments.grid_runs import DONE, EVALUATION_FILE, GridSettings, run_folder, state_of
+from anatobench.experiments.grid_runs import DONE, GridSettings, run_folder, state_of
 from anatobench.experiments.statistics import Interval, interval_of
 from anatobench.published import PublishedAuc, published_auc, published_gain
 from anatobench.recipes import FRAMEWORKS
-from anatobench.runs import RunConfig
+from anatobench.runs import RunConfig, evaluation_file
 
 FORMAT = 1
 RESULT_HEADER = ("table", "data set", "model", "weights", "supervision", "framework", "class", "seeds",
@@ -51,7 +51,7 @@ def collect(selection: Selection, settings: GridSettings, out: Path) -> dict[str
     done = [cell for cell in selection.cells if state_of(out, cell) == DONE]
     if not done:
         raise AnatoBenchError(f"{out}: none of the {len(selection.cells)} runs asked for is done: see `grid list`")
-    found: Found = {cell: _read_auc(run_folder(out, cell) / EVALUATION_FILE) for cell in done}
+    found: Found = {cell: _read_auc(run_folder(out, cell) / evaluation_file("test")) for cell in done}
     versions: dict[str, str] = {}
     sizes: dict[str, str] = {}
     for cell in {(cell.condition.dataset, cell.framework): cell for cell in done}.values():

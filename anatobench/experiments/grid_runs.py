@@ -25,12 +25,11 @@ from anatobench.metrics_records import METRICS_FILE
 from anatobench.pretrained.kinetics import KINETICS_400
 from anatobench.pretrained.weights_file import find, how_to_fetch
 from anatobench.recipes import Recipe, override, paper_recipe
-from anatobench.runs import CONFIG_FILE
+from anatobench.runs import CONFIG_FILE, evaluation_file
 from anatobench.store import INDEX_FILE, Store, read_description
 from anatobench.tasks import get_task
 
 GRID_FILE = "grid.json"
-EVALUATION_FILE = "evaluation_test.json"
 ABSENT, BEGUN, DONE = "absent", "begun", "done"
 STATES = (ABSENT, BEGUN, DONE)
 """A run that is begun may be running or may have been stopped: both go on the same way."""
@@ -129,7 +128,7 @@ def logs_folder(out: Path) -> Path:
 def state_of(out: Path, cell: Cell) -> str:
     """One of `STATES`."""
     run = run_folder(out, cell)
-    if (run / EVALUATION_FILE).is_file():
+    if (run / evaluation_file("test")).is_file():
         return DONE
     return BEGUN if (run / CONFIG_FILE).is_file() else ABSENT
 

@@ -19,7 +19,7 @@ from anatobench.initial_weights import INITIAL_WEIGHTS_FILE
 from anatobench.metrics_records import read_records
 from anatobench.organ_dice import OrganDice, read_organ_dice
 from anatobench.predictions import Predictions, read_predictions
-from anatobench.runs import RunConfig
+from anatobench.runs import RunConfig, evaluation_file
 
 SPLIT = "test"
 
@@ -102,7 +102,7 @@ def read_run(path: Path) -> RunResults:
     """Read a run's folder; `AnatoBenchError` if it is none. A run that was not evaluated has no test results."""
     config = RunConfig.read(path)
     records = read_records(path)
-    evaluation = path / f"evaluation_{SPLIT}.json"
+    evaluation = path / evaluation_file(SPLIT)
     predictions = path / f"predictions_{SPLIT}.csv"
     organ_dice = path / f"organ_dice_{SPLIT}.csv"
     return RunResults(

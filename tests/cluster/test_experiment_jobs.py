@@ -12,7 +12,8 @@ from cluster_jobs import REPOSITORY, processes_with
 from virtual_cluster import VirtualCluster, wait_for
 
 from anatobench.experiments.grid import Selection
-from anatobench.experiments.grid_runs import EVALUATION_FILE, run_folder
+from anatobench.experiments.grid_runs import run_folder
+from anatobench.runs import evaluation_file
 
 pytest.importorskip("torch")
 pytest.importorskip("jax")
@@ -62,7 +63,7 @@ def test_an_array_trains_and_evaluates_every_cell_though_one_is_killed_and_one_p
     ends = [cluster.finish(f"{job}_{element}", 300) for element in range(len(CELLS))]
     assert [end["JobState"] for end in ends] == ["COMPLETED"] * len(CELLS), grid.said()
     assert [end["Restarts"] for end in ends] == ["1", "1", "0", "0"], grid.said()
-    evaluated = [run_folder(grid.out, cell) / EVALUATION_FILE for cell in CELLS]
+    evaluated = [run_folder(grid.out, cell) / evaluation_file("test") for cell in CELLS]
     times = [path.stat().st_mtime_ns for path in evaluated]
     record = json.loads(grid.do("collect", "--json").stdout)
     assert len(record["results"]) == len(CELLS)

@@ -16,9 +16,10 @@ from record_schema import assert_valid
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.auc_results import collect, difference_rows, gain_rows
-from anatobench.experiments.auc_study import EVALUATION_FILE, AucStudy, training_chains
+from anatobench.experiments.auc_study import AucStudy, training_chains
 from anatobench.experiments.child_processes import Chain, run_chains
 from anatobench.report.auc_page import build_auc_page
+from anatobench.runs import evaluation_file
 
 SMALL = ["--models", "r3d_18", "--seeds", "2", "--cases", "40", "--steps", "24", "--workers", "2"]
 STUDY = AucStudy(models=("r3d_18",), seeds=2, cases=40, steps=24)
@@ -26,7 +27,7 @@ STUDY = AucStudy(models=("r3d_18",), seeds=2, cases=40, steps=24)
 
 def evaluations(out: Path) -> dict[str, int]:
     """Every finished run and when it was evaluated."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in out.rglob(EVALUATION_FILE)}
+    return {path.parent.name: path.stat().st_mtime_ns for path in out.rglob(evaluation_file("test"))}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_what_is_done_is_not_run_again(tmp_path: Path) -> None:
     for cell in STUDY.groups[0]:
         folder = cell.folder(tmp_path)
         folder.mkdir(parents=True)
-        (folder / EVALUATION_FILE).write_text("{}")
+        (folder / evaluation_file("test")).write_text("{}")
         remaining = list(training_chains(STUDY, tmp_path))
         assert len(remaining) == (3 if cell.nudged else 4)
     assert "--initial-weights" in chains[0].commands[2]

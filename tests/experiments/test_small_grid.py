@@ -14,7 +14,7 @@ import pytest
 from anatobench.cli.main import main
 from anatobench.experiments.child_processes import Chain, run_chains
 from anatobench.experiments.grid import Selection
-from anatobench.experiments.grid_runs import EVALUATION_FILE
+from anatobench.runs import evaluation_file
 
 FILTERS = ["--tables", "1,12", "--datasets", "ratic", "--models", "r3d_18", "--seeds", "1"]
 SETTINGS = ["--from-scratch", "--steps", "8", "--set", "batch_size=2", "--set", "learning_rate=1e-3"]
@@ -23,7 +23,7 @@ CELLS = Selection(("1", "12"), ("ratic",), ("r3d_18",), seeds=1, from_scratch=Tr
 
 def evaluations(out: Path) -> dict[str, int]:
     """Every finished run and when it was evaluated."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in out.rglob(EVALUATION_FILE)}
+    return {path.parent.name: path.stat().st_mtime_ns for path in out.rglob(evaluation_file("test"))}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_both_frameworks_are_collected_beside_the_paper(grid: Path, capsys: pyte
     }  # fmt: skip
     for row in macro.values():
         assert row["difference"] == pytest.approx(row["mean"] - row["published"])
-    test = json.loads((grid / "runs" / CELLS[0].name / EVALUATION_FILE).read_text())
+    test = json.loads((grid / "runs" / CELLS[0].name / evaluation_file("test")).read_text())
     defined = [name for name, auc in test["auc"].items() if auc is not None]  # a small test split lacks some grades
     assert {row["class"] for row in record["results"] if row["table"] == "12"} == set(defined)
     assert sum(row["table"] == "12" for row in record["results"]) == 4 * len(defined)
