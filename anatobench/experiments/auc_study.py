@@ -48,8 +48,7 @@ class AucStudy:
     learning_rate: float | None = None
     """Of every model; None takes `LEARNING_RATES`."""
     dropout: bool = False
-    """Dropout and stochastic depth. Off, a pair's difference is not blurred by what each framework draws at random, and
-    models this small begin to learn earlier."""
+    """Dropout and stochastic depth. Off, a pair's difference is not blurred by what each framework draws at random."""
     injuries: str = "typical"
     """As `CohortPlan.injuries`: other than typical for `ratic` alone."""
     margin: float = 0.02
