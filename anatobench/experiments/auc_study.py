@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from anatobench.datasets.phantom.plan import CohortPlan
 from anatobench.errors import UsageError
 from anatobench.experiments.child_processes import Chain, Command
 from anatobench.initial_weights import INITIAL_WEIGHTS_FILE
 from anatobench.recipes import FRAMEWORKS, MODELS
 from anatobench.runs import evaluation_file
-from anatobench.tasks import TASKS
+from anatobench.tasks import get_task
 
 COHORT_SEED = 5
 NUDGE = 1e-6
@@ -61,8 +62,8 @@ class AucStudy:
             raise UsageError("--seeds, --steps and --batch-size must be at least 1, --cases at least 20")
         if self.control_seeds is not None and not 1 <= self.control_seeds <= self.seeds:
             raise UsageError(f"--control-seeds {self.control_seeds}: from 1 to --seeds")
-        if self.task not in TASKS:
-            raise UsageError(f"--task {self.task}: choose from {', '.join(TASKS)}")
+        get_task(self.task)
+        CohortPlan(self.task, "tiny", COHORT_SEED, self.cases, self.injuries)  # refuses what no cohort can be of
         if not ((self.learning_rate is None or self.learning_rate > 0) and 0 < self.margin < 0.5):
             raise UsageError("--learning-rate must be above 0 and --margin between 0 and 0.5")
 

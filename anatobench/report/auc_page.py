@@ -20,6 +20,7 @@ from anatobench.experiments.auc_results import (
     difference_rows,
     gain_rows,
 )
+from anatobench.predictions import default_aggregation
 from anatobench.report.html_parts import html_page, section, table
 from anatobench.report.plots import COLOURS, STYLE, image
 from anatobench.tasks import get_task
@@ -143,7 +144,11 @@ def _reading(record: Mapping[str, Any]) -> str:
     task = get_task(record["study"]["task"])
     dropout = record["study"]["dropout"]
     draws = ", and by what each framework's dropout draws" if dropout else "; dropout is off"
-    unit = "patients judged by the mean of their scans" if task.name == "ratic" else "one judgement per scan"
+    unit = (
+        "patients judged by the mean of their scans"
+        if default_aggregation(task) == "mean"
+        else "one judgement per scan"
+    )
     texts = [
         "A seed moves the initial weights, the order of cases, the crops and what dropout draws, if it is on. The "
         "cohort and its split are the same for all runs, so the intervals are over trainings, not over cohorts.",

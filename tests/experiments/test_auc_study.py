@@ -123,6 +123,7 @@ def test_a_failing_command_stops_the_rest_and_says_why(tmp_path: Path) -> None:
         ["--workers", "0"],
         ["--cases", "5"],
         ["--control-seeds", "4"],
+        ["--task", "ct_rate", "--injuries", "moderate"],
     ],
 )
 def test_wrong_arguments_exit_with_2(arguments: list[Any], tmp_path: Path) -> None:
