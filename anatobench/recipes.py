@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from anatobench.errors import UsageError
+from anatobench.fast_forms import BY_DEVICE, fast_forms
 from anatobench.tasks import Task
 
 MODELS = ("r3d_18", "mvit_v2_s", "swin3d_t")
@@ -18,6 +19,7 @@ FRAMEWORKS = ("torch", "jax")
 PRECISIONS = ("fp64", "fp32", "tf32", "bf16")
 SEGMENTATION_LOSSES = ("ce", "dice", "ce_dice")
 ALL_ORGANS = "all"
+COMPILATIONS = ("auto", "true", "false", "graphs")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ class Recipe:
     """Recompute every stage in the backward pass in place of keeping what is inside it: about a third slower, a
     fraction of the memory, the same gradients. For `swin3d_t` and `mvit_v2_s`; in `r3d_18` it would move BatchNorm's
     running values twice."""
+    fast: str = BY_DEVICE
+    """Which layers take their fast form: `auto` (what was measured to be faster on the device), `true`, `false`, or
+    names separated by commas (fast_forms.py). The results are the same up to rounding."""
+    compile: str = BY_DEVICE
+    """Whether PyTorch compiles the step (`true`), takes it operation by operation (`false`), or compiles it on a GPU
+    alone (`auto`). `graphs` also replays it as CUDA graphs. JAX always compiles."""
     seed: int = 0
     """Initial weights, order of cases, crops, dropout."""
 
@@ -87,11 +95,13 @@ class Recipe:
             "boundary_distortion": 0 <= self.boundary_distortion <= 100,
             "any_injury_weight": self.any_injury_weight >= 0,
             "precision": self.precision in PRECISIONS,
+            "compile": self.compile in COMPILATIONS,
             "seed": 0 <= self.seed < 2**32,
         }
         for name, good in checks.items():
             if not good:
                 raise UsageError(f"recipe: {name}={getattr(self, name)!r} is out of range")
+        fast_forms(self.fast, ())  # refuses names that there are not
 
 
 def paper_recipe(task: Task, model: str) -> Recipe:

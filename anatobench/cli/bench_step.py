@@ -23,7 +23,7 @@ from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, Recipe, ov
 from anatobench.tasks import TASKS, Task
 
 GEOMETRIES = {"chest": "ct_rate", "abdomen": "ratic"}
-CHANGEABLE = ("recompute", "dropout", "segmentation_loss")
+CHANGEABLE = ("recompute", "dropout", "segmentation_loss", "fast", "compile")
 """Fields of the recipe that change what a step costs and have no option of their own."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from anatobench.errors import UsageError
+from anatobench.fast_forms import BY_DEVICE, FAST_FORMS
 from anatobench.gpus import visible_gpus
 from anatobench.parity.climb import SUMMARY_KINDS, Climb, climb
 from anatobench.parity.inputs import PRECISION_OF_DTYPE
@@ -49,6 +50,10 @@ BatchNorm's running values. An error is max|a - b| / max|b| per array, b being P
     parser.add_argument("--batch-size", type=int, metavar="B", help="cases per batch (default: 3 tiny, 1 full)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: %(default)s)")
     parser.add_argument(
+        "--fast", default=BY_DEVICE, metavar="FORMS",
+        help=f"layers that take their fast form: auto, true, false, or some of {','.join(FAST_FORMS)} (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
         "--workers", type=int, default=default_workers(), metavar="W",
         help="with --all: processes for the tiny models (default here: %(default)s; a GPU is given one)",
     )  # fmt: skip
@@ -69,6 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         crop_size=args.crop,
         batch_size=args.batch_size,
         seed=args.seed,
+        fast=args.fast,
     )
     with tqdm(total=args.steps + 5, desc="parity", unit="rung", file=sys.stderr, leave=False) as bar:
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from anatobench.engine import ModelSpec, load_engine
 from anatobench.errors import UsageError
+from anatobench.fast_forms import BY_DEVICE, fast_forms
 from anatobench.host_memory import host_memory
 from anatobench.parity.inputs import PRECISION_OF_DTYPE, parity_recipe
 from anatobench.parity.ladder import Ladder, Rung, Tolerances
@@ -49,12 +50,15 @@ class Climb:
     batch_size: int | None = None
     """None: 3 for tiny models, 1 for full ones."""
     seed: int = 0
+    fast: str = BY_DEVICE
+    """Which layers take their fast form, as `Recipe.fast`."""
 
     def __post_init__(self) -> None:
         if self.model not in MODELS or self.size not in SIZES or self.dtype not in PRECISION_OF_DTYPE:
             raise UsageError(f"parity: no such combination: {self.model}, {self.size}, {self.dtype}")
         if self.steps < 0 or self.seed < 0 or (self.batch_size is not None and self.batch_size < 1):
             raise UsageError("--steps and --seed must be 0 or more, --batch-size 1 or more")
+        fast_forms(self.fast, ())  # refuses names that there are not
         if self.crop_size is not None and min(self.crop_size) < 1:
             raise UsageError(f"--crop {self.crop_size}: lengths must be positive")
 
@@ -70,7 +74,7 @@ def climb(asked: Climb, progress: Callable[[str], None] = lambda what: None) -> 
     started = time.monotonic()
     # What lies inside the stages of a full-size transformer would not fit into a common machine's memory.
     recompute = asked.size == "full" and asked.model != "r3d_18"
-    spec, recipe = asked.spec, replace(parity_recipe(asked.dtype, asked.seed), recompute=recompute)
+    spec, recipe = asked.spec, replace(parity_recipe(asked.dtype, asked.seed), recompute=recompute, fast=asked.fast)
     batch_size = asked.batch_size or DEFAULT_BATCH_SIZE[asked.size]
     progress("building both engines")
     reference, candidate = (load_engine(framework, spec, recipe) for framework in ("torch", "jax"))
