@@ -131,7 +131,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--memory-limit", type=float, metavar="GIB", help="for the search for the largest batch")
     parser.add_argument(
         "--jobs", type=int, default=max(1, min(8, usable_cores() * 3 // 8)),
-        help="programs that compile at a time (default here: %(default)s)",
+        help="programs that compile at a time (default here: %(default)s; 1, with more --minutes, leaves each alone, so "
+        "that its compile time and the kernels that autotuning picks are undisturbed)",
     )  # fmt: skip
     parser.add_argument(
         "--cache", type=Path, metavar="DIR",
@@ -141,8 +142,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.models = options.models.split(",")
     if not set(options.models) <= set(MODELS) or len(set(options.models)) < len(options.models):
         parser.error(f"--models: choose from {', '.join(MODELS)}, each once")
-    if options.minutes <= 0 or options.jobs < 1:
-        parser.error("--minutes must be more than 0, --jobs at least 1")
+    if options.minutes <= 0 or options.jobs < 1 or options.repeats < 2:
+        parser.error("--minutes must be more than 0, --jobs at least 1, --repeats at least 2")
     return options
 
 

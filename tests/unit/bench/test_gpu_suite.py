@@ -405,7 +405,13 @@ def test_the_heads_share_is_measured_of_pairs() -> None:
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert suite.main(["--parts", "step_r3d_18,nothing", "--out", "x.json"]) == 2
     assert "no part nothing: there are parity, step_r3d_18" in capsys.readouterr().err
-    for words in (["--models", "r3d_18,r3d_18"], ["--models", "x"], ["--minutes", "0"], ["--jobs", "0"]):
+    for words in (
+        ["--models", "r3d_18,r3d_18"],
+        ["--models", "x"],
+        ["--minutes", "0"],
+        ["--jobs", "0"],
+        ["--repeats", "1"],
+    ):
         with pytest.raises(SystemExit):
             suite.main(words)
     assert not Path("x.json").exists()
