@@ -25,9 +25,10 @@ def torch_terms(
     task: Task, recipe: Recipe, logits: np.ndarray, seg: np.ndarray | None, targets: np.ndarray, organs: np.ndarray
 ) -> tuple[Terms, np.ndarray]:
     x = torch.tensor(logits, requires_grad=True)
-    found = torch_losses.case_losses(
-        task, recipe, x, None if seg is None else torch.tensor(seg), torch.tensor(targets), torch.tensor(organs)
-    )
+    segmentation = None
+    if seg is not None:
+        segmentation = torch_losses.segmentation_loss(recipe, torch.tensor(seg), torch.tensor(organs))
+    found = torch_losses.case_losses(task, recipe, x, torch.tensor(targets), segmentation)
     (gradient,) = torch.autograd.grad(found.total.sum(), x)
     return {name: value.detach().numpy() for name, value in vars(found).items()}, gradient.numpy()
 
