@@ -47,7 +47,7 @@ class FastMultiscaleAttention(MultiscaleAttention):
         convolve = depthwise_conv3d if "depthwise" in self.forms else depthwise_conv3d_plain
         convolution = cast(nn.Conv3d, pool.pool)
         kernel = convolution.weight[:, 0].permute(1, 2, 3, 0)  # [3, 3, 3, c], the same for every head
-        patches = convolve(tokens[:, 1:].unflatten(1, grid), kernel, convolution.stride)
+        patches = convolve(tokens[:, 1:].unflatten(1, grid), kernel, cast(Size, convolution.stride))
         depth, height, width = patches.shape[1:4]
         joined = torch.cat([tokens[:, :1], patches.flatten(1, 3)], 1).unflatten(2, (self.num_heads, self.head_dim))
         normalised = cast(nn.Module, pool.norm_act)(joined).to(tokens.dtype)
