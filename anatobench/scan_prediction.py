@@ -71,7 +71,8 @@ class ScanPredictor:
     def __init__(self, model: ExportedModel, framework: str, thresholds: Thresholds) -> None:
         self.spec, self.framework, self.thresholds = model.spec, framework, thresholds
         weight = 1.0 if model.spec.segmentation else 0.0
-        self._engine = load_engine(framework, model.spec, Recipe(segmentation_weight=weight))
+        recipe = Recipe(segmentation_weight=weight, compile="false")  # a few scans are sooner done than it is compiled
+        self._engine = load_engine(framework, model.spec, recipe)
         self._engine.load_weights(model.weights)
 
     def predict(self, scan: ScanInput, organs: bool = False, attribute: Sequence[str] = ()) -> ScanPrediction:

@@ -1,7 +1,7 @@
 """What every process of a parallel run does for the tests: a few steps on its part of each batch.
 
-python parallel_steps.py FRAMEWORK MODEL STEPS OUT [FIELD=VALUE ...], started with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR
-and MASTER_PORT.
+python parallel_steps.py FRAMEWORK MODEL STEPS OUT [FIELD=VALUE ...], started with RANK, WORLD_SIZE, LOCAL_RANK,
+MASTER_ADDR, MASTER_PORT.
 """
 
 from __future__ import annotations
