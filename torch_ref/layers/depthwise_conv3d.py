@@ -1,6 +1,5 @@
-# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 # ruff: noqa: N803
-# In a Triton kernel an annotation is an instruction to the compiler, and D, H, W and BLOCK sizes keep their capitals.
+# In a Triton kernel an annotation is an instruction to the compiler, and sizes keep their capitals.
 """torch.nn.Conv3d(C, C, kernel_size=3, padding=1, groups=C, bias=False): one 3x3x3 kernel per channel.
 
 PyTorch's goes through cuDNN, which in channels-last order launches the kernel gradient channel by channel (4,032
@@ -11,7 +10,7 @@ order 0.45 and 1.7 ms; reading and writing the bytes once would take 0.03 and 0.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,7 @@ measured, nor was the kernel gradient with partial sums: the time is that of one
 differ from run to run."""
 POSITIONS_OF_GRADIENT = 1024
 """Summed up by one program of the kernel gradient: 216 programs per tap and channel block at the size above, and
-partial sums of 1/50 of the bytes of x."""
+partial sums of a twentieth of the bytes of x."""
 
 
 def depthwise_conv3d(x: Tensor, kernel: Tensor, stride: Size) -> Tensor:
@@ -132,6 +131,7 @@ def _channel_block(channels: int) -> int:
 
 
 @jit
+@no_type_check
 def _forward_kernel(
     x, kernel, y, D, H, W, Do, Ho, Wo, C, sd, sh, sw, x_case, y_case, positions,
     HEAD: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr,
@@ -154,6 +154,7 @@ def _forward_kernel(
 
 
 @jit
+@no_type_check
 def _input_gradient_kernel(
     gradient, kernel, x_gradient, D, H, W, Do, Ho, Wo, C, sd, sh, sw, x_case, y_case, positions,
     HEAD: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr,
@@ -180,6 +181,7 @@ def _input_gradient_kernel(
 
 
 @jit
+@no_type_check
 def _kernel_gradient_kernel(
     x, gradient, partial, D, H, W, Do, Ho, Wo, C, sd, sh, sw, x_case, y_case, positions, chunks,
     BP: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr, CHUNK: tl.constexpr,

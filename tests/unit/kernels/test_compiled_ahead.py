@@ -8,7 +8,7 @@ import pytest
 import torch
 from triton_kernels import SHARED_MEMORY, compile_kernel, require_compiler
 
-from torch_ref.layers import depthwise_conv3d
+from torch_ref.layers import depthwise_conv3d, segmentation_kernels
 from torch_ref.layers.triton_language import accumulator
 
 
@@ -31,5 +31,17 @@ def test_depthwise_conv3d(name: str, dtype: torch.dtype, capability: int) -> Non
     constants |= {"CHUNK": depthwise_conv3d.POSITIONS_OF_GRADIENT}
     pointers = {"x": dtype, "y": dtype, "gradient": dtype, "x_gradient": dtype}
     pointers |= {"kernel": torch.float32, "partial": torch.float32}
+    compiled = compile_kernel(kernel, capability, pointers, constants)
+    assert compiled.metadata.shared <= SHARED_MEMORY[capability]
+
+
+@both_capabilities
+@pytest.mark.parametrize(("classes", "dice"), [(6, False), (7, True)])
+@pytest.mark.parametrize("name", ["_sums_kernel", "_sums_gradient_kernel"])
+def test_segmentation_kernels(name: str, classes: int, dice: bool, capability: int) -> None:
+    kernel = getattr(segmentation_kernels, name)
+    constants = {"K": classes, "DICE": dice, "SLICES": segmentation_kernels.SLICES, "IGNORED": 255}
+    constants |= {"CELLS": 16, "SLOTS": 16, "ACC": accumulator(torch.float32)[1]}
+    pointers = dict.fromkeys(("coarse", "partial", "gradient", "ends"), torch.float32) | {"organs": torch.uint8}
     compiled = compile_kernel(kernel, capability, pointers, constants)
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]
