@@ -25,6 +25,7 @@ from torch_ref import parallel
 from torch_ref.compilation import compile_module, compiled, compiles
 from torch_ref.forms import DEFAULT_FORMS, plain_forms, preferred_kernels
 from torch_ref.instruments import TorchInstruments
+from torch_ref.layers.segmentation_kernels import segmentation_loss_fused
 from torch_ref.losses import CaseLosses, case_losses, segmentation_loss
 from torch_ref.losses_by_parts import segmentation_loss_by_parts
 from torch_ref.models import build_backbone
@@ -267,7 +268,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.spec, self.recipe, self.precision = spec, recipe, precision
-        self.forms = forms & {"segmentation"}
+        self.forms = forms & {"segmentation", "segmentation_kernel"}
 
     def forward(
         self, volume: Tensor, organs: Tensor, targets: Tensor, record: Callable[[str, Tensor], None] | None = None
@@ -295,9 +296,10 @@ class Objective(nn.Module):
         return self.model.classify(self.features(volume))
 
     def _segmentation(self, features: Tensor, organs: Tensor) -> Tensor | None:
-        if "segmentation" in self.forms:
+        if self.forms:
             coarse = self.model.segment_coarse(features)
-            return None if coarse is None else segmentation_loss_by_parts(self.recipe, coarse, organs)
+            fast = _fused_segmentation_loss if "segmentation_kernel" in self.forms else segmentation_loss_by_parts
+            return None if coarse is None else fast(self.recipe, coarse, organs)
         seg_logits = self.model.segment(features, _size(organs))
         return None if seg_logits is None else segmentation_loss(self.recipe, seg_logits, organs)
 
@@ -305,6 +307,10 @@ class Objective(nn.Module):
 def _size(volume: np.ndarray | Tensor) -> Size:
     depth, height, width = volume.shape[1:]
     return depth, height, width
+
+
+def _fused_segmentation_loss(recipe: Recipe, coarse: Tensor, organs: Tensor) -> Tensor:
+    return segmentation_loss_fused(coarse, organs, recipe.segmentation_loss, recipe.dice_smooth)
 
 
 def _means(losses: CaseLosses) -> dict[str, Tensor]:

@@ -21,7 +21,8 @@ DEFAULT_FORMS = {
     ),
     "cpu": frozenset(),
 }
-"""By device type. `batch_norm` is none of PyTorch's: it is what compiling the step makes of BatchNorm."""
+"""By device type. `segmentation_kernel` and `window_kernel` are not measured yet, so nobody gets them unasked.
+`batch_norm` is none of PyTorch's: it is what compiling the step makes of BatchNorm."""
 
 HOPPER = 9
 ATTENTION_KERNELS = [
