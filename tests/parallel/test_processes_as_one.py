@@ -92,6 +92,23 @@ def test_compiled_processes_train_as_one_that_is_not(model: str, tmp_path: Path)
             assert difference.error < 1e-9, difference.worst
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+@pytest.mark.parametrize("how", ["--standalone", "--master-port={port}"])
+def test_torchrun_starts_them(framework: str, how: str, tmp_path: Path) -> None:
+    """With its own agent at MASTER_PORT, on one node."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", how.format(port=free_port())]
+    environment = {name: value for name, value in os.environ.items() if name not in ("MASTER_ADDR", "MASTER_PORT")}
+    ended = subprocess.run(
+        [*torchrun, str(SCRIPT), framework, "r3d_18", "1", str(tmp_path)],
+        env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    ours, theirs = (load_file(tmp_path / f"process_{index}_of_2.safetensors") for index in (0, 1))
+    for name in ours:
+        assert ours[name].tobytes() == theirs[name].tobytes(), f"{name} is not the same in both processes"
+
+
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_a_process_whose_others_never_come_gives_up_with_one_line(framework: str, tmp_path: Path) -> None:
     command = [str(SCRIPT), framework, "r3d_18", "1", str(tmp_path)]
