@@ -22,7 +22,7 @@ from anatobench.processes import ALONE, Processes
 from anatobench.recipes import Recipe
 from anatobench.tasks import Size
 from torch_ref import parallel
-from torch_ref.compilation import compile_module, compiled, compiles
+from torch_ref.compilation import compile_module, compiled, compiles, keep_compiled_programs
 from torch_ref.forms import DEFAULT_FORMS, plain_forms, preferred_kernels
 from torch_ref.instruments import TorchInstruments
 from torch_ref.layers.segmentation_kernels import segmentation_loss_fused
@@ -70,6 +70,7 @@ class TorchEngine:
         self.recipe = recipe
         self.processes = processes
         self._precision = Precision.named(recipe.precision)
+        keep_compiled_programs()
         self._device = parallel.join(processes)
         self._to_device = Transfer(self._device)
         forms = fast_forms(recipe.fast, DEFAULT_FORMS[self._device.type])

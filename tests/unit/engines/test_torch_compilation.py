@@ -137,12 +137,21 @@ def test_who_asks_for_neither_gets_what_the_device_has() -> None:
 def test_programs_are_kept_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     monkeypatch.setenv(compilation.CACHE_VARIABLE, "/own")
-    compilation.compiled(abs, "true", alone=True)
+    monkeypatch.setenv(compilation.TRITON_VARIABLE, "")
+    monkeypatch.delenv(compilation.TRITON_VARIABLE)  # and afterwards it is what it was
+    compilation.keep_compiled_programs()
     assert os.environ[compilation.CACHE_VARIABLE] == "/own"
-    monkeypatch.delenv(compilation.CACHE_VARIABLE)
-    compilation.compiled(abs, "true", alone=True)
-    assert os.environ[compilation.CACHE_VARIABLE] == str(tmp_path / "torch")
-    monkeypatch.delenv(compilation.CACHE_VARIABLE)
+    assert os.environ[compilation.TRITON_VARIABLE] == str(tmp_path / "torch" / "triton")
+
+
+def test_without_a_compiler_a_gpu_is_given_operation_by_operation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CC", raising=False)
+    assert not compilation.compiles("auto", torch.device("cuda"))
+    assert "install gcc" in capsys.readouterr().err
+    assert compilation.compiles("true", torch.device("cuda")), "who insists hears it from PyTorch"
 
 
 def test_on_a_cpu_nothing_is_copied() -> None:
