@@ -40,7 +40,8 @@ def jax_gradient(task: Task, recipe: Recipe) -> Any:
     def total(
         logits: jax.Array, seg: jax.Array | None, targets: jax.Array, organs: jax.Array
     ) -> tuple[jax.Array, jax_losses.CaseLosses]:
-        found = jax_losses.case_losses(task, recipe, logits, seg, targets, organs)
+        segmentation = None if seg is None else jax_losses.segmentation_loss(recipe, seg, organs)
+        found = jax_losses.case_losses(task, recipe, logits, targets, segmentation)
         return found.total.sum(), found
 
     return jax.jit(jax.grad(total, has_aux=True))
