@@ -1,6 +1,7 @@
-"""Every question for one GPU, as a list of `anatobench` commands with a time budget each (see gpu_suite.sh).
+"""Every question for one GPU in one go (see gpu_suite.sh): parity, steps beside the peers', the head's share, memory.
 
-A part that fails or runs out of time does not touch the others; what a part leaves of its time goes to the next ones.
+All programs are compiled first, several at a time, with parity beside them; then every part has the machine for itself
+and takes them from the cache. A part or an arm that fails or runs out of time does not touch the others, and is named.
 """
 
 from __future__ import annotations
@@ -8,244 +9,246 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import subprocess
+import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from anatobench.atomic_files import write_atomically
-from anatobench.bench.arms import XLA_MEMORY
+from anatobench.bench.arm_cache import FILLED, arm_cache
+from anatobench.bench.arms import Arm
+from anatobench.bench.commands import Job
 from anatobench.bench.gpu_watch import watched_gpu
-from anatobench.bench.host import describe_code, describe_host
-from anatobench.recipes import FRAMEWORKS, MODELS, SIZES
+from anatobench.bench.host import describe_host
+from anatobench.bench.quiet import busy_before, disturbances, gpu_use
+from anatobench.bench.suite import (
+    CHECK,
+    COMPILE,
+    DONE,
+    Measurement,
+    Plan,
+    continued_record,
+    describe_source,
+    new_record,
+    run_plan,
+)
+from anatobench.bench.suite_table import table
+from anatobench.errors import UsageError
+from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, paper_recipe
+from anatobench.signals import interrupted_by_signals
+from anatobench.tasks import TASKS
+from anatobench.worker_pool import usable_cores
 
-PEER = Path(__file__).parent / "peers" / "step_torchvision.py"
+ROOT = Path(__file__).parents[1]
+PEER = ROOT / "benchmarks" / "peers" / "step_torchvision.py"
+TASK_OF = {"chest": "ct_rate", "abdomen": "ratic"}
 PRECISIONS = ("fp32", "tf32", "bf16")
-PARITY_DTYPES = ("float32", "tensorfloat32", "bfloat16")
+GATED, REPORTED = "float32", ("tensorfloat32", "bfloat16")
 PEERS = {"fp32": "eager,compile", "tf32": "eager,compile", "bf16": "eager,autocast,compile_autocast"}
 """What users would pick instead, at each precision."""
-SHORTEST_PART = 10.0
-"""Seconds below which nothing is started."""
-SECONDS_TO_FINISH = 12.0
-"""What a command needs after its own time limit, to write its record."""
+COMPILED_PEERS = ("compile", "compile_autocast")
+STEP_SECONDS, HEAD_SECONDS = 65.0, 55.0
+CACHE_TAG = "CACHEDIR.TAG"
+"""The Cache Directory Tagging Specification's file, and the sign that a folder is the suite's own to delete."""
+TAG_CONTENT = b"Signature: 8a477f597d28d172789f06886806bc55\n# Compiled programs of benchmarks/gpu_suite.sh\n"
 
 
-@dataclass(frozen=True)
-class Part:
-    """Commands that run at the same time and answer one question."""
+def whole_plan(options: argparse.Namespace, cache: Path) -> Plan:
+    """In order of importance; compilation in the order in which the longest should begin."""
+    what = ("--geometry", options.geometry, "--size", options.size, "--precision", options.precision)
+    batch = () if options.batch_size is None else ("--batch-size", str(options.batch_size))
+    step = ("bench", "step", *what, *batch, "--json")
+    own = tuple(Arm(framework) for framework in FRAMEWORKS)
+    headless = tuple(replace(arm, segmentation=False) for arm in own)
+    variants = () if options.peers == "none" else (options.peers or PEERS[options.precision]).split(",")
+    peers = tuple(Arm(None, PEER, variant) for variant in variants)
+    slow_peers = [arm for arm in peers if arm.variant in COMPILED_PEERS]
 
-    name: str
-    commands: tuple[tuple[str, ...], ...]
-    """The words of each, `{seconds}` in place of the time it may take."""
-    budget: float
-    """Seconds."""
+    def compilations(arms: Sequence[Arm], models: Sequence[str]) -> list[Job]:
+        return [_compilation(step, model, arm, cache) for model in models for arm in arms]
 
-
-def all_parts(options: argparse.Namespace) -> list[Part]:
-    """In order of importance."""
-    what = ("--geometry", options.geometry, "--size", options.size)
-    both = ("--framework", ",".join(FRAMEWORKS))
-    limited = ("--seconds", "{seconds}", "--json")
-    peers = ("--peer", f"{PEER}:{options.peers or PEERS[options.precision]}")
-    task = {"chest": "ct_rate", "abdomen": "ratic"}[options.geometry]
-    # Of tiny models: what is compared is every layer's arithmetic on this device, and nine compile in a minute.
-    parity = tuple(
-        ("parity", "--model", model, "--task", task, "--dtype", dtype, "--steps", "0", "--backward", "--json")
-        for model in options.models
-        for dtype in PARITY_DTYPES
-    )
-    step = ("bench", "step", *both, *what, "--precision", options.precision, *_batch(options), "--prepare-together")
-    memory = ("bench", "memory", *what, "--precision", options.precision, *_limit(options))
-    return [
-        Part("parity", parity, 90),
-        *(Part(f"step_{model}", ((*step, *peers, "--model", model, *limited),), 105) for model in options.models),
-        Part("head", ((*step, "--model", options.models[0], "--both-seg", *limited),), 65),
-        *(
-            Part(f"memory_{name}", ((*memory, "--framework", name, "--model", options.models[0], *limited),), 50)
-            for name in FRAMEWORKS
-        ),
+    first = [
+        *compilations(own, options.models),
+        *(_parity(model, GATED, options) for model in options.models),
+        *compilations(slow_peers, options.models),
+        *compilations(headless, options.models[:1]),
+        *(_parity(model, dtype, options) for model in options.models for dtype in REPORTED),
     ]
-
-
-def _batch(options: argparse.Namespace) -> tuple[str, ...]:
-    return () if options.batch_size is None else ("--batch-size", str(options.batch_size))
-
-
-def _limit(options: argparse.Namespace) -> tuple[str, ...]:
-    return () if options.memory_limit is None else ("--limit", str(options.memory_limit))
-
-
-def run_parts(parts: Sequence[Part], seconds: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Run one part after the other; yields each one's name and outcome when it is done."""
-    start = time.monotonic()
-    planned = 0.0
-    for part in parts:
-        planned += part.budget
-        left = min(start + planned, start + seconds) - time.monotonic()
-        if left < SHORTEST_PART:
-            yield part.name, {"status": "skipped", "seconds": 0.0, "record": None, "error": "no time was left"}
-        else:
-            yield part.name, _run_part(part, left)
-
-
-def _run_part(part: Part, seconds: float) -> dict[str, Any]:
-    start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="gpu-suite-") as name:
-        running = [_Command(words, seconds, Path(name) / str(i)) for i, words in enumerate(part.commands)]
-        outcomes = [command.outcome(start + seconds) for command in running]
-    errors = [error for _, _, error in outcomes if error]
-    status = "done"
-    if errors:
-        status = "timed out" if all(timed_out or not error for _, timed_out, error in outcomes) else "failed"
-    records = [record for record, _, _ in outcomes]
-    return {
-        "status": status,
-        "seconds": round(time.monotonic() - start, 1),
-        "record": records[0] if len(records) == 1 else records,
-        "error": "; ".join(errors) or None,
-    }
-
-
-class _Command:
-    """`anatobench WORDS` at work, in a process group of its own, so that its children end with it."""
-
-    def __init__(self, words: Sequence[str], seconds: float, folder: Path) -> None:
-        folder.mkdir()
-        own = f"{max(seconds - SECONDS_TO_FINISH, seconds / 2):.1f}"
-        self._words = [own if word == "{seconds}" else word for word in words]
-        self._out, self._err = folder / "stdout", folder / "stderr"
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "anatobench", *self._words],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env={**XLA_MEMORY, **os.environ},
-                start_new_session=True,
-            )
-
-    def outcome(self, deadline: float) -> tuple[dict[str, Any] | None, bool, str | None]:
-        """Its record if it printed one (a failed gate does), whether it ran out of time, what went wrong."""
-        timed_out = False
-        try:
-            status = self._process.wait(max(deadline - time.monotonic(), 0.0))
-        except subprocess.TimeoutExpired:
-            timed_out, status = True, None
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        try:
-            record = json.loads(self._out.read_text().splitlines()[-1])
-        except (IndexError, ValueError):
-            record = None
-        if status == 0:
-            return record, False, None
-        said = [line for line in self._err.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()]
-        reason = "ran out of time" if timed_out else f"exit status {status}: {said[-1] if said else ''}"
-        return record, timed_out, f"{' '.join(self._words[:4])}: {reason}"[:400]
-
-
-def table(parts: Mapping[str, Mapping[str, Any]]) -> str:
-    """A few lines for a person."""
-    lines = []
-    for name, part in parts.items():
-        lines.append(
-            f"{name}: {part['status']} in {part['seconds']:.0f} s{': ' if part['error'] else ''}{part['error'] or ''}"
+    limited = ("--seconds", "{seconds}", "--prepare-together", "--repeats", str(options.repeats))
+    steps = [
+        Measurement(
+            f"step_{model}", model, (*step, *limited, "--model", model, "--cache", str(cache / model)),
+            (*own, *peers), STEP_SECONDS,
         )
-        records = part["record"] if isinstance(part["record"], list) else [part["record"]]
-        for record in filter(None, records):
-            lines += [f"  {line}" for line in _lines_of(name, record)]
-    return "\n".join(lines)
+        for model in options.models
+    ]  # fmt: skip
+    model = options.models[0]
+    of_model = ("--model", model, "--cache", str(cache / model))
+    head = Measurement("head", model, (*step, *limited, *of_model), (*own, *headless), HEAD_SECONDS)
+    first_batch = options.batch_size or paper_recipe(TASKS[TASK_OF[options.geometry]], model).batch_size
+    limit = () if options.memory_limit is None else ("--limit", str(options.memory_limit))
+    memory = ("bench", "memory", *what, *of_model, *limit, "--first-batch", str(first_batch), "--json")
+    memories = [
+        Measurement(f"memory_{arm.name}", model, (*memory, "--seconds", "{seconds}"), (arm,), 0.0) for arm in own
+    ]
+    return Plan(tuple(first), (*steps, head, *memories))
 
 
-def _lines_of(part: str, record: Mapping[str, Any]) -> Iterator[str]:
-    if record.get("kind") == "step":
-        for arm in record["arms"]:
-            low, high = (1000 * bound for bound in arm["ci95_s"])
-            yield (
-                f"{record['model']} b{record['batch_size']} {arm['name']:28} {arm['precision']} "
-                f"{1000 * arm['median_s']:8.1f} ms [{low:.1f}, {high:.1f}] {arm['samples_per_s']:7.2f}/s "
-                f"{100 * arm['mfu']:5.1f} % {arm['peak_memory_bytes'] / 2**30:6.2f} GiB, first {arm['compile_s']:.1f} s"
-            )
-        for ratio in record["ratios"]:
-            if part == "head" and ratio["of"] == f"{ratio['to']} without head":
-                low, high = (1 - bound for bound in reversed(ratio["ci95"]))
-                share = f"{100 * (1 - ratio['ratio']):.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-                yield f"the head's share of {ratio['to']}'s step: {share}"
-            elif part != "head" and ratio["to"] == record["arms"][0]["name"]:
-                low, high = ratio["ci95"]
-                yield f"{ratio['of']} / {ratio['to']}: {ratio['ratio']:.3f} [{low:.3f}, {high:.3f}]"
-        for name, failure in record["failed"].items():
-            yield f"{name} failed: {failure['error']}"
-    elif record.get("kind") == "memory":
-        yield (
-            f"{record['model']} {record['name']} {record['precision']}: batch {record['largest_batch']} fits, "
-            f"{record['smallest_not_fitting'] or 'no larger one tried'} does not, "
-            f"{record['bytes_per_case'] / 2**20:.0f} MiB per case"
-        )
-    elif "max_rel_error" in record:
-        errors = ", ".join(f"{k} {e:.0e}" for k, e in record["max_rel_error"].items() if e is not None)
-        verdict = "equal" if record["passed"] else f"DIFFERENT at {record['first_failure']}"
-        yield f"{record['model']} {record['dtype']}: {verdict if record['tolerance'] else 'reported'} ({errors})"
+def _compilation(step: tuple[str, ...], model: str, arm: Arm, cache: Path) -> Job:
+    who = ("--framework", arm.framework) if arm.framework else ("--peer", f"{arm.peer}:{arm.variant}")
+    head = () if arm.segmentation else ("--no-seg",)
+    words = (*step, "--compile-only", "--model", model, *who, *head, "--cache", str(cache / model))
+    return Job(f"{COMPILE} {model} {arm.name}", words)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit status 1 if no part was done."""
+def _parity(model: str, dtype: str, options: argparse.Namespace) -> Job:
+    """Of a tiny model: what is compared is every layer's arithmetic on this device."""
+    words = ("parity", "--model", model, "--task", TASK_OF[options.geometry], "--dtype", dtype)
+    more = ("--steps", "0", "--backward", "--json")
+    return Job(f"{CHECK} {model} {dtype}", (*words, *more))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options, checked."""
     parser = argparse.ArgumentParser(prog="gpu_suite.sh", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu_suite.json"), help="the record (default: %(default)s)")
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument("--continue", action="store_true", dest="go_on", help="add to the record what is missing in it")
+    there.add_argument("--fresh", action="store_true", help="replace the record, if there is one, and its cache")
     parser.add_argument("--minutes", type=float, default=9.5, help="for everything together (default: %(default)s)")
     parser.add_argument("--parts", metavar="NAME,...", help="only these: parity, step_MODEL, head, memory_FRAMEWORK")
-    parser.add_argument("--models", default=",".join(MODELS), help="(default: %(default)s)")
-    parser.add_argument("--geometry", choices=("chest", "abdomen"), default="chest")
+    parser.add_argument("--models", default=",".join(MODELS), help="(default: %(default)s; head and memory: the first)")
+    parser.add_argument("--geometry", choices=tuple(TASK_OF), default="chest")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="of step, head and memory")
     parser.add_argument("--size", choices=SIZES, default="full", help="tiny: to try the suite on a CPU")
     parser.add_argument("--batch-size", type=int, help="cases per step (default: the paper's)")
-    parser.add_argument("--peers", help=f"variants of {PEER.name} (default: by precision)")
+    parser.add_argument("--repeats", type=int, default=20, help="rounds of step and head (default: %(default)s)")
+    parser.add_argument("--peers", help=f"variants of {PEER.name}, or none (default: by precision)")
     parser.add_argument("--memory-limit", type=float, metavar="GIB", help="for the search for the largest batch")
+    parser.add_argument(
+        "--jobs", type=int, default=max(1, min(8, usable_cores() * 3 // 8)),
+        help="programs that compile at a time (default here: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR",
+        help="compiled programs, kept (default: beside the record until every part is done)",
+    )  # fmt: skip
     options = parser.parse_args(argv)
     options.models = options.models.split(",")
-    if not set(options.models) <= set(MODELS):
-        parser.error(f"--models: choose from {', '.join(MODELS)}")
-    parts = all_parts(options)
-    if options.parts:
-        names = options.parts.split(",")
-        if unknown := sorted(set(names) - {part.name for part in parts}):
-            parser.error(f"--parts: no part {', '.join(unknown)}: there are {', '.join(p.name for p in parts)}")
-        parts = [part for part in parts if part.name in names]
-    return measure(parts, options)
+    if not set(options.models) <= set(MODELS) or len(set(options.models)) < len(options.models):
+        parser.error(f"--models: choose from {', '.join(MODELS)}, each once")
+    if options.minutes <= 0 or options.jobs < 1:
+        parser.error("--minutes must be more than 0, --jobs at least 1")
+    return options
 
 
-def measure(parts: Sequence[Part], options: argparse.Namespace) -> int:
-    """Run the parts and write the record after each."""
-    start = time.monotonic()
-    record: dict[str, Any] = {
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0 if every part is done, 1 if something is missing, 2 if nothing was begun, 130 if interrupted."""
+    options = parse(argv)
+    own_cache = options.out.with_suffix(".cache").absolute()
+    cache = (options.cache or own_cache).absolute()
+    try:
+        plan = whole_plan(options, cache)
+        if options.parts:
+            names = options.parts.split(",")
+            if unknown := sorted(set(names) - set(plan.parts())):
+                raise UsageError(f"--parts: no part {', '.join(unknown)}: there are {', '.join(plan.parts())}")
+            plan = plan.restricted(names)
+        record = open_record(plan, options)
+        if options.fresh and (own_cache / CACHE_TAG).is_file():
+            shutil.rmtree(own_cache)
+        cache.mkdir(parents=True, exist_ok=True)
+        (cache / CACHE_TAG).write_bytes(TAG_CONTENT)
+        status = measure(plan, record, options, cache)
+    except (UsageError, OSError) as error:
+        print(f"gpu_suite.sh: {error}", file=sys.stderr)
+        return 2
+    if status == 0 and cache == own_cache:
+        shutil.rmtree(cache)
+    return status
+
+
+def open_record(plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
+    """A new one, or with --continue the one that is there. `UsageError` if one is in the way or cannot be continued."""
+    about = {
         "kind": "gpu_suite",
         "geometry": options.geometry,
         "size": options.size,
         "precision": options.precision,
+        "options": {
+            name: getattr(options, name) for name in ("models", "batch_size", "repeats", "peers", "memory_limit")
+        },
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": describe_code(),
-        "parts": {},
     }
-    host = describe_host()
+    code = describe_source([ROOT / name for name in ("anatobench", "torch_ref", "jax_impl", "benchmarks")])
+    if options.out.exists() and not options.fresh:
+        if not options.go_on:
+            raise UsageError(f"{options.out} is there: --continue adds what is missing in it, --fresh begins anew")
+        return continued_record(options.out, plan, about, code)
+    return new_record(plan, about, code)
+
+
+def measure(plan: Plan, record: dict[str, Any], options: argparse.Namespace, cache: Path) -> int:
+    """Run the plan and write the record after every step of it; the exit status."""
+    start, before = time.monotonic(), record["seconds"]
+    host, gpu_before = describe_host(), gpu_use()
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    disturbed = [*busy_before(host), *disturbances({"cores": host["cores"], "gpu_before": gpu_before})]
+    disturbed = list(dict.fromkeys([*(record.get("machine") or {}).get("busy_before", []), *disturbed]))
+    for warning in disturbed:
+        print(f"warning: {warning}", file=sys.stderr)
+    stopped = None
     with watched_gpu() as gpu:
-        for name, outcome in run_parts(parts, 60 * options.minutes):
-            record["parts"][name] = outcome
-            record["seconds"] = round(time.monotonic() - start, 1)
-            record["machine"] = {**host, "load_1m_after": os.getloadavg()[0], "gpu": gpu.to_json()}
+        _refuse_other_machine(record, host, gpu.to_json(), options.out)
+
+        def save() -> None:
+            record["seconds"] = round(before + time.monotonic() - start, 1)
+            used = {"load_1m_after": os.getloadavg()[0], "gpu_before": gpu_before, "gpu": gpu.to_json()}
+            record["machine"] = {**host, "busy_before": disturbed, **used}
+            record["warnings"] = [*disturbed, *_warnings_of_parts(record)]
             write_atomically(options.out, json.dumps(record, indent=1).encode() + b"\n")
-            print(f"{name}: {outcome['status']} after {record['seconds']:.0f} s", file=sys.stderr)
-    print(table(record["parts"]))
-    print(f"{options.out}: {record['seconds']:.0f} s in all")
-    return 0 if any(part["status"] == "done" for part in record["parts"].values()) else 1
+
+        def cached(key: str) -> bool:
+            model, _, name = key.partition(" ")
+            arms = {arm.name: arm for m in plan.measurements if m.model == model for arm in m.arms}
+            return arm_cache(cache / model, arms[name]).state == FILLED
+
+        save()
+        try:
+            with interrupted_by_signals():
+                run_plan(plan, record, 60 * options.minutes, options.jobs, cached, save)
+        except KeyboardInterrupt as interruption:
+            stopped = str(interruption)
+        save()
+    for warning in record["warnings"][len(disturbed) :]:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(table(record))
+    missing = [name for name, part in record["parts"].items() if part["status"] != DONE]
+    said = f"not done: {', '.join(missing)}; --continue takes them up" if missing else "every part is done"
+    print(f"{options.out}: {record['seconds']:.0f} s in all; {said}{f'; {stopped}' if stopped else ''}")
+    return 130 if stopped is not None else 1 if missing else 0
+
+
+def _refuse_other_machine(record: dict[str, Any], host: dict[str, Any], gpu: dict[str, Any] | None, out: Path) -> None:
+    machine = record.get("machine")
+    if machine is None:
+        return
+    there = machine["cpu"], (machine["gpu"] or {}).get("name")
+    here = host["cpu"], (gpu or {}).get("name")
+    if there != here:
+        raise UsageError(f"{out}: it is of another machine ({there}, here {here}): name another --out")
+
+
+def _warnings_of_parts(record: dict[str, Any]) -> list[str]:
+    found = []
+    for name, part in record["parts"].items():
+        records = part["record"] if isinstance(part["record"], list) else [part["record"]]
+        found += [f"{name}: {warning}" for one in records if one for warning in one.get("warnings") or []]
+    return found
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ LAYOUTS = {
         key_value_strides=(4, 2, 1, 1),
     ),
 }
+HAS_DROPOUT = True
+"""Whether a training step draws dropout or stochastic depth (`Recipe.dropout`)."""
 STOCHASTIC_DEPTH = 0.2
 """Of the last block, growing linearly from 0 at the first: torchvision's value for MViT-v2-S."""
 

@@ -23,5 +23,7 @@ LAYOUTS = {
     # the anatomy. A coarser one leaves a kidney or spleen no cell of its own, and supervision nothing to say.
     "tiny": Layout(width=12, blocks=1, strides=(1, 2, 1, 1)),
 }
+HAS_DROPOUT = False
+"""Whether a training step draws dropout or stochastic depth (`Recipe.dropout`)."""
 STEM_STRIDE = 2
 """On all axes, and the side of the stem's kernel: Table 7."""

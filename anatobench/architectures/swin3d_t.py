@@ -28,5 +28,7 @@ LAYOUTS = {
     # window in depth and is padded in plane, the abdomen's of 10x22x24 is padded on all axes and merges an odd 11.
     "tiny": Layout((4, 2, 2), channels=16, depths=(2, 2, 2), heads=(1, 2, 4), window=(8, 5, 5)),
 }
+HAS_DROPOUT = True
+"""Whether a training step draws dropout or stochastic depth (`Recipe.dropout`)."""
 STOCHASTIC_DEPTH = 0.1
 """Of the last block, growing linearly from 0 at the first: torchvision's value for Swin3D-T."""

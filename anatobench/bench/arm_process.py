@@ -23,14 +23,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from anatobench.array_files import safetensors_bytes
+from anatobench.bench.arms import MEMORY_WORDS
 from anatobench.bench.random_batch import read_batch
 from anatobench.engine import SEGMENTATION_HEAD, Arrays, Batch, Instruments, ModelSpec, PendingMetrics, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.host_memory import host_memory
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
-
-MEMORY_WORDS = ("out of memory", "OutOfMemory", "RESOURCE_EXHAUSTED", "allocate memory", "MemoryError", "bad_alloc")
 
 
 class Model(Protocol):

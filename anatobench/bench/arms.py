@@ -19,6 +19,8 @@ from anatobench.errors import AnatoBenchError
 # Several processes share a GPU: XLA must not take most of its memory at its start, and may take all of it in the end.
 XLA_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
 SECONDS_TO_END = 10.0
+MEMORY_WORDS = ("out of memory", "OutOfMemory", "RESOURCE_EXHAUSTED", "allocate memory", "MemoryError", "bad_alloc")
+"""What the message of a failure says where memory was what was missing."""
 WITHOUT_HEAD = " without head"
 """Ends the name of an arm that has no segmentation head."""
 
@@ -40,13 +42,24 @@ class Arm:
         peer = "" if self.peer is None else f"{self.peer.stem.removeprefix('step_')}:{self.variant}"
         return (self.framework or peer) + ("" if self.segmentation else WITHOUT_HEAD)
 
+    @property
+    def peer_name(self) -> str | None:
+        """File and variant of a peer, without its folder."""
+        return None if self.peer is None else f"{self.peer.name}:{self.variant}"
+
 
 class ArmError(AnatoBenchError):
     """An arm answered with an error, died, or took too long."""
 
-    def __init__(self, message: str, out_of_memory: bool = False, died: bool = False) -> None:
+    def __init__(
+        self, message: str, out_of_memory: bool = False, died: bool = False, out_of_time: bool = False
+    ) -> None:
         super().__init__(message)
-        self.out_of_memory, self.died = out_of_memory, died
+        self.out_of_memory, self.died, self.out_of_time = out_of_memory, died, out_of_time
+
+    def to_json(self) -> dict[str, Any]:
+        """As records hold it."""
+        return {"error": str(self), "out_of_memory": self.out_of_memory}
 
 
 class ArmProcess:
@@ -102,7 +115,7 @@ class ArmProcess:
             left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
             if not select.select([self._process.stdout], [], [], left)[0]:
                 self._process.kill()
-                raise ArmError("stopped: it was not ready when the time was up")
+                raise ArmError("stopped: it was not ready when the time was up", out_of_time=True)
             content = os.read(self._process.stdout.fileno(), 1 << 16)
             if not content:
                 raise self._died()

@@ -7,6 +7,7 @@ rest of the way where the line was wrong.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from anatobench.bench.arm_cache import arm_cache
 from anatobench.bench.arms import Arm, ArmError, ArmProcess
 from anatobench.bench.gpu_watch import watched_gpu
 from anatobench.bench.host import describe_code, describe_host
+from anatobench.bench.quiet import OtherWork, disturbances, gpu_use
 from anatobench.bench.random_batch import random_batch, write_batch
 from anatobench.bench.step import build_request
 from anatobench.engine import ModelSpec
@@ -56,9 +59,13 @@ class MemoryBenchmark:
     """Bytes. On a CPU the process gets no more; on a GPU a larger peak counts as not fitting."""
     margin: float = 0.1
     """Share of the limit that `recommended_batch` leaves free."""
+    first: int = 1
+    """The batch to try first."""
     at_most: int = 4096
     seconds: float | None = None
-    """Begin no further probe after so long."""
+    """End after so long with the probes that were done; one that was under way counts for nothing."""
+    cache: Path | None = None
+    """Below it every arm keeps its compiled programs; None: wherever the environment says."""
 
 
 def bench_memory(asked: MemoryBenchmark, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
@@ -66,25 +73,31 @@ def bench_memory(asked: MemoryBenchmark, progress: Callable[[str], None] = lambd
 
     `AnatoBenchError` if not even one case fits, or if a probe fails for another reason.
     """
-    started, host = datetime.now(UTC), describe_host()
+    started, host, gpu_before, others = datetime.now(UTC), describe_host(), gpu_use(), OtherWork()
+    until = None if asked.seconds is None else time.monotonic() + asked.seconds
     told: dict[str, Any] = {}
 
-    def probe(batch_size: int) -> Probe:
-        found = _probe(asked, batch_size, told)
+    def probe(batch_size: int) -> Probe | None:
+        found = _probe(asked, batch_size, told, until)
+        if found is None:
+            return None
         progress(f"batch {batch_size} {'fits' if found.fits else 'does not fit'}")
         return found
 
     with watched_gpu() as gpu:
         try:
-            until = None if asked.seconds is None else time.monotonic() + asked.seconds
-            probes = search(probe, asked.at_most, until)
+            probes = search(probe, asked.at_most, until, asked.first)
         except ArmError as error:
             raise AnatoBenchError(f"{asked.arm.name}: {error}") from None
     fitting = [p for p in probes if p.fits]
     if not fitting:
-        raise AnatoBenchError(f"{asked.arm.name}: not even one case fits: {probes[0].error}")
+        smallest = min(probes, key=lambda p: p.batch_size, default=None)
+        if smallest is None or smallest.batch_size > 1:
+            raise AnatoBenchError(f"{asked.arm.name}: no batch that fits was found in {asked.seconds:.0f} s")
+        raise AnatoBenchError(f"{asked.arm.name}: not even one case fits: {smallest.error}")
     fixed, per_case = straight_line(fitting)
     largest = max(p.batch_size for p in fitting)
+    machine = {**host, "other_cores": others.cores(), "gpu_before": gpu_before, "gpu": gpu.to_json()}
     return {
         "kind": "memory",
         "name": asked.arm.name,
@@ -107,22 +120,28 @@ def bench_memory(asked: MemoryBenchmark, progress: Callable[[str], None] = lambd
         "probes": [asdict(p) for p in probes],
         "device": told["device"],
         "versions": told["versions"],
-        "machine": {**host, "gpu": gpu.to_json()},
+        "warnings": list(disturbances(machine)),
+        "machine": machine,
         "code": describe_code(),
         "started": started.isoformat(timespec="seconds"),
     }
 
 
-def search(probe: Callable[[int], Probe], at_most: int, until: float | None = None) -> list[Probe]:
+def search(
+    probe: Callable[[int], Probe | None], at_most: int, until: float | None = None, first: int = 1
+) -> list[Probe]:
     """Probes in the order they were taken; the last fitting and the first not fitting lie within `RESOLUTION`, unless
-    the time (of `time.monotonic`) was up before."""
+    the time (of `time.monotonic`) was up before. A `probe` that answers None ran out of time and is the last."""
     probes: list[Probe] = []
     good, bad = 0, at_most + 1
     while bad - good > max(1, int(RESOLUTION * good)):
         if probes and until is not None and time.monotonic() > until:
             break
-        batch_size = _next(probes, good, bad)
-        probes.append(probe(batch_size))
+        batch_size = _next(probes, good, bad) if probes else min(first, at_most)
+        found = probe(batch_size)
+        if found is None:
+            break
+        probes.append(found)
         if probes[-1].fits:
             good = batch_size
         else:
@@ -132,8 +151,8 @@ def search(probe: Callable[[int], Probe], at_most: int, until: float | None = No
 
 def _next(probes: Sequence[Probe], good: int, bad: int) -> int:
     fitting = [p for p in probes if p.fits]
-    if good < 2 and not any(not p.fits for p in probes):
-        return good + 1  # two points make a line
+    if len(probes) == len(fitting) == 1:
+        return min(2 * good, bad - 1)  # two points make a line
     if not probes[-1].fits:
         return (good + bad) // 2
     fixed, per_case = straight_line(fitting)
@@ -163,15 +182,20 @@ def recommended(fitting: Sequence[Probe], margin: float) -> int:
     return max(1, min(largest, int(((1 - margin) * limit - fixed) / per_case)))
 
 
-def _probe(asked: MemoryBenchmark, batch_size: int, told: dict[str, Any]) -> Probe:
-    """In a process of its own. `ArmError` if it fails for another reason than memory."""
-    limit = asked.limit
+def _probe(asked: MemoryBenchmark, batch_size: int, told: dict[str, Any], until: float | None) -> Probe | None:
+    """In a process of its own; None if the time is up. `ArmError` if it fails for another reason than memory."""
+    limit, environment = asked.limit, {**os.environ, **arm_cache(asked.cache, asked.arm).environment}
     with tempfile.TemporaryDirectory(prefix="anatobench-bench-") as name:
         folder = Path(name)
         write_batch(random_batch(asked.spec, batch_size, asked.recipe.seed), folder)
         request = build_request(asked.arm, asked.spec, replace(asked.recipe, batch_size=batch_size), folder)
-        with ArmProcess(asked.arm, folder, 0) as process:
-            described = process.ask("describe", **request)
+        with ArmProcess(asked.arm, folder, 0, environment) as process:
+            try:
+                described = process.ask("describe", until, **request)
+            except ArmError as error:
+                if error.out_of_time:
+                    return None
+                raise
             on_cpu = described["device"]["kind"] == "cpu"
             held = described["held_bytes"] if on_cpu else 0
             if on_cpu:
@@ -179,9 +203,11 @@ def _probe(asked: MemoryBenchmark, batch_size: int, told: dict[str, Any]) -> Pro
             try:
                 if on_cpu:
                     process.ask("limit_memory", bytes=limit)
-                process.ask("prepare", warm_up=1)
-                finished = process.ask("finish")
+                process.ask("prepare", until, warm_up=1)
+                finished = process.ask("finish", until)
             except ArmError as error:
+                if error.out_of_time:
+                    return None
                 if error.out_of_memory or (on_cpu and error.died):
                     return Probe(batch_size, False, None, limit, str(error))
                 raise

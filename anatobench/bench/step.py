@@ -20,12 +20,15 @@ from typing import Any
 
 import numpy as np
 
+from anatobench.architectures import has_dropout
+from anatobench.bench.arm_cache import ArmCache, arm_cache
 from anatobench.bench.arms import Arm, ArmError, ArmProcess
 from anatobench.bench.flops import count
 from anatobench.bench.gpu_watch import watched_gpu
 from anatobench.bench.host import describe_code, describe_host
 from anatobench.bench.intervals import median_interval, paired_ratio
 from anatobench.bench.peaks import peak_flops
+from anatobench.bench.quiet import OtherWork, disturbances, gpu_use
 from anatobench.bench.random_batch import random_batch, write_batch
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError
@@ -34,6 +37,7 @@ from anatobench.recipes import Recipe
 SHARE_FOR_PREPARING = 0.7
 """Of a limited time: what is not compiled by then is left out."""
 FEWEST_ROUNDS = 2
+DIFFERENT_LOSSES = "the arms' first losses differ: they did not do the same work"
 LOSS_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
 """How far first losses may lie apart, relatively, that started from the same weights and bytes."""
 
@@ -54,6 +58,8 @@ class StepBenchmark:
     """End after about so long, with the rounds that were done; None: as long as it takes."""
     prepare_together: bool = False
     """Let all arms compile at the same time: sooner, but compilation times then disturb each other."""
+    cache: Path | None = None
+    """Below it every arm keeps its compiled programs; None: wherever the environment says."""
 
     @property
     def settling_steps(self) -> int:
@@ -67,6 +73,7 @@ class _Contestant:
 
     arm: Arm
     process: ArmProcess
+    cache: ArmCache
     told: dict[str, Any]
     seconds: list[float]
 
@@ -80,15 +87,16 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
     started, clock = datetime.now(UTC), time.monotonic()
     deadline = None if asked.seconds is None else clock + asked.seconds
     failed: dict[str, ArmError] = {}
-    host = describe_host()
+    host, gpu_before, others = describe_host(), gpu_use(), OtherWork()
     with tempfile.TemporaryDirectory(prefix="anatobench-bench-") as name, ExitStack() as processes:
         folder = Path(name)
         batch = random_batch(asked.spec, asked.recipe.batch_size, asked.recipe.seed)
         write_batch(batch, folder)
-        contestants = [
-            _Contestant(arm, processes.enter_context(ArmProcess(arm, folder, number)), {}, [])
-            for number, arm in enumerate(asked.arms)
-        ]
+        contestants = []
+        for number, arm in enumerate(asked.arms):
+            cache = arm_cache(asked.cache, arm)
+            process = ArmProcess(arm, folder, number, {**os.environ, **cache.environment})
+            contestants.append(_Contestant(arm, processes.enter_context(process), cache, {}, []))
         preparing = _Turns(contestants, failed, None if deadline is None else _part(clock, deadline))
         _prepare(preparing, asked, folder, progress)
         with watched_gpu() as gpu:
@@ -106,9 +114,18 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
         precision, rate = contestant.told["precision"], contestant.told["matrix_product_flops"]
         ceilings[precision] = max(rate, ceilings.get(precision, 0.0))
     arms = [_arm_record(c, asked, ceilings) for c in left]
+    same_first_loss = _same_first_loss(left, asked)
+    machine = {
+        **host,
+        "load_1m_after": os.getloadavg()[0],
+        "other_cores": others.cores(),
+        "gpu_before": gpu_before,
+        "gpu": gpu.to_json(),
+    }
     return {
         "kind": "step",
         **arms[0],  # the figures of the first arm stand at the top, too
+        "passed": not failed,
         "model": asked.spec.model,
         "size": asked.spec.size,
         "geometry": asked.spec.task.anatomy,
@@ -116,19 +133,20 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
         "batch_size": asked.recipe.batch_size,
         "repeats": len(left[0].seconds),
         "batch_digest": digest,
-        "same_first_loss": _same_first_loss(left, asked),
+        "same_first_loss": same_first_loss,
         "arms": arms,
         "ratios": list(_ratios(left)),
-        "failed": {name: {"error": str(e), "out_of_memory": e.out_of_memory} for name, e in failed.items()},
+        "failed": {name: error.to_json() for name, error in failed.items()},
+        "warnings": [*disturbances(machine), *([DIFFERENT_LOSSES] if same_first_loss is False else [])],
         "protocol": {
             "steps_per_turn": asked.steps_per_turn,
             "settling_steps": asked.settling_steps,
             "warm_up": asked.warm_up,
             "prepared_together": asked.prepare_together,
-            "compilation_cache": bool(os.environ.get("JAX_COMPILATION_CACHE_DIR")),
+            "compilation_cache": bool(asked.cache or os.environ.get("JAX_COMPILATION_CACHE_DIR")),
             "seconds": round(time.monotonic() - clock, 1),
         },
-        "machine": {**host, "load_1m_after": os.getloadavg()[0], "gpu": gpu.to_json()},
+        "machine": machine,
         "code": describe_code(),
         "started": started.isoformat(timespec="seconds"),
     }
@@ -228,12 +246,12 @@ def _arm_record(contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping
     seconds, batch_size = np.array(contestant.seconds), asked.recipe.batch_size
     median = float(np.median(seconds))
     flops = count(replace(asked.spec, segmentation=arm.segmentation)).training * batch_size
-    peak = peak_flops(told["device"]["name"], told["precision"])
-    ceiling = peak or ceilings[told["precision"]]
+    peak, measured = peak_flops(told["device"]["name"], told["precision"]), ceilings[told["precision"]]
+    ceiling = peak or measured
     return {
         "name": arm.name,
         "framework": arm.framework,
-        "peer": None if arm.peer is None else f"{arm.peer.name}:{arm.variant}",
+        "peer": arm.peer_name,
         "segmentation": arm.segmentation,
         "precision": told["precision"],
         "median_s": median,
@@ -244,6 +262,9 @@ def _arm_record(contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping
         "mfu": flops / median / ceiling,
         "mfu_of": "data sheet" if peak else "measured matrix product",
         "ceiling_flops": ceiling,
+        "mfu_data_sheet": flops / median / peak if peak else None,
+        "mfu_measured": flops / median / measured,
+        "compile_cache": contestant.cache.state,
         **{key: told[key] for key in _TOLD},
     }
 
@@ -271,7 +292,7 @@ def _same_first_loss(contestants: Sequence[_Contestant], asked: StepBenchmark) -
     None where nothing can be compared: one arm, or a model that draws dropout at random.
     """
     losses = [c.told["first_loss"] for c in contestants if c.arm.segmentation == contestants[0].arm.segmentation]
-    if len(losses) < 2 or asked.spec.model != "r3d_18":
+    if len(losses) < 2 or (asked.recipe.dropout and has_dropout(asked.spec.model)):
         return None
     tolerance = max(LOSS_TOLERANCE[c.told["precision"]] for c in contestants)
     return bool(max(losses) - min(losses) <= tolerance * max(map(abs, losses)))

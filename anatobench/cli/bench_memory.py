@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from anatobench.cli.bench_step import add_model_arguments, peer, task_and_recipe
+from anatobench.cli.bench_step import add_cache_argument, add_model_arguments, peer, task_and_recipe
 from anatobench.errors import UsageError
 from anatobench.recipes import FRAMEWORKS
 
@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--margin", type=float, default=0.1, help="share to leave free (default: %(default)s)")
     parser.add_argument("--at-most", type=int, default=4096, help="largest batch to try (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, help="begin no further probe after so long")
+    parser.add_argument("--first-batch", type=int, default=1, help="the batch to try first (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, help="end after so long, with what is known by then")
+    add_cache_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
 
 
@@ -44,8 +46,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.bench.memory import MemoryBenchmark, bench_memory
     from anatobench.engine import ModelSpec
 
-    if not 0 <= args.margin < 1 or args.at_most < 1 or (args.limit is not None and args.limit <= 0):
-        raise UsageError("--margin must be at least 0 and below 1, --at-most at least 1, --limit more than 0")
+    if not 0 <= args.margin < 1 or min(args.at_most, args.first_batch) < 1:
+        raise UsageError("--margin must be at least 0 and below 1, --at-most and --first-batch at least 1")
+    if any(given is not None and given <= 0 for given in (args.limit, args.seconds)):
+        raise UsageError("--limit and --seconds must be more than 0")
     path, variants = args.peer or (Path(), ("",))
     if len(variants) != 1:
         raise UsageError("--peer: one variant at a time")
@@ -57,7 +61,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         recipe=recipe,
         limit=None if args.limit is None else int(args.limit * 2**30),
         margin=args.margin,
+        first=args.first_batch,
         at_most=args.at_most,
+        cache=args.cache,
         seconds=args.seconds,
     )
     with tqdm(desc="bench memory", unit="probe", file=sys.stderr, leave=False, disable=None) as bar:
@@ -76,8 +82,11 @@ def print_memory(record: dict[str, Any]) -> None:
     limit = "unknown" if record["limit_bytes"] is None else f"{record['limit_bytes'] / 2**30:.2f} GiB"
     print(
         f"{record['name']} {record['model']} ({record['size']}, {record['geometry']}, {record['precision']}): batch "
-        f"{record['largest_batch']} fits into {limit}, {record['smallest_not_fitting'] or 'nothing tried'} does not; "
+        f"{record['largest_batch']} fits into {limit}, {record['smallest_not_fitting'] or 'no larger one tried'} does "
+        f"not; "
         f"{record['bytes_per_case'] / 2**20:.1f} MiB per case; with {100 * record['margin']:.0f} % to spare "
         f"{record['recommended_batch']}; on {record['device']['name']}",
         file=sys.stderr,
     )
+    for warning in record["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)

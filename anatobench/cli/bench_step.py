@@ -5,6 +5,7 @@
   anatobench bench step --framework torch --peer benchmarks/peers/step_torchvision.py:eager,compile ...
 
 Several arms (frameworks, peers) run in processes of their own and take turns; ratios come with a 95 % interval.
+An arm that fails does not stop the others: the record names it, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prepare-together", action="store_true", help="compile all arms at once: sooner, less exact compile times"
     )
+    parser.add_argument(
+        "--compile-only", action="store_true", help="one arm after the other: compile, tell how long it took, no more"
+    )
+    add_cache_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
+
+
+def add_cache_argument(parser: argparse.ArgumentParser) -> None:
+    """What `bench step` and `bench memory` share."""
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR",
+        help="each arm keeps its compiled programs in a folder of its own below it, and the record says whether there "
+        "were any (default: wherever the environment says)",
+    )  # fmt: skip
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +87,7 @@ def task_and_recipe(args: argparse.Namespace) -> tuple[Task, Recipe]:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure; the record."""
+    from anatobench.bench.compilation import bench_compilation
     from anatobench.bench.step import StepBenchmark, bench_step
     from anatobench.engine import ModelSpec
 
@@ -91,15 +106,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         steps_per_turn=args.steps_per_turn,
         seconds=args.seconds,
         prepare_together=args.prepare_together,
+        cache=args.cache,
     )
+    measure, show = (bench_compilation, print_compilation) if args.compile_only else (bench_step, print_step)
     with tqdm(total=args.repeats + 2, desc="bench step", file=sys.stderr, leave=False, disable=None) as bar:
 
         def progress(what: str) -> None:
             bar.set_postfix_str(what)
             bar.update()
 
-        record = bench_step(asked, progress)
-    print_step(record)
+        record = measure(asked, progress)
+    show(record)
     return record
 
 
@@ -113,18 +130,44 @@ def print_step(record: dict[str, Any]) -> None:
         memory = f"{arm['peak_memory_bytes'] / 2**30:.2f} GiB ({arm['peak_memory_of']})"
         print(
             f"{arm['name']:{width}}  {arm['precision']}  {arm['median_s']:.4f} s [{low:.4f}, {high:.4f}]  "
-            f"{arm['samples_per_s']:.2f} cases/s  {100 * arm['mfu']:.1f} % of the {arm['mfu_of']}  "
-            f"{memory}  first step {arm['compile_s']:.1f} s",
+            f"{arm['samples_per_s']:.2f} cases/s  {utilisation(arm)}  {memory}  {first_step(arm)}",
             file=sys.stderr,
         )
     for ratio in record["ratios"]:
         low, high = ratio["ci95"]
         times = f"{ratio['ratio']:.3f} [{low:.3f}, {high:.3f}]"
         print(f"{ratio['of']} takes {times} times as long as {ratio['to']}", file=sys.stderr)
+    for warning in record["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    print_failed(record)
+
+
+def print_compilation(record: dict[str, Any]) -> None:
+    """For a person, on stderr."""
+    width = max((len(arm["name"]) for arm in record["arms"]), default=0)
+    for arm in record["arms"]:
+        print(f"{arm['name']:{width}}  {first_step(arm)}", file=sys.stderr)
+    print_failed(record)
+
+
+def print_failed(record: dict[str, Any]) -> None:
+    """Which arms there are no figures of, and why."""
     for name, failure in record["failed"].items():
         print(f"{name} failed: {failure['error']}", file=sys.stderr)
-    if record["same_first_loss"] is False:
-        print("the arms' first losses differ: they did not do the same work", file=sys.stderr)
+
+
+def utilisation(arm: Mapping[str, Any]) -> str:
+    """Of the data sheet's peak, where it is known, and of the fastest matrix product that was measured."""
+    measured = f"{100 * arm['mfu_measured']:.1f} % of a measured product"
+    if arm["mfu_data_sheet"] is None:
+        return measured
+    return f"MFU {100 * arm['mfu_data_sheet']:.1f} % of the data sheet, {measured}"
+
+
+def first_step(arm: Mapping[str, Any]) -> str:
+    """How long it took, and whether anything compiled lay there before, where that is known."""
+    cache = {"empty": " (nothing cached)", "filled": " (with a filled cache)"}.get(arm["compile_cache"], "")
+    return f"first step {arm['compile_s']:.1f} s{cache}"
 
 
 def _arms(args: argparse.Namespace) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from anatobench import __version__
 from anatobench.bench.arms import WITHOUT_HEAD
@@ -79,7 +79,7 @@ def _step(record: Record) -> str:
     plots = (
         _step_times(arms),
         ratios(_step_ratios(record), "ratio of step times, log scale"),
-        _utilisation(arms),
+        *_utilisation(arms),
         _memory(arms),
     )
     return _heading(record) + pictures([plot for plot in plots if plot], PANEL_REM)
@@ -105,10 +105,18 @@ def _step_times(arms: Sequence[Record]) -> str:
     return bars(entries, "time of a step", "seconds")
 
 
-def _utilisation(arms: Sequence[Record]) -> str:
-    entries = [Bar(arm_name(arm), 100 * arm["mfu"], None, colour_of(arm)) for arm in arms if arm.get("mfu")]
-    peaks = {str(arm["mfu_of"]) for arm in arms if arm.get("mfu") and arm.get("mfu_of")}
-    return bars(entries, "model FLOP utilisation", f"% of the {' or '.join(sorted(peaks))}" if peaks else "% of peak")
+def _utilisation(arms: Sequence[Record]) -> Iterator[str]:
+    """Of the data sheet's peak and of a measured matrix product, where the record has them, else of what it names."""
+    yield _shares(arms, "mfu_data_sheet", "% of the data sheet")
+    yield _shares(arms, "mfu_measured", "% of a measured matrix product")
+    old = [arm for arm in arms if not any(arm.get(name) for name in ("mfu_data_sheet", "mfu_measured"))]
+    peaks = {str(arm["mfu_of"]) for arm in old if arm.get("mfu") and arm.get("mfu_of")}
+    yield _shares(old, "mfu", f"% of the {' or '.join(sorted(peaks))}" if peaks else "% of peak")
+
+
+def _shares(arms: Sequence[Record], name: str, unit: str) -> str:
+    entries = [Bar(arm_name(arm), 100 * arm[name], None, colour_of(arm)) for arm in arms if arm.get(name)]
+    return bars(entries, "model FLOP utilisation", unit)
 
 
 def _memory(arms: Sequence[Record]) -> str:

@@ -58,28 +58,77 @@ class StockModel(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.kind = spec.model
-        self.backbone = _stock_backbone(spec)
+        # The tiny sizes exist in this suite alone: torchvision's classes with the suite's numbers.
+        self.backbone: Any = build_backbone(spec) if spec.size == "tiny" else self.stock_backbone(spec)
         self.segmentation_head: nn.Module | None = None
         if spec.segmentation:
-            self.segmentation_head = nn.Conv3d(_channels(self.backbone), spec.task.segmentation_classes, kernel_size=1)
+            channels = self.classifier().in_features
+            self.segmentation_head = nn.Conv3d(channels, spec.task.segmentation_classes, kernel_size=1)
+
+    @staticmethod
+    def stock_backbone(spec: ModelSpec) -> nn.Module:
+        """torchvision's builder with Table 7's changes."""
+        raise NotImplementedError
+
+    def features(self, x: Tensor) -> Tensor:
+        """What torchvision's `forward` computes up to its pooling, [B, C, d, h, w]."""
+        raise NotImplementedError
+
+    def classifier(self) -> nn.Linear:
+        """The last linear layer, from F's channels to the logits. (MViT's lies behind dropout, which `head` draws.)"""
+        return [module for module in self.backbone.modules() if isinstance(module, nn.Linear)][-1]
+
+    def logits(self, pooled: Tensor) -> Tensor:
+        """[B, C] to [B, logits], as torchvision's `forward` ends."""
+        return self.backbone.head(pooled)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         features = self.features(x)
-        classifier = self.backbone.fc if self.kind == "r3d_18" else self.backbone.head
-        logits = classifier(features.mean((2, 3, 4)))
+        logits = self.logits(features.mean((2, 3, 4)))
         if self.segmentation_head is None:
             return logits, None
         coarse = self.segmentation_head(features)
         return logits, nn.functional.interpolate(coarse, size=x.shape[2:], mode="trilinear", align_corners=False)
 
+
+class StockResNet(StockModel):
+    """`torchvision.models.video.r3d_18`."""
+
+    @staticmethod
+    def stock_backbone(spec: ModelSpec) -> nn.Module:
+        model = r3d_18(num_classes=spec.task.logit_count)
+        model.stem[0] = nn.Conv3d(1, 64, kernel_size=2, stride=2, bias=False)
+        return model
+
     def features(self, x: Tensor) -> Tensor:
-        """What torchvision's `forward` computes up to its pooling, [B, C, d, h, w]."""
         model = self.backbone
-        if self.kind == "r3d_18":
-            return model.layer4(model.layer3(model.layer2(model.layer1(model.stem(x)))))
-        if self.kind == "swin3d_t":
-            return model.norm(model.features(model.pos_drop(model.patch_embed(x)))).permute(0, 4, 1, 2, 3)
+        return model.layer4(model.layer3(model.layer2(model.layer1(model.stem(x)))))
+
+    def logits(self, pooled: Tensor) -> Tensor:
+        return self.backbone.fc(pooled)
+
+
+class StockSwin(StockModel):
+    """`torchvision.models.video.swin3d_t`."""
+
+    @staticmethod
+    def stock_backbone(spec: ModelSpec) -> nn.Module:
+        return swin3d_t(num_classes=spec.task.logit_count, patch_embed=_one_channel_patches)
+
+    def features(self, x: Tensor) -> Tensor:
+        model = self.backbone
+        return model.norm(model.features(model.pos_drop(model.patch_embed(x)))).permute(0, 4, 1, 2, 3)
+
+
+class StockMViT(StockModel):
+    """`torchvision.models.video.MViT` with `mvit_v2_s`'s blocks."""
+
+    @staticmethod
+    def stock_backbone(spec: ModelSpec) -> nn.Module:
+        return _mvit(spec, spec.task.logit_count)
+
+    def features(self, x: Tensor) -> Tensor:
+        model = self.backbone
         x = model.conv_proj(x)
         grid = (x.shape[2], x.shape[3], x.shape[4])
         x = model.pos_encoding(x.flatten(2).transpose(1, 2))
@@ -88,19 +137,11 @@ class StockModel(nn.Module):
         return model.norm(x)[:, 1:].transpose(1, 2).unflatten(2, grid)
 
 
-def _stock_backbone(spec: ModelSpec) -> nn.Module:
-    """torchvision's builder with Table 7's changes. The tiny sizes exist in this suite alone: torchvision's classes
-    with the suite's numbers."""
-    classes = spec.task.logit_count
-    if spec.size == "tiny":
-        return build_backbone(spec)  # type: ignore[return-value]
-    if spec.model == "r3d_18":
-        model = r3d_18(num_classes=classes)
-        model.stem[0] = nn.Conv3d(1, 64, kernel_size=2, stride=2, bias=False)
-        return model
-    if spec.model == "swin3d_t":
-        return swin3d_t(num_classes=classes, patch_embed=_one_channel_patches)
-    return _mvit(spec, classes)
+STOCK_MODELS: dict[str, type[StockModel]] = {
+    "r3d_18": StockResNet,
+    "swin3d_t": StockSwin,
+    "mvit_v2_s": StockMViT,
+}
 
 
 def _one_channel_patches(patch_size: list[int], **options: Any) -> PatchEmbed3d:
@@ -141,11 +182,6 @@ def _mvit(spec: ModelSpec, classes: int) -> MViT:
     return model
 
 
-def _channels(backbone: nn.Module) -> int:
-    """Of F: what the classifier, the last linear layer, takes."""
-    return [module for module in backbone.modules() if isinstance(module, nn.Linear)][-1].in_features
-
-
 @dataclass(frozen=True)
 class PendingStep:
     """The figures of a step, still on the device."""
@@ -171,7 +207,7 @@ class StockStep:
         self._spec, self._variant = spec, variant
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.seed)
-        self._model = StockModel(spec).to(self._device).train()
+        self._model = STOCK_MODELS[spec.model](spec).to(self._device).train()
         self._optimizer = build_optimizer(self._model.parameters(), recipe)
         self._forward = torch.compile(self._model) if variant.compiled else self._model
 

@@ -4,13 +4,26 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from anatobench.engine import Arrays, Batch, ModelSpec, StepMetrics
 from anatobench.recipes import Recipe
 
-VARIANTS = ("plain", "slow", "prints", "dies", "starved", "changes_batch", "diverges", "hungry", "hangs")
+VARIANTS = (
+    "plain",
+    "slow",
+    "prints",
+    "dies",
+    "starved",
+    "changes_batch",
+    "diverges",
+    "hungry",
+    "hangs",
+    "caches",
+    "hangs_at_two",
+)
 BYTES_PER_CASE = 50_000_000
 SLOW_SECONDS = 0.02
 
@@ -49,7 +62,9 @@ class NumpyStep:
             os.kill(os.getpid(), 9)
         if self.variant == "starved":
             raise MemoryError("no more")
-        if self.variant == "hangs":
+        if self.variant == "caches":
+            (Path(os.environ["ANATOBENCH_COMPILE_CACHE"]) / "program").touch()
+        if self.variant == "hangs" or (self.variant == "hangs_at_two" and batch.size == 2):
             time.sleep(1000)
         if self.variant == "changes_batch":
             batch.volume[:] = 0

@@ -1,6 +1,7 @@
 """The memory benchmark: the search finds the edge, recovers from real exhaustion, and says what else went wrong."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,32 @@ def test_not_even_one_and_no_end_within_reach() -> None:
     probes = search(device(0, 1, 10**9), at_most=50)
     assert max(p.batch_size for p in probes) == 50
     assert all(p.fits for p in probes)
+
+
+def test_the_search_begins_where_it_is_told_and_ends_when_the_time_is_up() -> None:
+    tried = []
+
+    def probe(batch_size: int) -> Probe | None:
+        tried.append(batch_size)
+        return device(500, 1000, 99_500)(batch_size) if len(tried) < 4 else None
+
+    probes = search(probe, at_most=4096, first=10)
+    assert tried[:3] == [10, 20, 99], "two points make a line"
+    assert [p.batch_size for p in probes] == tried[:3]
+    tried.clear()
+    search(probe, at_most=4096, first=200)
+    assert tried[:2] == [200, 100], "too large to begin with"
+    assert search(lambda batch_size: None, at_most=4096) == []
+
+
+def test_a_probe_that_does_not_end_in_time_costs_no_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    start = time.monotonic()
+    assert main([*WORDS, "--peer", f"{PEER}:hangs_at_two", "--seconds", "15", "--limit", "1"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["largest_batch"], found["smallest_not_fitting"]) == (1, None)
+    assert main([*WORDS, "--peer", f"{PEER}:hangs", "--seconds", "5"]) == 1
+    assert "no batch that fits was found in 5 s" in capsys.readouterr().err
+    assert time.monotonic() - start < 60
 
 
 def test_a_margin_leaves_memory_free() -> None:

@@ -61,7 +61,7 @@ def test_full_size_models_are_torchvisions_own_with_the_engines_names(peer: Modu
     task = TASKS["ct_rate"]
     spec = ModelSpec(model, "full", task, task.geometry("full").crop_size)
     with torch.device("meta"):
-        stock = peer.StockModel(spec)
+        stock = peer.STOCK_MODELS[model](spec)
         from torch_ref.models import build_backbone
 
         ours = build_backbone(spec)

@@ -7,6 +7,7 @@ import pytest
 from record_schema import assert_valid
 
 from anatobench.bench.arms import Arm
+from anatobench.bench.compilation import bench_compilation
 from anatobench.bench.memory import MemoryBenchmark, bench_memory
 from anatobench.bench.step import StepBenchmark, bench_step
 from anatobench.engine import ModelSpec
@@ -39,6 +40,10 @@ def test_what_the_commands_write_now() -> None:
     arms = (Arm(None, PEER, "plain"), Arm(None, PEER, "slow"), Arm(None, PEER, "starved"))
     record = bench_step(StepBenchmark(arms, SPEC, Recipe(batch_size=1), rounds=2))
     check(record)
+    assert {"passed", "warnings", "mfu_data_sheet", "mfu_measured", "compile_cache"} <= set(record), (
+        "all are documented"
+    )
+    check(bench_compilation(StepBenchmark(arms, SPEC, Recipe(batch_size=1))))
     check(bench_memory(MemoryBenchmark(Arm(None, PEER, "plain"), SPEC, Recipe(), limit=2**30, at_most=2)))
     del record["arms"][1]["median_s"]
     jsonschema = pytest.importorskip("jsonschema")

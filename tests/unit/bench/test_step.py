@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from anatobench.bench.arms import Arm
+from anatobench.bench.compilation import bench_compilation
 from anatobench.bench.flops import count
 from anatobench.bench.random_batch import random_batch, read_batch, write_batch
 from anatobench.bench.step import StepBenchmark, bench_step
@@ -67,6 +68,9 @@ def test_both_frameworks_measure_the_same_work_without_grain_and_orbax(tmp_path:
         assert arm["peak_memory_bytes"] > 1e8
         assert arm["batch_digest"] == digest
     assert found["mfu_of"] == "measured matrix product"
+    assert found["mfu"] == found["mfu_measured"]
+    assert found["mfu_data_sheet"] is None, "a CPU has none"
+    assert found["passed"] is True
     (ratio,) = found["ratios"]
     assert (ratio["of"], ratio["to"]) == ("jax", "torch")
     assert ratio["ci95"][0] <= ratio["ratio"] <= ratio["ci95"][1]
@@ -108,6 +112,102 @@ def test_a_failing_arm_does_not_stop_the_others() -> None:
     assert failed["starved"]["out_of_memory"]
     assert not failed["diverges"]["out_of_memory"]
     assert "the loss of step 1 is nan" in failed["diverges"]["error"]
+
+
+def test_an_arm_that_fails_is_the_commands_failure_but_its_record_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "bench",
+        "step",
+        "--model",
+        "r3d_18",
+        "--geometry",
+        "chest",
+        "--size",
+        "tiny",
+        "--batch-size",
+        "1",
+        "--json",
+    ]
+    assert main([*words, "--repeats", "2", "--peer", f"{PEER}:plain,starved"]) == 1
+    said = capsys.readouterr()
+    record = json.loads(said.out.splitlines()[-1])
+    assert [arm["name"] for arm in record["arms"]] == ["numpy_peer:plain"]
+    assert record["failed"]["numpy_peer:starved"]["out_of_memory"]
+    assert "numpy_peer:starved failed: MemoryError: no more" in said.err
+    assert main([*words, "--repeats", "2", "--peer", f"{PEER}:plain"]) == 0
+
+
+def test_utilisation_is_of_the_data_sheet_and_of_what_was_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from anatobench.bench import step as module
+    from anatobench.cli.bench_step import print_step
+
+    monkeypatch.setattr(module, "peak_flops", lambda device, precision: {"fp32": 4e9}.get(precision))
+    record = measured("plain", "slow")
+    sheet, measured_alone = record["arms"]
+    assert (
+        sheet["mfu"] == sheet["mfu_data_sheet"] == pytest.approx(sheet["mfu_measured"] / 4)
+    )  # the peer's product: 1e9
+    assert sheet["mfu_of"] == "data sheet"
+    assert measured_alone["mfu_data_sheet"] is None, "the slow one's precision is another"
+    assert measured_alone["mfu"] == measured_alone["mfu_measured"]
+    print_step(record)
+    lines = capsys.readouterr().err.splitlines()
+    assert f"MFU {100 * sheet['mfu_data_sheet']:.1f} % of the data sheet, " in lines[1]
+    assert f"{100 * sheet['mfu_measured']:.1f} % of a measured product" in lines[1]
+    assert "data sheet" not in lines[2]
+
+
+def test_first_losses_are_compared_wherever_nothing_is_drawn_at_random() -> None:
+    swin = ModelSpec("swin3d_t", "tiny", TASK, SPEC.crop_size)
+    found = []
+    for spec, dropout in ((SPEC, True), (swin, True), (swin, False)):
+        asked = StepBenchmark(arms("plain", "prints"), spec, Recipe(batch_size=1, dropout=dropout), rounds=2)
+        found.append(bench_step(asked)["same_first_loss"])
+    assert found == [True, None, True], "r3d_18 has no dropout to draw"
+
+
+def test_compile_times_say_whether_anything_was_cached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "bench",
+        "step",
+        "--model",
+        "r3d_18",
+        "--geometry",
+        "chest",
+        "--size",
+        "tiny",
+        "--batch-size",
+        "1",
+        "--json",
+    ]
+    words += ["--cache", str(tmp_path / "cache")]
+    peers = ["--peer", f"{PEER}:plain,caches,starved"]
+    assert main([*words, "--compile-only", *peers]) == 1
+    said = capsys.readouterr()
+    compiled = json.loads(said.out.splitlines()[-1])
+    assert compiled["kind"] == "compile"
+    assert {arm["name"]: arm["compile_cache"] for arm in compiled["arms"]} == {
+        "numpy_peer:plain": "empty", "numpy_peer:caches": "empty",
+    }  # fmt: skip
+    assert compiled["arms"][0]["compile_s"] > 0
+    assert "no more" in compiled["failed"]["numpy_peer:starved"]["error"]
+    assert "(nothing cached)" in said.err
+    assert main([*words, "--repeats", "2", "--peer", f"{PEER}:plain,caches"]) == 0
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [arm["compile_cache"] for arm in record["arms"]] == ["empty", "filled"], "each arm has its own"
+    assert record["protocol"]["compilation_cache"] is True
+    assert measured("plain")["compile_cache"] is None, "whose cache it is nobody knows"
+
+
+def test_only_compiling_ends_in_time() -> None:
+    start = time.monotonic()
+    asked = StepBenchmark(arms("hangs", "plain"), SPEC, Recipe(batch_size=1), seconds=6.0)
+    record = bench_compilation(asked)
+    assert time.monotonic() - start < 40
+    assert "not ready" in record["failed"]["numpy_peer:hangs"]["error"]
+    assert record["passed"] is False
 
 
 def test_an_arm_that_changes_the_batch_is_found_out() -> None:

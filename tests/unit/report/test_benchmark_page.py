@@ -26,7 +26,17 @@ STEP = {
     "batch_size": 10,
     "arms": [
         {**ARM, "mfu": 0.31, "mfu_of": "data sheet", "peak_memory_bytes": 3 * 2**30},
-        {**ARM, "framework": "jax", "median_s": 0.5, "ci95_s": None, "segmentation": False},
+        {
+            **ARM,
+            "framework": "jax",
+            "median_s": 0.5,
+            "ci95_s": None,
+            "segmentation": False,
+            "mfu_measured": 0.4,
+            "mfu_data_sheet": 0.2,
+            "mfu": 0.2,
+            "mfu_of": "data sheet",
+        },
         {**ARM, "peer": "torchvision:compiled", "median_s": 0.125},
     ],
     "ratios": [
@@ -94,6 +104,8 @@ def test_every_figure_is_said_with_its_unit(tmp_path: Path) -> None:
         "JAX, bf16 without head: 0.5",
         "torchvision:compiled, bf16: 0.125",
         "model FLOP utilisation in % of the data sheet. PyTorch, bf16: 31",
+        "model FLOP utilisation in % of the data sheet. JAX, bf16 without head: 20",
+        "model FLOP utilisation in % of a measured matrix product. JAX, bf16 without head: 40",
         "peak memory in GiB. PyTorch, bf16 (device): 3",
         "jax without head / jax: 2 (95 % interval 1.9 to 2.1)",
         "loading in volumes per second. no workers: 100; 2 workers: 100; plain copy",
