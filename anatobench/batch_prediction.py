@@ -1,8 +1,9 @@
 """`predict` over a folder of scans: one record per scan, written as soon as it is known, and a table at the end.
 
 `OUT/results.jsonl` has a line per scan, in order of completion: the figures of `ScanPrediction`, or `error` with
-`reason` and `message`. `OUT/results.csv` is the same as a table. Called again, scans that have figures are left alone
-and those with an error are tried once more.
+`reason` and `message`. `OUT/results.csv` is the same as a table, and `OUT/rejected.csv` says of every file that looks
+like a scan and has no figures why. Called again, scans that have figures are left alone and those with an error are
+tried once more.
 """
 
 from __future__ import annotations
@@ -10,49 +11,77 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from anatobench.array_files import arrays_digest
 from anatobench.atomic_files import write_atomically
+from anatobench.datasets.case import Rejection, rejection_table
 from anatobench.engine import Arrays
 from anatobench.errors import AnatoBenchError, CaseError
 from anatobench.progress import progress_bar
 from anatobench.scan_prediction import ScanInput, ScanPrediction, ScanPredictor, read_scan
 from anatobench.tasks import Task
-from anatobench.volumes.dicom import is_dicom_file
+from anatobench.time_limit import GRACE, reading_seconds, too_slow
+from anatobench.volumes.scan_folder import find_scans
+from anatobench.worker_pool import TimedOut, WorkerDied, run_in_workers
 
 SETTINGS_FILE = "settings.json"
 RESULTS_FILE = "results.jsonl"
 TABLE_FILE = "results.csv"
-SCAN_SUFFIXES = (".nii", ".nii.gz", ".npz")
+REJECTED_FILE = "rejected.csv"
 
 Record = dict[str, Any]
 WriteFiles = Callable[[str, ScanInput, ScanPrediction], Mapping[str, Any]]
 """Writes what belongs beside the figures of the scan of that name; what it says is added to them."""
 
 
-def find_scans(folder: Path) -> list[str]:
-    """Scans at any depth by their path relative to the folder, sorted: files that are named like NIfTI or NPZ, and
-    folders with DICOM files. Hidden names are passed by; `AnatoBenchError` if there is none."""
+@dataclass(frozen=True)
+class _Reading:
+    """Reads a scan in a process of its own, which a damaged file may keep busy or kill: a job of the worker pool."""
+
+    folder: Path
+    task: Task
+    size: str
+    rescale: str
+
+    def __call__(self, name: str) -> ScanInput | Record:
+        try:
+            return read_scan(self.folder / name, self.task, self.size, self.rescale)
+        except CaseError as error:
+            return _failure(error.reason, str(error))
+        except AnatoBenchError as error:
+            return _failure("unreadable", str(error))
+
+    def seconds(self, name: str) -> float:
+        return GRACE * reading_seconds(self.folder / name)
+
+
+def read_scan_apart(scan: Path, task: Task, size: str, rescale: str = "auto") -> ScanInput:
+    """`read_scan` in a process of its own, within its time limit. `CaseError` if the scan cannot be used."""
+    [(_, read)] = _read_ahead([str(scan)], _Reading(Path(), task, size, rescale))
+    if isinstance(read, ScanInput):
+        return read
+    raise CaseError(read["error"]["reason"], read["error"]["message"])
+
+
+def _listed(folder: Path) -> tuple[list[str], dict[str, Record]]:
+    """Scans at any depth by their path relative to the folder, and the records of what looks like a scan but is none
+    that can be read (`find_scans`). `AnatoBenchError` if there is nothing of either."""
     if not folder.is_dir():
         raise AnatoBenchError(f"{folder}: no such folder: give --batch a folder of scans")
-    found = []
-    for root, folders, files in os.walk(folder):
-        visible = [Path(root, name) for name in sorted(files) if not name.startswith(".")]
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if any(_is_dicom(path) for path in visible if not path.name.endswith(SCAN_SUFFIXES)):
-            found.append(Path(root))
-            folders.clear()
-        else:
-            found += [path for path in visible if path.name.endswith(SCAN_SUFFIXES)]
-    if not found:
+    found = find_scans(folder)
+    if not found.scans and not found.passed_over:
         raise AnatoBenchError(f"{folder}: holds no scan: no .nii, .nii.gz or .npz file and no folder of DICOM files")
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    passed_over = {_name(folder, one.path): _failure(one.reason, one.message) for one in found.passed_over}
+    return [_name(folder, path) for path in found.scans], passed_over
+
+
+def _name(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def predict_folder(
@@ -69,15 +98,18 @@ def predict_folder(
     `settings` is everything that the figures depend on: a folder of results that was made with others is refused.
     A scan that cannot be used is recorded and passed by; a disk that refuses is an `AnatoBenchError`.
     """
-    names = find_scans(folder)
+    names, passed_over = _listed(folder)
     done = _begin(out, settings)
     waiting = [name for name in names if name not in done]
     task, size = predictor.spec.task, predictor.spec.size
+    reading = _Reading(folder, task, size, str(settings.get("rescale", "auto")))
     failed = 0
     with (out / RESULTS_FILE).open("a", encoding="utf-8") as results:
         bar = progress_bar(len(names), "predict", "scan", initial=len(names) - len(waiting))
         try:
-            for name, read in _read_ahead(waiting, lambda name: read_scan(folder / name, task, size)):
+            for name, record in passed_over.items():
+                results.write(json.dumps({"scan": name, **record}, allow_nan=False) + "\n")
+            for name, read in _read_ahead(waiting, reading):
                 record = _predicted(predictor, name, read, write_files, organs, attribute)
                 failed += "error" in record
                 results.write(json.dumps({"scan": name, **record}, allow_nan=False) + "\n")
@@ -87,10 +119,12 @@ def predict_folder(
         finally:
             bar.close()
             records = _read_records(out / RESULTS_FILE)
-            write_atomically(out / TABLE_FILE, _table(task, records).encode())
+            write_atomically(out / TABLE_FILE, _table(task, records).encode(errors="backslashreplace"))
+            write_atomically(out / REJECTED_FILE, rejection_table(_rejections(folder, records)))
     return {
         "passed": failed < len(names),
         "scans": len(names),
+        "passed_over": len(passed_over),
         "predicted": len(waiting) - failed,
         "skipped": len(names) - len(waiting),
         "failed": {name: record["error"]["reason"] for name, record in records.items() if "error" in record},
@@ -113,37 +147,45 @@ def batch_settings(predictor: ScanPredictor, weights: Arrays, **options: Any) ->
 def _predicted(
     predictor: ScanPredictor,
     name: str,
-    read: Future[ScanInput],
+    read: ScanInput | Record,
     write_files: WriteFiles,
     organs: bool,
     attribute: Sequence[str],
 ) -> Record:
+    if not isinstance(read, ScanInput):
+        return read
     try:
-        scan = read.result()
-        prediction = predictor.predict(scan, organs, attribute)
+        prediction = predictor.predict(read, organs, attribute)
     except CaseError as error:
         return _failure(error.reason, str(error))
     except AnatoBenchError as error:
         return _failure("not-finite", str(error))
     except Exception as error:  # a reader's bug or a fault nobody thought of costs this scan alone
         return _failure("internal", f"{type(error).__name__}: {error}")
-    return {**prediction.figures, **write_files(name, scan, prediction)}
+    return {**prediction.figures, **write_files(name, read, prediction)}
 
 
 def _failure(reason: str, message: str) -> Record:
     return {"error": {"reason": reason, "message": message}}
 
 
-def _read_ahead(names: Sequence[str], read: Callable[[str], ScanInput]) -> Iterator[tuple[str, Future[ScanInput]]]:
-    """Each scan with its reading, which began while the model was busy with the scan before."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = [reader.submit(read, name) for name in names[:1]]
-        for position, name in enumerate(names):
-            current = coming.pop()
-            current.exception()  # waits
-            if position + 1 < len(names):
-                coming.append(reader.submit(read, names[position + 1]))
-            yield name, current
+def _rejections(folder: Path, records: Mapping[str, Record]) -> list[Rejection]:
+    failed = {name: record["error"] for name, record in records.items() if "error" in record}
+    return [Rejection(name, str(folder / name), e["reason"], e["message"]) for name, e in failed.items()]
+
+
+def _read_ahead(names: Sequence[str], reading: _Reading) -> Iterator[tuple[str, ScanInput | Record]]:
+    """Each scan as it was read, in a process that reads the next one while the model is busy with this one."""
+    with closing(run_in_workers(reading, names, 1, time_limit=reading.seconds)) as results:
+        for name, read in results:
+            if isinstance(read, TimedOut):
+                late = too_slow(reading.folder / name, read.seconds)
+                yield name, _failure(late.reason, str(late))
+            elif isinstance(read, WorkerDied):
+                message = f"{reading.folder / name}: the process that read it ended with exit code {read.exit_code}"
+                yield name, _failure("worker-died", f"{message}: too little memory, or it crashes its decoder")
+            else:
+                yield name, read
 
 
 def _begin(out: Path, settings: Mapping[str, Any]) -> set[str]:
@@ -152,7 +194,7 @@ def _begin(out: Path, settings: Mapping[str, Any]) -> set[str]:
     path = out / SETTINGS_FILE
     try:
         if path.is_file():
-            saved = json.loads(path.read_text(encoding="utf-8"))
+            saved = {"rescale": "auto", **json.loads(path.read_text(encoding="utf-8"))}
             changed = [name for name in settings if saved.get(name) != settings[name]]
             if changed:
                 raise AnatoBenchError(f"{out}: holds results with other {', '.join(changed)}: choose another --out")
@@ -196,10 +238,3 @@ def _table(task: Task, records: Mapping[str, Record]) -> str:
             probabilities = [repr(found[name]["probability"]) for name in names]
             writer.writerow([scan, *probabilities, *(found[name]["call"] for name in names), ""])
     return text.getvalue()
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        return is_dicom_file(path)
-    except OSError:
-        return False

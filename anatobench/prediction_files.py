@@ -22,7 +22,8 @@ from anatobench.report.slices import ORGAN_COLOURS, colour_slice
 from anatobench.scan_prediction import ScanInput, ScanPrediction
 from anatobench.tasks import Task
 from anatobench.volumes.nifti import write_nifti
-from anatobench.volumes.orientation import to_axes_of
+from anatobench.volumes.orientation import is_sheared, to_axes_of
+from anatobench.volumes.resample import resample_mask, upright_grid
 
 SHOWN_SLICES = 9
 STRONG = 0.5
@@ -77,8 +78,13 @@ def write_attribution(
 
 
 def _write_on_own_grid(path: Path, scan: ScanInput, array: np.ndarray, names: dict[int, str] | None) -> None:
+    """On the scan's own grid; if a tilted gantry has sheared that, on the upright one that covers it, because readers
+    of NIfTI do not agree on sheared grids."""
     affine = scan.volume.affine
-    if scan.own_affine is not None:
+    if is_sheared(affine):
+        grid = upright_grid(scan.volume.grid)
+        array, affine = resample_mask(array, affine, grid), grid.affine
+    elif scan.own_affine is not None:
         array, affine = to_axes_of(array, affine, scan.own_affine)
     try:
         write_nifti(path, array, affine, names)

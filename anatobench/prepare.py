@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,12 +25,13 @@ from anatobench.store import StoredCase, file_checksum
 from anatobench.store_lock import shard_locked
 from anatobench.store_writer import CaseOrigin, PreparedCase, StoreWriter
 from anatobench.tasks import MISSING_TARGET, Geometry, Task
+from anatobench.time_limit import GRACE, reading_seconds, too_slow
 from anatobench.volumes.coverage import check_mask_coverage
 from anatobench.volumes.organs import organ_table
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import padded_or_cropped_grid, resample_mask, resample_volume, resampled_grid
 from anatobench.volumes.volume import Grid, Volume
-from anatobench.worker_pool import WorkerDied, run_in_workers
+from anatobench.worker_pool import TimedOut, WorkerDied, run_in_workers
 
 STORED_HU = (-1000, 1000)
 """Stored volumes are clipped to this; the task's own window is narrower and is applied on the device."""
@@ -54,6 +55,7 @@ class Summary:
     volumes_per_second: float
     """Scans and masks."""
     notes: tuple[str, ...] = ()
+    """Of the listing, and what was mended in how many cases."""
 
     @property
     def passed(self) -> bool:
@@ -72,13 +74,13 @@ def prepare_case(case: Case, task: Task, size: str) -> PreparedCase:
     the same grid. Raises CaseError with a reason if scan or mask cannot be used.
     """
     geometry = task.geometry(size)
-    volume = read_volume(case.scan, case.header)
+    volume = read_volume(case.scan, case.header, case.rescale)
     voxels, grid = on_task_grid(volume, geometry)
     if case.mask is None:
-        return PreparedCase(voxels, None, grid.affine)
+        return PreparedCase(voxels, None, grid.affine, notes=volume.notes)
     checksum = _checksum(case.mask)  # before it is read: if it changes meanwhile, it differs next time
     organs = _prepare_mask(case.mask, case.mask_labels, task, volume.grid, grid)
-    return PreparedCase(voxels, organs, grid.affine, checksum)
+    return PreparedCase(voxels, organs, grid.affine, checksum, volume.notes)
 
 
 def on_task_grid(volume: Volume, geometry: Geometry) -> tuple[np.ndarray, Grid]:
@@ -159,7 +161,7 @@ def prepare(
         seconds=round(seconds, 3),
         cases_per_second=round(tally.prepared / seconds, 3),
         volumes_per_second=round(tally.volumes / seconds, 3),
-        notes=listing.notes,
+        notes=(*listing.notes, *tally.mended()),
     )
 
 
@@ -170,6 +172,15 @@ class _Tally:
     skipped: int = 0
     relabelled: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    noted: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Cases by note."""
+
+    def mended(self) -> list[str]:
+        """A sentence per note, with how many cases have it; the records in the store have them all."""
+        return [
+            f"{cases[0]}{f' and {len(cases) - 1} more' if len(cases) > 1 else ''}: {note}"
+            for note, cases in sorted(self.noted.items())
+        ]
 
 
 @dataclass(frozen=True)
@@ -259,14 +270,18 @@ def _reading(case: Case) -> str:
     if case.header is not None:
         affine = (case.header.affine + 0.0).tolist()  # -0.0, which a machine's own arithmetic may give, becomes 0.0
         header = [case.header.slope, case.header.intercept, affine]
-    return hashlib.blake2b(json.dumps([labels, header]).encode(), digest_size=16).hexdigest()
+    stated = ["hu"] if case.rescale == "hu" else []
+    return hashlib.blake2b(json.dumps([labels, header, *stated]).encode(), digest_size=16).hexdigest()
 
 
 def _run_jobs(jobs: list[_Job], workers: int, tally: _Tally, progress: bool) -> None:
     with progress_bar(len(jobs), "prepare", "case", disable=not progress) as bar:
-        for job, result in run_in_workers(_do, jobs, workers):
+        for job, result in run_in_workers(_do, jobs, workers, time_limit=_seconds_for):
             if isinstance(result, WorkerDied):
                 result = _died(job, result)
+            elif isinstance(result, TimedOut):
+                late = too_slow(job.case.scan, result.seconds)
+                result = _reject(job, late.reason, str(late))
             if isinstance(result, AnatoBenchError):
                 raise result
             if isinstance(result, Rejection):
@@ -274,8 +289,15 @@ def _run_jobs(jobs: list[_Job], workers: int, tally: _Tally, progress: bool) -> 
                 bar.set_postfix(rejected=tally.rejected.total(), refresh=False)
             else:
                 tally.prepared += 1
+                for note in result.notes:
+                    tally.noted[note].append(result.case_id)
                 tally.volumes += 2 if result.has_mask else 1
             bar.update()
+
+
+def _seconds_for(job: _Job) -> float:
+    """What a worker may take for a case: its alarm rings before, unless a decoder never lets it."""
+    return GRACE * reading_seconds(job.case.scan, job.case.mask)
 
 
 def _do(job: _Job) -> StoredCase | Rejection | AnatoBenchError:
@@ -287,9 +309,9 @@ def _do(job: _Job) -> StoredCase | Rejection | AnatoBenchError:
                 prepared = prepare_case(job.case, job.task, job.size)
             except CaseError as error:
                 return _reject(job, error.reason, str(error))
-            except FileNotFoundError as error:
-                return _reject(job, "missing", f"{error.filename}: is missing")
-            except Exception as error:  # a reader's bug or a fault nobody thought of costs this case alone
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # a bug or a fault nobody thought of costs this case alone
                 return _reject(job, "internal", f"{type(error).__name__}: {error}")
             return job.writer.write(job.origin, prepared)
     except AnatoBenchError as error:

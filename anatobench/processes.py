@@ -64,6 +64,9 @@ class Processes:
 
 ALONE = Processes()
 
+AGENT_VARIABLE = "TORCHELASTIC_USE_AGENT_STORE"
+"""torchrun sets it: its own process listens at MASTER_PORT, so the run's processes meet at the port beside it."""
+LAST_PORT = 65535
 GO = b"go"
 RETRY_SECONDS = 0.2
 
@@ -92,6 +95,8 @@ def find_processes(environment: Mapping[str, str] = os.environ) -> Processes:
                 "export MASTER_ADDR (and MASTER_PORT) as slurm/train.sh does, or start with torchrun"
             )
         port = _number(environment, "MASTER_PORT") if "MASTER_PORT" in environment else DEFAULT_PORT
+        if environment.get(AGENT_VARIABLE) == "True":
+            port += 1 if port < LAST_PORT else -1
         return Processes(
             index=_number(environment, index),
             count=number,
@@ -145,11 +150,15 @@ def _await_the_others(processes: Processes, deadline: float) -> None:
             connection.sendall(GO)
             connection.recv(1)  # they hang up first, so that the port is free at once
     except OSError as error:
+        if not isinstance(error, TimeoutError):
+            raise AnatoBenchError(
+                f"process 0 of {processes.count} cannot meet the others at {processes.coordinator}: {error}: "
+                "give MASTER_PORT another free port"
+            ) from None
         missing = ", ".join(str(index) for index in range(1, processes.count) if index not in arrived)
-        what = f"{missing} did not come" if isinstance(error, TimeoutError) else str(error)
         raise AnatoBenchError(
             f"process 0 of {processes.count} did not find the others at {processes.coordinator} within "
-            f"{processes.timeout:g} s: {what}"
+            f"{processes.timeout:g} s: {missing} did not come"
         ) from None
     finally:
         for connection in arrived.values():

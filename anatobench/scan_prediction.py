@@ -52,12 +52,15 @@ class ScanPrediction:
     """float32 [D, H, W] by finding; see attribution.py."""
 
 
-def read_scan(scan: Path, task: Task, size: str) -> ScanInput:
-    """A NIfTI or NPZ file, or a folder with one DICOM series. `CaseError` if the scan cannot be used."""
+def read_scan(scan: Path, task: Task, size: str, rescale: str = "auto") -> ScanInput:
+    """A NIfTI or NPZ file, or a folder with one DICOM series. `CaseError` if the scan cannot be used.
+
+    `rescale` is `hu` for values that are HU whatever they look like (`read_volume`).
+    """
     if not scan.exists():
         raise CaseError("missing", f"{scan}: no such file or folder")
     geometry = task.geometry(size)
-    volume = read_volume(scan)
+    volume = read_volume(scan, rescale=rescale)
     voxels, grid = on_task_grid(volume, geometry)
     start = centre_crop_start(geometry.padded_size, geometry.crop_size)
     crop = voxels[tuple(slice(s, s + n) for s, n in zip(start, geometry.crop_size, strict=True))]
@@ -71,7 +74,8 @@ class ScanPredictor:
     def __init__(self, model: ExportedModel, framework: str, thresholds: Thresholds) -> None:
         self.spec, self.framework, self.thresholds = model.spec, framework, thresholds
         weight = 1.0 if model.spec.segmentation else 0.0
-        self._engine = load_engine(framework, model.spec, Recipe(segmentation_weight=weight))
+        recipe = Recipe(segmentation_weight=weight, compile="false")  # a few scans are sooner done than it is compiled
+        self._engine = load_engine(framework, model.spec, recipe)
         self._engine.load_weights(model.weights)
 
     def predict(self, scan: ScanInput, organs: bool = False, attribute: Sequence[str] = ()) -> ScanPrediction:
@@ -100,6 +104,7 @@ class ScanPredictor:
             "threshold_rule": self.thresholds.rule,
             "threshold_source": self.thresholds.source,
             "calibrated": False,
+            "notes": list(scan.volume.notes),
             "crop": {
                 "policy": CROP_POLICY,
                 "scan_mm": _extent(scan.volume.grid),

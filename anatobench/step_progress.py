@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
 LINE_INTERVAL_S = 30.0
+COMPILING_S = 5.0
+"""A first step that takes longer is being compiled."""
 
 
 class StepProgress:
@@ -28,6 +33,20 @@ class StepProgress:
             rate = (step - self._line_step) / max(elapsed, 1e-9)
             self.say(f"step {step}/{self._total}, epoch {epoch}, loss {loss:.4f}, {rate:.3g} steps/s")
             self._line_step, self._line_time = step, time.monotonic()
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Around giving the device its first step, which waits for the compiler: says so if it takes a while."""
+        started = time.monotonic()
+        notice = threading.Timer(COMPILING_S, self.say, ["compiling the training step"])
+        notice.daemon = True
+        notice.start()
+        try:
+            yield
+        finally:
+            notice.cancel()
+        if (elapsed := time.monotonic() - started) >= COMPILING_S:
+            self.say(f"compiled in {elapsed:.0f} s")
 
     def say(self, sentence: str) -> None:
         """Print a line without breaking the bar."""

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,6 +103,8 @@ class _Training:
         self._saved = (0, 0)
         """Step and evaluated step of the checkpoint last written or read."""
         self._in_flight: _StepInFlight | None = None
+        self._compiled = False
+        """Whether this process has given the device a step."""
         learning_rate(config.recipe, 0, self.total_steps)  # refuses an impossible schedule before any work
 
     def restore(self) -> None:
@@ -180,7 +182,9 @@ class _Training:
         started = time.perf_counter()
         batch = next(self._data.batches)
         rate = learning_rate(self._config.recipe, self.step, self.total_steps)
-        pending = self._engine.train_step(batch, rate, self.step, stop.received)
+        with nullcontext() if self._compiled else progress.compiling():
+            pending = self._engine.train_step(batch, rate, self.step, stop.received)
+        self._compiled = True
         self.step += 1
         digest = batch.digest()  # while the device works
         seconds = time.perf_counter() - started

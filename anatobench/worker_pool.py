@@ -7,9 +7,13 @@ worker is replaced, and memory is bounded by one job per worker.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +27,7 @@ from anatobench.errors import AnatoBenchError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+_PR_SET_PDEATHSIG = 1
 NATIVE_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -37,6 +42,13 @@ class WorkerDied:
 
     exit_code: int | None
     """As `multiprocessing.Process.exitcode`: -9 was killed by signal 9."""
+
+
+@dataclass(frozen=True)
+class TimedOut:
+    """In place of a result: the job's time was over, and its worker was ended."""
+
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -55,13 +67,14 @@ def run_in_workers(
     workers: int,
     native_threads: int = 1,
     places: Sequence[WorkerPlace] = (WorkerPlace(),),
-) -> Generator[tuple[Job, Result | WorkerDied], None, None]:
+    time_limit: Callable[[Job], float] | None = None,
+) -> Generator[tuple[Job, Result | WorkerDied | TimedOut], None, None]:
     """Yield each job with its result, in the order they finish; a worker's numerical libraries use `native_threads`.
 
     `function` must be importable, and must not raise: a worker that raises prints its traceback and dies. With
     `workers` 0 the jobs run in this process, one after the other. Worker n takes place n of `places`, which repeat;
-    one that replaces it takes the same. Leaving the iterator early (an interrupt, an error, `close`) kills the workers
-    at once.
+    one that replaces it takes the same. `time_limit` gives the seconds that a job may take in a worker. Leaving the
+    iterator early (an interrupt, an error, `close`) kills the workers at once.
     """
     if workers == 0:
         for job in jobs:
@@ -69,13 +82,13 @@ def run_in_workers(
         return
     suspects: list[Job] = []
     taken = [places[number % len(places)] for number in range(min(workers, len(jobs)))]
-    for job, result in _run(function, jobs, taken, native_threads):
+    for job, result in _run(function, jobs, taken, native_threads, time_limit):
         if isinstance(result, WorkerDied):
             suspects.append(job)  # perhaps it was another job's memory that was too much
         else:
             yield job, result
     for job in suspects:
-        yield from _run(function, [job], taken[:1], native_threads)
+        yield from _run(function, [job], taken[:1], native_threads, time_limit)
 
 
 class _Worker:
@@ -86,6 +99,8 @@ class _Worker:
         self.connection, remote = context.Pipe()
         self.jobs: list[Any] = []
         """The job it has, if it has one."""
+        self.deadline = float("inf")
+        """On the monotonic clock, of that job."""
         self.place = place
         daemon = not place.starts_processes  # a daemon must not have children
         self._process = context.Process(target=_serve, args=(function, remote, place.starts_processes), daemon=daemon)
@@ -94,8 +109,9 @@ class _Worker:
             self._process.start()
         remote.close()  # so that the worker's death closes the pipe
 
-    def give(self, job: Any) -> None:
+    def give(self, job: Any, seconds: float) -> None:
         self.jobs.append(job)
+        self.deadline = time.monotonic() + seconds
         with suppress(ConnectionError):  # it died since: `receive` says so
             self.connection.send(job)
 
@@ -116,8 +132,12 @@ class _Worker:
 
 
 def _run(
-    function: Callable[[Job], Result], jobs: Sequence[Job], places: Sequence[WorkerPlace], native_threads: int
-) -> Iterator[tuple[Job, Result | WorkerDied]]:
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    places: Sequence[WorkerPlace],
+    native_threads: int,
+    time_limit: Callable[[Job], float] | None,
+) -> Iterator[tuple[Job, Result | WorkerDied | TimedOut]]:
     waiting = deque(jobs)
     workers: dict[Any, _Worker] = {}
 
@@ -129,16 +149,23 @@ def _run(
         for place in places:
             start_worker(place)
         while workers:
-            for connection in wait(list(workers)):
+            first = min(worker.deadline for worker in workers.values())
+            patience = None if first == float("inf") else max(0.0, first - time.monotonic())
+            ready: list[Any] = list(wait(list(workers), patience))
+            late = [c for c, worker in workers.items() if c not in ready and worker.deadline <= time.monotonic()]
+            for connection in (*ready, *late):
                 worker = workers[connection]
-                result = worker.receive()
-                died = isinstance(result, WorkerDied)
-                if died and not worker.jobs:
+                allowed = time_limit(worker.jobs[0]) if connection in late and time_limit else 0.0
+                result = TimedOut(allowed) if connection in late else worker.receive()
+                died = isinstance(result, (WorkerDied, TimedOut))
+                worker.deadline = float("inf")
+                if isinstance(result, WorkerDied) and not worker.jobs:
                     raise AnatoBenchError(f"worker processes do not start (exit code {result.exit_code})")
                 done = list(worker.jobs)
                 worker.jobs.clear()
                 if waiting and not died:
-                    worker.give(waiting.popleft())
+                    coming = waiting.popleft()
+                    worker.give(coming, time_limit(coming) if time_limit else float("inf"))
                 else:
                     workers.pop(connection).stop()
                     if waiting:
@@ -153,10 +180,28 @@ def _run(
 def _serve(function: Callable[[Any], Any], connection: Connection, own_group: bool) -> None:
     if own_group:
         os.setpgid(0, 0)  # so that `stop` reaches the processes that the function starts
+    _end_with_parent(own_group)
     with suppress(EOFError, ConnectionError):  # the parent is gone
         connection.send(None)
         while True:
             connection.send(function(connection.recv()))
+
+
+def _end_with_parent(own_group: bool) -> None:
+    """A parent that is killed cannot stop its workers: they see to it themselves, wherever they are in their job."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if sys.platform == "linux" and not own_group:  # the kernel's way also ends a worker that never lets Python run
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        if own_group:
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import flax
@@ -19,12 +19,18 @@ from jax.typing import DTypeLike
 
 from anatobench.engine import Arrays, Batch, Inspection, ModelSpec, StepMetrics
 from anatobench.errors import UsageError
+from anatobench.fast_forms import fast_forms
 from anatobench.processes import ALONE, Processes
 from anatobench.recipes import Recipe
+from anatobench.tasks import Size
 from jax_impl import parallel
+from jax_impl.compilation import compiler_options, keep_compiled_programs
+from jax_impl.forms import DEFAULT_FORMS, PLAIN
 from jax_impl.instruments import JaxInstruments
 from jax_impl.layers.noise import Key
-from jax_impl.losses import CaseLosses, case_losses
+from jax_impl.layers.upsampling import upsample_trilinear
+from jax_impl.losses import CaseLosses, case_losses, segmentation_loss
+from jax_impl.losses_by_parts import segmentation_loss_by_parts
 from jax_impl.models import build_backbone
 from jax_impl.models.diagnosis_model import DiagnosisModel
 from jax_impl.optimizer import Tree, build_optimizer, clip_and_update
@@ -71,7 +77,10 @@ class JaxEngine:
         self.processes = processes
         self._mesh = parallel.join(processes)
         self._precision = Precision.named(recipe.precision)
-        model = _build_model(spec, recipe, self._precision)
+        kind = self.device()["kind"]
+        self.forms = fast_forms(recipe.fast, DEFAULT_FORMS[kind])
+        keep_compiled_programs()
+        model = _build_model(spec, recipe, self._precision, self.forms)
         self._table = model.weight_table()
         self._stage_names = model.stage_names()  # in order, which a dict loses on its way through `jax.jit`
         self._graph = nnx.graphdef(model)
@@ -84,18 +93,17 @@ class JaxEngine:
             whole = parallel.whole(self._mesh)
             self._optimizer_state = jax.jit(self._optimizer.init, out_shardings=whole)(self._parameters)
         check_table(self._table, self._parameters, self._statistics)
-        options = _compiler_options(recipe)
-        self._train_step = jax.jit(
+        compiled = partial(jax.jit, compiler_options=compiler_options(recipe, kind))
+        self._train_step = compiled(
             self._pure_train_step,
             donate_argnums=(0, 1, 2),
             out_shardings=(whole, whole, parallel.by_case(self._mesh)),
-            compiler_options=options,
         )
-        self._predict = jax.jit(self._pure_predict)
-        self._segment = jax.jit(self._pure_segment)
-        self._hessian_product = jax.jit(self._pure_hessian_product, compiler_options=options)
-        self._attribution = jax.jit(self._pure_attribution)
-        self._inspect = jax.jit(self._pure_inspect, static_argnums=(0, 1), compiler_options=options)
+        self._predict = compiled(self._pure_predict)
+        self._segment = compiled(self._pure_segment)
+        self._hessian_product = compiled(self._pure_hessian_product)
+        self._attribution = compiled(self._pure_attribution)
+        self._inspect = compiled(self._pure_inspect, static_argnums=(0, 1))
 
     def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> PendingStep:
         """See `anatobench.engine.Engine.train_step`."""
@@ -235,8 +243,7 @@ class JaxEngine:
             model = self._model(parameters, statistics)
             key = self._key(step)
             features = self._features(model, volume, train=True, key=key)
-            logits, seg_logits = model.classify(features, key), self._seg_logits(model, features, volume)
-            losses = self._losses(logits, seg_logits, targets, organs)
+            losses = self._losses(model, features, model.classify(features, key), targets, organs)
             return losses.total.mean(), (losses, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
         gradients, (losses, statistics) = jax.grad(objective, has_aux=True)(parameters)
@@ -252,7 +259,7 @@ class JaxEngine:
 
     def _pure_segment(self, parameters: Tree, statistics: Tree, volume: jax.Array) -> jax.Array:
         model = self._model(parameters, statistics)
-        seg_logits = self._seg_logits(model, self._features(model, volume, train=False), volume)
+        seg_logits = model.segment(self._features(model, volume, train=False), _size(volume))
         assert seg_logits is not None, "segment() refuses a model without the head"
         return jnp.argmax(seg_logits, 1).astype(jnp.uint8)
 
@@ -279,9 +286,9 @@ class JaxEngine:
             model = self._model(parameters, statistics)
             key = self._key(0) if train else None
             features = self._features(model, volume, train, key, activations.__setitem__)
-            logits, seg_logits = model.classify(features, key), self._seg_logits(model, features, volume)
-            losses = self._losses(logits, seg_logits, targets, organs)
-            return losses.total.mean(), (losses, (activations, logits, seg_logits))
+            logits = model.classify(features, key)
+            losses = self._losses(model, features, logits, targets, organs)
+            return losses.total.mean(), (losses, (activations, logits, model.segment(features, _size(volume))))
 
         if gradients:
             found, (losses, outputs) = jax.grad(objective, has_aux=True)(parameters)
@@ -299,11 +306,11 @@ class JaxEngine:
         targets: jax.Array,
     ) -> Tree:
         def objective(parameters: Tree) -> jax.Array:
-            model = self._model(parameters, statistics)
+            model = nnx.merge(self._plain_graph, parameters, statistics)
             key = self._key(0)
             features = self._features(model, volume, train=True, key=key)
-            logits, seg_logits = model.classify(features, key), self._seg_logits(model, features, volume)
-            return self._losses(logits, seg_logits, targets, organs).total.mean()
+            logits = model.classify(features, key)
+            return self._losses(model, features, logits, targets, organs, PLAIN).total.mean()
 
         # Backward over backward: the depthwise convolution has a backward rule of its own, but no forward one.
         return jax.grad(lambda at: optax.tree.vdot(jax.grad(objective)(at), direction))(parameters)
@@ -311,6 +318,11 @@ class JaxEngine:
     def _key(self, step: jax.Array | int) -> Key | None:
         """For what a step draws at random, the same whenever it is taken; None where the recipe draws nothing."""
         return jax.random.fold_in(jax.random.key(self.recipe.seed), step) if self.recipe.dropout else None
+
+    @cached_property
+    def _plain_graph(self) -> nnx.GraphDef[DiagnosisModel]:
+        """The same model in plain forms alone: the arrays of its state are the same."""
+        return nnx.graphdef(_build_model(self.spec, self.recipe, self._precision, PLAIN))
 
     def _model(self, parameters: Tree, statistics: Tree) -> DiagnosisModel:
         return nnx.merge(self._graph, parameters, statistics)
@@ -327,14 +339,28 @@ class JaxEngine:
         x = normalise(volume, self.spec.task.window, self._precision.parameter_dtype)
         return model.features(x, train, key, record)
 
-    def _seg_logits(self, model: DiagnosisModel, features: jax.Array, volume: jax.Array) -> jax.Array | None:
-        depth, height, width = volume.shape[1:]
-        return model.segment(features, (depth, height, width))
-
     def _losses(
-        self, logits: jax.Array, seg_logits: jax.Array | None, targets: jax.Array, organs: jax.Array
+        self,
+        model: DiagnosisModel,
+        features: jax.Array,
+        logits: jax.Array,
+        targets: jax.Array,
+        organs: jax.Array,
+        forms: Collection[str] | None = None,
     ) -> CaseLosses:
-        return case_losses(self.spec.task, self.recipe, logits, seg_logits, targets, organs)
+        """With the segmentation branch's, by the forms given or the engine's own."""
+        coarse, segmentation = model.segment_coarse(features), None
+        if coarse is not None and "segmentation" in (self.forms if forms is None else forms):
+            segmentation = segmentation_loss_by_parts(self.recipe, coarse, organs)
+        elif coarse is not None:
+            segmentation = segmentation_loss(self.recipe, upsample_trilinear(coarse, _size(organs)), organs)
+        return case_losses(self.spec.task, self.recipe, logits, targets, segmentation)
+
+
+def _size(volume: jax.Array) -> Size:
+    """Of a scan [B, D, H, W]."""
+    _, depth, height, width = volume.shape
+    return depth, height, width
 
 
 def _channels_first(output: jax.Array) -> np.ndarray:
@@ -354,22 +380,14 @@ def _means(losses: CaseLosses) -> dict[str, jax.Array]:
     }
 
 
-def _build_model(spec: ModelSpec, recipe: Recipe, precision: Precision) -> DiagnosisModel:
+def _build_model(spec: ModelSpec, recipe: Recipe, precision: Precision, forms: Collection[str]) -> DiagnosisModel:
     """Weights drawn from the seed, in float32 whatever the precision, so that all precisions start from the same."""
     generator = np.random.default_rng(recipe.seed)
     classes = spec.task.segmentation_classes if spec.segmentation else None
-    backbone = build_backbone(spec, precision.compute_dtype, generator)
+    backbone = build_backbone(spec, precision.compute_dtype, forms, generator)
     return DiagnosisModel(
         backbone, classes, head_dtype=precision.parameter_dtype, generator=generator, recompute=recipe.recompute
     )
-
-
-def _compiler_options(recipe: Recipe) -> dict[str, str] | None:
-    """XLA's CPU compiler takes the barriers around what is recomputed away, and then merges it with its first
-    computation, so that nothing is saved: that pass has to go."""
-    if recipe.recompute and jax.default_backend() == "cpu":
-        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
-    return None
 
 
 def build(spec: ModelSpec, recipe: Recipe, processes: Processes = ALONE) -> JaxEngine:

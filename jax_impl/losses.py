@@ -31,20 +31,17 @@ def case_losses(
     task: Task,
     recipe: Recipe,
     logits: jax.Array,
-    seg_logits: jax.Array | None,
     targets: jax.Array,
-    organs: jax.Array,
+    segmentation: jax.Array | None,
 ) -> CaseLosses:
     """Every term of the loss and their weighted sum.
 
-    logits [B, logits], seg_logits [B, classes, D, H, W] or None without the branch, targets int8 [B, groups],
-    organs uint8 [B, D, H, W].
+    logits [B, logits], targets int8 [B, groups], segmentation the loss of the branch [B], or None without it.
     """
     classification = classification_loss(task, logits, targets)
     any_injury = any_injury_loss(task, logits, targets)
-    segmentation = jnp.zeros_like(classification)
-    if seg_logits is not None:
-        segmentation = segmentation_loss(recipe, seg_logits, organs)
+    if segmentation is None:
+        segmentation = jnp.zeros_like(classification)
     total = classification + recipe.any_injury_weight * any_injury + recipe.segmentation_weight * segmentation
     return CaseLosses(total, classification, any_injury, segmentation)
 
@@ -124,18 +121,31 @@ def segmentation_loss(recipe: Recipe, seg_logits: jax.Array, organs: jax.Array) 
 
 def voxel_cross_entropy(seg_logits: jax.Array, organs: jax.Array, valid: jax.Array) -> jax.Array:
     """Mean over each case's valid voxels, background included, [B]."""
+    total = cross_entropy_sum(seg_logits, organs, valid)
+    return total / valid.sum((1, 2, 3)).clip(1).astype(total.dtype)
+
+
+def cross_entropy_sum(seg_logits: jax.Array, organs: jax.Array, valid: jax.Array) -> jax.Array:
+    """Over each case's valid voxels, [B]."""
     true_organ = organs[:, None] == jnp.arange(seg_logits.shape[1])[:, None, None, None]
     losses = logsumexp(seg_logits, 1) - jnp.where(true_organ, seg_logits, 0.0).sum(1)
-    total = jnp.where(valid, losses, 0.0).sum((1, 2, 3))
-    return total / valid.sum((1, 2, 3)).clip(1).astype(total.dtype)
+    return jnp.where(valid, losses, 0.0).sum((1, 2, 3))
 
 
 def dice_loss(seg_logits: jax.Array, organs: jax.Array, valid: jax.Array, smooth: float) -> jax.Array:
     """Mean over organs (background left out) of 1 - (2 |P T| + s) / (|P| + |T| + s) over valid voxels, [B]."""
+    loss = dice_of_sums(*dice_sums(seg_logits, organs, valid), smooth)
+    return jnp.where(valid.any((1, 2, 3)), loss, 0.0)
+
+
+def dice_sums(seg_logits: jax.Array, organs: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """|P T| and |P| + |T| of each organ, [B, classes - 1]."""
     classes = seg_logits.shape[1]
     probability = jax.nn.softmax(seg_logits, 1)[:, 1:] * valid[:, None]
     truth = (organs[:, None] == jnp.arange(1, classes)[:, None, None, None]).astype(seg_logits.dtype)
-    overlap = (probability * truth).sum((2, 3, 4))
-    extent = probability.sum((2, 3, 4)) + truth.sum((2, 3, 4))
-    loss = 1.0 - (2.0 * overlap + smooth) / (extent + smooth)
-    return jnp.where(valid.any((1, 2, 3)), loss.mean(1), 0.0)
+    return (probability * truth).sum((2, 3, 4)), probability.sum((2, 3, 4)) + truth.sum((2, 3, 4))
+
+
+def dice_of_sums(overlap: jax.Array, extent: jax.Array, smooth: float) -> jax.Array:
+    """Mean over organs of 1 - (2 |P T| + s) / (|P| + |T| + s), [B]."""
+    return (1.0 - (2.0 * overlap + smooth) / (extent + smooth)).mean(1)

@@ -93,8 +93,12 @@ in_suite() {
   command -v apptainer >/dev/null || fail "apptainer is not on the path: name its module in ANATOBENCH_MODULES"
   suite=(apptainer exec)
   if [ "$gpus_per_node" -gt 0 ]; then suite+=(--nv); fi
-  local folder folders
+  local folder folders cache=${ANATOBENCH_COMPILE_CACHE:-off}
   IFS=, read -ra folders <<<"$ANATOBENCH_BIND"
+  if [ "$cache" != off ]; then
+    mkdir -p "$cache" 2>/dev/null || fail "ANATOBENCH_COMPILE_CACHE=$cache: cannot be written"
+    folders+=("$(realpath "$cache")")
+  fi
   for folder in "$repository" "${folders[@]}" "${@:2}"; do suite+=(--bind "$folder"); done
   suite+=("$image")
 }

@@ -1,10 +1,15 @@
-"""Lets every test import what stands in tests/support, and every process that tests start heed Ctrl-C."""
+"""Lets every test import what stands in tests/support, keeps compiled programs out of the home directory, and lets
+every process that tests start heed Ctrl-C."""
 
+import os
 import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+# Inherited by every process that tests start. The Makefile names a folder for JAX's, which comes first.
+os.environ.setdefault("ANATOBENCH_COMPILE_CACHE", "off")
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and child processes inherit that. A handler
 # set here is taken off again in each child. (Popen's preexec_fn would do it too, but forks in a way JAX warns of.)

@@ -17,17 +17,23 @@ from torchvision.ops import StochasticDepth
 
 from anatobench.engine import Arrays, Batch, Inspection, ModelSpec, StepMetrics
 from anatobench.errors import UsageError
+from anatobench.fast_forms import fast_forms
 from anatobench.processes import ALONE, Processes
 from anatobench.recipes import Recipe
 from anatobench.tasks import Size
 from torch_ref import parallel
+from torch_ref.compilation import compile_module, compiled, compiles, keep_compiled_programs
+from torch_ref.forms import DEFAULT_FORMS, plain_forms, preferred_kernels
 from torch_ref.instruments import TorchInstruments
-from torch_ref.losses import CaseLosses, case_losses
+from torch_ref.layers.segmentation_kernels import segmentation_loss_fused
+from torch_ref.losses import CaseLosses, case_losses, segmentation_loss
+from torch_ref.losses_by_parts import segmentation_loss_by_parts
 from torch_ref.models import build_backbone
 from torch_ref.models.diagnosis_model import DiagnosisModel
 from torch_ref.optimizer import build_optimizer, clip_and_update
 from torch_ref.precision import Precision
 from torch_ref.preprocessing import normalise
+from torch_ref.transfer import Transfer
 from torch_ref.weights import (
     copy_by_name,
     export_optimizer,
@@ -64,39 +70,47 @@ class TorchEngine:
         self.recipe = recipe
         self.processes = processes
         self._precision = Precision.named(recipe.precision)
+        keep_compiled_programs()
         self._device = parallel.join(processes)
-        self._model = parallel.with_global_batch_norm(_build_model(spec, recipe), self._device, processes)
-        self._model = self._model.to(self._device, self._precision.parameter_dtype)
-        if self._device.type == "cuda":  # the layout from which cuDNN's 3D convolutions reach the tensor cores
-            self._model = self._model.to(memory_format=torch.channels_last_3d)
+        self._to_device = Transfer(self._device)
+        forms = fast_forms(recipe.fast, DEFAULT_FORMS[self._device.type])
+        model = parallel.with_global_batch_norm(_build_model(spec, recipe, forms), self._device, processes)
+        self._model = model.to(self._device, self._precision.parameter_dtype)
+        if self._device.type == "cuda":
+            self._model = self._model.to(memory_format=self._model.memory_format)
         self._optimizer = build_optimizer(self._model.parameters(), recipe)
-        self._distributed = parallel.distributed(self._model, self._device, processes)
+        self._objective = Objective(self._model, spec, recipe, self._precision, forms)
+        self._logits = self._objective.logits
+        if compiles(recipe.compile, self._device):
+            compile_module(self._objective, recipe.compile, processes.alone)
+            self._logits = compiled(self._objective.logits, recipe.compile, alone=True)
+        self._distributed = parallel.distributed(self._objective, self._device, processes)
 
     def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> PendingStep:
         """See `anatobench.engine.Engine.train_step`."""
         self._model.train()
-        x = self._normalised(batch.volume)
-        with self._seeded(step):
-            logits, seg_logits = self._distributed(x, _size(batch.volume), self._precision.autocast(self._device))
-        losses = self._losses(logits, seg_logits, batch)
-        self._optimizer.zero_grad()
-        losses.total.mean().backward()
+        with self._settings(), self._seeded(step):
+            losses = CaseLosses(*self._distributed(*self._moved(batch)))
+            self._optimizer.zero_grad()
+            losses.total.mean().backward()
         norm = clip_and_update(self._optimizer, self.recipe.clip_norm, learning_rate)
         asked = torch.full_like(norm, float(stop))
         means = torch.stack([*(_means(losses).values()), norm, asked]).detach()
-        return PendingStep(parallel.mean_of_all(means, self.processes), losses.total.detach())
+        # Copied: CUDA graphs write the next step's losses to the same place.
+        return PendingStep(parallel.mean_of_all(means, self.processes), losses.total.detach().clone())
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(self, volume: np.ndarray) -> np.ndarray:
         """See `anatobench.engine.Engine.predict`."""
         self._model.eval()
-        return to_numpy(self._model.classify(self._features(volume)).float())
+        with self._settings():
+            return to_numpy(self._logits(self._to_device(volume)).float())
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def segment(self, volume: np.ndarray) -> np.ndarray:
         """See `anatobench.engine.Engine.segment`; `UsageError` for a model without the head."""
         self._model.eval()
-        seg_logits = self._segment(self._features(volume), volume)
+        seg_logits = self._model.segment(self._features(volume), _size(volume))
         if seg_logits is None:
             raise UsageError("this model was built without the segmentation head: build it with segmentation=True")
         return to_numpy(seg_logits.argmax(1).to(torch.uint8))
@@ -114,22 +128,19 @@ class TorchEngine:
 
     def inspect(self, batch: Batch, train: bool = True, gradients: bool = True) -> Inspection:
         """See `anatobench.engine.Engine.inspect`."""
-        activations: Arrays = {}
-        dtype = self._precision.parameter_dtype
+        seen: Arrays = {}
+
+        def record(name: str, output: Tensor) -> None:  # copied at once: a later in-place ReLU may not change it
+            seen[name] = to_numpy(output.to(self._precision.parameter_dtype))
+
         self._model.train(train)
-        with self._kept_buffers(), torch.set_grad_enabled(gradients), self._seeded(0):
-            # Copied at once: a later in-place ReLU may not change what was seen.
-            features = self._features(
-                batch.volume, lambda name, output: activations.update({name: to_numpy(output.to(dtype))})
-            )
-            logits = self._model.classify(features)
-            seg_logits = self._segment(features, batch.volume)
-            losses = self._losses(logits, seg_logits, batch)
+        with self._settings(), self._kept_buffers(), torch.set_grad_enabled(gradients), self._seeded(0):
+            losses = CaseLosses(*self._objective.forward(*self._moved(batch), record))
             found = self._gradients(losses) if gradients else {}
         return Inspection(
-            activations=activations,
-            logits=to_numpy(logits),
-            seg_logits=np.zeros(0) if seg_logits is None else to_numpy(seg_logits),
+            logits=seen.pop(LOGITS),
+            seg_logits=seen.pop(SEG_LOGITS, np.zeros(0)),
+            activations=seen,
             losses={name: value.item() for name, value in _means(losses).items()},
             gradients=found,
         )
@@ -144,10 +155,8 @@ class TorchEngine:
         along = {name: torch.zeros_like(parameter) for name, parameter in zip(names, parameters, strict=True)}
         copy_by_name(along, direction, "the direction")
         self._model.train()
-        with self._kept_buffers(), self._seeded(0):
-            features = self._features(batch.volume)
-            logits, seg_logits = self._model.classify(features), self._segment(features, batch.volume)
-            loss = self._losses(logits, seg_logits, batch).total.mean()
+        with self._settings(), self._kept_buffers(), self._seeded(0), plain_forms(self._objective):
+            loss = CaseLosses(*self._objective.forward(*self._moved(batch))).total.mean()
             gradients = torch.autograd.grad(loss, parameters, create_graph=True)
             slope = sum(((g * along[name]).sum() for name, g in zip(names, gradients, strict=True)), loss.new_zeros(()))
             products = torch.autograd.grad(slope, parameters, materialize_grads=True)
@@ -175,7 +184,13 @@ class TorchEngine:
 
     def close(self) -> None:
         """See `anatobench.engine.Engine.close`."""
-        del self._distributed, self._optimizer, self._model  # gloo aborts if a reducer outlives its group
+        del (
+            self._distributed,
+            self._objective,
+            self._logits,
+            self._optimizer,
+            self._model,
+        )  # gloo aborts if a reducer outlives its group
         gc.collect()
         parallel.leave(self.processes)
 
@@ -199,16 +214,21 @@ class TorchEngine:
         """See `anatobench.engine.Engine.instruments`."""
         return TorchInstruments(self._device, self._precision)
 
-    def _features(self, volume: np.ndarray, record: Callable[[str, Tensor], None] | None = None) -> Tensor:
-        """int16 [B, D, H, W] to the feature map; `record` is shown every stage's output."""
-        x = self._normalised(volume)
-        with self._precision.autocast(self._device):
-            return self._model.features(x, record)
+    def _features(self, volume: np.ndarray) -> Tensor:
+        """int16 [B, D, H, W] to the feature map."""
+        with self._settings():
+            return self._objective.features(self._to_device(volume))
 
-    def _normalised(self, volume: np.ndarray) -> Tensor:
-        """int16 [B, D, H, W] to the model's input [B, 1, D, H, W]."""
+    def _moved(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """What the objective takes, on the device."""
+        return self._to_device(batch.volume), self._to_device(batch.organs), self._to_device(batch.targets)
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        """The process's switches, which another engine may have left otherwise."""
         self._precision.set_switches()
-        return normalise(self._to_device(volume), self.spec.task.window, self._precision.parameter_dtype)
+        with preferred_kernels(self._device):
+            yield
 
     @contextlib.contextmanager
     def _seeded(self, step: int) -> Iterator[None]:
@@ -230,28 +250,68 @@ class TorchEngine:
             for name, buffer in self._model.named_buffers():
                 buffer.copy_(buffers[name])
 
-    def _to_device(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self._device.type == "cuda":  # pinned memory is what lets the copy overlap with the step before
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor
-
-    def _segment(self, features: Tensor, volume: np.ndarray) -> Tensor | None:
-        return self._model.segment(features, _size(volume))
-
-    def _losses(self, logits: Tensor, seg_logits: Tensor | None, batch: Batch) -> CaseLosses:
-        targets, organs = self._to_device(batch.targets), self._to_device(batch.organs)
-        return case_losses(self.spec.task, self.recipe, logits, seg_logits, targets, organs)
-
     def _gradients(self, losses: CaseLosses) -> Arrays:
         names, parameters = zip(*named_parameters(self._model), strict=True)
         gradients = torch.autograd.grad(losses.total.mean(), parameters)
         return {name: to_numpy(gradient) for name, gradient in zip(names, gradients, strict=True)}
 
 
-def _size(volume: np.ndarray) -> Size:
+LOGITS, SEG_LOGITS = "logits", "seg_logits"
+"""What the objective shows besides the stages."""
+
+
+class Objective(nn.Module):
+    """What a step differentiates: from a batch as it travels to every term of the loss per case."""
+
+    def __init__(
+        self, model: DiagnosisModel, spec: ModelSpec, recipe: Recipe, precision: Precision, forms: frozenset[str]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.spec, self.recipe, self.precision = spec, recipe, precision
+        self.forms = forms & {"segmentation", "segmentation_kernel"}
+
+    def forward(
+        self, volume: Tensor, organs: Tensor, targets: Tensor, record: Callable[[str, Tensor], None] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """int16 and uint8 [B, D, H, W], int8 [B, groups] to the fields of `CaseLosses`; `record` is shown the stages'
+        outputs and both heads' logits."""
+        features = self.features(volume, record)
+        logits = self.model.classify(features)
+        segmentation = self._segmentation(features, organs)
+        if record is not None:
+            record(LOGITS, logits)
+            if (seg_logits := self.model.segment(features, _size(volume))) is not None:
+                record(SEG_LOGITS, seg_logits)
+        losses = case_losses(self.spec.task, self.recipe, logits, targets, segmentation)
+        return losses.total, losses.classification, losses.any_injury, losses.segmentation
+
+    def features(self, volume: Tensor, record: Callable[[str, Tensor], None] | None = None) -> Tensor:
+        """int16 [B, D, H, W] to the feature map."""
+        x = normalise(volume, self.spec.task.window, self.precision.parameter_dtype)
+        with self.precision.autocast(x.device):
+            return self.model.features(x, record)
+
+    def logits(self, volume: Tensor) -> Tensor:
+        """int16 [B, D, H, W] to [B, logits]."""
+        return self.model.classify(self.features(volume))
+
+    def _segmentation(self, features: Tensor, organs: Tensor) -> Tensor | None:
+        if self.forms:
+            coarse = self.model.segment_coarse(features)
+            fast = _fused_segmentation_loss if "segmentation_kernel" in self.forms else segmentation_loss_by_parts
+            return None if coarse is None else fast(self.recipe, coarse, organs)
+        seg_logits = self.model.segment(features, _size(organs))
+        return None if seg_logits is None else segmentation_loss(self.recipe, seg_logits, organs)
+
+
+def _size(volume: np.ndarray | Tensor) -> Size:
     depth, height, width = volume.shape[1:]
     return depth, height, width
+
+
+def _fused_segmentation_loss(recipe: Recipe, coarse: Tensor, organs: Tensor) -> Tensor:
+    return segmentation_loss_fused(coarse, organs, recipe.segmentation_loss, recipe.dice_smooth)
 
 
 def _means(losses: CaseLosses) -> dict[str, Tensor]:
@@ -263,12 +323,12 @@ def _means(losses: CaseLosses) -> dict[str, Tensor]:
     }
 
 
-def _build_model(spec: ModelSpec, recipe: Recipe) -> DiagnosisModel:
+def _build_model(spec: ModelSpec, recipe: Recipe, forms: frozenset[str]) -> DiagnosisModel:
     """Weights drawn from the seed on the CPU, whatever the device, without touching the process's own generator."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         classes = spec.task.segmentation_classes if spec.segmentation else None
-        model = DiagnosisModel(build_backbone(spec), classes, recompute=recipe.recompute)
+        model = DiagnosisModel(build_backbone(spec, forms), classes, recompute=recipe.recompute)
     if not recipe.dropout:
         switch_off_dropout(model)
     return model

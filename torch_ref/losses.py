@@ -26,20 +26,16 @@ class CaseLosses:
     segmentation: Tensor
 
 
-def case_losses(
-    task: Task, recipe: Recipe, logits: Tensor, seg_logits: Tensor | None, targets: Tensor, organs: Tensor
-) -> CaseLosses:
+def case_losses(task: Task, recipe: Recipe, logits: Tensor, targets: Tensor, segmentation: Tensor | None) -> CaseLosses:
     """Every term of the loss and their weighted sum.
 
-    logits [B, logits], seg_logits [B, classes, D, H, W] or None without the branch, targets int8 [B, groups],
-    organs uint8 [B, D, H, W].
+    logits [B, logits], targets int8 [B, groups], segmentation [B] (`segmentation_loss`) or None without the branch.
     """
     targets = targets.long()
     classification = classification_loss(task, logits, targets)
     any_injury = any_injury_loss(task, logits, targets)
-    segmentation = torch.zeros_like(classification)
-    if seg_logits is not None:
-        segmentation = segmentation_loss(recipe, seg_logits, organs.long())
+    if segmentation is None:
+        segmentation = torch.zeros_like(classification)
     total = classification + recipe.any_injury_weight * any_injury + recipe.segmentation_weight * segmentation
     return CaseLosses(total, classification, any_injury, segmentation)
 
@@ -105,7 +101,11 @@ def injury_logit(group: LabelGroup, logits: Tensor) -> Tensor:
 
 
 def segmentation_loss(recipe: Recipe, seg_logits: Tensor, organs: Tensor) -> Tensor:
-    """Cross-entropy, soft Dice loss or their sum, [B]; 0 for a case whose voxels are all ignored."""
+    """Cross-entropy, soft Dice loss or their sum, [B]; 0 for a case whose voxels are all ignored.
+
+    seg_logits [B, classes, D, H, W], organs uint8 [B, D, H, W].
+    """
+    organs = organs.long()
     valid = organs != IGNORED_ORGAN
     loss = torch.zeros_like(seg_logits[:, 0, 0, 0, 0])
     if recipe.segmentation_loss in ("ce", "ce_dice"):

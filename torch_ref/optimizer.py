@@ -12,8 +12,10 @@ from anatobench.recipes import Recipe
 
 def build_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
     """Decoupled weight decay on every parameter; the learning rate is set anew at every step."""
+    parameters = list(parameters)
     return torch.optim.AdamW(
         parameters,
+        fused=all(parameter.is_cuda for parameter in parameters),  # one kernel for many arrays, and no other numbers
         lr=recipe.learning_rate,
         betas=(recipe.adam_beta1, recipe.adam_beta2),
         eps=recipe.adam_epsilon,

@@ -91,9 +91,10 @@ def import_optimizer(model: DiagnosisModel, optimizer: torch.optim.AdamW, arrays
     }
     step = torch.zeros((), dtype=torch.int64)
     copy_by_name({**moments, "step": step}, arrays, "optimizer state")
+    fused = optimizer.param_groups[0]["fused"]  # then its counts are the device's
     for name, parameter in named_parameters(model):
         optimizer.state[parameter] = {
-            "step": torch.tensor(float(step)),
+            "step": torch.tensor(float(step), device=parameter.device if fused else "cpu"),
             "exp_avg": moments[f"exp_avg/{name}"],
             "exp_avg_sq": moments[f"exp_avg_sq/{name}"],
         }

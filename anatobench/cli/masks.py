@@ -63,7 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     group = parser.add_argument_group("how the raw data is listed")
     group.add_argument("--csv", metavar="NAME", help="RATIC: the label table, train.csv or train_2024.csv")
-    group.add_argument("--rescale", choices=RESCALE, help="CT-RATE: whether files hold raw values or HU (default auto)")
+    group.add_argument(
+        "--rescale",
+        choices=RESCALE,
+        help="hu: the scans are in HU whatever their voxels look like; raw: CT-RATE's originals (default auto)",
+    )
     group.add_argument("--task", choices=list(TASKS), help="manifest: a built-in task")
     group.add_argument("--anatomy", choices=list(ORGANS), help="manifest, folder: the organs that matter")
     group.add_argument("--allow-absolute", action="store_true", help="manifest: follow absolute paths")
@@ -107,7 +111,9 @@ def _list(args: argparse.Namespace) -> tuple[list[Scan], list[Rejection], tuple[
     if args.dataset is None:
         if not args.raw.is_dir():
             raise AnatoBenchError(f"{args.raw}: there is no such folder")
-        scans, rejected = scans_in_folder(args.raw, args.out)
+        if args.rescale == "raw":
+            raise UsageError("--rescale raw: a folder of scans has no table that would rescale raw values")
+        scans, rejected = scans_in_folder(args.raw, args.out, args.rescale or "auto")
         if not scans and not rejected:
             raise AnatoBenchError(f"{args.raw}: holds no scans (.nii, .nii.gz, .npz, folders of DICOM files)")
         return scans, rejected, ()
@@ -123,6 +129,9 @@ def _make(args: argparse.Namespace, scans: list[Scan], rejected: list[Rejection]
     folder = MasksFolder(args.out)
     own = scans_of_shard(scans, args.shard)
     if all(scan.mask is not None for scan in own):  # then neither TotalSegmentator nor its weights are needed
+        if rejected:
+            args.out.mkdir(parents=True, exist_ok=True)
+            folder.merge_rejections(rejected)
         reasons = Counter(rejection.reason for rejection in rejected)
         return summarise(own, folder, 0, reasons, 0.0, notes)
     gpus = choose_gpus(args.gpus)

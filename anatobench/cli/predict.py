@@ -37,16 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attribution", metavar="FINDING|all",
                         help="write where the evidence for a finding lies (Grad-CAM) into --out, as NIfTI on the "
                              "scan's own grid and as PNG")  # fmt: skip
+    parser.add_argument("--rescale", choices=("auto", "hu"), default="auto",
+                        help="hu: the scans are in HU whatever their voxels look like")  # fmt: skip
     parser.add_argument("--framework", choices=FRAMEWORKS, help="default: the first that is installed")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.batch_prediction import batch_settings, predict_folder
+    from anatobench.batch_prediction import batch_settings, predict_folder, read_scan_apart
     from anatobench.decision import find_thresholds
     from anatobench.errors import AnatoBenchError
     from anatobench.exporting import read_exported, read_run_model
-    from anatobench.scan_prediction import ScanPredictor, asked_findings, installed_framework, read_scan
+    from anatobench.scan_prediction import ScanPredictor, asked_findings, installed_framework
 
     _check(args)
     if not args.weights.exists():
@@ -58,10 +60,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.batch is None and not args.scan.exists():
         raise AnatoBenchError(f"{args.scan}: no such file or folder")
     thresholds = find_thresholds(args.weights, task, model.step)
-    scan = None if args.batch is not None else read_scan(args.scan, task, model.spec.size)
+    scan = None if args.batch is not None else read_scan_apart(args.scan, task, model.spec.size, args.rescale)
     predictor = ScanPredictor(model, args.framework or installed_framework(), thresholds)
     if scan is None:
-        settings = batch_settings(predictor, model.weights, overlay=organs, attribution=list(findings))
+        settings = batch_settings(
+            predictor, model.weights, overlay=organs, attribution=list(findings), rescale=args.rescale
+        )
 
         def write(name: str, scan: ScanInput, prediction: ScanPrediction) -> Mapping[str, Any]:
             overlay = args.overlay / name if organs else None
@@ -125,6 +129,7 @@ def _lines(figures: Mapping[str, Any]) -> str:
     for name, found in figures["findings"].items():
         lines.append(f"{name:<{width}}  {found['probability']:11.4f}  {found['threshold']:9.4f}  {found['call']}")
     seen, whole = (" x ".join(f"{mm:.0f}" for mm in figures["crop"][name]) for name in ("seen_mm", "scan_mm"))
+    lines += [f"Note: {note}" for note in figures["notes"]]
     lines.append(f"Seen: {seen} mm of {whole} mm (head to foot, front to back, right to left): "
                  f"{figures['crop']['policy']}.")  # fmt: skip
     return "\n".join(lines)

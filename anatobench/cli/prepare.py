@@ -67,7 +67,11 @@ def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--validation-fraction", type=float, metavar="F", help="share of training patients (default 0)")
     group.add_argument("--seed", type=int, metavar="S", help="of splits that are drawn (default 0)")
     group.add_argument("--csv", metavar="NAME", help="RATIC: the label table, train.csv or train_2024.csv")
-    group.add_argument("--rescale", choices=RESCALE, help="CT-RATE: whether files hold raw values or HU (default auto)")
+    group.add_argument(
+        "--rescale",
+        choices=RESCALE,
+        help="hu: the scans are in HU whatever their voxels look like; raw: CT-RATE's originals (default auto)",
+    )
     group.add_argument("--keep-validation", action="store_true", help="RAD-ChestCT: keep imgvalid as validation split")
     group.add_argument("--mapping", type=Path, metavar="JSON", help="RAD-ChestCT: class to abnormalities")
     group.add_argument("--task", choices=list(TASKS), help="manifest: a built-in task")
@@ -111,6 +115,8 @@ def _recorded(dataset: str, options: ListingOptions) -> dict[str, Any]:
     recorded = {}
     for name in sorted(DATASETS[dataset].options - {"masks"}):
         value = getattr(options, name)
+        if name == "rescale" and not DATASETS[dataset].raw_values:
+            continue  # it is each case's own (`StoredCase.reading`)
         recorded[name] = file_checksum(value) if isinstance(value, Path) else value
     return recorded
 

@@ -46,6 +46,8 @@ class Case:
     mask_labels: str = "auto"
     """Which label map the mask uses: `totalsegmentator_v2`, `totalsegmentator_v1`, `ratic` or `auto`."""
     header: HeaderOverride | None = None
+    rescale: str = "auto"
+    """`hu` where a person says that the scan is in HU whatever its voxels look like; see `ListingOptions`."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def case_id_of_path(path: str) -> str:
     """A case id from a scan's path: its parts joined, without the suffix."""
     text = path.strip("/")
     for suffix in (".nii.gz", ".nii", ".npz"):
-        text = text.removesuffix(suffix)
+        if text.lower().endswith(suffix):
+            text = text[: -len(suffix)]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[-200:].lstrip("._-")
 
 

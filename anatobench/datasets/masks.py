@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-SUFFIXES = (".nii.gz", ".nii")
+SUFFIXES = (".nii.gz", ".nii", ".NII.GZ", ".NII")
 
 
 def find_mask(folder: Path | None, stems: Iterable[str]) -> Path | None:
-    """The first of `<folder>/<stem>.nii.gz` and `.nii` that exists; None without a folder."""
+    """The first of `<folder>/<stem>.nii.gz` and `.nii` (or in capitals) that exists; None without a folder."""
     if folder is None:
         return None
     for stem in stems:

@@ -26,7 +26,8 @@ class ListingOptions:
     csv: str | None = None
     """Name of the label table inside the data set's folder, where there is a choice."""
     rescale: str = "auto"
-    """CT-RATE: whether files hold raw stored values (`raw`) or HU (`hu`)."""
+    """`hu`: the scans are in HU whatever their voxels look like. CT-RATE: whether files hold raw stored values (`raw`)
+    or HU (`hu`)."""
     keep_validation: bool = False
     """RAD-ChestCT: imgvalid is the validation split instead of a part of train."""
     mapping: Path | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ class Dataset:
     list_cases: Callable[[Path, ListingOptions], Listing]
     options: frozenset[str]
     """The fields of `ListingOptions` that it knows."""
+    raw_values: bool = False
+    """Whether its files may hold raw stored values that a table rescales."""
 
 
-_EVERYWHERE = {"masks", "mask_labels", "validation_fraction", "seed"}
+_EVERYWHERE = {"masks", "mask_labels", "validation_fraction", "seed", "rescale"}
 
 DATASETS: Mapping[str, Dataset] = {
     "ratic": Dataset(ratic.list_cases, frozenset({*_EVERYWHERE, "csv"})),
-    "ct_rate": Dataset(ct_rate.list_cases, frozenset({*_EVERYWHERE, "rescale"})),
+    "ct_rate": Dataset(ct_rate.list_cases, frozenset(_EVERYWHERE), raw_values=True),
     "rad_chestct": Dataset(rad_chestct.list_cases, frozenset({*_EVERYWHERE, "keep_validation", "mapping"})),
     "manifest": Dataset(manifest.list_cases, frozenset({*_EVERYWHERE, "csv", "task", "anatomy", "allow_absolute"})),
 }
@@ -44,7 +46,11 @@ def list_cases(dataset: str, root: Path, **options: Any) -> Listing:
     chosen = _options(dataset, options)
     if not root.is_dir():
         raise AnatoBenchError(f"{root}: there is no such folder")
+    if chosen.rescale == "raw" and not DATASETS[dataset].raw_values:
+        raise UsageError(f"option rescale=raw: {dataset} has no such option: no table of it rescales raw values")
     listing = DATASETS[dataset].list_cases(root, chosen)
+    if chosen.rescale != "auto":
+        listing = replace(listing, cases=tuple(replace(case, rescale=chosen.rescale) for case in listing.cases))
     check_patient_leakage(listing.cases)
     repeated = [case_id for case_id, count in Counter(case.case_id for case in listing.cases).items() if count > 1]
     if repeated:

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,18 @@ from anatobench.masks.segmenter import Segmenter
 from anatobench.progress import progress_bar
 from anatobench.store_lock import shard_locked
 from anatobench.tasks import Spacing
+from anatobench.time_limit import reading_seconds
 from anatobench.volumes.read import read_volume
 from anatobench.volumes.resample import resample_volume, resampled_grid
-from anatobench.volumes.volume import Grid
-from anatobench.worker_pool import WorkerDied, WorkerPlace, run_in_workers
+from anatobench.volumes.volume import Grid, Volume
+from anatobench.worker_pool import TimedOut, WorkerDied, WorkerPlace, run_in_workers
 
 SPACING: Spacing = (3.0, 1.5, 1.5)
 """The AutoSeg paper's, also that of the full geometries."""
 SEGMENTED_HU = (-1000, 1000)
 """The paper clips to this before segmenting."""
+SEGMENTING_SECONDS, SEGMENTING_FACTOR = 3600.0, 20.0
+"""Of the time limit of a scan: what any may take, and times what reading it may take."""
 FAILURES_IN_A_ROW = 5
 """So many scans without a success between them are not the scans' fault."""
 
@@ -68,7 +71,10 @@ def segment_scan(scan: Scan, segmenter: Segmenter) -> tuple[np.ndarray, Grid]:
 
     Raises `CaseError` if the scan cannot be read, or nothing was found in it.
     """
-    volume = read_volume(scan.path, scan.header)
+    return _segment(scan, read_volume(scan.path, scan.header, scan.rescale), segmenter)
+
+
+def _segment(scan: Scan, volume: Volume, segmenter: Segmenter) -> tuple[np.ndarray, Grid]:
     grid = resampled_grid(volume.grid, SPACING)
     labels = segmenter.segment(np.clip(resample_volume(volume, grid), *SEGMENTED_HU), grid.affine)
     if labels.shape != grid.size:
@@ -108,7 +114,7 @@ def make_masks(
                 _run_jobs([_Job(scan, folder, segmenter) for scan in missing], places, threads, tally, progress)
             finally:
                 folder.merge_rejections(listed_rejections)
-    return summarise(own, folder, tally.made, tally.rejected, time.monotonic() - began, notes)
+    return summarise(own, folder, tally.made, tally.rejected, time.monotonic() - began, (*notes, *tally.notes))
 
 
 def scans_of_shard(scans: Sequence[Scan], shard: tuple[int, int]) -> Sequence[Scan]:
@@ -143,6 +149,8 @@ def summarise(
 class _Tally:
     rejected: Counter[str]
     made: int = 0
+    notes: list[str] = field(default_factory=list)
+    """What was mended in which scan."""
     failures: int = 0
     """Of the segmenter, since it last succeeded."""
 
@@ -163,16 +171,20 @@ class _Failure:
     rejection: Rejection
 
 
-_Result = Rejection | _Failure | AnatoBenchError | None
-"""None: the mask is made."""
+_Result = Rejection | _Failure | AnatoBenchError | tuple[str, ...]
+"""The notes of a scan whose mask is made."""
 
 
 def _run_jobs(jobs: list[_Job], places: Sequence[WorkerPlace], threads: int, tally: _Tally, progress: bool) -> None:
-    workers = run_in_workers(_do, jobs, len(places), threads, places or (WorkerPlace(),))
+    workers = run_in_workers(_do, jobs, len(places), threads, places or (WorkerPlace(),), _seconds_for)
     # Closed here, not when it is forgotten: at its end Python would wait for workers that have processes of their own.
     with closing(workers), progress_bar(len(jobs), "masks", "scan", disable=not progress) as bar:
         for job, result in workers:
-            _take(job, _died(job, result) if isinstance(result, WorkerDied) else result, tally)
+            if isinstance(result, TimedOut):
+                late = f"{job.scan.path}: given up after {result.seconds:.0f} s"
+                _take(job, _Failure(_rejection(job, "time-limit", late)), tally)
+            else:
+                _take(job, _died(job, result) if isinstance(result, WorkerDied) else result, tally)
             bar.set_postfix(rejected=tally.rejected.total(), refresh=False)
             bar.update()
 
@@ -180,7 +192,8 @@ def _run_jobs(jobs: list[_Job], places: Sequence[WorkerPlace], threads: int, tal
 def _take(job: _Job, result: _Result, tally: _Tally) -> None:
     if isinstance(result, AnatoBenchError):
         raise result
-    if result is None:
+    if isinstance(result, tuple):
+        tally.notes += [f"{job.scan.case_id}: {note}" for note in result]
         tally.made += 1
         tally.failures = 0
         return
@@ -196,24 +209,30 @@ def _take(job: _Job, result: _Result, tally: _Tally) -> None:
         )
 
 
+def _seconds_for(job: _Job) -> float:
+    """What a worker may take for a scan: reading it, and then segmenting it on what may be two cores."""
+    return SEGMENTING_SECONDS + SEGMENTING_FACTOR * reading_seconds(job.scan.path)
+
+
 def _do(job: _Job) -> _Result:
     """Segment one scan and write its mask, in a worker."""
     try:
-        labels, grid = segment_scan(job.scan, job.segmenter)
+        volume = read_volume(job.scan.path, job.scan.header, job.scan.rescale)
+        labels, grid = _segment(job.scan, volume, job.segmenter)
     except CaseError as error:
         return _rejection(job, error.reason, str(error))
     except AnatoBenchError as error:
         return error
-    except FileNotFoundError as error:
-        return _rejection(job, "missing", f"{error.filename}: is missing")
-    except Exception as error:  # the segmenter's, or a fault nobody thought of
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the segmenter's, or a fault nobody thought of
         return _Failure(_rejection(job, "segmenter-failed", f"{type(error).__name__}: {error}"))
     try:
         with _disk_errors_named():
             job.folder.write(job.scan.case_id, labels, grid.affine, job.segmenter.names)
     except AnatoBenchError as error:
         return error
-    return None
+    return volume.notes
 
 
 def _died(job: _Job, death: WorkerDied) -> _Failure:

@@ -17,11 +17,12 @@ import numpy as np
 from anatobench.errors import CaseError
 from anatobench.masks.scans import Scan
 from anatobench.progress import progress_bar
+from anatobench.time_limit import GRACE, reading_seconds
 from anatobench.volumes.label_evidence import VERTEBRAE
 from anatobench.volumes.organs import STRUCTURES, label_structures
 from anatobench.volumes.read import read_mask
 from anatobench.volumes.volume import Mask
-from anatobench.worker_pool import WorkerDied, run_in_workers
+from anatobench.worker_pool import TimedOut, WorkerDied, run_in_workers
 
 PLAUSIBLE_ML: Mapping[str, tuple[float, float]] = {
     "lung_upper_lobe_left": (300, 2200),
@@ -116,14 +117,21 @@ class MaskQuality:
 def check_masks(scans: Sequence[Scan], organs: Sequence[str], workers: int, progress: bool = True) -> list[MaskQuality]:
     """The quality of every mask that is there, the worst first."""
     with_mask = [scan for scan in scans if scan.mask is not None]
-    found = []
+    found: list[MaskQuality] = []
+    judge_one = partial(check_mask, organs=tuple(organs))
     with progress_bar(len(with_mask), "check", "mask", disable=not progress) as bar:
-        for scan, result in run_in_workers(partial(check_mask, organs=tuple(organs)), with_mask, workers):
+        for scan, result in run_in_workers(judge_one, with_mask, workers, time_limit=_seconds_for):
             if isinstance(result, WorkerDied):
                 result = _unusable(scan, f"the process that read it ended with exit code {result.exit_code}")
+            elif isinstance(result, TimedOut):
+                result = _unusable(scan, f"{scan.mask}: given up after {result.seconds:.0f} s")
             found.append(result)
             bar.update()
     return sorted(found, key=lambda quality: (-quality.severity, quality.scan.case_id))
+
+
+def _seconds_for(scan: Scan) -> float:
+    return GRACE * reading_seconds(scan.mask)
 
 
 def check_mask(scan: Scan, organs: Sequence[str]) -> MaskQuality:

@@ -140,7 +140,7 @@ def _on_one_grid(quality: MaskQuality, organs: Sequence[str]) -> tuple[np.ndarra
     """HU and organ numbers (1 for the first of `organs`) [D, H, W] on the resampled scan's grid."""
     scan = quality.scan
     assert scan.mask is not None
-    volume = read_volume(scan.path, scan.header)
+    volume = read_volume(scan.path, scan.header, scan.rescale)
     grid = resampled_grid(volume.grid, SPACING)
     mask = read_mask(scan.mask)
     structures = label_structures(mask, scan.mask_labels)

@@ -7,175 +7,72 @@ run either way. Rescaling is read per slice.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pydicom
-from pydicom.dataset import FileDataset
 from pydicom.pixels import get_decoder
 
 from anatobench.errors import CaseError
-from anatobench.volumes.limits import check_affine, check_size, check_spacing
+from anatobench.volumes.dicom_frames import check_frame, decoder_streams_silent, unknown_process
+from anatobench.volumes.dicom_header import SEPARATING, Slice, read_dataset, series_files
+from anatobench.volumes.hounsfield import Histogram, shows_air_and_tissue, why_not_hounsfield
+from anatobench.volumes.limits import check_affine, check_size
 from anatobench.volumes.orientation import to_canonical
-from anatobench.volumes.volume import Volume
+from anatobench.volumes.volume import AIR_HU, Volume
 
-PREAMBLE_BYTES = 128
-MAX_SLICE_PIXELS = 4096 * 4096
 SAME_POSITION_MM = 1e-2
 UNEVEN_SHARE = 0.2
 """Share of the slice distance by which a gap may differ from the others."""
+MISSING_SHARE = 0.5
+"""A gap that is larger by this share is a missing slice and no rounding."""
 DIRECTION_TOLERANCE = 1e-3
 AIR_THRESHOLD_HU = -900
 AIR_SHARE = 0.01
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """DICOM's patient axes grow to the left and backwards, NIfTI's to the right and forwards."""
 _INT16 = np.iinfo(np.int16)
-_HEADER_TAGS = (
-    *("ImageType", "Modality", "SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
-    *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
-    *("PhotometricInterpretation", "BitsStored", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
-)
 
 
 @dataclass(frozen=True)
-class _Slice:
-    """What a slice's header says."""
+class _Reading:
+    """How the stored words of a series are to be understood, where its tags and its voxels contradict each other."""
 
-    path: Path
-    series: str
-    size: tuple[int, int]
-    """Rows, columns."""
-    pixel_spacing: tuple[float, float]
-    """Millimetres between rows, between columns."""
-    position: np.ndarray
-    """Patient position (LPS, mm) of the first pixel."""
-    along_row: np.ndarray
-    """Direction (LPS) in which the column index grows."""
-    along_column: np.ndarray
-    """Direction (LPS) in which the row index grows."""
-    slope: float
-    intercept: float
-    inversion: int | None
-    """MONOCHROME1: smallest plus largest storable pixel value; None for MONOCHROME2."""
+    inverted: bool = False
+    signed_bits: int | None = None
+    """Words under an unsigned tag that are signed, of so many bits."""
 
 
-def is_dicom_file(path: Path) -> bool:
-    """Whether the file has DICOM's preamble and magic word."""
-    with path.open("rb") as file:
-        return file.read(PREAMBLE_BYTES + 4)[PREAMBLE_BYTES:] == b"DICM"
-
-
-def read_dicom_series(folder: Path) -> Volume:
+def read_dicom_series(folder: Path, trusted: bool = False) -> Volume:
     """Read the one CT series in `folder` (its own files alone; what is not DICOM or not a CT slice is passed over).
 
-    The slice distance is the median distance of neighbouring positions; SliceThickness is not used. Raises `CaseError`
-    for no or several series, missing, duplicate or unequal slices, and undecodable pixels.
+    The slice distance is that of the first and last position over the number of steps; SliceThickness is not used.
+    `trusted`: the values are HU whatever RescaleType and the voxels say. Raises `CaseError` for no or several series,
+    missing, duplicate or unequal slices, and undecodable pixels.
     """
-    slices = _slice_headers(folder)
+    files = series_files(folder, trusted)
+    slices, notes = files.slices, list(files.notes)
     _check_same(folder, slices)
     size = (len(slices), *slices[0].size)
     check_size(folder, size)
     slices, affine = _stack(folder, slices)
+    notes += _check_one_scan(folder, slices)
     check_affine(folder, affine)
-    inverted = _stored_inverted(slices[len(slices) // 2])
+    reading = _reading(slices[len(slices) // 2], trusted)
+    if reading.signed_bits is not None:
+        notes.append("PixelRepresentation says unsigned, but only as signed words do the voxels show air and tissue")
     hounsfield = np.empty(size, dtype=np.int16)
+    padded = 0
     for one, target in zip(slices, hounsfield, strict=True):
-        target[:] = _slice_hounsfield(one, inverted)
-    return Volume(*to_canonical(hounsfield, affine))
+        target[:], in_slice = _slice_hounsfield(one, reading)
+        padded += in_slice
+    if padded:
+        notes.append(f"{padded / hounsfield.size:.1%} of the voxels are padding by PixelPaddingValue, made air")
+    return Volume(*to_canonical(hounsfield, affine), tuple(notes))
 
 
-def _slice_headers(folder: Path) -> list[_Slice]:
-    slices = []
-    for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith("."):
-            continue
-        if not is_dicom_file(path):
-            if path.suffix.lower() == ".dcm":
-                raise CaseError("truncated", f"{path}: not a DICOM file in spite of its name: copy it again")
-            continue
-        dataset = _read_dataset(path, pixels=False)
-        if _is_ct_slice(dataset):
-            slices.append(_slice_header(path, dataset))
-    if not slices:
-        raise CaseError("empty-series", f"{folder}: holds no CT slices in DICOM format")
-    return slices
-
-
-def _read_dataset(path: Path, pixels: bool) -> FileDataset:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns of every deviation from the standard in tags that are not used
-        try:
-            if pixels:
-                return pydicom.dcmread(path)
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS))
-        except Exception as error:  # pydicom raises many types for damaged files
-            raise CaseError("truncated", f"{path}: damaged DICOM file ({error}): copy it again") from error
-
-
-def _is_ct_slice(dataset: FileDataset) -> bool:
-    if "Rows" not in dataset or dataset.get("Modality", "CT") not in ("CT", "", None):
-        return False
-    return "LOCALIZER" not in (dataset.get("ImageType") or ())
-
-
-def _slice_header(path: Path, dataset: FileDataset) -> _Slice:
-    if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise CaseError("multi-frame", f"{path}: several slices in one file are not supported: convert it to NIfTI")
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise CaseError("unsupported-pixels", f"{path}: a colour image is no CT slice")
-    size = (int(dataset.Rows), int(dataset.get("Columns") or 0))
-    if not 0 < size[0] * size[1] <= MAX_SLICE_PIXELS:
-        raise CaseError("too-large", f"{path}: claims {size[0]} x {size[1]} pixels: is it damaged?")
-    try:
-        position = _numbers(dataset.ImagePositionPatient, 3)
-        orientation = _numbers(dataset.ImageOrientationPatient, 6)
-        spacing = _numbers(dataset.PixelSpacing, 2)
-        signed = bool(dataset.get("PixelRepresentation", 0))
-        slope, intercept = _rescaling(path, dataset, signed)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise CaseError("no-geometry", f"{path}: no valid position, orientation or spacing ({error})") from error
-    check_spacing(path, spacing)
-    along_row, along_column = orientation[:3], orientation[3:]
-    unit = np.allclose([np.linalg.norm(along_row), np.linalg.norm(along_column)], 1, atol=1e-2)
-    if not unit or abs(along_row @ along_column) > 1e-2:
-        raise CaseError("bad-affine", f"{path}: its ImageOrientationPatient is not two perpendicular unit vectors")
-    inversion = None
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        inversion = -1 if signed else 2 ** int(dataset.get("BitsStored", 16)) - 1
-    return _Slice(
-        path=path,
-        series=str(dataset.get("SeriesInstanceUID", "")),
-        size=size,
-        pixel_spacing=(float(spacing[0]), float(spacing[1])),
-        position=position,
-        along_row=along_row,
-        along_column=along_column,
-        slope=slope,
-        intercept=intercept,
-        inversion=inversion,
-    )
-
-
-def _rescaling(path: Path, dataset: FileDataset, signed: bool) -> tuple[float, float]:
-    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    if slope is None and intercept is None and not signed:
-        raise CaseError("no-rescale", f"{path}: unsigned pixels without RescaleIntercept are not HU: add the tag")
-    numbers = _numbers([1.0 if slope is None else slope, 0.0 if intercept is None else intercept], 2)
-    if numbers[0] == 0:
-        raise CaseError("bad-rescale", f"{path}: its RescaleSlope is 0")
-    return float(numbers[0]), float(numbers[1])
-
-
-def _numbers(values: Sequence[object], count: int) -> np.ndarray:
-    numbers = np.array([float(value) for value in values])  # type: ignore[arg-type]
-    if len(numbers) != count or not np.isfinite(numbers).all():
-        raise ValueError(f"{count} finite numbers needed, found {list(values)}")
-    return numbers
-
-
-def _check_same(folder: Path, slices: list[_Slice]) -> None:
+def _check_same(folder: Path, slices: list[Slice]) -> None:
     """Raise `CaseError` unless the slices are one series of one size and direction."""
     series = {one.series for one in slices}
     if len(series) > 1:
@@ -195,29 +92,22 @@ def _check_same(folder: Path, slices: list[_Slice]) -> None:
             )
 
 
-def _stack(folder: Path, slices: list[_Slice]) -> tuple[list[_Slice], np.ndarray]:
+def _stack(folder: Path, slices: list[Slice]) -> tuple[list[Slice], np.ndarray]:
     """The slices in the order of their positions, and the affine of (slice, row, column) to RAS+ millimetres."""
     first = slices[0]
     normal = np.cross(first.along_row, first.along_column)
     slices = sorted(slices, key=lambda one: float(one.position @ normal))
     positions = np.array([one.position for one in slices])
-    steps = np.diff(positions, axis=0)
-    gaps = steps @ normal
-    step = np.median(steps, axis=0)  # not along the normal if the gantry is tilted
-    distance = float(np.median(gaps))
+    gaps = np.diff(positions, axis=0) @ normal
     if (gaps < SAME_POSITION_MM).any():
         at = int(np.argmin(gaps))
         names = f"{slices[at].path.name} and {slices[at + 1].path.name}"
         raise CaseError("duplicate-slices", f"{folder}: {names} lie at the same position: keep one of them")
-    tolerance = max(UNEVEN_SHARE * distance, SAME_POSITION_MM)
-    if gaps.max() > distance + tolerance:
-        at = int(np.argmax(gaps))
-        names = f"{slices[at].path.name} and {slices[at + 1].path.name}"
-        raise CaseError(
-            "missing-slices", f"{folder}: {gaps[at]:g} mm between {names} where others are {distance:g} mm apart"
-        )
+    step = (positions[-1] - positions[0]) / (len(slices) - 1)  # not along the normal if the gantry is tilted
+    _check_gaps(folder, slices, gaps)
+    distance = float(gaps.mean())
     drift = np.abs(positions - positions[0] - np.arange(len(slices))[:, None] * step).max()
-    if gaps.min() < distance - tolerance or drift > max(distance / 2, *first.pixel_spacing):
+    if drift > max(distance / 2, *first.pixel_spacing):
         raise CaseError("uneven-slices", f"{folder}: its slices do not lie at even distances on one line")
     affine = np.eye(4)
     affine[:3, 0] = step
@@ -227,46 +117,124 @@ def _stack(folder: Path, slices: list[_Slice]) -> tuple[list[_Slice], np.ndarray
     return slices, LPS_TO_RAS @ affine
 
 
-def _stored_inverted(one: _Slice) -> bool:
-    """Whether a MONOCHROME1 series stores inverted values, so that air is the largest.
+def _check_gaps(folder: Path, slices: list[Slice], gaps: np.ndarray) -> None:
+    """Raise `CaseError` for gaps that differ by more than jitter, or than the rounding of their digits explains."""
+    usual, mean = float(np.median(gaps)), float(gaps.mean())
+    tolerance = max(UNEVEN_SHARE * usual, SAME_POSITION_MM)
+    unit = max(one.position_unit for one in slices)
+    if np.abs(gaps - usual).max() <= tolerance:
+        return
+    if np.abs(gaps - mean).max() <= 1.01 * unit and gaps.max() < (1 + MISSING_SHARE) * mean:
+        return  # both ends of a gap were rounded
+    at = int(np.argmax(gaps))
+    if gaps[at] > usual + tolerance:
+        names = f"{slices[at].path.name} and {slices[at + 1].path.name}"
+        raise CaseError(
+            "missing-slices", f"{folder}: {gaps[at]:g} mm between {names} where others are {usual:g} mm apart"
+        )
+    raise CaseError("uneven-slices", f"{folder}: its slices do not lie at even distances on one line")
 
-    By the standard the word only concerns display, but some exporters invert, and RATIC's published readers undo it.
-    Every CT shows air, so the values are inverted unless only the plain reading has any.
+
+def _check_one_scan(folder: Path, slices: list[Slice]) -> list[str]:
+    """Raise `CaseError` if slices of two acquisitions lie between each other; a note if one follows the other."""
+    notes = []
+    for tag in SEPARATING:
+        values = [one.labels.get(tag, "") for one in slices]
+        changes = sum(before != after for before, after in pairwise(values))
+        kinds = len(set(values))
+        if kinds > 1 and changes >= kinds:
+            shown = " and ".join(sorted(set(values))[:2])
+            raise CaseError(
+                "several-acquisitions",
+                f"{folder}: slices of {tag} {shown} lie between each other in one series: give each its own folder",
+            )
+        if 1 < kinds <= len(slices) // 3:
+            notes.append(f"the series has {kinds} values of {tag}, one part after the other")
+    return notes
+
+
+def _reading(one: Slice, trusted: bool) -> _Reading:
+    """How the words of a series are to be understood, judged by one slice from its middle.
+
+    MONOCHROME1: by the standard the word only concerns display, but some exporters invert, and RATIC's published
+    readers undo it. Every CT shows air, so the values are inverted unless only the plain reading has any. Unsigned
+    words: if as such they are no HU, but as signed ones they show air and tissue, then they are signed.
     """
-    if one.inversion is None:
-        return False
-    plain, inverted = (_slice_hounsfield(one, inverted) for inverted in (False, True))
-    return not (_shows_air(plain) and not _shows_air(inverted))
+    plain = _Reading()
+    if one.inversion is not None:
+        inverted = replace(plain, inverted=True)
+        shown = [_shows_air(_slice_hounsfield(one, reading)[0]) for reading in (plain, inverted)]
+        return plain if shown == [True, False] else inverted
+    if one.signed or trusted:
+        return plain
+    found, _ = _slice_hounsfield(one, plain)
+    if why_not_hounsfield(found[None]) is None:
+        return plain
+    for bits in sorted({one.bits, 12, 16}):
+        signed = _Reading(signed_bits=bits)
+        if shows_air_and_tissue(Histogram.of(_slice_hounsfield(one, signed)[0])):
+            return signed
+    return plain
 
 
 def _shows_air(hounsfield: np.ndarray) -> bool:
     return bool(np.mean(hounsfield <= AIR_THRESHOLD_HU) >= AIR_SHARE)
 
 
-def _slice_hounsfield(one: _Slice, inverted: bool) -> np.ndarray:
-    """One slice's pixels as int16 HU [rows, columns]; values beyond int16 saturate."""
+def _slice_hounsfield(one: Slice, reading: _Reading) -> tuple[np.ndarray, int]:
+    """One slice's pixels as int16 HU [rows, columns], and how many were padding; values beyond int16 saturate."""
     stored = _stored_pixels(one)
     values = stored.astype(np.float32)
-    if inverted and one.inversion is not None:
+    if reading.signed_bits is not None:
+        values[stored >= 1 << (reading.signed_bits - 1)] -= 1 << reading.signed_bits
+    if reading.inverted and one.inversion is not None:
         values = one.inversion - values
     values *= np.float32(one.slope)
     values += np.float32(one.intercept)
     np.rint(values, out=values)
-    return np.clip(values, _INT16.min, _INT16.max).astype(np.int16)
+    hounsfield = np.clip(values, _INT16.min, _INT16.max).astype(np.int16)
+    return hounsfield, _pad(hounsfield, stored, one.padding)
 
 
-def _stored_pixels(one: _Slice) -> np.ndarray:
+def _pad(hounsfield: np.ndarray, stored: np.ndarray, padding: tuple[int, int] | None) -> int:
+    """Make air of padding that is denser than air; how many pixels. The tag is believed where it fills corners: many
+    headers name a value that is a measurement like any other."""
+    if padding is None:
+        return 0
+    corners = stored[[0, 0, -1, -1], [0, -1, 0, -1]]
+    if np.count_nonzero((corners >= padding[0]) & (corners <= padding[1])) < 2:
+        return 0
+    padded = (stored >= padding[0]) & (stored <= padding[1]) & (hounsfield > AIR_HU)
+    hounsfield[padded] = AIR_HU
+    return int(np.count_nonzero(padded))
+
+
+def _stored_pixels(one: Slice) -> np.ndarray:
     """The stored values. pydicom clears or sign-extends the bits above BitsStored, which some scanners leave dirty."""
-    dataset = _read_dataset(one.path, pixels=True)
+    dataset = read_dataset(one.path, pixels=True)
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_compressed and not get_decoder(syntax).is_available:
+    try:
+        known = not syntax.is_compressed or get_decoder(syntax).is_available
+    except (ValueError, NotImplementedError, AttributeError):  # a damaged word, or a syntax that holds no pixels
+        known = False
+    if not known:
         raise CaseError("unsupported-pixels", f"{one.path}: no decoder for {syntax.name}: decompress the series first")
-    with warnings.catch_warnings():
+    check_frame(one.path, dataset, syntax)
+    with warnings.catch_warnings(), decoder_streams_silent(syntax):
         warnings.simplefilter("ignore")
         try:
             pixels = dataset.pixel_array
-        except Exception as error:  # the decoders raise many types for damaged pixel data
-            raise CaseError("truncated", f"{one.path}: its pixel data is damaged ({error}): copy it again") from error
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the decoders raise many types, one of them not even an Exception
+            process = unknown_process(dataset, syntax)
+            if process is not None:
+                advice = f"{one.path}: no decoder here for {process}: decompress the series first"
+                raise CaseError("unsupported-pixels", advice) from None
+            told = " ".join(str(error).split())[:200] or type(error).__name__
+            raise CaseError("truncated", f"{one.path}: its pixel data is damaged ({told}): copy it again") from None
     if pixels.shape != one.size:
         raise CaseError("truncated", f"{one.path}: its pixels are {pixels.shape}, its header says {one.size}")
+    if pixels.dtype.kind not in "iu":
+        raise CaseError("unsupported-pixels", f"{one.path}: pixels of type {pixels.dtype} are no CT: convert it")
     return pixels

@@ -9,23 +9,28 @@ import gzip
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
 import nibabel
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
+from scipy import ndimage
 
 from anatobench.atomic_files import write_atomically
 from anatobench.datasets.case import HeaderOverride
 from anatobench.errors import CaseError
 from anatobench.volumes.byte_stream import ByteStream, open_byte_stream
+from anatobench.volumes.hounsfield import Histogram, shows_air_and_tissue, why_not_hounsfield
 from anatobench.volumes.label_names import EXTENSION_CODE, format_label_names, parse_label_names
 from anatobench.volumes.limits import check_affine, check_size, check_spacing
-from anatobench.volumes.orientation import to_canonical
-from anatobench.volumes.volume import Mask, Volume
+from anatobench.volumes.orientation import is_sheared, to_canonical
+from anatobench.volumes.volume import AIR_HU, Mask, Volume
 
 MAX_EXTENSION_BYTES = 16 << 20
+MAX_DISAGREEMENT, MIN_DISAGREEMENT_MM = 0.5, 0.1
+"""Of sform and qform: share of the smallest voxel spacing, and what rounding of the quaternion explains."""
 MAX_LABEL = np.iinfo(np.uint16).max
 _HEADERS: dict[int, type[nibabel.Nifti1Header]] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 _INT16 = np.iinfo(np.int16)
@@ -41,22 +46,30 @@ class _StoredImage:
     names: dict[int, str] | None
 
 
-def read_nifti_volume(path: Path, header: HeaderOverride | None = None) -> Volume:
+def read_nifti_volume(path: Path, header: HeaderOverride | None = None, trusted: bool = False) -> Volume:
     """Read a CT scan in HU. `header` replaces the file's own rescaling and affine.
 
-    Values beyond int16 saturate. Raises `CaseError` for a file that is not a readable, finite, placed 3-D scan.
+    Values beyond int16 saturate; NaN outside the view is air. Where the voxels are no HU as they are said to be, but
+    plainly are in another reading of the same bits (unsigned words that are signed, an original of CT-RATE that is in
+    HU already), that one is taken, with a note, unless they are `trusted`. Raises `CaseError` for a file that is not a
+    readable, finite, placed 3-D scan.
     """
     image = _read_image(path, check_pixdim=header is None)
+    notes: list[str] = []
     if header is None:
         slope, intercept = _rescaling(path, image.header)
         affine = _affine(path, image.header)
+        notes += _pixdim_note(image.header, affine)
     else:
         slope, intercept, affine = header.slope, header.intercept, np.asarray(header.affine, dtype=np.float64)
         check_affine(path, affine)
         if not (np.isfinite([slope, intercept]).all() and slope != 0):
             raise CaseError("bad-rescale", f"{path}: the metadata's slope {slope} and intercept {intercept} give no HU")
-    hounsfield = _to_hounsfield(path, image.voxels, slope, intercept)
-    return Volume(*to_canonical(hounsfield, _reversed_axes(affine)))
+    stored = _with_air_outside(path, image.voxels, slope, intercept, notes)
+    if not trusted:
+        stored, slope, intercept = _as_hounsfield(path, stored, slope, intercept, header is not None, notes)
+    hounsfield = _to_hounsfield(path, stored, slope, intercept)
+    return Volume(*to_canonical(hounsfield, _reversed_axes(affine)), tuple(notes))
 
 
 def read_nifti_affine(path: Path) -> np.ndarray:
@@ -76,14 +89,16 @@ def read_nifti_mask(path: Path) -> Mask:
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, names: Mapping[int, str] | None = None) -> None:
     """Write [D, H, W] voxels (int16 HU, uint8/uint16 labels, float32) atomically; `.gz` in the name compresses.
 
-    The file's fastest axis is W. The same arrays give the same bytes. `names` become a label table (label_names.py).
+    The file's fastest axis is W. A sheared affine is written as sform alone. The same arrays give the same bytes.
+    `names` become a label table (label_names.py).
     """
     if array.dtype not in (np.int16, np.uint8, np.uint16, np.float32):
         raise ValueError(f"{array.dtype} voxels: write int16, uint8, uint16 or float32")
     image = nibabel.Nifti1Image(array.transpose(2, 1, 0), _reversed_axes(affine), dtype=array.dtype)
     image.header.set_xyzt_units("mm")
     image.set_sform(image.affine, code=1)
-    image.set_qform(image.affine, code=1)
+    # A quaternion cannot say that the gantry was tilted: then there is none, and no reader takes the scan for another.
+    image.set_qform(image.affine, code=0 if is_sheared(affine) else 1)
     if names:
         image.header.extensions.append(nibabel.nifti1.Nifti1Extension(EXTENSION_CODE, format_label_names(names)))
     write_nifti_image(path, image)
@@ -106,7 +121,8 @@ def _read_image(path: Path, check_pixdim: bool = True) -> _StoredImage:
         header = _read_header(stream)
         shape = _shape(path, header)
         if check_pixdim:
-            check_spacing(path, np.abs(header["pixdim"][1:4]) if header["sform_code"] > 0 else header["pixdim"][1:4])
+            spacing = header["pixdim"][1:4] * _millimetres(header)
+            check_spacing(path, np.abs(spacing) if header["sform_code"] > 0 else spacing)
         dtype = _voxel_type(path, header)
         names = _read_extensions(stream, header)
         voxels = stream.read_array(shape[::-1], dtype)
@@ -179,11 +195,43 @@ def _affine(path: Path, header: nibabel.Nifti1Header) -> np.ndarray:
         header["pixdim"][0] = 1  # the NIfTI standard: "if qfac is 0, take 1"
     try:
         affine = header.get_sform() if header["sform_code"] > 0 else header.get_qform()
+        other = header.get_qform() if header["sform_code"] > 0 and header["qform_code"] > 0 else affine
     except (HeaderDataError, ValueError) as error:
         raise CaseError("bad-affine", f"{path}: {error}") from error
-    affine = np.asarray(affine, dtype=np.float64)
+    scale = np.array([_millimetres(header)] * 3 + [1.0])[:, None]
+    affine = np.asarray(affine, dtype=np.float64) * scale
     check_affine(path, affine)
+    _check_agreement(path, header, affine, np.asarray(other, dtype=np.float64) * scale)
     return affine
+
+
+def _millimetres(header: nibabel.Nifti1Header) -> float:
+    """Of the header's unit of length; most headers that name none are in millimetres."""
+    return {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
+def _check_agreement(path: Path, header: nibabel.Nifti1Header, sform: np.ndarray, qform: np.ndarray) -> None:
+    """Raise `CaseError` if the header's two transforms place a corner of the scan half a voxel apart."""
+    corners = np.array([[*corner, 1] for corner in product(*((0, int(n) - 1) for n in header["dim"][1:4]))]).T
+    apart = np.linalg.norm(((sform - qform) @ corners)[:3], axis=0).max()
+    limit = max(MAX_DISAGREEMENT * np.linalg.norm(sform[:3, :3], axis=0).min(), MIN_DISAGREEMENT_MM)
+    if not apart <= limit:
+        raise CaseError(
+            "sform-contradicts-qform",
+            f"{path}: its sform and its qform place it up to {apart:.1f} mm apart: set the code of the wrong one to 0",
+        )
+
+
+def _pixdim_note(header: nibabel.Nifti1Header, affine: np.ndarray) -> list[str]:
+    """Where the sform alone places a scan, some tools take the spacing from pixdim all the same."""
+    spacing, own = np.linalg.norm(affine[:3, :3], axis=0), np.abs(header["pixdim"][1:4]) * _millimetres(header)
+    if header["qform_code"] > 0 or np.allclose(spacing, own, rtol=0.01) or (own == 1).all():
+        return []
+    return [f"pixdim says {_shown(own)} mm and the sform {_shown(spacing)} mm: the sform is used"]
+
+
+def _shown(spacing: np.ndarray) -> str:
+    return " x ".join(f"{s:g}" for s in np.round(spacing, 3))
 
 
 def _rescaling(path: Path, header: nibabel.Nifti1Header) -> tuple[float, float]:
@@ -197,6 +245,49 @@ def _rescaling(path: Path, header: nibabel.Nifti1Header) -> tuple[float, float]:
 def _reversed_axes(affine: np.ndarray) -> np.ndarray:
     """The affine for the same voxels indexed (k, j, i) instead of (i, j, k), and the other way round."""
     return affine[:, [2, 1, 0, 3]]
+
+
+def _with_air_outside(path: Path, stored: np.ndarray, slope: float, intercept: float, notes: list[str]) -> np.ndarray:
+    """Air for NaN outside the view: whatever hangs together with a corner of the scan. `CaseError` for any other."""
+    if stored.dtype.kind != "f" or not any(np.isnan(plane.min()) for plane in stored):  # a minimum hands NaN on
+        return stored
+    missing = np.isnan(stored)
+    labels, _ = ndimage.label(missing)
+    corners = set(labels[:: len(labels) - 1, :: labels.shape[1] - 1, :: labels.shape[2] - 1].flat) - {0}
+    if not np.isin(labels[missing], list(corners)).all():
+        raise CaseError("nan", f"{path}: has voxels inside its view that are NaN: repair or leave out this scan")
+    notes.append(f"{missing.mean():.1%} of the voxels, outside the view, are NaN: made air")
+    return np.where(missing, stored.dtype.type((AIR_HU - intercept) / slope), stored)
+
+
+def _as_hounsfield(
+    path: Path, stored: np.ndarray, slope: float, intercept: float, overridden: bool, notes: list[str]
+) -> tuple[np.ndarray, float, float]:
+    """The stored words, slope and intercept that give HU: as they are said to be, or else as the voxels show."""
+    signed = stored.dtype == np.uint16
+    if not signed and not (overridden and (slope, intercept) != (1.0, 0.0)):
+        return stored, slope, intercept
+    sample = _thinned(stored)
+    if why_not_hounsfield(_to_hounsfield(path, sample.copy(), slope, intercept)) is None:
+        return stored, slope, intercept
+    if overridden and _plainly_hounsfield(path, sample, 1.0, 0.0):
+        notes.append("its values are in HU already: the metadata's slope and intercept would rescale them twice")
+        return stored, 1.0, 0.0
+    words = np.dtype(np.int16).newbyteorder(stored.dtype.byteorder)
+    if signed and _plainly_hounsfield(path, sample.view(words), slope, intercept):
+        notes.append("its voxel type is unsigned, but only as signed words do the voxels show air and tissue")
+        return stored.view(words), slope, intercept
+    return stored, slope, intercept
+
+
+def _plainly_hounsfield(path: Path, sample: np.ndarray, slope: float, intercept: float) -> bool:
+    return shows_air_and_tissue(Histogram.of(_to_hounsfield(path, sample.copy(), slope, intercept)))
+
+
+def _thinned(stored: np.ndarray) -> np.ndarray:
+    """About a million voxels of a large array, whole rows of it."""
+    step = max(1, round((stored.size / (1 << 20)) ** 0.5))
+    return np.ascontiguousarray(stored[:: min(step, len(stored) // 2 or 1), :: min(step, stored.shape[1] // 2 or 1)])
 
 
 def _to_hounsfield(path: Path, stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:

@@ -6,6 +6,14 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 CANONICAL = ("I", "P", "L")
+SHEAR_TOLERANCE = 1e-3
+"""Cosine between two axes, about 0.06 degrees; a gantry tilt begins well above it, rounded headers lie below."""
+
+
+def is_sheared(affine: np.ndarray) -> bool:
+    """Whether two axes of an affine are not perpendicular, as those of a scan with a tilted gantry."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR_TOLERANCE)
 
 
 def to_canonical(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,35 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from anatobench.datasets.case import HeaderOverride
-from anatobench.errors import CaseError
-from anatobench.volumes.dicom import is_dicom_file, read_dicom_series
+from anatobench.errors import AnatoBenchError, CaseError
+from anatobench.time_limit import reading_time_limited
+from anatobench.volumes.dicom import read_dicom_series
+from anatobench.volumes.dicom_header import is_dicom_file
+from anatobench.volumes.hounsfield import OVERRIDE, lacks_air, why_not_hounsfield
 from anatobench.volumes.nifti import read_nifti_affine, read_nifti_mask, read_nifti_volume
 from anatobench.volumes.rad_chestct_npz import is_npz_file, read_rad_chestct_npz
 from anatobench.volumes.volume import Mask, Volume
 
 
-def read_volume(path: Path, header: HeaderOverride | None = None) -> Volume:
+def read_volume(path: Path, header: HeaderOverride | None = None, rescale: str = "auto") -> Volume:
     """Read a scan: a folder holds a DICOM series, a file is RAD-ChestCT's NPZ or NIfTI.
 
-    `header` replaces what a NIfTI file says about itself (CT-RATE's originals). Raises `CaseError` for bad input.
+    `header` replaces what a NIfTI file says about itself (CT-RATE's originals). The voxels must look like HU
+    (hounsfield.py) unless `rescale` is `hu`; `raw` and `hu` also say that no other reading of the bits is tried.
+    Raises `CaseError` for bad input, whatever is bad about it.
     """
     path = Path(path)
+    with reading_errors_named(path):
+        volume = _read(path, header, trusted=rescale != "auto")
+        if rescale == "hu":
+            return volume
+        against = why_not_hounsfield(volume.voxels)
+        if against is not None:
+            raise CaseError("not-hounsfield", f"{path}: these are no HU: {against}: {OVERRIDE}")
+        if lacks_air(volume.voxels):
+            note = "nothing in it is as light as air or lung: taken for a crop inside the body"
+            return replace(volume, notes=(*volume.notes, note))
+        return volume
+
+
+def _read(path: Path, header: HeaderOverride | None, trusted: bool) -> Volume:
     if not path.exists():
         raise CaseError("missing", f"{path}: no such scan")
-    if header is not None:
-        return read_nifti_volume(path, header)
     if path.is_dir():
-        return read_dicom_series(path)
+        return read_dicom_series(path, trusted)
+    _check_regular(path)
+    if header is not None:
+        return read_nifti_volume(path, header, trusted)
     if is_npz_file(path):
         return read_rad_chestct_npz(path)
     if is_dicom_file(path):
         raise CaseError("single-dicom", f"{path}: one DICOM file is one slice: give the folder of the series")
-    return read_nifti_volume(path)
+    return read_nifti_volume(path, trusted=trusted)
+
+
+def _check_regular(path: Path) -> None:
+    """Raise `CaseError` for a pipe, socket or device: reading one may never end."""
+    if not path.is_file():
+        raise CaseError("not-a-file", f"{path}: is neither a regular file nor a folder")
+
+
+@contextmanager
+def reading_errors_named(path: Path) -> Iterator[None]:
+    """Whatever goes wrong in here while a scan or mask is read, except an interrupt, is a `CaseError` with its path;
+    also that it takes too long.
+
+    Decoders raise what they like: one written in Rust even something that is no `Exception`.
+    """
+    try:
+        with reading_time_limited(path):
+            yield
+    except (AnatoBenchError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except FileNotFoundError as error:
+        raise CaseError("missing", f"{error.filename or path}: is missing") from error
+    except OSError as error:
+        raise CaseError(
+            "unreadable", f"{error.filename or path}: cannot be read ({error.strerror or error})"
+        ) from error
+    except MemoryError as error:
+        raise CaseError("too-large", f"{path}: takes more memory than there is") from error
+    except BaseException as error:
+        told = " ".join(str(error).split())[:200]
+        raise CaseError("unreadable", f"{path}: cannot be read ({type(error).__name__}: {told})") from error
 
 
 def own_affine(path: Path) -> np.ndarray | None:
@@ -42,5 +96,9 @@ def own_affine(path: Path) -> np.ndarray | None:
 
 
 def read_mask(path: Path) -> Mask:
-    """Read an organ mask (NIfTI). Raises `CaseError` for bad input."""
-    return read_nifti_mask(Path(path))
+    """Read an organ mask (NIfTI). Raises `CaseError` for bad input, whatever is bad about it."""
+    path = Path(path)
+    with reading_errors_named(path):
+        if path.exists():
+            _check_regular(path)
+        return read_nifti_mask(path)

@@ -8,6 +8,7 @@ any grid.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from anatobench.volumes.volume import AIR_HU, Grid, Volume
 
 ALIGNMENT_TOLERANCE = 1e-2
 """Voxels by which two grids' axes may drift apart over the whole grid and still count as aligned."""
+EDGE_TOLERANCE = 1e-6
+"""Voxels by which rounding may push a corner over the edge of a grid."""
 POSITION_DECIMALS = 4
 """Voxel positions are rounded to this, so that float noise in headers decides neither ties nor edges."""
 
@@ -44,6 +47,28 @@ def padded_or_cropped_grid(grid: Grid, size: Size) -> Grid:
 def cropped_grid(grid: Grid, start: Size, size: Size) -> Grid:
     """The grid of a crop of `size` voxels whose first one is voxel `start` of `grid`."""
     return Grid(size, grid.affine @ _scale_and_shift(np.ones(3), np.array(start)))
+
+
+def upright_grid(grid: Grid) -> Grid:
+    """The grid with perpendicular axes that covers a sheared one and shares its last voxel: every reader of NIfTI
+    places it alike, which is not so of a grid that a tilted gantry has sheared."""
+    down, back, left = grid.affine[:3, :3].T
+    left_axis = left / np.linalg.norm(left)
+    back_axis = back - (back @ left_axis) * left_axis
+    back_axis /= np.linalg.norm(back_axis)
+    down_axis = np.cross(left_axis, back_axis)
+    down_axis *= np.sign(down_axis @ down)
+    axes = np.stack([down_axis, back_axis, left_axis], axis=1)
+    spacing = np.array([down @ down_axis, np.linalg.norm(back), np.linalg.norm(left)])
+    last = grid.affine @ [*(n - 1 for n in grid.size), 1]
+    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in grid.size))])
+    steps = (corners @ grid.affine.T - last)[:, :3] @ axes / spacing
+    before = np.ceil(-steps.min(axis=0) - EDGE_TOLERANCE)
+    d, h, w = (int(n) for n in before + np.ceil(steps.max(axis=0) - EDGE_TOLERANCE) + 1)
+    affine = np.eye(4)
+    affine[:3, :3] = axes * spacing
+    affine[:3, 3] = last[:3] - affine[:3, :3] @ before
+    return Grid((d, h, w), affine)
 
 
 def resample_volume(volume: Volume, grid: Grid) -> np.ndarray:

@@ -40,6 +40,8 @@ class Volume:
     voxels: np.ndarray
     """int16 [D, H, W], Hounsfield units."""
     affine: np.ndarray
+    notes: tuple[str, ...] = ()
+    """What was mended or passed over when it was read, a sentence each."""
 
     @property
     def grid(self) -> Grid:

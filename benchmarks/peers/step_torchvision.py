@@ -29,7 +29,7 @@ from anatobench.architectures.mvit_v2_s import STOCHASTIC_DEPTH
 from anatobench.engine import Arrays, Batch, ModelSpec, StepMetrics
 from anatobench.recipes import Recipe
 from torch_ref.instruments import TorchInstruments
-from torch_ref.losses import case_losses
+from torch_ref.losses import case_losses, segmentation_loss
 from torch_ref.models import build_backbone
 from torch_ref.optimizer import build_optimizer, clip_and_update
 from torch_ref.precision import Precision
@@ -220,7 +220,8 @@ class StockStep:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._variant.autocast):
             logits, seg_logits = self._forward(x)
         seg_logits = None if seg_logits is None else seg_logits.float()
-        losses = case_losses(self._spec.task, self.recipe, logits.float(), seg_logits, targets, organs)
+        segmentation = None if seg_logits is None else segmentation_loss(self.recipe, seg_logits, organs)
+        losses = case_losses(self._spec.task, self.recipe, logits.float(), targets, segmentation)
         loss = losses.total.mean()
         self._optimizer.zero_grad()
         loss.backward()

@@ -5,7 +5,8 @@ Tokens are [B, 1 + t h w, C], the class token first and the grid's patches in ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from anatobench.tasks import Size
-from jax_impl.layers.attention import attention
-from jax_impl.layers.depthwise_conv3d import depthwise_conv3d
+from jax_impl.layers.attention import attention, fused_attention
+from jax_impl.layers.depthwise_conv3d import depthwise_conv3d, fast_depthwise_conv3d
 from jax_impl.layers.initialisation import normal, uniform
 from jax_impl.layers.layer_norm import LayerNorm
 from jax_impl.layers.linear import Linear
@@ -28,20 +29,28 @@ class Pooling(nnx.Module):
     """A depthwise convolution of the patches and a LayerNorm of all tokens, per head with the same weights."""
 
     def __init__(
-        self, channels: int, stride: Size, *, epsilon: float, dtype: DTypeLike, generator: np.random.Generator
+        self,
+        channels: int,
+        stride: Size,
+        *,
+        epsilon: float,
+        dtype: DTypeLike,
+        fast: bool = False,
+        generator: np.random.Generator,
     ) -> None:
         """`channels` of one head. Initialised as PyTorch does a convolution: uniform in +-1/sqrt(27)."""
         self.kernel = nnx.Param(uniform(generator, (3, 3, 3, 1, channels), 27**-0.5))
         self.norm = LayerNorm(channels, epsilon, dtype=dtype)
         self.stride = stride
         self.dtype = dtype
+        self.convolve = fast_depthwise_conv3d if fast else depthwise_conv3d
 
     def __call__(self, tokens: jax.Array, grid: Size) -> jax.Array:
         """[B, 1 + t h w, heads, c] to [B, 1 + t' h' w', heads, c]."""
         batch, _, heads, channels = tokens.shape
         kernel = jnp.tile(self.kernel[:, :, :, 0].astype(self.dtype), heads)
         flat = tokens.reshape(batch, -1, heads * channels)
-        pooled = pool_patches(flat, grid, lambda patches: depthwise_conv3d(patches, kernel, self.stride))
+        pooled = pool_patches(flat, grid, lambda patches: self.convolve(patches, kernel, self.stride))
         return self.norm(pooled.reshape(batch, -1, heads, channels))
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
@@ -67,28 +76,29 @@ class MultiscaleAttention(nnx.Module):
         epsilon: float,
         deviation: float,
         dtype: DTypeLike,
+        forms: Collection[str] = (),
         generator: np.random.Generator,
     ) -> None:
         """`tables`: rows of the tables of relative positions along depth, height and width."""
         self.qkv = Linear(channels, 3 * outputs, deviation=deviation, dtype=dtype, generator=generator)
         self.project = Linear(outputs, outputs, deviation=deviation, dtype=dtype, generator=generator)
         head = outputs // heads
-        self.pool_q = Pooling(head, query_stride, epsilon=epsilon, dtype=dtype, generator=generator)
-        self.pool_k = Pooling(head, key_value_stride, epsilon=epsilon, dtype=dtype, generator=generator)
-        self.pool_v = Pooling(head, key_value_stride, epsilon=epsilon, dtype=dtype, generator=generator)
+        build = partial(Pooling, head, epsilon=epsilon, dtype=dtype, fast="depthwise" in forms, generator=generator)
+        self.pool_q, self.pool_k, self.pool_v = build(query_stride), build(key_value_stride), build(key_value_stride)
         depth, height, width = tables
         self.rel_pos_h = nnx.Param(normal(generator, (height, head), deviation))
         self.rel_pos_w = nnx.Param(normal(generator, (width, head), deviation))
         self.rel_pos_t = nnx.Param(normal(generator, (depth, head), deviation))
         self.grid = grid
         self.heads = heads
+        self.attention = fused_attention if "attention" in forms else attention
 
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1)
         pools = (self.pool_q, self.pool_k, self.pool_v)
         queries, keys, values = (pool(qkv[:, :, part], self.grid) for part, pool in enumerate(pools))
-        attended = attention(*self._with_positions(queries, keys), values)
+        attended = self.attention(*self._with_positions(queries, keys), values)
         # The pooled queries are added again, but for the class token.
         attended = attended + jnp.pad(queries[:, 1:], ((0, 0), (1, 0), (0, 0), (0, 0)))
         return self.project(attended.reshape(batch, attended.shape[1], -1))

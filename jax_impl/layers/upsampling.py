@@ -5,6 +5,8 @@ The operation is linear and separable: one small matrix per axis, so that forwar
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,15 +16,19 @@ from anatobench.tasks import Size
 
 
 def upsample_trilinear(x: jax.Array, size: Size) -> jax.Array:
-    """[B, C, d, h, w] to [B, C, *size]. The axes in order, so that the largest product comes last and is contiguous."""
-    for subscripts, axis, length in zip(
-        ("Dd,bcdhw->bcDhw", "Hh,bcdhw->bcdHw", "bcdhw,Ww->bcdhW"), (2, 3, 4), size, strict=True
-    ):
-        matrix = jnp.asarray(interpolation_matrix(x.shape[axis], length), x.dtype)
-        operands = (x, matrix) if axis == 4 else (matrix, x)
-        # Full precision even where TF32 is allowed: the cost is memory traffic, and torch's kernel has no TF32 either.
-        x = jnp.einsum(subscripts, *operands, precision=lax.Precision.HIGHEST)
-    return x
+    """[B, C, d, h, w] to [B, C, *size]."""
+    matrices = [interpolation_matrix(source, target) for source, target in zip(x.shape[2:], size, strict=True)]
+    return upsample_by(x, *(jnp.asarray(matrix, x.dtype) for matrix in matrices))
+
+
+def upsample_by(x: jax.Array, depth: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
+    """[B, C, d, h, w] to [B, C, D, H, W] by the matrices [D, d], [H, h] and [W, w]; the axes in this order, so that the
+    largest product comes last and is contiguous."""
+    # Full precision even where TF32 is allowed: the cost is memory traffic, and torch's kernel has no TF32 either.
+    product = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+    x = product("Dd,bcdhw->bcDhw", depth, x)
+    x = product("Hh,bcdhw->bcdHw", height, x)
+    return product("bcdhw,Ww->bcdhW", x, width)
 
 
 def interpolation_matrix(source: int, target: int) -> np.ndarray:

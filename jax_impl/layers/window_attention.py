@@ -14,13 +14,17 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from anatobench.tasks import Size
-from jax_impl.layers.attention import attention
+from jax_impl.layers.attention import attention, fused_attention
 from jax_impl.layers.initialisation import normal
 from jax_impl.layers.linear import Linear
 from jax_impl.weights import Entry, Path
 
 MASKED = -100.0
 """Added between positions that are neighbours in a window only because of the cyclic shift."""
+
+
+REGIONS = 8
+"""That a window can have at most: cut once on each of three axes."""
 
 
 class WindowAttention(nnx.Module):
@@ -35,6 +39,7 @@ class WindowAttention(nnx.Module):
         *,
         deviation: float,
         dtype: DTypeLike,
+        fast: bool = False,
         generator: np.random.Generator,
     ) -> None:
         self.qkv = Linear(channels, 3 * channels, deviation=deviation, dtype=dtype, generator=generator)
@@ -44,6 +49,7 @@ class WindowAttention(nnx.Module):
         self.heads = heads
         self.window = window
         self.shift = shift
+        self.fast = fast
 
     def __call__(self, x: jax.Array) -> jax.Array:
         _, *size, _ = x.shape
@@ -62,13 +68,32 @@ class WindowAttention(nnx.Module):
         qkv = self.qkv(x).reshape(*batch, 3, self.heads, channels // self.heads)
         queries, keys, values = (qkv[..., part, :, :] for part in range(3))
         queries = queries * (channels // self.heads) ** -0.5
-        bias = repeated(self._relative_position_bias(window), tuple(batch[:2]))
-        if any(shift):
+        regions = shift_regions(padded, window, shift) if any(shift) else None
+        attended = self._fused if self.fast else self._plain
+        return self.proj(attended(queries, keys, values, window, regions).reshape(*batch, channels))
+
+    def _plain(
+        self, queries: jax.Array, keys: jax.Array, values: jax.Array, window: Size, regions: np.ndarray | None
+    ) -> jax.Array:
+        """Bias and mask added to the logits [B, windows, heads, voxels, voxels]."""
+        bias = repeated(self._relative_position_bias(window), queries.shape[:2])
+        if regions is not None:
             # Compared on the device: the whole mask as a constant would be 70 MB in the compiled program at full size.
-            regions = lax.optimization_barrier(jnp.asarray(shift_regions(padded, window, shift)))
-            apart = regions[:, :, None] != regions[:, None, :]
+            numbers = lax.optimization_barrier(jnp.asarray(regions))
+            apart = numbers[:, :, None] != numbers[:, None, :]
             bias = bias + jnp.where(apart, jnp.asarray(MASKED, bias.dtype), 0)[:, None]
-        return self.proj(attention(queries, keys, values, bias).reshape(*batch, channels))
+        return attention(queries, keys, values, bias)
+
+    def _fused(
+        self, queries: jax.Array, keys: jax.Array, values: jax.Array, window: Size, regions: np.ndarray | None
+    ) -> jax.Array:
+        """One bias for all windows; the mask, which differs between them, in 8 more columns of queries and keys."""
+        if regions is not None:
+            for_queries, for_keys = mask_columns(regions)
+            queries, keys = (
+                _with_columns(part, columns) for part, columns in ((queries, for_queries), (keys, for_keys))
+            )
+        return fused_attention(queries, keys, values, self._relative_position_bias(window))
 
     def _relative_position_bias(self, window: Size) -> jax.Array:
         """[heads, voxels, voxels]. A window smaller than the model's takes the first rows and columns of the model's
@@ -140,6 +165,25 @@ def shift_regions(size: Sequence[int], window: Size, shift: Size) -> np.ndarray:
         numbers = 3 * numbers + region.astype(np.int32).reshape([-1 if a == axis else 1 for a in range(3)])
     (wd, wh, ww), (nd, nh, nw) = window, (length // side for length, side in zip(size, window, strict=True))
     return numbers.reshape(nd, wd, nh, wh, nw, ww).transpose(0, 2, 4, 1, 3, 5).reshape(nd * nh * nw, wd * wh * ww)
+
+
+def mask_columns(regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For queries and for keys, float32 [windows, voxels, 8]: their products are 0 within a region and `MASKED`
+    between two, exactly.
+
+    A query has `MASKED` in its own region's column, and a key has 1 in all columns but its own. A window is cut once
+    on each axis, so it has eight regions at most.
+    """
+    numbers = np.stack([np.unique(window, return_inverse=True)[1].reshape(-1) for window in regions])
+    own = np.eye(REGIONS, dtype=np.float32)[numbers]
+    return MASKED * own, 1 - own
+
+
+def _with_columns(part: jax.Array, columns: np.ndarray) -> jax.Array:
+    """[B, windows, voxels, heads, d] with `columns` [windows, voxels, 8] behind, the same in every case and head."""
+    # Behind a barrier as in the plain form: XLA would fold them into one constant for all cases and heads.
+    added = lax.optimization_barrier(jnp.asarray(columns, part.dtype))[:, :, None]
+    return jnp.concatenate([part, jnp.broadcast_to(added, (*part.shape[:-1], REGIONS))], -1)
 
 
 def relative_position_index(window: Size) -> np.ndarray:

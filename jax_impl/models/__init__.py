@@ -12,7 +12,7 @@ A backbone is an NNX module that offers
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 from jax.typing import DTypeLike
@@ -24,15 +24,18 @@ from jax_impl.models.mvit_v2_s import build_mvit_v2_s
 from jax_impl.models.r3d_18 import build_r3d_18
 from jax_impl.models.swin3d_t import build_swin3d_t
 
-BACKBONES: dict[str, Callable[[ModelSpec, DTypeLike, np.random.Generator], Backbone]] = {
+BACKBONES: dict[str, Callable[[ModelSpec, DTypeLike, Collection[str], np.random.Generator], Backbone]] = {
     "r3d_18": build_r3d_18,
     "mvit_v2_s": build_mvit_v2_s,
     "swin3d_t": build_swin3d_t,
 }
 
 
-def build_backbone(spec: ModelSpec, dtype: DTypeLike, generator: np.random.Generator) -> Backbone:
-    """The backbone of that name, computing in `dtype`, float32 weights distributed as torchvision's."""
+def build_backbone(
+    spec: ModelSpec, dtype: DTypeLike, forms: Collection[str], generator: np.random.Generator
+) -> Backbone:
+    """The backbone of that name, computing in `dtype`, with float32 weights distributed as torchvision's; `forms` names
+    the layers that take their fast form (anatobench/fast_forms.py)."""
     if spec.model not in BACKBONES:
         raise UsageError(f"model {spec.model!r}: not built yet; choose one of {', '.join(BACKBONES)}")
-    return BACKBONES[spec.model](spec, dtype, generator)
+    return BACKBONES[spec.model](spec, dtype, forms, generator)

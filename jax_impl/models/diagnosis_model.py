@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from anatobench.tasks import Size
 from jax_impl.layers.noise import Key, key_at
+from jax_impl.layers.upsampling import upsample_trilinear
 from jax_impl.models.segmentation_head import SegmentationHead
 from jax_impl.weights import Entry
 
@@ -75,11 +76,16 @@ class DiagnosisModel(nnx.Module):
         pooled = features.astype(self.head_dtype).mean((1, 2, 3))
         return cast(Backbone, self.backbone).classify(pooled, key_at(key, 1))
 
-    def segment(self, features: jax.Array, size: Size) -> jax.Array | None:
-        """[B, classes, D, H, W] in the parameters' type, or None for a model without the head."""
+    def segment_coarse(self, features: jax.Array) -> jax.Array | None:
+        """The head's output [B, classes, d, h, w] in the parameters' type, or None for a model without the head."""
         if self.segmentation_head is None:
             return None
-        return self.segmentation_head(features.astype(self.head_dtype), size)
+        return self.segmentation_head(features.astype(self.head_dtype))
+
+    def segment(self, features: jax.Array, size: Size) -> jax.Array | None:
+        """The same upsampled to [B, classes, D, H, W]: trilinear with align_corners=False, as the paper's head."""
+        coarse = self.segment_coarse(features)
+        return None if coarse is None else upsample_trilinear(coarse, size)
 
     def stage_names(self) -> list[str]:
         """Of the backbone's stages, in order."""

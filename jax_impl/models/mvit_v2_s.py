@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 import jax
@@ -44,6 +44,7 @@ class MultiscaleBlock(nnx.Module):
         table_grid: Size,
         *,
         dtype: DTypeLike,
+        forms: Collection[str],
         generator: np.random.Generator,
     ) -> None:
         """`grid` of the input's patches; `table_grid` is what torchvision sizes the tables by."""
@@ -62,6 +63,7 @@ class MultiscaleBlock(nnx.Module):
             epsilon=EPSILON,
             deviation=DEVIATION,
             dtype=dtype,
+            forms=forms,
             generator=generator,
         )
         self.mlp = Mlp(outputs, outputs, deviation=DEVIATION, dtype=dtype, generator=generator)
@@ -100,12 +102,13 @@ class MViTV2S(nnx.Module):
         class_count: int,
         *,
         dtype: DTypeLike,
+        forms: Collection[str],
         generator: np.random.Generator,
     ) -> None:
         self.conv_proj = PatchEmbedding(layout.patch, layout.channels[0], dtype=dtype, generator=generator)
         self.class_token = nnx.Param(normal(generator, (layout.channels[0],), DEVIATION))
         self.grids = token_grids(layout, crop_size)
-        build = partial(MultiscaleBlock, layout, dtype=dtype, generator=generator)
+        build = partial(MultiscaleBlock, layout, dtype=dtype, forms=forms, generator=generator)
         blocks, table_grid = [], self.grids[0]
         for index, stride in enumerate(layout.query_strides):
             blocks.append(build(index, self.grids[index], table_grid))
@@ -156,6 +159,9 @@ def _table_rows(grid: Size, query_stride: int, key_value_stride: int) -> tuple[i
     return 2 * grid[0] - 1, in_plane, in_plane
 
 
-def build_mvit_v2_s(spec: ModelSpec, dtype: DTypeLike, generator: np.random.Generator) -> MViTV2S:
+def build_mvit_v2_s(
+    spec: ModelSpec, dtype: DTypeLike, forms: Collection[str], generator: np.random.Generator
+) -> MViTV2S:
     """The backbone for a spec; it takes scans of `spec.crop_size` only."""
-    return MViTV2S(LAYOUTS[spec.size], spec.crop_size, spec.task.logit_count, dtype=dtype, generator=generator)
+    layout, outputs = LAYOUTS[spec.size], spec.task.logit_count
+    return MViTV2S(layout, spec.crop_size, outputs, dtype=dtype, forms=forms, generator=generator)

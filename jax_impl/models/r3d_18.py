@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 import jax
@@ -31,15 +31,19 @@ class ConvNorm(nnx.Module):
         stride: int = 1,
         padding: int = 0,
         dtype: DTypeLike,
+        fast: bool,
         generator: np.random.Generator,
     ) -> None:
         self.conv = Conv3d(
             channels, filters, kernel_size, stride=stride, padding=padding, dtype=dtype, generator=generator
         )
-        self.norm = BatchNorm(filters, dtype=dtype)
+        self.norm = BatchNorm(filters, dtype=dtype, fast=fast)
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return self.norm(self.conv(x), train)
+    def __call__(
+        self, x: jax.Array, train: bool, *, residual: jax.Array | None = None, relu: bool = False
+    ) -> jax.Array:
+        """What follows the norm in a block, the addition of `residual` and ReLU, is done with it."""
+        return self.norm(self.conv(x), train, residual=residual, relu=relu)
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
         """`name` and `path` are those of the Sequential."""
@@ -51,28 +55,32 @@ class ConvNorm(nnx.Module):
 class Stem(ConvNorm):
     """Table 7: one input channel, kernel and stride 2 in all three axes; BatchNorm and ReLU stay."""
 
-    def __init__(self, width: int, *, dtype: DTypeLike, generator: np.random.Generator) -> None:
-        super().__init__(1, width, STEM_STRIDE, stride=STEM_STRIDE, dtype=dtype, generator=generator)
-
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return jax.nn.relu(super().__call__(x, train))
+    def __init__(self, width: int, *, dtype: DTypeLike, fast: bool, generator: np.random.Generator) -> None:
+        super().__init__(1, width, STEM_STRIDE, stride=STEM_STRIDE, dtype=dtype, fast=fast, generator=generator)
 
 
 class BasicBlock(nnx.Module):
     """Two 3x3x3 convolutions around which the input is added, by a strided 1x1x1 convolution where shapes differ."""
 
     def __init__(
-        self, channels: int, filters: int, stride: int, *, dtype: DTypeLike, generator: np.random.Generator
+        self,
+        channels: int,
+        filters: int,
+        stride: int,
+        *,
+        dtype: DTypeLike,
+        fast: bool,
+        generator: np.random.Generator,
     ) -> None:
-        build = partial(ConvNorm, dtype=dtype, generator=generator)
+        build = partial(ConvNorm, dtype=dtype, fast=fast, generator=generator)
         self.conv1 = build(channels, filters, 3, stride=stride, padding=1)
         self.conv2 = build(filters, filters, 3, padding=1)
         self.downsample = build(channels, filters, 1, stride=stride) if stride != 1 or channels != filters else None
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = self.conv2(jax.nn.relu(self.conv1(x, train)), train)
+        y = self.conv1(x, train, relu=True)
         residual = x if self.downsample is None else self.downsample(x, train)
-        return jax.nn.relu(y + residual)
+        return self.conv2(y, train, residual=residual, relu=True)
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
         """Of the block's convolutions."""
@@ -85,14 +93,23 @@ class BasicBlock(nnx.Module):
 class R3D18(nnx.Module):
     """[B, D, H, W, 1] to a feature map at 1/16 (full) or 1/4 (tiny) of the size."""
 
-    def __init__(self, layout: Layout, class_count: int, *, dtype: DTypeLike, generator: np.random.Generator) -> None:
-        self.stem = Stem(layout.width, dtype=dtype, generator=generator)
+    def __init__(
+        self,
+        layout: Layout,
+        class_count: int,
+        *,
+        dtype: DTypeLike,
+        forms: Collection[str],
+        generator: np.random.Generator,
+    ) -> None:
+        build = partial(BasicBlock, dtype=dtype, fast="batch_norm" in forms, generator=generator)
+        self.stem = Stem(layout.width, dtype=dtype, fast="batch_norm" in forms, generator=generator)
         channels = layout.width
         for index, first_stride in enumerate(layout.strides):
             filters = layout.width * 2**index
             blocks = []
             for stride in (first_stride, *[1] * (layout.blocks - 1)):
-                blocks.append(BasicBlock(channels, filters, stride, dtype=dtype, generator=generator))
+                blocks.append(build(channels, filters, stride))
                 channels = filters
             setattr(self, f"layer{index + 1}", nnx.List(blocks))
         self.fc = Linear(channels, class_count, deviation=0.01, generator=generator)
@@ -100,7 +117,7 @@ class R3D18(nnx.Module):
 
     def stages(self, train: bool, key: Key | None) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
         """The stem, then every residual block. Nothing is drawn at random."""
-        yield "stem", partial(self.stem, train=train)
+        yield "stem", partial(self.stem, train=train, relu=True)
         for index, position, block in self._blocks():
             yield f"layer{index}.{position}", partial(block, train=train)
 
@@ -121,6 +138,6 @@ class R3D18(nnx.Module):
                 yield index, position, block
 
 
-def build_r3d_18(spec: ModelSpec, dtype: DTypeLike, generator: np.random.Generator) -> R3D18:
+def build_r3d_18(spec: ModelSpec, dtype: DTypeLike, forms: Collection[str], generator: np.random.Generator) -> R3D18:
     """The backbone for a spec; it takes any crop size."""
-    return R3D18(LAYOUTS[spec.size], spec.task.logit_count, dtype=dtype, generator=generator)
+    return R3D18(LAYOUTS[spec.size], spec.task.logit_count, dtype=dtype, forms=forms, generator=generator)

@@ -1,4 +1,4 @@
-"""The auxiliary head: a 1x1x1 convolution on the feature map, upsampled to the input's size."""
+"""The auxiliary head: a 1x1x1 convolution on the feature map, whose output is upsampled to the input's size."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from anatobench.tasks import Size
 from jax_impl.layers.initialisation import uniform
-from jax_impl.layers.upsampling import upsample_trilinear
 from jax_impl.weights import Entry, conv3d_entries
 
 
 class SegmentationHead(nnx.Module):
-    """F [B, d, h, w, C] to logits [B, classes, D, H, W].
+    """F [B, d, h, w, C] to coarse logits [B, classes, d, h, w].
 
     Classes stand before space, as in torch and unlike elsewhere here: with them last, six or seven wide, every pass
-    over the full-size logits would waste most of a vector register or a memory line.
+    over the upsampled logits would waste most of a vector register or a memory line.
 
     Initialised as PyTorch does a convolution, which is what a head added to a torchvision model gets: weight and bias
     uniform in +-1/sqrt(C). (VideoResNet's fan-out rule would start with logits of deviation 10.)
@@ -30,10 +28,9 @@ class SegmentationHead(nnx.Module):
         self.kernel = nnx.Param(uniform(generator, (1, 1, 1, channels, classes), bound))
         self.bias = nnx.Param(uniform(generator, (classes,), bound))
 
-    def __call__(self, features: jax.Array, size: Size) -> jax.Array:
-        """Trilinear with align_corners=False, as the paper's head."""
+    def __call__(self, features: jax.Array) -> jax.Array:
         coarse = features @ self.kernel[0, 0, 0] + self.bias[...]
-        return upsample_trilinear(jnp.moveaxis(coarse, -1, 1), size)
+        return jnp.moveaxis(coarse, -1, 1)
 
     def weight_table(self) -> Iterator[Entry]:
         """torch's Conv3d with bias."""

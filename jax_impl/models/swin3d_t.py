@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 import jax
@@ -59,11 +59,19 @@ class SwinBlock(nnx.Module):
         drop_rate: float,
         *,
         dtype: DTypeLike,
+        forms: Collection[str],
         generator: np.random.Generator,
     ) -> None:
         self.norm1 = LayerNorm(channels, EPSILON, dtype=dtype)
         self.attn = WindowAttention(
-            channels, heads, window, shift, deviation=DEVIATION, dtype=dtype, generator=generator
+            channels,
+            heads,
+            window,
+            shift,
+            deviation=DEVIATION,
+            dtype=dtype,
+            fast="window_attention" in forms,
+            generator=generator,
         )
         self.norm2 = LayerNorm(channels, EPSILON, dtype=dtype)
         self.mlp = Mlp(channels, channels, deviation=DEVIATION, dtype=dtype, generator=generator)
@@ -103,7 +111,15 @@ class PatchMerging(nnx.Module):
 class Swin3DT(nnx.Module):
     """[B, D, H, W, 1] to a feature map at 1/16 of the size (full), or 1/4 x 1/8 x 1/8 (tiny), rounded up."""
 
-    def __init__(self, layout: Layout, class_count: int, *, dtype: DTypeLike, generator: np.random.Generator) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        class_count: int,
+        *,
+        dtype: DTypeLike,
+        forms: Collection[str],
+        generator: np.random.Generator,
+    ) -> None:
         self.patch_embed = PatchEmbed(layout, dtype=dtype, generator=generator)
         # torchvision's Sequential: a stage's blocks at every even position, a merging between at every odd one.
         self.features: nnx.List[PatchMerging | nnx.List[SwinBlock]] = nnx.List([])
@@ -120,6 +136,7 @@ class Swin3DT(nnx.Module):
                     _shift(layout.window, position),
                     next(drop_rates),
                     dtype=dtype,
+                    forms=forms,
                     generator=generator,
                 )
                 for position in range(depth)
@@ -165,6 +182,8 @@ def _dotted(name: str, position: tuple[int, ...]) -> str:
     return ".".join([name, *map(str, position)])
 
 
-def build_swin3d_t(spec: ModelSpec, dtype: DTypeLike, generator: np.random.Generator) -> Swin3DT:
+def build_swin3d_t(
+    spec: ModelSpec, dtype: DTypeLike, forms: Collection[str], generator: np.random.Generator
+) -> Swin3DT:
     """The backbone for a spec; it takes any crop size."""
-    return Swin3DT(LAYOUTS[spec.size], spec.task.logit_count, dtype=dtype, generator=generator)
+    return Swin3DT(LAYOUTS[spec.size], spec.task.logit_count, dtype=dtype, forms=forms, generator=generator)

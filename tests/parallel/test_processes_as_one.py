@@ -34,8 +34,8 @@ def start(command: list[str], count: int, **environment: str) -> list[subprocess
     ]
 
 
-def results(framework: str, model: str, count: int, out: Path) -> list[dict[str, np.ndarray]]:
-    ended = finish(start([str(SCRIPT), framework, model, str(STEPS), str(out)], count))
+def results(framework: str, model: str, count: int, out: Path, *settings: str) -> list[dict[str, np.ndarray]]:
+    ended = finish(start([str(SCRIPT), framework, model, str(STEPS), str(out), *settings], count))
     assert [status for status, *_ in ended] == [0] * count, ended[0][2][-2000:]
     return [load_file(out / f"process_{index}_of_{count}.safetensors") for index in range(count)]
 
@@ -80,6 +80,33 @@ def test_processes_train_as_one(framework: str, model: str, count: int, tmp_path
     for name in together[0]:
         for found in together[1:]:
             assert together[0][name].tobytes() == found[name].tobytes(), f"{name} is not the same in all processes"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["r3d_18", "swin3d_t"])
+def test_compiled_processes_train_as_one_that_is_not(model: str, tmp_path: Path) -> None:
+    (alone,) = results("torch", model, 1, tmp_path, "compile=false")
+    for found in results("torch", model, 2, tmp_path, "compile=true", "fast=true"):
+        for kind in ("weights/", "optimizer/exp_avg/", "optimizer/exp_avg_sq/", "figures", "case"):
+            difference = largest_difference(of_kind(kind, alone), of_kind(kind, found))
+            assert difference.error < 1e-9, difference.worst
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+@pytest.mark.parametrize("how", ["--standalone", "--master-port={port}"])
+def test_torchrun_starts_them(framework: str, how: str, tmp_path: Path) -> None:
+    """With its own agent at MASTER_PORT, on one node."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", how.format(port=free_port())]
+    environment = {name: value for name, value in os.environ.items() if name not in ("MASTER_ADDR", "MASTER_PORT")}
+    ended = subprocess.run(
+        [*torchrun, str(SCRIPT), framework, "r3d_18", "1", str(tmp_path)],
+        env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    ours, theirs = (load_file(tmp_path / f"process_{index}_of_2.safetensors") for index in (0, 1))
+    for name in ours:
+        assert ours[name].tobytes() == theirs[name].tobytes(), f"{name} is not the same in both processes"
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])

@@ -145,7 +145,7 @@ FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], list[str]]] = {
             path, right(path, stored, slope, intercept), slope, intercept)), ["hu"]),
     "rescale forgotten": (
         in_place_of(nifti_module, "_to_hounsfield", lambda right: lambda path, stored, slope, intercept: right(
-            path, stored, 1.0, 0.0)), ["hu"]),
+            path, stored, 1.0, 0.0)), ["not-hounsfield"]),
     "left and right exchanged": (
         in_place_of(prepare_module, "read_volume", lambda right: lambda *given: replace(
             volume := right(*given), voxels=np.ascontiguousarray(volume.voxels[:, :, ::-1]))), ["hu"]),

@@ -1,6 +1,7 @@
 """What every process of a parallel run does for the tests: a few steps on its part of each batch.
 
-python parallel_steps.py FRAMEWORK MODEL STEPS OUT, started with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
+python parallel_steps.py FRAMEWORK MODEL STEPS OUT [FIELD=VALUE ...], started with RANK, WORLD_SIZE, LOCAL_RANK,
+MASTER_ADDR, MASTER_PORT.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from anatobench.array_files import safetensors_bytes
 from anatobench.engine import Batch, ModelSpec, load_engine
 from anatobench.parity.inputs import learning_rate, parity_batch, parity_recipe, perturbed_weights
 from anatobench.processes import find_processes
+from anatobench.recipes import override
 from anatobench.tasks import get_task
 
 BATCH_SIZE = 4
@@ -24,7 +26,11 @@ def main() -> None:
     framework, model, steps, out = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
     processes = find_processes()
     spec = ModelSpec(model, "tiny", get_task("ratic"), (20, 16, 36))
-    engine = load_engine(framework, spec, parity_recipe("float64", 0), processes)
+    if framework == "torch":  # the graphs as they are: what Inductor makes of them takes minutes on a CPU
+        import torch_ref.compilation
+
+        torch_ref.compilation.BACKEND = "aot_eager"
+    engine = load_engine(framework, spec, override(parity_recipe("float64", 0), sys.argv[5:]), processes)
     engine.load_weights(perturbed_weights(engine.weights(), 0))
     share = processes.share(BATCH_SIZE)
     own = slice(processes.index * share, (processes.index + 1) * share)

@@ -27,6 +27,18 @@ def distinct_voxels(size: tuple[int, int, int] = (5, 6, 7), seed: int = 0) -> np
     return values.reshape(size).astype(np.int16)
 
 
+def body_voxels(size: tuple[int, int, int] = (12, 24, 24), seed: int = 0) -> np.ndarray:
+    """int16 [D, H, W] HU of an ellipse of soft tissue with fat around it, two lungs and a spine, in air, with noise."""
+    rng = np.random.default_rng(seed)
+    h, w = (np.linspace(-1, 1, n) for n in size[1:])
+    radius = np.hypot(h[:, None] / 0.7, w[None] / 0.9)
+    plane = np.select([radius < 0.85, radius < 1], [40.0, -100.0], -1000.0)
+    lungs = np.hypot(h[:, None] / 0.4, (np.abs(w[None]) - 0.4) / 0.25) < 1
+    plane[lungs] = -850
+    plane[np.hypot(h[:, None] - 0.5, w[None]) < 0.15] = 700
+    return np.rint(plane + rng.normal(0, 10, size)).astype(np.int16)
+
+
 def turned(array: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.ndarray, np.ndarray]:
     """An IPL array and its affine with other axes, such as `RAS`; every voxel keeps its place in the patient."""
     target = nibabel.orientations.axcodes2ornt(tuple(axes))

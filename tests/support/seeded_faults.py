@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import torch_ref.engine as engine_module
+import torch_ref.layers.upsampling as upsampling_module
 import torch_ref.losses as losses_module
-import torch_ref.models.segmentation_head as head_module
 from anatobench.tasks import WINDOWS
 from torch_ref.models.diagnosis_model import DiagnosisModel
 
@@ -107,7 +107,7 @@ def always_batch_statistics(module: nn.BatchNorm3d, x: Tensor) -> Tensor:
 def interpolated(**settings: Any) -> Plant:
     """The head's upsampling in another way."""
     return lambda monkeypatch: monkeypatch.setattr(
-        head_module.F, "interpolate", lambda x, size, **_: _INTERPOLATE(x, size=size, **settings)
+        upsampling_module.F, "interpolate", lambda x, size, **_: _INTERPOLATE(x, size=size, **settings)
     )
 
 

@@ -451,7 +451,7 @@ def test_a_second_process_on_the_same_store_stops_at_once(make_raw_cohort: MakeC
 def test_a_killed_worker_costs_its_case_alone(
     make_raw_cohort: MakeCohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pool(function: Callable[[Any], Any], jobs: list[Any], workers: int) -> Iterator[tuple[Any, Any]]:
+    def pool(function: Callable[[Any], Any], jobs: list[Any], workers: int, **_: Any) -> Iterator[tuple[Any, Any]]:
         for job in jobs:
             yield job, WorkerDied(-9) if job.case.case_id == "case_01" else function(job)
 

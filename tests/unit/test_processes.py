@@ -29,6 +29,13 @@ def test_srun_and_torchrun() -> None:
     assert (found.index, found.count) == (1, 2)
 
 
+@pytest.mark.parametrize(("port", "met"), [("29400", "node:29401"), ("65535", "node:65534")])
+def test_where_torchruns_agent_listens_the_processes_meet_beside_it(port: str, met: str) -> None:
+    environment = {**TORCHRUN, "MASTER_ADDR": "node", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    assert find_processes(environment).coordinator == met
+    assert find_processes({**environment, "TORCHELASTIC_USE_AGENT_STORE": "False"}).coordinator == f"node:{port}"
+
+
 @pytest.mark.parametrize(
     "environment",
     [

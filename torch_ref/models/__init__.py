@@ -7,6 +7,7 @@ A backbone is a module that offers
   F [B, C, D, H, W];
 - `classify(pooled)`: the linear classifier on the globally averaged F, [B, C] to [B, logits];
 - `feature_channels`: C;
+- `memory_format`: how its parameters and maps lie in a GPU's memory where its kernels are fastest;
 and keeps torchvision's parameter names.
 """
 
@@ -21,15 +22,18 @@ from torch_ref.models.mvit_v2_s import build_mvit_v2_s
 from torch_ref.models.r3d_18 import build_r3d_18
 from torch_ref.models.swin3d_t import build_swin3d_t
 
-BACKBONES: dict[str, Callable[[ModelSpec], Backbone]] = {
+BACKBONES: dict[str, Callable[[ModelSpec, frozenset[str]], Backbone]] = {
     "r3d_18": build_r3d_18,
     "mvit_v2_s": build_mvit_v2_s,
     "swin3d_t": build_swin3d_t,
 }
 
 
-def build_backbone(spec: ModelSpec) -> Backbone:
-    """The backbone of that name with torchvision's initialisation, drawn from torch's generator, float32 on the CPU."""
+def build_backbone(spec: ModelSpec, forms: frozenset[str] = frozenset()) -> Backbone:
+    """The backbone of that name with torchvision's initialisation, drawn from torch's generator, float32 on the CPU.
+
+    `forms` are the fast forms that its layers take (anatobench/fast_forms.py); none is torchvision's own model.
+    """
     if spec.model not in BACKBONES:
         raise UsageError(f"model {spec.model!r}: not built yet; choose one of {', '.join(BACKBONES)}")
-    return BACKBONES[spec.model](spec)
+    return BACKBONES[spec.model](spec, forms)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Protocol, cast
 
 import torch
@@ -18,6 +17,7 @@ class Backbone(Protocol):
     """See the package's docstring."""
 
     feature_channels: int
+    memory_format: torch.memory_format
 
     def stages(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]: ...
 
@@ -37,14 +37,6 @@ class DiagnosisModel(nn.Module):
             None if segmentation_classes is None else SegmentationHead(backbone.feature_channels, segmentation_classes)
         )
 
-    def forward(
-        self, x: Tensor, size: Size, backbone_context: AbstractContextManager[object]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Logits and segmentation logits of a training step; the backbone computes in `backbone_context`."""
-        with backbone_context:
-            features = self.features(x)
-        return self.classify(features), self.segment(features, size)
-
     def features(self, x: Tensor, record: Callable[[str, Tensor], None] | None = None) -> Tensor:
         """[B, 1, D, H, W] to the feature map [B, C, d, h, w]; `record` is shown every stage's output."""
         for name, stage in cast(Backbone, self.backbone).stages():
@@ -63,6 +55,17 @@ class DiagnosisModel(nn.Module):
         if self.segmentation_head is None:
             return None
         return self.segmentation_head(features.to(self.head_dtype), size)
+
+    def segment_coarse(self, features: Tensor) -> Tensor | None:
+        """The same before upsampling, [B, classes, d, h, w]."""
+        if self.segmentation_head is None:
+            return None
+        return self.segmentation_head.coarse(features.to(self.head_dtype))
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The backbone's."""
+        return cast(Backbone, self.backbone).memory_format
 
     @property
     def head_dtype(self) -> torch.dtype:

@@ -27,6 +27,9 @@ class Stem(nn.Sequential):
 class R3D18(VideoResNet):
     """[B, 1, D, H, W] to a feature map at 1/16 (full) or 1/4 (tiny) of the size."""
 
+    memory_format = torch.channels_last_3d
+    """From which cuDNN's 3D convolutions reach the tensor cores."""
+
     def __init__(self, layout: Layout, class_count: int) -> None:
         stem = partial(Stem, layout.width)
         arguments = (BasicBlock, [Conv3DSimple] * 4, [layout.blocks] * 4, stem, class_count)
@@ -72,6 +75,7 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def build_r3d_18(spec: ModelSpec) -> R3D18:
-    """The backbone for a spec; it takes any crop size."""
+def build_r3d_18(spec: ModelSpec, forms: frozenset[str]) -> R3D18:
+    """The backbone for a spec; it takes any crop size. (BatchNorm, addition and ReLU are one pass where the step is
+    compiled; no layer has a form of its own here.)"""
     return R3D18(LAYOUTS[spec.size], spec.task.logit_count)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anatobench.tasks import Size
+from torch_ref.layers.upsampling import upsample_trilinear
 
 
 class SegmentationHead(nn.Conv3d):
@@ -20,4 +20,8 @@ class SegmentationHead(nn.Conv3d):
 
     def forward(self, features: Tensor, size: Size) -> Tensor:  # type: ignore[override]
         """Trilinear with align_corners=False, as the paper's head."""
-        return F.interpolate(super().forward(features), size=size, mode="trilinear", align_corners=False)
+        return upsample_trilinear(self.coarse(features), size)
+
+    def coarse(self, features: Tensor) -> Tensor:
+        """The logits before their upsampling, [B, classes, d, h, w]."""
+        return super().forward(features)

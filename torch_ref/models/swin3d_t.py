@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
-from torchvision.models.video.swin_transformer import PatchEmbed3d, SwinTransformer3d
+from torchvision.models.video.swin_transformer import PatchEmbed3d, ShiftedWindowAttention3d, SwinTransformer3d
 
 from anatobench.architectures.swin3d_t import LAYOUTS, STOCHASTIC_DEPTH, Layout
 from anatobench.engine import ModelSpec
+from torch_ref.layers.window_attention import with_fast_forms
 
 
 class Swin3DT(SwinTransformer3d):
     """[B, 1, D, H, W] to a feature map at 1/16 of the size (full), or 1/4 x 1/8 x 1/8 (tiny), rounded up."""
 
-    def __init__(self, layout: Layout, class_count: int) -> None:
+    memory_format = torch.contiguous_format
+    """Its blocks have channels last by themselves."""
+
+    def __init__(self, layout: Layout, class_count: int, forms: frozenset[str] = frozenset()) -> None:
         super().__init__(
             patch_size=list(layout.patch),
             embed_dim=layout.channels,
@@ -27,6 +32,9 @@ class Swin3DT(SwinTransformer3d):
             patch_embed=partial(PatchEmbed3d, in_channels=1),  # Table 7: CT has one channel
         )
         self.feature_channels = self.num_features
+        for module in self.modules():
+            if isinstance(module, ShiftedWindowAttention3d):
+                with_fast_forms(module, forms)
 
     def stages(self) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
         """The patches, every block and merging, then the normalised map; all [B, C, d, h, w]."""
@@ -54,6 +62,6 @@ def _with_channels_first(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: layer(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
-def build_swin3d_t(spec: ModelSpec) -> Swin3DT:
+def build_swin3d_t(spec: ModelSpec, forms: frozenset[str]) -> Swin3DT:
     """The backbone for a spec; it takes any crop size."""
-    return Swin3DT(LAYOUTS[spec.size], spec.task.logit_count)
+    return Swin3DT(LAYOUTS[spec.size], spec.task.logit_count, forms)

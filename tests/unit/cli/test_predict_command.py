@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.pyplot import imread
 from numpy_engine import NumpyEngine, use_numpy_engines
-from scan_files import turned, write_dicom_series, write_nifti_file
+from scan_files import turned, write_dicom_series, write_dicom_slice, write_nifti_file
 from tiny_store import FINDINGS
 
-from anatobench import batch_prediction, scan_prediction
+from anatobench import scan_prediction
 from anatobench.checkpoints import Checkpoint, Progress, save_checkpoint
 from anatobench.cli.main import main
 from anatobench.datasets.case import Case
@@ -134,6 +134,32 @@ def test_overlays_lie_on_the_scans_own_grid(tmp_path: Path, run: Path, axes: str
         assert imread(picture).shape[0] > 500
 
 
+@pytest.mark.parametrize("tilt", [18.5, -12.0])
+def test_overlays_of_a_tilted_gantry_lie_where_every_reader_has_the_slices(
+    tmp_path: Path, run: Path, tilt: float, capsys
+) -> None:
+    angle, marked = np.deg2rad(tilt), (slice(3, 9), slice(8, 16), slice(12, 20))
+    column = np.array([0, np.cos(angle), np.sin(angle)])
+    voxels = np.full((12, 24, 24), -500, np.int16)
+    voxels[marked] = 300
+    tags = {"PixelSpacing": [10, 10], "ImageOrientationPatient": [1, 0, 0, *map(float, column)]}
+    (tmp_path / "s").mkdir()
+    for number, plane in enumerate((voxels + 1024).astype(np.uint16)):
+        write_dicom_slice(tmp_path / "s" / f"{number}.dcm", plane, (-120, -120, -20 * number), **tags)
+    figures = predict(capsys, run, tmp_path / "s", "--overlay", tmp_path / "over")
+    centre = np.array([-120 + 15.5 * 10, *(np.array([-120, 0]) + 11.5 * 10 * column[1:])]) - (0, 0, 20 * 5.5)
+    image = nibabel.load(figures["overlay"]["labels"])
+    affines = [image.get_sform(), image.get_qform()]
+    sitk = pytest.importorskip("SimpleITK")
+    other = sitk.ReadImage(figures["overlay"]["labels"])
+    for affine in affines:
+        place = affine @ [*np.argwhere(np.asarray(image.dataobj) == 1).mean(axis=0), 1]
+        np.testing.assert_allclose(place[:3] * (-1, -1, 1), centre, atol=6)
+        corner = affine @ [*(n - 1 for n in image.shape), 1]
+        theirs = other.TransformIndexToPhysicalPoint([n - 1 for n in other.GetSize()])
+        np.testing.assert_allclose(corner[:3] * (-1, -1, 1), theirs, atol=1e-3)
+
+
 def test_dicom_and_npz_have_overlays_too(tmp_path: Path, run: Path, capsys) -> None:
     hounsfield = np.random.default_rng(0).integers(-500, 500, (12, 20, 24)).astype(np.int16)
     series = write_dicom_series(tmp_path / "series", hounsfield)
@@ -152,14 +178,14 @@ def folder(tmp_path: Path, scan: Path) -> Path:
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "a.nii.gz").write_bytes(scan.read_bytes())
     (folder / "broken.nii.gz").write_bytes(scan.read_bytes()[:2000])
-    write_dicom_series(folder / "series", np.zeros((4, 8, 8), np.int16))
+    write_dicom_series(folder / "series", np.random.default_rng(1).integers(-1000, 300, (4, 8, 8)).astype(np.int16))
     (folder / "notes.txt").write_text("no scan")
     (folder / ".hidden.nii").write_text("no scan")
     return folder
 
 
 def test_a_folder_is_predicted_a_bad_scan_passed_by_and_nothing_done_twice(
-    tmp_path: Path, run: Path, scan: Path, folder: Path, capsys, monkeypatch
+    tmp_path: Path, run: Path, scan: Path, folder: Path, capsys
 ) -> None:
     words = (run, "--batch", folder, "--out", tmp_path / "out", "--attribution", "effusion")
     figures = predict(capsys, *words)
@@ -178,13 +204,10 @@ def test_a_folder_is_predicted_a_bad_scan_passed_by_and_nothing_done_twice(
     (folder / "broken.nii.gz").write_bytes(scan.read_bytes())
     with (tmp_path / "out" / "results.jsonl").open("a") as file:
         file.write('{"scan": "cut')
-    read: list[str] = []
-    original = batch_prediction.read_scan
-    monkeypatch.setattr(
-        batch_prediction, "read_scan", lambda path, *rest: read.append(path.name) or original(path, *rest)
-    )
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.nii.gz")}
     figures = predict(capsys, *words)
-    assert read == ["broken.nii.gz"]
+    again = {p for p in (tmp_path / "out").rglob("*_*.nii.gz") if p.stat().st_mtime_ns != before.get(p)}
+    assert {path.parent.name for path in again} == {"broken.nii.gz"}
     assert (figures["predicted"], figures["skipped"], figures["failed"]) == (1, 2, {})
     lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["scan"] for line in lines) == ["broken.nii.gz", "deep/a.nii.gz", "series"]

@@ -98,6 +98,6 @@ def test_columns_without_meaning_are_refused(root):
 
 def test_options_of_other_data_sets_are_refused(root):
     with pytest.raises(UsageError, match="manifest has no such option"):
-        list_checked("manifest", root, anatomy="chest", rescale="hu")
+        list_checked("manifest", root, anatomy="chest", rescale="raw")
     with pytest.raises(UsageError, match="choose one of ratic"):
         list_checked("nothing", root)

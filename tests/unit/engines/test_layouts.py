@@ -155,7 +155,7 @@ def test_tokens_lie_on_the_grids_that_torchvision_computes() -> None:
 
 def port(model: str) -> Any:
     """The same model in JAX."""
-    return build_in_jax(full_size(model), np.float32, np.random.default_rng(0))
+    return build_in_jax(full_size(model), np.float32, (), np.random.default_rng(0))
 
 
 # Of the port, what no parameter's shape tells; the shapes are compared where its weights are.

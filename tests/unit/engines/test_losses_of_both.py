@@ -25,9 +25,10 @@ def torch_terms(
     task: Task, recipe: Recipe, logits: np.ndarray, seg: np.ndarray | None, targets: np.ndarray, organs: np.ndarray
 ) -> tuple[Terms, np.ndarray]:
     x = torch.tensor(logits, requires_grad=True)
-    found = torch_losses.case_losses(
-        task, recipe, x, None if seg is None else torch.tensor(seg), torch.tensor(targets), torch.tensor(organs)
-    )
+    segmentation = None
+    if seg is not None:
+        segmentation = torch_losses.segmentation_loss(recipe, torch.tensor(seg), torch.tensor(organs))
+    found = torch_losses.case_losses(task, recipe, x, torch.tensor(targets), segmentation)
     (gradient,) = torch.autograd.grad(found.total.sum(), x)
     return {name: value.detach().numpy() for name, value in vars(found).items()}, gradient.numpy()
 
@@ -39,7 +40,8 @@ def jax_gradient(task: Task, recipe: Recipe) -> Any:
     def total(
         logits: jax.Array, seg: jax.Array | None, targets: jax.Array, organs: jax.Array
     ) -> tuple[jax.Array, jax_losses.CaseLosses]:
-        found = jax_losses.case_losses(task, recipe, logits, seg, targets, organs)
+        segmentation = None if seg is None else jax_losses.segmentation_loss(recipe, seg, organs)
+        found = jax_losses.case_losses(task, recipe, logits, targets, segmentation)
         return found.total.sum(), found
 
     return jax.jit(jax.grad(total, has_aux=True))

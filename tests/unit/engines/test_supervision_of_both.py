@@ -33,7 +33,7 @@ def first_batch(store: Store, recipe: Recipe) -> Batch:
 
 
 def losses_of_both(recipe: Recipe, seg_logits: np.ndarray, organs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    found = torch_losses.segmentation_loss(recipe, torch.tensor(seg_logits), torch.tensor(organs).long())
+    found = torch_losses.segmentation_loss(recipe, torch.tensor(seg_logits), torch.tensor(organs))
     with jax.enable_x64(True):
         return found.numpy(), np.asarray(
             jax.jit(jax_losses.segmentation_loss, static_argnums=0)(recipe, seg_logits, organs)

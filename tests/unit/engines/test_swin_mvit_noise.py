@@ -48,7 +48,7 @@ def test_rates_are_torchvisions(model: str, size: str) -> None:
     spec = ModelSpec(model, size, RATIC, RATIC.geometry(size).crop_size)
     modules = list(build_torch_backbone(spec).modules())  # type: ignore[attr-defined]
     theirs = [module.p for module in modules if isinstance(module, StochasticDepth)]
-    backbone = build_backbone(spec, jnp.float32, np.random.default_rng(0))
+    backbone = build_backbone(spec, jnp.float32, (), np.random.default_rng(0))
     blocks = [stage.func for _, stage in backbone.stages(True, None) if hasattr(stage, "func")]
     ours = [block.drop_rate for block in blocks if hasattr(block, "drop_rate")]
     assert ours == pytest.approx(theirs)

@@ -1,0 +1,177 @@
+"""Are these Hounsfield units? The voxels are asked, because headers lie: a wrong HU trains and predicts in silence.
+
+A CT scan shows air near -1000, fat near -100 and soft tissue near 40. What was cut to a window, scaled to grey values,
+lost its intercept or wrapped around in an unsigned word does not. Every reader's voxels pass through here (read.py sees
+to it); what cannot be HU is refused, and `--rescale hu` overrides that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+OVERRIDE = "state --rescale hu if it is HU all the same"
+SAMPLES = 1 << 20
+"""About so many voxels are looked at: evenly spread rows of a large scan, all of a small one."""
+OFFSET = 32768
+"""Bin of 0 HU in a histogram of int16."""
+
+AIR = (-1100, -850)
+LOWEST_POSSIBLE, HIGHEST_POSSIBLE = -1300, 5000
+"""Noise below air; dense metal on an extended scale. Padding constants lie lower and are one value."""
+SPIKE_SHARE = 0.02
+"""One value with more of the voxels than this is a constant that somebody filled in, not a measurement."""
+NEARLY_CONSTANT = 0.999
+SCALED_SPAN = 20
+IMPOSSIBLE_SHARE = 0.4
+LIMIT_SHARE = 0.2
+"""Share of voxels at the lowest or highest value from which a scan was cut to a window."""
+WINDOW_FLOOR = -900
+FEW_VALUES = 20
+"""A phantom without noise has as few, and no window."""
+FILLED_ABOVE, FILLED_ABOVE_SHARE = 1200, 0.15
+SATURATED_SHARE = 0.05
+TISSUE = (-300, 3100)
+LUNG, LUNG_SHARE = (-930, 3100), 0.04
+NEGATIVE, NEGATIVE_SHARE = -50, 1e-3
+SHIFTED_TISSUE, SHIFTED_TISSUE_SHARE = (950, 1150), 0.1
+"""Where soft tissue lies if 1000 or 1024 was not subtracted; of a body hardly anything is as dense as that."""
+SHIFTED_AIR, SHIFTED_AIR_SHARE = (-2150, -1850), 0.1
+"""Where air lies if 1000 or 1024 was subtracted twice; padding of -2000 is one value and does not count."""
+FRAME_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often each HU occurs among the voxels that were looked at."""
+
+    counts: np.ndarray
+    """[65536], from -32768 HU."""
+    total: int
+    lowest: int
+    highest: int
+
+    @staticmethod
+    def of(voxels: np.ndarray) -> Histogram:
+        """From int16 voxels [D, H, W], or [H, W] of one slice."""
+        sample = _sample(voxels)
+        counts = np.bincount(sample.reshape(-1).astype(np.intp) + OFFSET, minlength=2 * OFFSET)
+        present = np.flatnonzero(counts)
+        return Histogram(counts, sample.size, int(present[0]) - OFFSET, int(present[-1]) - OFFSET)
+
+    def share(self, low: int, high: int) -> float:
+        """Of voxels from `low` to `high` HU, both included."""
+        first, last = max(low + OFFSET, 0), min(high + OFFSET, 2 * OFFSET - 1)
+        return float(self.counts[first : last + 1].sum() / self.total)
+
+    @property
+    def distinct(self) -> int:
+        """How many values occur."""
+        return int(np.count_nonzero(self.counts))
+
+    def without_spikes(self, low: int, high: int) -> Histogram:
+        """Without the constants that were filled in between `low` and `high`; itself where there are none."""
+        spikes = np.flatnonzero(self.counts > SPIKE_SHARE * self.total)
+        spikes = spikes[(spikes >= low + OFFSET) & (spikes <= high + OFFSET)]
+        if not len(spikes) or self.counts[spikes].sum() == self.total:
+            return self
+        counts = self.counts.copy()
+        counts[spikes] = 0
+        present = np.flatnonzero(counts)
+        return Histogram(counts, int(counts.sum()), int(present[0]) - OFFSET, int(present[-1]) - OFFSET)
+
+
+def why_not_hounsfield(voxels: np.ndarray) -> str | None:
+    """What speaks against int16 `voxels` [D, H, W] being HU, as the rest of a sentence; None if nothing does.
+
+    Cropped scans, scans with metal or with lungs only, and scans clipped at -1000 or padded below it have nothing
+    against them.
+    """
+    return _why_not(Histogram.of(voxels)) or _filled_frame(voxels)
+
+
+def lacks_air(voxels: np.ndarray) -> bool:
+    """Whether nothing is as light as lung or air: a crop inside the body, or a sign of something else."""
+    return Histogram.of(voxels).share(-OFFSET, -500) < NEGATIVE_SHARE
+
+
+def shows_air_and_tissue(histogram: Histogram) -> bool:
+    """Whether the values are plainly HU: air and soft tissue, each at its own place, and nothing against it.
+
+    Stricter than `why_not_hounsfield`: this is what another reading of the same bits must show to be believed.
+    """
+    return (
+        histogram.share(*AIR) >= 0.01
+        and histogram.share(-200, 200) >= 0.02
+        and histogram.share(400, 2000) < histogram.share(-200, 300)
+        and _why_not(histogram) is None
+    )
+
+
+def _why_not(found: Histogram) -> str | None:
+    low, high = found.lowest, found.highest
+    commonest = int(found.counts.argmax()) - OFFSET
+    if found.share(commonest, commonest) >= NEARLY_CONSTANT:
+        return f"nearly every voxel is {commonest}"
+    if high - low <= SCALED_SPAN:
+        return f"its values run from {low} to {high} only, as those of an image that was scaled do"
+    for limit in (low, high):
+        if abs(limit) >= OFFSET - 1 and found.share(limit, limit) >= SATURATED_SHARE:
+            return f"{found.share(limit, limit):.0%} of its voxels lie beyond what 16 bits hold"
+    found = found.without_spikes(-OFFSET, LOWEST_POSSIBLE)  # padding below air is air
+    outside = found.share(-OFFSET, LOWEST_POSSIBLE) + found.share(HIGHEST_POSSIBLE, OFFSET)
+    if outside > IMPOSSIBLE_SHARE:
+        return f"{outside:.0%} of its voxels are below {LOWEST_POSSIBLE} or above {HIGHEST_POSSIBLE} (lowest {low})"
+    shifted = found.share(*SHIFTED_AIR)
+    if shifted >= SHIFTED_AIR_SHARE:
+        return f"{shifted:.0%} of its voxels are near -2000, where air lies if the intercept was subtracted twice"
+    if found.share(-OFFSET, NEGATIVE) < NEGATIVE_SHARE:
+        return _no_air(low, high)
+    if found.share(*TISSUE) < NEGATIVE_SHARE and found.without_spikes(*AIR).share(*LUNG) < LUNG_SHARE:
+        return f"it has neither tissue nor lung: hardly anything is above {LUNG[0]} (values from {low} to {high})"
+    at_lowest = found.share(found.lowest, found.lowest)
+    if at_lowest >= LIMIT_SHARE and found.lowest > WINDOW_FLOOR and found.distinct > FEW_VALUES:
+        return f"{at_lowest:.0%} of its voxels are at its lowest value {found.lowest}: it was cut to a window"
+    at_highest = found.share(found.highest, found.highest)
+    if (
+        at_highest >= LIMIT_SHARE and found.distinct > FEW_VALUES
+    ):  # a phantom without noise has few values, and no window
+        return f"{at_highest:.0%} of its voxels are at its highest value {found.highest}: cut to a window, or filled in"
+    spikes = np.flatnonzero(found.counts > FILLED_ABOVE_SHARE * found.total) - OFFSET
+    if len(spikes) and spikes[-1] > FILLED_ABOVE and found.distinct > FEW_VALUES:
+        return f"{found.share(spikes[-1], spikes[-1]):.0%} of its voxels are exactly {spikes[-1]}: padding, or wrapped"
+    shifted = found.share(*SHIFTED_TISSUE)
+    if shifted >= SHIFTED_TISSUE_SHARE:
+        return f"{shifted:.0%} of its voxels are near 1024, where soft tissue lies if the intercept was lost"
+    return None
+
+
+def _no_air(low: int, high: int) -> str:
+    if low >= 0 and high <= 255:
+        return f"its values run from {low} to {high}: grey values, without air at -1000"
+    if low >= 28000:
+        return f"its lowest value is {low}: without air at -1000, as if 32768 were not subtracted"
+    if low >= -200 and high > 1000:
+        return f"its lowest value is {low}: without air at -1000, as if 1000 or 1024 were not subtracted"
+    return f"its lowest value is {low}: it has neither air at -1000 nor fat at -100 (highest {high})"
+
+
+def _filled_frame(voxels: np.ndarray) -> str | None:
+    """Zeros around the view: nothing that was measured is exactly 0 HU along the edges of the slices."""
+    if min(voxels.shape) < 3:
+        return None
+    step = max(1, len(voxels) // 32)
+    rows, columns = voxels[::step, :: voxels.shape[1] - 1], voxels[::step, :, :: voxels.shape[2] - 1]
+    zeros = float(np.count_nonzero(rows == 0) + np.count_nonzero(columns == 0)) / (rows.size + columns.size)
+    if zeros < FRAME_SHARE:
+        return None
+    return f"{zeros:.0%} of the voxels along the edges of its slices are exactly 0: filled with water instead of air"
+
+
+def _sample(voxels: np.ndarray) -> np.ndarray:
+    step = -(-voxels.size // SAMPLES)
+    if step == 1 or voxels.ndim != 3:
+        return voxels
+    per_slice = max(1, min(int(step**0.5), len(voxels) // 16))
+    return voxels[::per_slice, :: -(-step // per_slice)]

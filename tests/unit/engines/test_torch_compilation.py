@@ -1,0 +1,159 @@
+"""The compiled step of PyTorch: one graph, compiled once, with the results of the step taken operation by operation.
+
+The graphs are counted with a backend that runs them as they are: what Inductor makes of them takes minutes on a CPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import torch_ref.compilation as compilation
+from anatobench.compile_cache import VARIABLE
+from anatobench.engine import Batch, Engine, ModelSpec, load_engine
+from anatobench.parity.inputs import parity_batch
+from anatobench.recipes import MODELS, Recipe
+from anatobench.tasks import RATIC
+from torch_ref.engine import PendingStep, TorchEngine
+from torch_ref.transfer import Transfer
+
+RECIPE = Recipe(precision="fp32", fast="true", seed=3, segmentation_loss="ce_dice")
+CROP = (16, 24, 20)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Dynamo's counters."""
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
+    torch._dynamo.reset()
+    counters.clear()
+    yield counters
+    torch._dynamo.reset()
+
+
+def build(model: str, **changes: Any) -> tuple[Engine, list[Batch]]:
+    spec = ModelSpec(model, "tiny", RATIC, CROP)
+    return load_engine("torch", spec, replace(RECIPE, **changes)), [parity_batch(spec, 2, 0, s) for s in range(3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_one_graph_for_all_steps_and_one_for_evaluation(model: str, counted: Any) -> None:
+    """Nothing is drawn, so that the compiled step and the other one can be compared."""
+    compiled, batches = build(model, compile="true", dropout=False)
+    eager, _ = build(model, compile="false", dropout=False)
+    eager.load_weights(compiled.weights())
+    for step, batch in enumerate(batches):
+        ours, theirs = (engine.train_step(batch, 1e-4, step).fetch() for engine in (compiled, eager))
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
+        assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-3)
+        for batch in batches:  # validation between steps: the model changes its mode, and nothing is compiled for it
+            np.testing.assert_allclose(
+                compiled.predict(batch.volume), eager.predict(batch.volume), rtol=1e-3, atol=1e-4
+            )
+    assert counted["stats"]["unique_graphs"] == 2
+    compiled.predict(batches[0].volume[:1])  # a last smaller batch costs one compilation, once
+    compiled.predict(batches[1].volume[:1])
+    compiled.predict(batches[1].volume)
+    compiled.train_step(batches[0], 1e-4, 3).fetch()
+    assert counted["stats"]["unique_graphs"] == 3
+    assert not counted["graph_break"]
+
+
+@pytest.mark.slow
+def test_what_is_drawn_in_a_compiled_step_depends_on_the_step_alone(counted: Any) -> None:
+    engine, (batch, *_) = build("mvit_v2_s", compile="true", learning_rate=1e-30)
+    weights = engine.weights()
+
+    def losses(step: int) -> bytes:
+        engine.load_weights(weights)
+        return engine.train_step(batch, 1e-30, step).fetch().case_losses.tobytes()
+
+    first = losses(5)
+    assert losses(6) != first
+    assert losses(5) == first
+
+
+class HostReads(TorchDispatchMode):
+    """Operations for whose result a GPU's host would wait."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "is_nonzero", "unique", "masked_select", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.overloadpacket.__name__ in self.WAITING:
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_step_reads_nothing_back_and_leaves_the_fetch_to_the_caller(model: str) -> None:
+    engine, batches = build(model, compile="false")
+    assert isinstance(engine, TorchEngine)
+    # As on a GPU: the plain AdamW reads its own count of steps, which is on the host.
+    engine._optimizer.param_groups[0].update(fused=True, foreach=False)
+    engine.train_step(batches[0], 1e-4, 0).fetch()
+    with HostReads() as reads:
+        pending = engine.train_step(batches[1], 1e-4, 1)
+        assert isinstance(pending, PendingStep)
+        assert reads.found == []
+        pending.means[0].item()
+    assert reads.found, "this is how one would be seen"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("model", MODELS)
+def test_no_step_waits_for_the_gpu(model: str) -> None:
+    engine, batches = build(model)
+    engine.train_step(batches[0], 1e-4, 0).fetch()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        pending = engine.train_step(batches[1], 1e-4, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert np.isfinite(pending.fetch().loss)
+
+
+def test_who_asks_for_neither_gets_what_the_device_has() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [compilation.compiles("auto", device) for device in (cpu, gpu)] == [False, True]
+    assert [compilation.compiles("true", device) for device in (cpu, gpu)] == [True, True]
+    assert [compilation.compiles("false", device) for device in (cpu, gpu)] == [False, False]
+    assert compilation.compiles("graphs", gpu)
+
+
+def test_programs_are_kept_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.setenv(compilation.CACHE_VARIABLE, "/own")
+    monkeypatch.setenv(compilation.TRITON_VARIABLE, "")
+    monkeypatch.delenv(compilation.TRITON_VARIABLE)  # and afterwards it is what it was
+    compilation.keep_compiled_programs()
+    assert os.environ[compilation.CACHE_VARIABLE] == "/own"
+    assert os.environ[compilation.TRITON_VARIABLE] == str(tmp_path / "torch" / "triton")
+
+
+def test_without_a_compiler_a_gpu_is_given_operation_by_operation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CC", raising=False)
+    assert not compilation.compiles("auto", torch.device("cuda"))
+    assert "install gcc" in capsys.readouterr().err
+    assert compilation.compiles("true", torch.device("cuda")), "who insists hears it from PyTorch"
+
+
+def test_on_a_cpu_nothing_is_copied() -> None:
+    array = np.arange(6, dtype=np.int16)
+    assert Transfer(torch.device("cpu"))(array).data_ptr() == array.ctypes.data

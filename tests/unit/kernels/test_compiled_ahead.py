@@ -1,0 +1,47 @@
+"""Every Triton kernel compiles for A100 and H100, within what one program may have of shared memory. No GPU needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from triton_kernels import SHARED_MEMORY, compile_kernel, require_compiler
+
+from torch_ref.layers import depthwise_conv3d, segmentation_kernels
+from torch_ref.layers.triton_language import accumulator
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_compiler()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+both_capabilities = pytest.mark.parametrize("capability", SHARED_MEMORY)
+both_types = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+
+
+@both_capabilities
+@both_types
+@pytest.mark.parametrize("name", ["_forward_kernel", "_input_gradient_kernel", "_kernel_gradient_kernel"])
+def test_depthwise_conv3d(name: str, dtype: torch.dtype, capability: int) -> None:
+    kernel = getattr(depthwise_conv3d, name)
+    constants = {"HEAD": 96, "BP": depthwise_conv3d.POSITIONS, "BC": 64, "ACC": accumulator(dtype)[1]}
+    constants |= {"CHUNK": depthwise_conv3d.POSITIONS_OF_GRADIENT}
+    pointers = {"x": dtype, "y": dtype, "gradient": dtype, "x_gradient": dtype}
+    pointers |= {"kernel": torch.float32, "partial": torch.float32}
+    compiled = compile_kernel(kernel, capability, pointers, constants)
+    assert compiled.metadata.shared <= SHARED_MEMORY[capability]
+
+
+@both_capabilities
+@pytest.mark.parametrize(("classes", "dice"), [(6, False), (7, True)])
+@pytest.mark.parametrize("name", ["_sums_kernel", "_sums_gradient_kernel"])
+def test_segmentation_kernels(name: str, classes: int, dice: bool, capability: int) -> None:
+    kernel = getattr(segmentation_kernels, name)
+    constants = {"K": classes, "DICE": dice, "SLICES": segmentation_kernels.SLICES, "IGNORED": 255}
+    constants |= {"CELLS": 16, "SLOTS": 16, "ACC": accumulator(torch.float32)[1]}
+    pointers = dict.fromkeys(("coarse", "partial", "gradient", "ends"), torch.float32) | {"organs": torch.uint8}
+    compiled = compile_kernel(kernel, capability, pointers, constants)
+    assert compiled.metadata.shared <= SHARED_MEMORY[capability]

@@ -1,0 +1,30 @@
+"""Every Triton kernel against plain PyTorch, in Triton's interpreter.
+
+Triton decides when it is first imported whether it interprets, and other tests import it in this process: so the
+files beside this one whose names begin with `interpreted_` run under a pytest of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FILES = sorted(Path(__file__).parent.glob("interpreted_*.py"))
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_interpreted(path: Path) -> None:
+    pytest.importorskip("triton", reason="needs Triton, which CPU builds of torch come without")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment |= {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(path)]
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert run.returncode == 0, run.stdout
+    assert "skipped" not in run.stdout.splitlines()[-1], run.stdout

@@ -1,0 +1,192 @@
+"""Voxels that are no HU are refused with what was seen; what is certain is mended; true scans pass."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scan_files import (
+    AFFINE,
+    NO_SHARED_DATA,
+    SHARED_DATA,
+    body_voxels,
+    turned,
+    write_dicom_series,
+    write_dicom_slice,
+    write_nifti_file,
+)
+
+from anatobench.datasets.case import HeaderOverride
+from anatobench.errors import CaseError
+from anatobench.volumes.hounsfield import why_not_hounsfield
+from anatobench.volumes.read import read_volume
+
+BODY = np.maximum(body_voxels(), -1024)
+
+
+def as_int16(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+
+
+def windowed(low: float, high: float, top: float) -> np.ndarray:
+    return as_int16(np.clip((BODY.astype(float) - low) / (high - low), 0, 1) * top)
+
+
+def padded(voxels: np.ndarray, value: int) -> np.ndarray:
+    padded = voxels.copy()
+    h, w = (np.linspace(-1, 1, n) for n in voxels.shape[1:])
+    padded[:, np.hypot(h[:, None], w[None]) > 1] = value
+    return padded
+
+
+NO_HOUNSFIELD: dict[str, tuple[str, np.ndarray]] = {
+    "blank": ("nearly every voxel is 0", np.zeros_like(BODY)),
+    "a constant": ("nearly every voxel is -1000", np.full_like(BODY, -1000)),
+    "0..1": ("run from 0 to 1", windowed(-160, 240, 1)),
+    "-1..1": ("run from -1 to 1", as_int16(windowed(-160, 240, 2) - 1)),
+    "0..255": ("run from 0 to 255", windowed(-160, 240, 255)),
+    "+ 1024": ("1024 were not subtracted", as_int16(BODY.astype(float) + 1024)),
+    "+ 1000": ("1024 were not subtracted", as_int16(BODY.astype(float) + 1000)),
+    "+ 1024 in a frame of air": ("near 1024", padded(as_int16(BODY.astype(float) + 1024), -1000)),
+    "+ 1024 in a frame of padding": (
+        "neither air at -1000 nor fat",
+        padded(as_int16(BODY.astype(float) + 1024), -2000),
+    ),
+    "- 1024": ("below -1300", as_int16(BODY.astype(float) - 1024)),
+    "- 8192": ("below -1300", as_int16(BODY.astype(float) - 8192)),
+    "x 10": ("below -1300", as_int16(BODY.astype(float) * 10)),
+    "12 bits wrapped": ("without air", (BODY & 0x0FFF).astype(np.int16)),
+    "16 bits saturated": ("beyond what 16 bits hold", np.where(BODY < 0, 32767, BODY).astype(np.int16)),
+    "cut to a window": ("lowest value -160", np.clip(BODY, -160, 240)),
+    "a trunk - 1024": ("subtracted twice", as_int16(BODY.astype(float) - 1024)[:, 5:19, 3:21]),
+    "a frame of zeros": ("filled with water", padded(np.pad(BODY, ((0, 0), (4, 4), (4, 4))), 0)),
+    "a frame of 3000": ("value 3000: cut to a window, or filled in", padded(BODY, 3000)),
+    "air alone": ("neither tissue nor lung", as_int16(np.random.default_rng(0).normal(-1000, 10, BODY.shape))),
+}
+HOUNSFIELD: dict[str, np.ndarray] = {
+    "a body": BODY,
+    "clipped to -1000..1000": np.clip(BODY, -1000, 1000),
+    "clipped to the chest window": np.clip(BODY, -1000, 200),
+    "in a lung window": np.clip(BODY, -1350, 150),
+    "padded with -2000": padded(BODY, -2000),
+    "padded with -3024": padded(BODY, -3024),
+    "cropped to the trunk": BODY[3:9, 6:18, 4:20],
+    "cropped to tissue and fat": np.where(BODY < -500, -100, BODY)[:, 6:18, 4:20],
+    "lungs alone": np.where(BODY < -300, BODY, -1000)[:, 6:18, 2:22],
+    "with metal": np.where(np.random.default_rng(0).random(BODY.shape) < 0.05, 3071, BODY),
+    "with metal on an extended scale": np.where(np.random.default_rng(0).random(BODY.shape) < 0.02, 20000, BODY),
+    "without noise": np.select([BODY < -500, BODY > 300], [-1000, 500], 40).astype(np.int16),
+}
+
+
+@pytest.mark.parametrize("kind", NO_HOUNSFIELD)
+def test_what_is_no_hounsfield_is_refused_with_what_was_seen(tmp_path: Path, kind: str) -> None:
+    seen, voxels = NO_HOUNSFIELD[kind]
+    path = write_nifti_file(tmp_path / "scan.nii", *turned(voxels, AFFINE, "RAS"))
+    with pytest.raises(CaseError, match=seen) as caught:
+        read_volume(path)
+    assert caught.value.reason == "not-hounsfield"
+    assert str(path) in str(caught.value)
+    assert "--rescale hu" in str(caught.value)
+    np.testing.assert_array_equal(read_volume(path, rescale="hu").voxels, voxels)
+
+
+@pytest.mark.parametrize("kind", HOUNSFIELD)
+def test_true_scans_pass(kind: str) -> None:
+    assert why_not_hounsfield(HOUNSFIELD[kind].astype(np.int16)) is None
+
+
+def test_a_scan_without_air_is_named(tmp_path: Path) -> None:
+    path = write_nifti_file(tmp_path / "s.nii", *turned(HOUNSFIELD["cropped to tissue and fat"], AFFINE, "RAS"))
+    assert "as light as air" in read_volume(path).notes[0]
+
+
+def dicom(folder: Path, stored: Callable[[np.ndarray], np.ndarray], voxels: np.ndarray = BODY, **tags) -> Path:
+    folder.mkdir()
+    for number, plane in enumerate(voxels):
+        words = stored(plane.astype(np.int32)).astype(np.uint16)
+        write_dicom_slice(folder / f"{number}.dcm", words, (-40, -50, 60 - 3 * number), **tags)
+    return folder
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_signed_words_under_an_unsigned_tag_are_mended(tmp_path: Path, bits: int) -> None:
+    mask = (1 << bits) - 1
+    path = dicom(tmp_path / "s", lambda plane: plane & mask, RescaleIntercept=0, BitsStored=bits)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.voxels, BODY)
+    assert "signed" in volume.notes[0]
+
+
+def test_a_lost_intercept_is_no_signed_word(tmp_path: Path) -> None:
+    path = dicom(tmp_path / "s", lambda plane: plane + 1024, RescaleIntercept=0, BitsStored=12)
+    with pytest.raises(CaseError, match="1024 were not subtracted"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("stated", ["MGML", "HU_MOD", "ED", "Z_EFF"])
+def test_another_rescale_type_is_refused(tmp_path: Path, stated: str) -> None:
+    path = dicom(tmp_path / "s", lambda plane: plane + 1024, RescaleType=stated)
+    with pytest.raises(CaseError, match=f"RescaleType is {stated}, not HU.*--rescale hu"):
+        read_volume(path)
+    np.testing.assert_array_equal(read_volume(path, rescale="hu").voxels, BODY)
+
+
+@pytest.mark.parametrize("stated", ["HU", "hu", "", "US"])
+def test_a_rescale_type_that_says_nothing_else_is_believed(tmp_path: Path, stated: str) -> None:
+    volume = read_volume(dicom(tmp_path / "s", lambda plane: plane + 1024, RescaleType=stated))
+    np.testing.assert_array_equal(volume.voxels, BODY)
+    assert any("RescaleType is US" in note for note in volume.notes) == (stated == "US")
+
+
+def test_unsigned_nifti_words_that_are_signed_are_mended(tmp_path: Path) -> None:
+    array, affine = turned(BODY.view(np.uint16), AFFINE, "RAS")
+    volume = read_volume(write_nifti_file(tmp_path / "s.nii.gz", array, affine))
+    np.testing.assert_array_equal(volume.voxels, BODY)
+    assert "unsigned" in volume.notes[0]
+
+
+def test_unsigned_words_with_32768_added_are_refused(tmp_path: Path) -> None:
+    array, affine = turned((BODY.astype(np.int32) + 32768).astype(np.uint16), AFFINE, "RAS")
+    with pytest.raises(CaseError, match=r"32768|16 bits"):
+        read_volume(write_nifti_file(tmp_path / "s.nii.gz", array, affine))
+
+
+@pytest.mark.parametrize("intercept", [-1024.0, -8192.0])
+def test_what_is_hounsfield_already_is_not_rescaled_by_the_metadata(tmp_path: Path, intercept: float) -> None:
+    """CT-RATE's files saved again in HU, with an identity affine, under the originals' names."""
+    array, affine = turned(BODY, AFFINE, "LPS")
+    header = HeaderOverride(1.0, intercept, affine)
+    volume = read_volume(write_nifti_file(tmp_path / "hu.nii.gz", array, np.eye(4)), header)
+    np.testing.assert_array_equal(volume.voxels, BODY)
+    assert "twice" in volume.notes[0]
+    raw = (array.astype(np.float32) - intercept).astype(np.float32)
+    volume = read_volume(write_nifti_file(tmp_path / "raw.nii.gz", raw, np.eye(4)), header)
+    np.testing.assert_array_equal(volume.voxels, BODY)
+    assert volume.notes == ()
+
+
+def test_npz_is_judged_too(tmp_path: Path) -> None:
+    np.savez(tmp_path / "trn1.npz", ct=BODY)
+    np.testing.assert_array_equal(read_volume(tmp_path / "trn1.npz").voxels, BODY)
+    np.savez(tmp_path / "trn2.npz", ct=windowed(-160, 240, 255))
+    with pytest.raises(CaseError, match="0 to 255"):
+        read_volume(tmp_path / "trn2.npz")
+
+
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason=NO_SHARED_DATA)
+@pytest.mark.parametrize("name", ["ct.nii.gz", "ct_small.nii.gz", "dicom"])
+def test_real_scans_and_their_crops_pass(name: str) -> None:
+    voxels = read_volume(SHARED_DATA / name).voxels
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(100):
+        size = [int(rng.integers(max(2, n // 2), n + 1)) for n in voxels.shape]
+        start = [int(rng.integers(0, n - s + 1)) for n, s in zip(voxels.shape, size, strict=True)]
+        crop = voxels[tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))]
+        refused += why_not_hounsfield(crop) is not None
+    assert refused == 0
+
+
+def test_a_plain_series_has_no_notes(tmp_path: Path) -> None:
+    assert read_volume(write_dicom_series(tmp_path / "s", BODY)).notes == ()

@@ -1,0 +1,61 @@
+"""`Recipe.compile` in PyTorch: torch.compile of the whole step's mathematics, and where compiled programs are kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from anatobench.compile_cache import compile_cache
+from anatobench.fast_forms import BY_DEVICE
+
+BACKEND = "inductor"
+CACHE_VARIABLE, TRITON_VARIABLE = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
+"""PyTorch's and Triton's own; what the user has set holds."""
+
+
+COMPILERS = ("gcc", "clang", "cc")
+"""Of C, for the programs that launch Triton's kernels; the environment's CC comes first."""
+
+
+def compiles(asked: str, device: torch.device) -> bool:
+    """What `Recipe.compile` means on a device. Where it is left to the device, and that cannot, it is said."""
+    if asked != BY_DEVICE:
+        return asked != "false"
+    if device.type != "cuda":
+        return False
+    if any(shutil.which(name) for name in (os.environ.get("CC") or "", *COMPILERS)):
+        return True
+    print("no C compiler here: PyTorch's steps are not compiled and take longer; install gcc, or set CC",
+          file=sys.stderr)  # fmt: skip
+    return False
+
+
+def compiled(function: Callable[..., Any], asked: str, alone: bool) -> Callable[..., Any]:
+    """`function` compiled for the shapes that it is called with.
+
+    One process compiles one graph or says why it cannot. Several may part it: SyncBatchNorm's collectives are Python.
+    """
+    mode = "reduce-overhead" if asked == "graphs" else None
+    # Every shape is compiled for itself: batches have one shape, and symbolic ones keep FlexAttention from lowering.
+    return torch.compile(function, backend=BACKEND, fullgraph=alone, dynamic=False, mode=mode)
+
+
+def compile_module(module: nn.Module, asked: str, alone: bool) -> None:
+    """As `compiled`, of a module in place: also where DistributedDataParallel calls it."""
+    module.compile(
+        backend=BACKEND, fullgraph=alone, dynamic=False, mode="reduce-overhead" if asked == "graphs" else None
+    )
+
+
+def keep_compiled_programs() -> None:
+    """Let PyTorch and Triton keep theirs where anatobench/compile_cache.py says."""
+    folder = compile_cache("torch")
+    if folder is not None:
+        os.environ.setdefault(CACHE_VARIABLE, str(folder))
+        os.environ.setdefault(TRITON_VARIABLE, str(folder / "triton"))

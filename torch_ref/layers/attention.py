@@ -1,0 +1,29 @@
+"""Multi-head attention of queries that are scaled already: as products, and by PyTorch's fused kernels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ALIGNMENT = 8
+"""What channels are padded to, with zeros that change nothing: the fused kernels refuse odd numbers of them."""
+
+
+def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(queries keys^T + bias) values.
+
+    queries [B, heads, Q, d], keys [B, heads, K, d], values [B, heads, K, c], bias broadcastable to [B, heads, Q, K];
+    returns [B, heads, Q, c].
+    """
+    logits = queries @ keys.transpose(-2, -1)
+    return torch.softmax(logits if bias is None else logits + bias, -1) @ values
+
+
+def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same without an array of queries by keys, where PyTorch has a kernel for the device and the type."""
+    channels = values.shape[-1]
+    width = -(-max(channels, queries.shape[-1]) // ALIGNMENT) * ALIGNMENT
+    queries, keys, values = (F.pad(part, (0, width - part.shape[-1])) for part in (queries, keys, values))
+    attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
+    return attended[..., :channels]
