@@ -39,7 +39,7 @@ def bench_compilation(asked: StepBenchmark, progress: Callable[[str], None] = la
             progress(arm.name)
             cache = arm_cache(asked.cache, arm)
             try:
-                with ArmProcess(arm, folder, number, {**os.environ, **cache.environment}) as process:
+                with ArmProcess(arm, folder, number, cache.environment) as process:
                     told = process.ask("describe", deadline, **build_request(arm, asked.spec, asked.recipe, folder))
                     told |= process.ask("prepare", deadline, warm_up=WARM_UP)
             except ArmError as error:

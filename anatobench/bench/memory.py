@@ -7,7 +7,6 @@ rest of the way where the line was wrong.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -189,7 +188,7 @@ def recommended(fitting: Sequence[Probe], margin: float) -> int:
 
 def _probe(asked: MemoryBenchmark, batch_size: int, told: dict[str, Any], until: float | None) -> Probe | None:
     """In a process of its own; None if the time is up. `ArmError` if it fails for another reason than memory."""
-    limit, environment = asked.limit, {**os.environ, **arm_cache(asked.cache, asked.arm).environment}
+    limit, environment = asked.limit, arm_cache(asked.cache, asked.arm).environment
     with tempfile.TemporaryDirectory(prefix="anatobench-bench-") as name:
         folder = Path(name)
         write_batch(random_batch(asked.spec, batch_size, asked.recipe.seed), folder)

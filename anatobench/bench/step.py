@@ -30,6 +30,7 @@ from anatobench.bench.intervals import median_interval, paired_ratio
 from anatobench.bench.peaks import peak_flops
 from anatobench.bench.quiet import OtherWork, disturbances, gpu_use
 from anatobench.bench.random_batch import random_batch, write_batch
+from anatobench.compile_cache import compile_cache
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError
 from anatobench.recipes import Recipe
@@ -96,7 +97,7 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
         contestants = []
         for number, arm in enumerate(asked.arms):
             cache = arm_cache(asked.cache, arm)
-            process = ArmProcess(arm, folder, number, {**os.environ, **cache.environment})
+            process = ArmProcess(arm, folder, number, cache.environment)
             contestants.append(_Contestant(arm, processes.enter_context(process), cache, {}, []))
         preparing = _Turns(contestants, failed, None if deadline is None else _part(clock, deadline))
         _prepare(preparing, asked, folder, progress)
@@ -144,7 +145,9 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
             "settling_steps": asked.settling_steps,
             "warm_up": asked.warm_up,
             "prepared_together": asked.prepare_together,
-            "compilation_cache": bool(asked.cache or os.environ.get("JAX_COMPILATION_CACHE_DIR")),
+            "compilation_cache": bool(
+                asked.cache or os.environ.get("JAX_COMPILATION_CACHE_DIR") or compile_cache("jax")
+            ),
             "seconds": round(time.monotonic() - clock, 1),
         },
         "machine": machine,

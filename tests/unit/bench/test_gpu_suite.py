@@ -218,7 +218,7 @@ def programs_that_work_later() -> Plan:
 
 def keep_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if every arm had left something in its cache."""
-    monkeypatch.setattr(suite, "arm_cache", lambda root, arm: ArmCache(state="filled"))
+    monkeypatch.setattr(suite, "arm_cache", lambda root, arm: ArmCache({}, "filled"))
 
 
 def test_continue_adds_what_is_missing_and_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

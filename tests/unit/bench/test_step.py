@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anatobench.bench.arm_cache import FOLDERS, arm_cache
 from anatobench.bench.arms import Arm
 from anatobench.bench.compilation import bench_compilation
 from anatobench.bench.flops import count
 from anatobench.bench.random_batch import random_batch, read_batch, write_batch
 from anatobench.bench.step import StepBenchmark, bench_step
 from anatobench.cli.main import main
+from anatobench.compile_cache import VARIABLE
 from anatobench.engine import ModelSpec
-from anatobench.errors import AnatoBenchError
+from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import Recipe
 from anatobench.tasks import TASKS
 
@@ -199,6 +201,19 @@ def test_compile_times_say_whether_anything_was_cached(tmp_path: Path, capsys: p
     assert [arm["compile_cache"] for arm in record["arms"]] == ["empty", "filled"], "each arm has its own"
     assert record["protocol"]["compilation_cache"] is True
     assert measured("plain")["compile_cache"] is None, "whose cache it is nobody knows"
+
+
+def test_an_arms_cache_is_the_only_one_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in FOLDERS:
+        monkeypatch.setenv(name, "everybody's")
+    own, peer = arm_cache(tmp_path, Arm("jax")).environment, arm_cache(tmp_path, arms("plain")[0]).environment
+    assert own[VARIABLE] == str(tmp_path / "jax")
+    assert not set(FOLDERS) & set(own), "they would win"
+    assert {Path(peer[name]).parent for name in FOLDERS} == {tmp_path / "numpy_peer_plain"}
+    assert arm_cache(None, Arm("jax")).environment["TRITON_CACHE_DIR"] == "everybody's"
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="--cache"):
+        arm_cache(tmp_path / "file", Arm("jax"))
 
 
 def test_only_compiling_ends_in_time() -> None:
