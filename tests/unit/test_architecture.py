@@ -54,7 +54,12 @@ def test_only_the_command_line_knows_the_command_line() -> None:
     assert not wrong
 
 
-WITHOUT_TWIN = {"pretrained_file.py", "layers/triton_language.py", "layers/segmentation_kernels.py"}
+WITHOUT_TWIN = {
+    "pretrained_file.py",
+    "layers/triton_language.py",
+    "layers/segmentation_kernels.py",
+    "layers/window_kernels.py",
+}
 """A file format of PyTorch's own, which only PyTorch reads, and Triton kernels, which JAX has no use for."""
 
 
