@@ -59,8 +59,9 @@ WITHOUT_TWIN = {
     "transfer.py",
     "layers/triton_language.py",
     "layers/segmentation_kernels.py",
+    "layers/window_kernels.py",
 }
-"""A file format that only PyTorch reads, copies that JAX makes by itself, and Triton kernels, for which it has no use."""
+"""A file format that only PyTorch reads, copies that JAX makes by itself, Triton kernels for which it has no use."""
 
 
 def test_the_frameworks_files_mirror_each_other() -> None:
