@@ -58,7 +58,7 @@ TAG_CONTENT = b"Signature: 8a477f597d28d172789f06886806bc55\n# Compiled programs
 
 
 def whole_plan(options: argparse.Namespace, cache: Path) -> Plan:
-    """In order of importance; compilation in the order in which the longest should begin."""
+    """In order of importance; of the first phase what the most depends on, and takes longest, begins first."""
     what = ("--geometry", options.geometry, "--size", options.size, "--precision", options.precision)
     batch = () if options.batch_size is None else ("--batch-size", str(options.batch_size))
     step = ("bench", "step", *what, *batch, "--json")
@@ -131,7 +131,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--memory-limit", type=float, metavar="GIB", help="for the search for the largest batch")
     parser.add_argument(
         "--jobs", type=int, default=max(1, min(8, usable_cores() * 3 // 8)),
-        help="programs that compile at a time (default here: %(default)s)",
+        help="programs that compile at a time (default here: %(default)s; 1, with more --minutes, leaves each alone, "
+        "its compile time and the kernels that autotuning picks undisturbed)",
     )  # fmt: skip
     parser.add_argument(
         "--cache", type=Path, metavar="DIR",
@@ -141,8 +142,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.models = options.models.split(",")
     if not set(options.models) <= set(MODELS) or len(set(options.models)) < len(options.models):
         parser.error(f"--models: choose from {', '.join(MODELS)}, each once")
-    if options.minutes <= 0 or options.jobs < 1:
-        parser.error("--minutes must be more than 0, --jobs at least 1")
+    if options.minutes <= 0 or options.jobs < 1 or options.repeats < 2:
+        parser.error("--minutes must be more than 0, --jobs at least 1, --repeats at least 2")
     return options
 
 

@@ -1,4 +1,4 @@
-# What the jobs have in common; sourced by train.sh, prepare.sh, masks.sh, bench.sh and smoke.sh, after `repository` is set.
+# What the jobs have in common; sourced by train.sh, prepare.sh, masks.sh, bench.sh, gpu_suite.sh and smoke.sh, after `repository` is set.
 # shellcheck shell=bash disable=SC2154
 
 fail() { # one line, exit status 2: a setting is wrong

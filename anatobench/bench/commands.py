@@ -56,7 +56,7 @@ class Command:
 
     def __init__(self, job: Job, folder: Path) -> None:
         folder.mkdir()
-        self.job, self.began = job, time.monotonic()
+        self.job, self._began = job, time.monotonic()
         self._out, self._err = folder / "stdout", folder / "stderr"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
@@ -73,13 +73,18 @@ class Command:
         """Whether it is not done."""
         return self._process.poll() is None
 
+    @property
+    def age(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self._began
+
     def stop(self, late: str | None = None) -> Outcome:
         """End it, with its children, if it runs; `late` is then the reason to give."""
         status = self._process.poll()
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        seconds = round(time.monotonic() - self.began, 1)
+        seconds = round(self.age, 1)
         try:
             record = json.loads(self._out.read_text().splitlines()[-1])
         except (IndexError, ValueError):
@@ -113,8 +118,9 @@ def run_jobs(
     """Run jobs in order, `places` at a time, for at most so long; what was not begun by then is missing in the result.
 
     No job holds up the others: one that takes longer than its share of the time (`seconds` of all places, split evenly)
-    keeps running, but another begins beside it; where there are twice as many as places and others still wait, it ends.
-    One that lacked memory while others ran is tried once more, after all others. `done` follows each.
+    keeps running, but another begins beside it, until twice as many run as there are places. If others wait then, what
+    has taken half of the time ends. One that lacked memory while others ran is tried once more, alone, after them.
+    `done` follows each.
     """
     start = time.monotonic()
     share, most = seconds * places / max(len(jobs), 1), 2 * places
@@ -138,16 +144,16 @@ def run_jobs(
             while (waiting or running) and time.monotonic() < start + seconds:
                 for command in [command for command in running if not command.running]:
                     end(command)
-                late = [command for command in running if time.monotonic() - command.began > share]
-                if waiting and late and len(running) >= most:
-                    end(late[0], f"stopped after {share:.0f} s, its share of the time, because others waited")
+                late = [command for command in running if command.age > share]
+                if waiting and len(running) >= most and running[0].age > seconds / 2:
+                    end(running[0], f"stopped after {running[0].age:.0f} s, because others waited")
                 # What lacked memory waits until it is alone.
                 elif waiting and len(running) < (1 if waiting[0].name in lacking else min(places + len(late), most)):
                     running.append(Command(waiting.pop(0), Path(folder) / str(next(numbers))))
                     continue
                 time.sleep(POLL_SECONDS)
             for command in list(running):
-                end(command, f"stopped after {time.monotonic() - command.began:.0f} s: the time was up")
+                end(command, f"stopped after {command.age:.0f} s: the time was up")
         finally:
             for command in running:
                 command.stop()

@@ -111,6 +111,7 @@ def bench_memory(asked: MemoryBenchmark, progress: Callable[[str], None] = lambd
         "recompute": asked.recipe.recompute,
         "largest_batch": largest,
         "smallest_not_fitting": min((p.batch_size for p in probes if not p.fits), default=None),
+        "complete": _narrow(largest, min((p.batch_size for p in probes if not p.fits), default=asked.at_most + 1)),
         "recommended_batch": recommended(fitting, asked.margin),
         "margin": asked.margin,
         "bytes_per_case": per_case,
@@ -134,7 +135,7 @@ def search(
     the time (of `time.monotonic`) was up before. A `probe` that answers None ran out of time and is the last."""
     probes: list[Probe] = []
     good, bad = 0, at_most + 1
-    while bad - good > max(1, int(RESOLUTION * good)):
+    while not _narrow(good, bad):
         if probes and until is not None and time.monotonic() > until:
             break
         batch_size = _next(probes, good, bad) if probes else min(first, at_most)
@@ -147,6 +148,10 @@ def search(
         else:
             bad = batch_size
     return probes
+
+
+def _narrow(good: int, bad: int) -> bool:
+    return bad - good <= max(1, int(RESOLUTION * good))
 
 
 def _next(probes: Sequence[Probe], good: int, bad: int) -> int:

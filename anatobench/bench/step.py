@@ -87,11 +87,12 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
     started, clock = datetime.now(UTC), time.monotonic()
     deadline = None if asked.seconds is None else clock + asked.seconds
     failed: dict[str, ArmError] = {}
-    host, gpu_before, others = describe_host(), gpu_use(), OtherWork()
+    host, others = describe_host(), OtherWork()
     with tempfile.TemporaryDirectory(prefix="anatobench-bench-") as name, ExitStack() as processes:
         folder = Path(name)
         batch = random_batch(asked.spec, asked.recipe.batch_size, asked.recipe.seed)
         write_batch(batch, folder)
+        gpu_before = gpu_use()
         contestants = []
         for number, arm in enumerate(asked.arms):
             cache = arm_cache(asked.cache, arm)

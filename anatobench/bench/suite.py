@@ -24,6 +24,7 @@ from anatobench.errors import UsageError
 COMPILE, CHECK = "compile", "parity"
 """First words of the first phase's jobs; the second is also the name of the part that its jobs' records make."""
 DONE, INCOMPLETE, FAILED, TIMED_OUT, SKIPPED = "done", "incomplete", "failed", "timed out", "skipped"
+NOT_REACHED = "not reached"
 SHORTEST_PART = 10.0
 """Seconds below which nothing is started."""
 SECONDS_TO_FINISH = 12.0
@@ -89,7 +90,7 @@ class Plan:
 
 def not_reached() -> Record:
     """A part before its turn, and for good if that never comes."""
-    return {"status": SKIPPED, "seconds": 0.0, "record": None, "error": "not reached"}
+    return {"status": SKIPPED, "seconds": 0.0, "record": None, "error": NOT_REACHED}
 
 
 def run_plan(
@@ -109,7 +110,7 @@ def run_plan(
     todo = [m for m in plan.measurements if parts[m.name]["status"] != DONE]
     first = _first_jobs(plan, todo, record, cached)
     if first:
-        _compile(first, plan, record, max(seconds - sum(m.reserve for m in todo), seconds / 2), places, save)
+        _compile(first, record, max(seconds - sum(m.reserve for m in todo), seconds / 2), places, save)
 
     def ready(key: str) -> bool:
         arm = record["compile"]["arms"].get(key)
@@ -140,38 +141,44 @@ def _check_name(found: Mapping[str, Any]) -> str:
     return f"{CHECK} {found.get('model')} {found.get('dtype')}"
 
 
-def _compile(
-    jobs: Sequence[Job], plan: Plan, record: Record, seconds: float, places: int, save: Callable[[], object]
-) -> None:
+def _compile(jobs: Sequence[Job], record: Record, seconds: float, places: int, save: Callable[[], object]) -> None:
     """The first phase."""
     start = time.monotonic()
-    late = f"not begun in {seconds:.0f} s"
-    skipped = Outcome(None, late, 0.0)
-    arms = record["compile"]["arms"]
-    checks = [job.name for job in plan.first if job.name.startswith(CHECK)]
-    errors = {job.name: late for job in jobs if job.name in checks}
-    for job in jobs:
-        if job.name not in checks:
-            arms[job.name.removeprefix(f"{COMPILE} ")] = _compiled(skipped, SKIPPED)
+    arms, parity = record["compile"]["arms"], record["parts"].get(CHECK)
+    checks = [job.name for job in jobs if job.name.startswith(CHECK)]
+    of_arms = {job.name: job.name.removeprefix(f"{COMPILE} ") for job in jobs if job.name not in checks}
+    missing = dict.fromkeys(checks, (SKIPPED, NOT_REACHED))
+    checked = list((parity or not_reached())["record"] or [])
+    for key in of_arms.values():
+        arms[key] = _compiled(Outcome(None, NOT_REACHED, 0.0), SKIPPED)
 
     def done(name: str, outcome: Outcome) -> None:
-        elapsed = time.monotonic() - start
-        if name in checks:
-            errors.pop(name)
-            _add_check(record["parts"][CHECK], name, outcome, errors, len(checks))
-            record["parts"][CHECK]["seconds"] = round(elapsed, 1)
+        elapsed = round(time.monotonic() - start, 1)
+        status = TIMED_OUT if outcome.timed_out else FAILED if outcome.error else DONE
+        if name in of_arms:
+            arms[of_arms[name]] = _compiled(outcome, status)
+        elif outcome.record is None:
+            missing[name] = status, outcome.error or "it printed no record"
         else:
-            status = TIMED_OUT if outcome.timed_out else FAILED if outcome.error else DONE
-            arms[name.removeprefix(f"{COMPILE} ")] = _compiled(outcome, status)
-        record["compile"]["seconds"] = round(elapsed, 1)
+            checked.append(outcome.record)
+            del missing[name]
+        if name in checks:
+            record["parts"][CHECK] = _check_part(checked, missing, elapsed)
+        record["compile"]["seconds"] = elapsed
         save()
         print(f"{name}: {outcome.error or DONE} after {elapsed:.0f} s", file=sys.stderr)
 
-    if CHECK in record["parts"] and errors:
-        record["parts"][CHECK]["error"] = _joined(errors)
     record["compile"]["at_a_time"] = places
     save()
-    run_jobs(jobs, places, seconds, done)
+    begun = run_jobs(jobs, places, seconds, done)
+    late = f"not begun in {seconds:.0f} s"
+    for name, key in of_arms.items():
+        if name not in begun:
+            arms[key]["error"] = late
+    if checks:
+        missing |= {name: (SKIPPED, late) for name in missing if name not in begun}
+        record["parts"][CHECK] = _check_part(checked, missing, record["parts"][CHECK]["seconds"])
+    save()
 
 
 def _compiled(outcome: Outcome, status: str) -> Record:
@@ -186,22 +193,17 @@ def _compiled(outcome: Outcome, status: str) -> Record:
     }
 
 
-def _add_check(part: Record, name: str, outcome: Outcome, missing: dict[str, str], of: int) -> None:
-    """Parity's part grows with every job; `missing`: why some have no record."""
-    found = list(part["record"] or [])
-    if outcome.record is not None:
-        found.append(outcome.record)
-    else:
-        missing[name] = outcome.error or "printed no record"
-    red = [_check_name(one) for one in found if one.get("passed") is False]
-    part["record"] = found or None
-    part["error"] = _joined({**{name: "the frameworks differ" for name in red}, **missing})
+def _check_part(checked: Sequence[Record], missing: Mapping[str, tuple[str, str]], seconds: float) -> Record:
+    """Parity's part, with the records that there are; `missing`: how and why others came to nothing."""
+    red = {_check_name(found): "the frameworks differ" for found in checked if found.get("passed") is False}
     if red:
-        part["status"] = FAILED
-    elif len(found) == of:
-        part["status"] = DONE
+        status = FAILED
+    elif not missing:
+        status = DONE
     else:
-        part["status"] = INCOMPLETE if found else TIMED_OUT if outcome.timed_out else FAILED
+        status = INCOMPLETE if checked else next(iter(missing.values()))[0]
+    errors = red | {name: reason for name, (_, reason) in missing.items()}
+    return {"status": status, "seconds": seconds, "record": list(checked) or None, "error": _joined(errors)}
 
 
 def _joined(errors: Mapping[str, str]) -> str | None:
@@ -226,12 +228,17 @@ def _measured(measurement: Measurement, record: Record, ready: Callable[[str], b
     }
     job = measurement.command(ready, seconds)
     if seconds < SHORTEST_PART:
-        error = f"no time was left ({max(seconds, 0.0):.0f} s)"
-        return {**not_reached(), "error": _joined({measurement.name: error, **left_out})}
+        return {
+            **not_reached(),
+            "error": _joined({measurement.name: f"no time was left ({seconds:.0f} s)", **left_out}),
+        }
     if job is None:
         return {"status": FAILED, "seconds": 0.0, "record": None, "error": _joined(left_out)}
     outcome = run_command(job, seconds)
-    errors = left_out | ({measurement.name: outcome.error} if outcome.error else {})
+    error = outcome.error
+    if (outcome.record or {}).get("complete") is False:
+        error = "the time was up before the search was done"
+    errors = left_out | ({measurement.name: error} if error else {})
     status = DONE if not errors else INCOMPLETE if outcome.record else TIMED_OUT if outcome.timed_out else FAILED
     return {
         "status": status,

@@ -42,9 +42,10 @@ def _figures(part: str, record: Mapping[str, Any]) -> Iterator[str]:
     if record.get("kind") == "step":
         yield from _step(part, record)
     elif record.get("kind") == "memory":
+        smallest = record["smallest_not_fitting"]
         yield (
             f"{record['model']} {record['name']} {record['precision']}: batch {record['largest_batch']} fits, "
-            f"{record['smallest_not_fitting'] or 'no larger one tried'} does not, "
+            f"{'no larger one was tried' if smallest is None else f'{smallest} does not'}, "
             f"{record['bytes_per_case'] / 2**20:.0f} MiB per case"
         )
     elif "max_rel_error" in record:

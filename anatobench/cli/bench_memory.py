@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
+def beyond(record: Mapping[str, Any]) -> str:
+    """What is known of larger batches than the largest that fits."""
+    smallest = record["smallest_not_fitting"]
+    found = "no larger one was tried" if smallest is None else f"{smallest} does not"
+    return found if record["complete"] else f"{found} (the time was up)"
+
+
 def print_memory(record: dict[str, Any]) -> None:
     """For a person, on stderr."""
     limit = "unknown" if record["limit_bytes"] is None else f"{record['limit_bytes'] / 2**30:.2f} GiB"
     print(
         f"{record['name']} {record['model']} ({record['size']}, {record['geometry']}, {record['precision']}): batch "
-        f"{record['largest_batch']} fits into {limit}, {record['smallest_not_fitting'] or 'no larger one tried'} does "
-        f"not; "
+        f"{record['largest_batch']} fits into {limit}, {beyond(record)}; "
         f"{record['bytes_per_case'] / 2**20:.1f} MiB per case; with {100 * record['margin']:.0f} % to spare "
         f"{record['recommended_batch']}; on {record['device']['name']}",
         file=sys.stderr,

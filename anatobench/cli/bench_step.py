@@ -3,6 +3,7 @@
   anatobench bench step --framework torch --model r3d_18 --geometry chest
   anatobench bench step --framework torch,jax --model swin3d_t --geometry abdomen --precision bf16 --both-seg --json
   anatobench bench step --framework torch --peer benchmarks/peers/step_torchvision.py:eager,compile ...
+  anatobench bench step --framework jax --model swin3d_t --geometry chest --compile-only --cache NEW_FOLDER
 
 Several arms (frameworks, peers) run in processes of their own and take turns; ratios come with a 95 % interval.
 An arm that fails does not stop the others: the record names it, and the exit status is 1.

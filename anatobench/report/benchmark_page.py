@@ -93,7 +93,8 @@ def _heading(record: Record) -> str:
     environment = (record.get("machine") or {}).get("environment") or {}
     details = [device_name(record), record.get("file"), *(f"{k}={v}" for k, v in environment.items())]
     title = html.escape(", ".join(str(word) for word in words if word))
-    return (f"<h3>{title}</h3>" if title else "") + _note(", ".join(str(word) for word in details if word))
+    warnings = [f"Warning: {warning}" for warning in record.get("warnings") or []]
+    return (f"<h3>{title}</h3>" if title else "") + _note(", ".join(str(word) for word in details if word), *warnings)
 
 
 def _geometry(record: Record) -> str:

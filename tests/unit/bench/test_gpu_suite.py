@@ -174,18 +174,21 @@ def test_a_measurement_that_fails_or_hangs_does_not_cost_the_others(monkeypatch:
             part("fails", "print('noise'); sys.exit('no such GPU')"),
             part("hangs", "time.sleep(100)", reserve=3),
             part("arm", failed_arm),
+            part("memory", "print(json.dumps({'complete': False}))"),
             part("works"),
         ),
     )  # fmt: skip
     status, record = run(plan, monkeypatch, minutes=0.8)
     assert status == 1
     assert statuses(record) == {
-        "parity": "failed", "fails": "failed", "hangs": "timed out", "arm": "incomplete", "works": "done",
+        "parity": "failed", "fails": "failed", "hangs": "timed out", "arm": "incomplete", "memory": "incomplete",
+        "works": "done",
     }  # fmt: skip
     assert record["parts"]["parity"]["record"][0]["passed"] is False, "a gate that is red has figures"
     assert "the frameworks differ" in record["parts"]["parity"]["error"]
     assert "no such GPU" in record["parts"]["fails"]["error"]
     assert record["parts"]["arm"]["error"] == "arm: jax: gone"
+    assert record["parts"]["memory"]["error"] == "memory: the time was up before the search was done"
 
 
 def test_time_left_over_goes_to_the_parts_and_none_begins_without_any(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,7 +405,13 @@ def test_the_heads_share_is_measured_of_pairs() -> None:
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert suite.main(["--parts", "step_r3d_18,nothing", "--out", "x.json"]) == 2
     assert "no part nothing: there are parity, step_r3d_18" in capsys.readouterr().err
-    for words in (["--models", "r3d_18,r3d_18"], ["--models", "x"], ["--minutes", "0"], ["--jobs", "0"]):
+    for words in (
+        ["--models", "r3d_18,r3d_18"],
+        ["--models", "x"],
+        ["--minutes", "0"],
+        ["--jobs", "0"],
+        ["--repeats", "1"],
+    ):
         with pytest.raises(SystemExit):
             suite.main(words)
     assert not Path("x.json").exists()

@@ -77,7 +77,7 @@ def test_a_probe_that_does_not_end_in_time_costs_no_figure(capsys: pytest.Captur
     start = time.monotonic()
     assert main([*WORDS, "--peer", f"{PEER}:hangs_at_two", "--seconds", "15", "--limit", "1"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (found["largest_batch"], found["smallest_not_fitting"]) == (1, None)
+    assert (found["largest_batch"], found["smallest_not_fitting"], found["complete"]) == (1, None, False)
     assert main([*WORDS, "--peer", f"{PEER}:hangs", "--seconds", "5"]) == 1
     assert "no batch that fits was found in 5 s" in capsys.readouterr().err
     assert time.monotonic() - start < 60
@@ -101,6 +101,7 @@ def test_processes_run_out_of_memory_and_the_search_goes_on(capsys: pytest.Captu
     assert found["bytes_per_case"] == pytest.approx(50e6, rel=0.1)
     assert any("MemoryError" in (p["error"] or "") for p in found["probes"])
     assert found["memory_of"] == "process"
+    assert found["complete"] is True
 
 
 @pytest.mark.parametrize(("framework", "package"), [("torch", "torch"), ("jax", "flax")])

@@ -43,6 +43,7 @@ STEP = {
         {"of": "jax without head", "to": "jax", "ratio": 2.0, "ci95": [1.9, 2.1]},
         {"of": "jax without head", "to": "torch", "ratio": 3.0, "ci95": [2.9, 3.1]},
     ],
+    "warnings": ["the GPU slowed its clock (<power>)"],
     "machine": {"cpu": "CPU", "environment": {"OMP_NUM_THREADS": "4"}},
 }
 RATES = {"volumes_per_s": 100.0, "volumes_per_s_ci95": [90.0, 110.0], "volumes_per_s_per_core": 200.0}
@@ -120,6 +121,7 @@ def test_every_figure_is_said_with_its_unit(tmp_path: Path) -> None:
     assert "0.json, OMP_NUM_THREADS=4" in page
     assert all(address.startswith("data:") for address in images.addresses)
     assert "H200 &lt;test&gt;" in page
+    assert "Warning: the GPU slowed its clock (&lt;power&gt;)" in page
     assert "H200 <test>" not in page
     assert "links carry &lt;1&gt; GB/s" in page
     assert 'name="viewport"' in page
