@@ -61,6 +61,9 @@ class StoredCase:
     reading: str | None = None
     """Digest of what was read otherwise than the files themselves say: the mask's label map, the metadata put in place
     of the scan's header. None in a store older than this field."""
+    volume_checksum: str | None = None
+    """Digest of the volume's voxels without the mask: equal for one scan under two names. None for a blank volume, or
+    in a store older than this field."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -87,12 +90,13 @@ class StoredCase:
             byte_size=int(data["byte_size"]),
             mask_checksum=None if data.get("mask_checksum") is None else str(data["mask_checksum"]),
             reading=None if data.get("reading") is None else str(data["reading"]),
+            volume_checksum=None if data.get("volume_checksum") is None else str(data["volume_checksum"]),
             notes=tuple(str(note) for note in data["notes"]),
         )
 
 
 _RECORD_FIELDS = {field.name for field in fields(StoredCase)}
-_LATER_FIELDS = {"mask_checksum", "reading"}
+_LATER_FIELDS = {"mask_checksum", "reading", "volume_checksum"}
 """What older stores do not have."""
 
 

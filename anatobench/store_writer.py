@@ -20,7 +20,7 @@ import numpy as np
 import anatobench
 from anatobench.atomic_files import TEMPORARY_SUFFIX, write_atomically
 from anatobench.case_file import encode_case
-from anatobench.datasets.case import Rejection, check_patient_leakage, rejection_table
+from anatobench.datasets.case import Rejection, check_content_leakage, check_patient_leakage, rejection_table
 from anatobench.errors import AnatoBenchError
 from anatobench.store import (
     CASES_FOLDER,
@@ -134,6 +134,7 @@ class StoreWriter:
             checksum=hashlib.blake2b(content, digest_size=32).hexdigest(),
             byte_size=len(content),
             mask_checksum=prepared.mask_checksum,
+            volume_checksum=_volume_checksum(prepared.volume),
             notes=prepared.notes,
         )
         write_atomically(data_file(self.root, origin.case_id), content)
@@ -159,7 +160,7 @@ class StoreWriter:
 
         `listed_rejections` are those that the listing of the raw data found. Safe to call from several shards at
         once: each merges again until what it wrote is what is there, so whoever comes last has everything.
-        Raises AnatoBenchError for a damaged record and PatientLeakageError if a patient stands in two splits.
+        Raises AnatoBenchError for a damaged record and PatientLeakageError if a patient or a scan stands in two splits.
         """
         with folder_locked(self.root) as locked:
             if locked:  # then no other shard's temporary file can be alive
@@ -185,6 +186,7 @@ class StoreWriter:
         found = (self._read(record_file(self.root, case_id), StoredCase.from_json) for case_id in prepared)
         records = [record for record in found if record is not None]
         check_patient_leakage(records)
+        check_content_leakage(records)
         lines = ",\n".join(json.dumps(record.to_json()) for record in records)
         index = f'{{"format_version": {FORMAT_VERSION}, "cases": [\n{lines}\n]}}\n'
         write_atomically(self.root / INDEX_FILE, index.encode())
@@ -205,6 +207,15 @@ class StoreWriter:
 
     def _rejection_file(self, case_id: str) -> Path:
         return self.root / REJECTED_FOLDER / f"{case_id}.json"
+
+
+def _volume_checksum(volume: np.ndarray) -> str | None:
+    """Of every third slice, which two different scans do not share; None if it is blank."""
+    if volume.min() == volume.max():
+        return None
+    digest = hashlib.blake2b(repr(volume.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(volume[::3]))
+    return digest.hexdigest()
 
 
 def _is_record(name: str) -> bool:

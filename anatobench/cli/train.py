@@ -99,7 +99,9 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         device = engine.device()
         validate = validator(engine, store, recipe.batch_size)
         if processes.leads:
-            _introduce(config, engine, device, len(store.split("train")), steps, validate is not None)
+            train_cases = [store.cases[index] for index in store.split("train")]
+            with_mask = sum(case.has_mask for case in train_cases)
+            _introduce(config, engine, device, (len(train_cases), with_mask), steps, validate is not None)
         with training_batches(
             store,
             recipe.seed,
@@ -164,13 +166,20 @@ def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
 
 
 def _introduce(
-    config: RunConfig, engine: Engine, device: Mapping[str, Any], cases: int, steps: int, validated: bool
+    config: RunConfig, engine: Engine, device: Mapping[str, Any], cases: tuple[int, int], steps: int, validated: bool
 ) -> None:
+    """Say what is trained; `cases` are those for training, and those of them that have a mask."""
     count = engine.processes.count
+    total, with_mask = cases
+    supervision = "without segmentation supervision"
+    if config.segmentation and with_mask:
+        supervision = f"with segmentation supervision of the {with_mask} of them that have a mask"
+    elif config.segmentation:
+        supervision = "without segmentation supervision, because none of them has a mask"
     print(
         f"{config.model} ({config.size}) on {config.task.name} with {engine.name} on {device['name']}"
-        f"{f' x {count} processes' if count > 1 else ''}: {cases} training cases, {config.total_steps(steps)} steps of "
-        f"{config.recipe.batch_size}, {'with' if config.segmentation else 'without'} segmentation supervision",
+        f"{f' x {count} processes' if count > 1 else ''}: {total} training cases, {supervision}, "
+        f"{config.total_steps(steps)} steps of {config.recipe.batch_size}",
         file=sys.stderr,
     )
     if not validated:
