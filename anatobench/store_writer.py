@@ -20,7 +20,7 @@ import numpy as np
 import anatobench
 from anatobench.atomic_files import TEMPORARY_SUFFIX, write_atomically
 from anatobench.case_file import encode_case
-from anatobench.datasets.case import Rejection, check_content_leakage, check_patient_leakage, rejection_table
+from anatobench.datasets.case import Rejection, check_patient_leakage, content_leakage, rejection_table
 from anatobench.errors import AnatoBenchError
 from anatobench.store import (
     CASES_FOLDER,
@@ -80,6 +80,8 @@ class StoreWriter:
 
     def __init__(self, root: Path):
         self.root = root
+        self.leakage: str | None = None
+        """What the last `finish` found: a sentence on one scan that stands in two splits under two names."""
 
     def create(self, task: Task, size: str, dataset: str, options: Mapping[str, Any]) -> None:
         """Make the store's folder, or go on with the one that is there.
@@ -160,7 +162,8 @@ class StoreWriter:
 
         `listed_rejections` are those that the listing of the raw data found. Safe to call from several shards at
         once: each merges again until what it wrote is what is there, so whoever comes last has everything.
-        Raises AnatoBenchError for a damaged record and PatientLeakageError if a patient or a scan stands in two splits.
+        Raises AnatoBenchError for a damaged record and PatientLeakageError if a patient stands in two splits;
+        what it finds of a scan in two splits is in `leakage`.
         """
         with folder_locked(self.root) as locked:
             if locked:  # then no other shard's temporary file can be alive
@@ -186,7 +189,7 @@ class StoreWriter:
         found = (self._read(record_file(self.root, case_id), StoredCase.from_json) for case_id in prepared)
         records = [record for record in found if record is not None]
         check_patient_leakage(records)
-        check_content_leakage(records)
+        self.leakage = content_leakage(records)
         lines = ",\n".join(json.dumps(record.to_json()) for record in records)
         index = f'{{"format_version": {FORMAT_VERSION}, "cases": [\n{lines}\n]}}\n'
         write_atomically(self.root / INDEX_FILE, index.encode())

@@ -139,7 +139,9 @@ def _show(summary: Summary) -> None:
         say(f"  rejected as {reason}: {count}")
     if summary.rejected:
         say(f"reasons in full: {Path(summary.store) / REJECTED_FILE}")
-    if not summary.passed:
+    if summary.leakage is not None:
+        say(f"leakage: {summary.leakage}")
+    elif not summary.passed:
         say("no case could be used")
 
 

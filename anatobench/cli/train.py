@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anatobench.datasets.case import content_leakage
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.pretrained.kinetics import KINETICS_400
 from anatobench.processes import Processes, after_leader, find_processes
@@ -200,6 +201,9 @@ def _asked_for(args: argparse.Namespace) -> RunConfig:
             f"{', '.join(missing)}: missing (only a run that exists goes on with --resume --out RUN alone)"
         )
     store = Store.open(args.store)
+    leakage = content_leakage(store.cases)
+    if leakage is not None:
+        raise AnatoBenchError(f"{args.store}: {leakage}")
     task = _task(args.task, store.task)
     if args.size not in (None, store.size):
         raise AnatoBenchError(f"{args.store}: is a store of size {store.size}, not {args.size}: prepare another")

@@ -123,8 +123,8 @@ def check_scan_leakage(cases: Iterable[Case]) -> None:
             raise PatientLeakageError(_same_scan(other.case_id, other.split, case.case_id, case.split))
 
 
-def check_content_leakage(records: Iterable[Any]) -> None:
-    """Raise `PatientLeakageError` if two prepared cases of different splits hold the same voxels.
+def content_leakage(records: Iterable[Any]) -> str | None:
+    """A sentence if two prepared cases of different splits hold the same voxels, else None.
 
     `records` have `case_id`, `split` and `volume_checksum` (`StoredCase`).
     """
@@ -135,7 +135,8 @@ def check_content_leakage(records: Iterable[Any]) -> None:
         other = first.setdefault(record.volume_checksum, record)
         if other.split != record.split:
             same = _same_scan(other.case_id, other.split, record.case_id, record.split)
-            raise PatientLeakageError(f"{same}, and delete the other's files in the store's folder cases")
+            return f"{same}, delete the other's files in the store's folder cases, and prepare again"
+    return None
 
 
 def _same_scan(case_id: str, split: str, other_id: str, other_split: str) -> str:

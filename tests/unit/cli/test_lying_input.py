@@ -101,7 +101,12 @@ def test_one_scan_in_two_splits_is_refused(tmp_path: Path, kind: str, capsys) ->
     rows = f"scan,split,patient,case,label:x\n{first.name},train,p1,x1,1\n{second.name},test,p2,x2,0\n"
     _, said = prepare(tmp_path, rows, capsys, status=1)
     assert "x1 in train and x2 in test are the same scan" in said
-    assert not (tmp_path / "store" / "index.json").exists()
+    if (tmp_path / "store").exists():
+        words = ["train", "--task", "manifest", "--store", str(tmp_path / "store"), "--model", "r3d_18", "--framework"]
+        assert main([*words, "torch", "--out", str(tmp_path / "run")]) == 1
+        assert "are the same scan" in capsys.readouterr().err
+    else:
+        assert kind in ("same path", "link", "hard link")
 
 
 @pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("007", "7"), ("P007", "P7"), ("12", "12.0")])
