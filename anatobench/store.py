@@ -13,7 +13,6 @@ Everything is written atomically by store_writer.py; this module only reads.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from anatobench.case_file import read_crop
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS
 from anatobench.errors import AnatoBenchError
+from anatobench.json_text import parse_json
 from anatobench.tasks import Geometry, Size, Task
 
 FORMAT_VERSION = 1
@@ -225,7 +225,7 @@ def read_description(root: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise AnatoBenchError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:

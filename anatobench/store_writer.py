@@ -22,6 +22,7 @@ from anatobench.atomic_files import TEMPORARY_SUFFIX, write_atomically
 from anatobench.case_file import encode_case
 from anatobench.datasets.case import Rejection, check_patient_leakage, content_leakage, rejection_table
 from anatobench.errors import AnatoBenchError
+from anatobench.json_text import parse_json
 from anatobench.store import (
     CASES_FOLDER,
     FORMAT_VERSION,
@@ -120,7 +121,7 @@ class StoreWriter:
     def finished(self, case_id: str) -> StoredCase | None:
         """The case's record if it and its data file are whole (by size), else None."""
         try:
-            record = StoredCase.from_json(json.loads(record_file(self.root, case_id).read_bytes()))
+            record = StoredCase.from_json(parse_json(record_file(self.root, case_id).read_bytes()))
             size = data_file(self.root, case_id).stat().st_size
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -200,7 +201,7 @@ class StoreWriter:
     def _read(self, path: Path, from_json: Any) -> Any:
         """None if the file is gone: another shard does its case again, and will merge it."""
         try:
-            return from_json(json.loads(path.read_bytes()))
+            return from_json(parse_json(path.read_bytes()))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -228,7 +229,7 @@ def _is_record(name: str) -> bool:
 def _check_same_arguments(path: Path, description: dict[str, Any]) -> None:
     """Compare `store.json` with what this call would write, leaving out the version that wrote it."""
     try:
-        found = dict(json.loads(path.read_bytes()))
+        found = dict(parse_json(path.read_bytes()))
     except (ValueError, TypeError, OSError) as error:
         raise AnatoBenchError(f"{path}: is damaged ({error}): prepare into a new folder") from None
     for name in description:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from anatobench.errors import AnatoBenchError
 
-MAX_BYTES = 1 << 30
+MAX_BYTES = 256 << 20
+MEMORY_MULTIPLE = 72
+"""Bytes of memory per byte of a table, at most: a table of the shortest rows there are; 10 for usual ones."""
 MAX_FIELD = 1 << 20
 """Characters; reports in a column beside the labels may be long."""
 
