@@ -86,14 +86,14 @@ def attend_with_flex(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
 def attend_with_columns(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
     """The same by PyTorch's attention kernels, which take one bias for all windows.
 
-    So the mask goes into the product of queries and keys: one column per region, -MASKED where a query is in it, 1
-    where a key is. Softmax cannot tell +100 between equals from -100 between others.
+    So the mask goes into the product of queries and keys: a query has MASKED in its own region's column, and a key has
+    1 in all columns but its own. Their product is 0 within a region and MASKED between two, exactly.
     """
     if regions is not None:
         numbers = torch.arange(REGIONS, device=regions.device)
-        columns = (regions[:, None, :, None] == numbers).to(queries.dtype)
-        columns = columns.repeat(len(queries) // len(regions), queries.shape[1], 1, 1)
-        queries, keys = torch.cat([queries, -MASKED * columns], -1), torch.cat([keys, columns], -1)
+        own = (regions[:, None, :, None] == numbers).to(queries.dtype)
+        own = own.repeat(len(queries) // len(regions), queries.shape[1], 1, 1)
+        queries, keys = torch.cat([queries, MASKED * own], -1), torch.cat([keys, 1 - own], -1)
     # The kernels want rows of a multiple of 8 numbers in memory, not in use.
     count = bias.shape[-1]
     bias = F.pad(bias.to(queries.dtype), (0, -count % ALIGNMENT))[..., :count]
