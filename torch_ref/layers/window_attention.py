@@ -96,7 +96,9 @@ def attend_with_columns(queries: Tensor, keys: Tensor, values: Tensor, bias: Ten
         queries, keys = torch.cat([queries, MASKED * own], -1), torch.cat([keys, 1 - own], -1)
     # The kernels want rows of a multiple of 8 numbers in memory, not in use.
     count = bias.shape[-1]
-    bias = F.pad(bias.to(queries.dtype), (0, -count % ALIGNMENT))[..., :count]
+    bias = bias.to(queries.dtype)
+    if count % ALIGNMENT:
+        bias = F.pad(bias, (0, -count % ALIGNMENT))[..., :count]
     return fused_attention(queries, keys, values, bias.expand(len(queries), -1, -1, -1))
 
 
