@@ -22,6 +22,7 @@ from anatobench.atomic_files import write_atomically
 from anatobench.datasets.case import Rejection, rejection_table
 from anatobench.engine import Arrays
 from anatobench.errors import AnatoBenchError, CaseError
+from anatobench.json_text import parse_json
 from anatobench.progress import progress_bar
 from anatobench.scan_prediction import ScanInput, ScanPrediction, ScanPredictor, read_scan
 from anatobench.tasks import Task
@@ -194,7 +195,7 @@ def _begin(out: Path, settings: Mapping[str, Any]) -> set[str]:
     path = out / SETTINGS_FILE
     try:
         if path.is_file():
-            saved = {"rescale": "auto", **json.loads(path.read_text(encoding="utf-8"))}
+            saved = {"rescale": "auto", **parse_json(path.read_text(encoding="utf-8"))}
             changed = [name for name in settings if saved.get(name) != settings[name]]
             if changed:
                 raise AnatoBenchError(f"{out}: holds results with other {', '.join(changed)}: choose another --out")
@@ -218,7 +219,7 @@ def _read_records(path: Path) -> dict[str, Record]:
     records: dict[str, Record] = {}
     for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
         if line.endswith(b"\n"):
-            record = json.loads(line)
+            record = parse_json(line)
             records[record["scan"]] = record
     return records
 

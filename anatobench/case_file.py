@@ -13,7 +13,6 @@ raises an error that names the case.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from anatobench.errors import AnatoBenchError
+from anatobench.json_text import parse_json
 from anatobench.tasks import IGNORED_ORGAN, Size
 
 _DTYPES: Mapping[str, tuple[str, np.dtype]] = {"volume": ("I16", np.dtype("<i2")), "organs": ("U8", np.dtype("u1"))}
@@ -79,7 +79,7 @@ def _read_header(descriptor: int, size: Size) -> dict[str, _StoredTensor]:
     if len(beginning) < 8 or not 2 <= length <= len(beginning) - 8:
         raise AnatoBenchError("the header is cut short or not that of a prepared case")
     try:
-        header = json.loads(beginning[8 : 8 + length])
+        header = parse_json(beginning[8 : 8 + length])
         tensors = {}
         for name, entry in header.items():
             stored_dtype, dtype = _DTYPES[name]

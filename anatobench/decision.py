@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
+from anatobench.json_text import parse_json
 from anatobench.runs import evaluation_file
 from anatobench.tasks import Task
 
@@ -52,7 +52,7 @@ def find_thresholds(weights: Path, task: Task, step: int | None) -> Thresholds:
         if not path.is_file():
             continue
         try:
-            figures = json.loads(path.read_text(encoding="utf-8"))
+            figures = parse_json(path.read_text(encoding="utf-8"))
             chosen = {name: figures["thresholds"][name] for name in task.class_names}
             rule, chosen_on, of_step = str(figures["threshold_rule"]), figures["threshold_split"], figures["step"]
             values = {name: DEFAULT_THRESHOLD if value is None else float(value) for name, value in chosen.items()}

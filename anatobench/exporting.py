@@ -19,6 +19,7 @@ from anatobench.atomic_files import write_atomically
 from anatobench.checkpoints import read_best
 from anatobench.engine import SEGMENTATION_HEAD, Arrays, ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.json_text import parse_json
 from anatobench.recipes import MODELS, SIZES
 from anatobench.runs import RunConfig
 from anatobench.tasks import Task
@@ -72,7 +73,7 @@ def read_exported(path: Path) -> ExportedModel:
             metadata = file.metadata() or {}
             if metadata["model"] not in MODELS or metadata["size"] not in SIZES:
                 raise ValueError(f"no such model: {metadata['model']}, {metadata['size']}")
-            spec = _spec(metadata["model"], metadata["size"], Task.from_json(json.loads(metadata["task"])))
+            spec = _spec(metadata["model"], metadata["size"], Task.from_json(parse_json(metadata["task"])))
             return ExportedModel(spec, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except KeyError as error:
         raise AnatoBenchError(

@@ -54,12 +54,16 @@ class Summary:
     cases_per_second: float
     volumes_per_second: float
     """Scans and masks."""
+    leakage: str | None = None
+    """A sentence if one scan stands in two splits under two names; such a store is not trained on."""
     notes: tuple[str, ...] = ()
     """Of the listing, and what was mended in how many cases."""
 
     @property
     def passed(self) -> bool:
-        """Whether anything was usable, or there was nothing to do."""
+        """Whether anything was usable, or there was nothing to do, and nothing leaks."""
+        if self.leakage is not None:
+            return False
         return not self.rejected or self.prepared + self.skipped + self.relabelled > 0
 
     def to_json(self) -> dict[str, Any]:
@@ -161,6 +165,7 @@ def prepare(
         seconds=round(seconds, 3),
         cases_per_second=round(tally.prepared / seconds, 3),
         volumes_per_second=round(tally.volumes / seconds, 3),
+        leakage=writer.leakage,
         notes=(*listing.notes, *tally.mended()),
     )
 

@@ -13,7 +13,6 @@ Everything is written atomically by store_writer.py; this module only reads.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from anatobench.case_file import read_crop
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS
 from anatobench.errors import AnatoBenchError
+from anatobench.json_text import parse_json
 from anatobench.tasks import Geometry, Size, Task
 
 FORMAT_VERSION = 1
@@ -61,6 +61,9 @@ class StoredCase:
     reading: str | None = None
     """Digest of what was read otherwise than the files themselves say: the mask's label map, the metadata put in place
     of the scan's header. None in a store older than this field."""
+    volume_checksum: str | None = None
+    """Digest of the volume's voxels without the mask: equal for one scan under two names. None for a blank volume, or
+    in a store older than this field."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -87,12 +90,13 @@ class StoredCase:
             byte_size=int(data["byte_size"]),
             mask_checksum=None if data.get("mask_checksum") is None else str(data["mask_checksum"]),
             reading=None if data.get("reading") is None else str(data["reading"]),
+            volume_checksum=None if data.get("volume_checksum") is None else str(data["volume_checksum"]),
             notes=tuple(str(note) for note in data["notes"]),
         )
 
 
 _RECORD_FIELDS = {field.name for field in fields(StoredCase)}
-_LATER_FIELDS = {"mask_checksum", "reading"}
+_LATER_FIELDS = {"mask_checksum", "reading", "volume_checksum"}
 """What older stores do not have."""
 
 
@@ -221,7 +225,7 @@ def read_description(root: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise AnatoBenchError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:

@@ -20,8 +20,9 @@ import numpy as np
 import anatobench
 from anatobench.atomic_files import TEMPORARY_SUFFIX, write_atomically
 from anatobench.case_file import encode_case
-from anatobench.datasets.case import Rejection, check_patient_leakage, rejection_table
+from anatobench.datasets.case import Rejection, check_patient_leakage, content_leakage, rejection_table
 from anatobench.errors import AnatoBenchError
+from anatobench.json_text import parse_json
 from anatobench.store import (
     CASES_FOLDER,
     FORMAT_VERSION,
@@ -80,6 +81,8 @@ class StoreWriter:
 
     def __init__(self, root: Path):
         self.root = root
+        self.leakage: str | None = None
+        """What the last `finish` found: a sentence on one scan that stands in two splits under two names."""
 
     def create(self, task: Task, size: str, dataset: str, options: Mapping[str, Any]) -> None:
         """Make the store's folder, or go on with the one that is there.
@@ -118,7 +121,7 @@ class StoreWriter:
     def finished(self, case_id: str) -> StoredCase | None:
         """The case's record if it and its data file are whole (by size), else None."""
         try:
-            record = StoredCase.from_json(json.loads(record_file(self.root, case_id).read_bytes()))
+            record = StoredCase.from_json(parse_json(record_file(self.root, case_id).read_bytes()))
             size = data_file(self.root, case_id).stat().st_size
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -134,6 +137,7 @@ class StoreWriter:
             checksum=hashlib.blake2b(content, digest_size=32).hexdigest(),
             byte_size=len(content),
             mask_checksum=prepared.mask_checksum,
+            volume_checksum=_volume_checksum(prepared.volume),
             notes=prepared.notes,
         )
         write_atomically(data_file(self.root, origin.case_id), content)
@@ -159,7 +163,8 @@ class StoreWriter:
 
         `listed_rejections` are those that the listing of the raw data found. Safe to call from several shards at
         once: each merges again until what it wrote is what is there, so whoever comes last has everything.
-        Raises AnatoBenchError for a damaged record and PatientLeakageError if a patient stands in two splits.
+        Raises AnatoBenchError for a damaged record and PatientLeakageError if a patient stands in two splits;
+        what it finds of a scan in two splits is in `leakage`.
         """
         with folder_locked(self.root) as locked:
             if locked:  # then no other shard's temporary file can be alive
@@ -185,6 +190,7 @@ class StoreWriter:
         found = (self._read(record_file(self.root, case_id), StoredCase.from_json) for case_id in prepared)
         records = [record for record in found if record is not None]
         check_patient_leakage(records)
+        self.leakage = content_leakage(records)
         lines = ",\n".join(json.dumps(record.to_json()) for record in records)
         index = f'{{"format_version": {FORMAT_VERSION}, "cases": [\n{lines}\n]}}\n'
         write_atomically(self.root / INDEX_FILE, index.encode())
@@ -195,7 +201,7 @@ class StoreWriter:
     def _read(self, path: Path, from_json: Any) -> Any:
         """None if the file is gone: another shard does its case again, and will merge it."""
         try:
-            return from_json(json.loads(path.read_bytes()))
+            return from_json(parse_json(path.read_bytes()))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -207,6 +213,15 @@ class StoreWriter:
         return self.root / REJECTED_FOLDER / f"{case_id}.json"
 
 
+def _volume_checksum(volume: np.ndarray) -> str | None:
+    """Of every third slice, which two different scans do not share; None if it is blank."""
+    if volume.min() == volume.max():
+        return None
+    digest = hashlib.blake2b(repr(volume.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(volume[::3]))
+    return digest.hexdigest()
+
+
 def _is_record(name: str) -> bool:
     return name.endswith(".json") and not name.startswith(".")
 
@@ -214,7 +229,7 @@ def _is_record(name: str) -> bool:
 def _check_same_arguments(path: Path, description: dict[str, Any]) -> None:
     """Compare `store.json` with what this call would write, leaving out the version that wrote it."""
     try:
-        found = dict(json.loads(path.read_bytes()))
+        found = dict(parse_json(path.read_bytes()))
     except (ValueError, TypeError, OSError) as error:
         raise AnatoBenchError(f"{path}: is damaged ({error}): prepare into a new folder") from None
     for name in description:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from anatobench import __version__
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.signals import ended_by_sigterm
 
 COMMANDS = {
     "demo": "the whole way on a synthetic cohort: phantom, prepare, train in both frameworks, compare, report",
@@ -62,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     called = [name for name in arguments[:1] if name in COMMANDS]
     args = build_parser(called).parse_args(arguments)
     try:
-        figures = args.run(args)
+        with ended_by_sigterm():
+            figures = args.run(args)
     except UsageError as error:
         return _fail(args.command, error, EXIT_USAGE)
     except AnatoBenchError as error:

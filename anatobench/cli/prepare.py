@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.cli.arguments import shard
+from anatobench.datasets.masks import check_masks_fit
 from anatobench.datasets.options import MASK_LABELS, RESCALE, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
 from anatobench.errors import UsageError
@@ -93,6 +94,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, field.name) not in (None, False)
     }
     listing = list_cases(args.dataset, args.raw, **options)
+    if args.masks is not None:
+        check_masks_fit(listing, args.masks)
     summary = prepare(
         listing,
         args.store,
@@ -136,7 +139,9 @@ def _show(summary: Summary) -> None:
         say(f"  rejected as {reason}: {count}")
     if summary.rejected:
         say(f"reasons in full: {Path(summary.store) / REJECTED_FILE}")
-    if not summary.passed:
+    if summary.leakage is not None:
+        say(f"leakage: {summary.leakage}")
+    elif not summary.passed:
         say("no case could be used")
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anatobench.datasets.case import content_leakage
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.pretrained.kinetics import KINETICS_400
 from anatobench.processes import Processes, after_leader, find_processes
@@ -99,7 +100,9 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         device = engine.device()
         validate = validator(engine, store, recipe.batch_size)
         if processes.leads:
-            _introduce(config, engine, device, len(store.split("train")), steps, validate is not None)
+            train_cases = [store.cases[index] for index in store.split("train")]
+            with_mask = sum(case.has_mask for case in train_cases)
+            _introduce(config, engine, device, (len(train_cases), with_mask), steps, validate is not None)
         with training_batches(
             store,
             recipe.seed,
@@ -164,13 +167,20 @@ def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
 
 
 def _introduce(
-    config: RunConfig, engine: Engine, device: Mapping[str, Any], cases: int, steps: int, validated: bool
+    config: RunConfig, engine: Engine, device: Mapping[str, Any], cases: tuple[int, int], steps: int, validated: bool
 ) -> None:
+    """Say what is trained; `cases` are those for training, and those of them that have a mask."""
     count = engine.processes.count
+    total, with_mask = cases
+    supervision = "without segmentation supervision"
+    if config.segmentation and with_mask:
+        supervision = f"with segmentation supervision of the {with_mask} of them that have a mask"
+    elif config.segmentation:
+        supervision = "without segmentation supervision, because none of them has a mask"
     print(
         f"{config.model} ({config.size}) on {config.task.name} with {engine.name} on {device['name']}"
-        f"{f' x {count} processes' if count > 1 else ''}: {cases} training cases, {config.total_steps(steps)} steps of "
-        f"{config.recipe.batch_size}, {'with' if config.segmentation else 'without'} segmentation supervision",
+        f"{f' x {count} processes' if count > 1 else ''}: {total} training cases, {supervision}, "
+        f"{config.total_steps(steps)} steps of {config.recipe.batch_size}",
         file=sys.stderr,
     )
     if not validated:
@@ -191,6 +201,9 @@ def _asked_for(args: argparse.Namespace) -> RunConfig:
             f"{', '.join(missing)}: missing (only a run that exists goes on with --resume --out RUN alone)"
         )
     store = Store.open(args.store)
+    leakage = content_leakage(store.cases)
+    if leakage is not None:
+        raise AnatoBenchError(f"{args.store}: {leakage}")
     task = _task(args.task, store.task)
     if args.size not in (None, store.size):
         raise AnatoBenchError(f"{args.store}: is a store of size {store.size}, not {args.size}: prepare another")

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -107,3 +108,53 @@ def check_patient_leakage(cases: Iterable[Case]) -> None:
             f"{len(leaked)} patient(s) stand in more than one split, for example {example} in "
             f"{' and '.join(sorted(splits[example]))}: put all scans of a patient into one split"
         )
+
+
+def check_scan_leakage(cases: Iterable[Case]) -> None:
+    """Raise `PatientLeakageError` if one file or folder, under whatever names and links, stands in two splits."""
+    first: dict[tuple[int, int], Case] = {}
+    for case in cases:
+        try:
+            status = case.scan.stat()
+        except OSError:  # its reader says why
+            continue
+        other = first.setdefault((status.st_dev, status.st_ino), case)
+        if other.split != case.split:
+            raise PatientLeakageError(_same_scan(other.case_id, other.split, case.case_id, case.split))
+
+
+def content_leakage(records: Iterable[Any]) -> str | None:
+    """A sentence if two prepared cases of different splits hold the same voxels, else None.
+
+    `records` have `case_id`, `split` and `volume_checksum` (`StoredCase`).
+    """
+    first: dict[str, Any] = {}
+    for record in records:
+        if record.volume_checksum is None:
+            continue
+        other = first.setdefault(record.volume_checksum, record)
+        if other.split != record.split:
+            same = _same_scan(other.case_id, other.split, record.case_id, record.split)
+            return f"{same}, delete the other's files in the store's folder cases, and prepare again"
+    return None
+
+
+def _same_scan(case_id: str, split: str, other_id: str, other_split: str) -> str:
+    return (
+        f"cases {case_id} in {split} and {other_id} in {other_split} are the same scan, so what is tested would be "
+        "known from training: keep one of them"
+    )
+
+
+def similar_patients_note(cases: Iterable[Case]) -> str | None:
+    """A sentence on patients of different splits whose ids differ in letter case, leading zeros or `.0` alone: a table
+    that went through a spreadsheet makes two people of one. None if there are none."""
+    by_form: dict[str, dict[str, str]] = defaultdict(dict)
+    for case in cases:
+        form = re.sub(r"(?<![0-9])0+(?=[0-9])", "", case.patient_id.strip().casefold().removesuffix(".0"))
+        by_form[form][case.patient_id] = case.split
+    pairs = [ids for ids in by_form.values() if len(set(ids.values())) > 1]
+    if not pairs:
+        return None
+    shown = " and ".join(f"{patient!r} in {split}" for patient, split in list(pairs[0].items())[:2])
+    return f"{len(pairs)} patient id(s) differ in letter case, leading zeros or .0 alone across splits, such as {shown}"

@@ -124,7 +124,10 @@ def _no_chest(path: Path, notes: list[str]) -> frozenset[str]:
     if not path.is_file():
         notes.append(f"{path} is missing: scans of other body parts may be among the cases")
         return frozenset()
-    names = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnatoBenchError(f"{path} is no readable list of names ({error}): {DOWNLOAD}") from None
     return frozenset(name if name.endswith(".nii.gz") else f"{name}.nii.gz" for name in names if name)
 
 
@@ -133,14 +136,17 @@ def _case(dataset: Path, candidate: _Candidate, splits: dict[str, str], options:
     name = row["VolumeName"]
     case_id, patient = _stem(name), _patient(name)
     inside = Path(patient) / case_id.rpartition("_")[0] / name
-    scan = _scan(dataset, split, inside, options)
+    scan = None
     try:
+        scan = _scan(dataset, split, inside, options)
         targets = tuple(_flag(row, label) for label in CT_RATE_LABELS)
         if scan is None:
             raise CaseError("missing-scan", f"{dataset / split / inside} is missing: download it, or leave it out")
         header = header_override(scan, candidate.metadata, options.rescale)
     except CaseError as error:
         return Rejection(case_id, str(scan or inside), error.reason, str(error))
+    except OSError as error:  # a name that no file can have, a folder that may not be entered
+        return Rejection(case_id, str(inside), "bad-path", f"{str(inside)[:80]}: {error.strerror}")
     mask, mask_labels = None, options.mask_labels
     if options.masks is not None:
         stems = (case_id, str(Path(f"{split}_fixed") / inside.parent / case_id))

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, case_id_of_path
+from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, case_id_of_path, check_scan_leakage
 from anatobench.datasets.masks import find_mask, mask_note
 from anatobench.datasets.options import MASK_LABELS, ListingOptions
 from anatobench.datasets.splits import carve_validation
@@ -50,6 +50,7 @@ def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
     if options.validation_fraction and any(case.split == "validation" for case in cases):
         raise UsageError("the manifest has a validation split already: drop the validation fraction")
     cases = carve_validation(cases, options.validation_fraction, options.seed)
+    check_scan_leakage(cases)
     notes = [mask_note(sum(case.mask is not None for case in cases), len(cases))]
     return Listing(task, tuple(cases), tuple(rejected), tuple(notes))
 
@@ -96,6 +97,8 @@ def _case(root: Path, row: Row, task: Task, columns: tuple[str, ...], options: L
         mask, mask_labels = _mask(root, row, case_id, options)
     except CaseError as error:
         return Rejection(case_id, row["scan"], error.reason, f"line {row.line}: {error}")
+    except OSError as error:  # a name that no file can have, a folder that may not be entered
+        return Rejection(case_id, row["scan"], "bad-path", f"line {row.line}: {row['scan'][:80]}: {error.strerror}")
     return Case(case_id, row.get("patient") or case_id, scan, row["split"], targets, mask, mask_labels)
 
 

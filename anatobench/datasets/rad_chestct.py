@@ -10,7 +10,6 @@ A class is present if any location of any of its abnormalities is. Columns are m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from anatobench.datasets.options import ListingOptions
 from anatobench.datasets.splits import carve_validation
 from anatobench.datasets.table import Row, Table, read_table
 from anatobench.errors import AnatoBenchError
+from anatobench.json_text import parse_json
 from anatobench.tasks import RAD_CHESTCT_LABELS, get_task
 
 SUBSETS = {"imgtrain": "train", "imgvalid": "train", "imgtest": "test"}
@@ -65,7 +65,7 @@ def read_mapping(path: Path | None) -> dict[str, tuple[str, ...]]:
     try:
         if path.stat().st_size > MAX_MAPPING_BYTES:
             raise AnatoBenchError(f"{path} is too large for a mapping: {advice}")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AnatoBenchError(f"{path} is no readable mapping ({error}): {advice}") from error
     if not isinstance(data, dict):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.datasets import ct_rate, manifest, rad_chestct, ratic
-from anatobench.datasets.case import Listing, check_patient_leakage
+from anatobench.datasets.case import Listing, check_patient_leakage, similar_patients_note
 from anatobench.datasets.options import ListingOptions
 from anatobench.errors import AnatoBenchError, UsageError
 
@@ -52,6 +52,9 @@ def list_cases(dataset: str, root: Path, **options: Any) -> Listing:
     if chosen.rescale != "auto":
         listing = replace(listing, cases=tuple(replace(case, rescale=chosen.rescale) for case in listing.cases))
     check_patient_leakage(listing.cases)
+    similar = similar_patients_note(listing.cases)
+    if similar is not None:
+        listing = replace(listing, notes=(*listing.notes, similar))
     repeated = [case_id for case_id, count in Counter(case.case_id for case in listing.cases).items() if count > 1]
     if repeated:
         raise AnatoBenchError(f"{root}: {len(repeated)} case id(s) stand twice, for example {repeated[0]}")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from anatobench.errors import AnatoBenchError
 
-MAX_BYTES = 1 << 30
+MAX_BYTES = 256 << 20
+MEMORY_MULTIPLE = 72
+"""Bytes of memory per byte of a table, at most: a table of the shortest rows there are; 10 for usual ones."""
 MAX_FIELD = 1 << 20
 """Characters; reports in a column beside the labels may be long."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of a table."""
 
@@ -40,7 +42,7 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[Row, ...]
     malformed: tuple[int, ...]
-    """Lines with another number of fields than the header; they are not in `rows`."""
+    """Lines with another number of fields than the header, broken quotes or bytes; they are not in `rows`."""
 
     def by_id(self, column: str) -> tuple[dict[str, Row], dict[str, list[int]]]:
         """Rows by the id in `column`, and the lines of every id that stands more than once (in no row of the first)."""
@@ -63,15 +65,16 @@ def read_table(path: Path, required: Iterable[str], advice: str) -> Table:
         raise AnatoBenchError(f"{path} has more than {MAX_BYTES} bytes, which no table of this kind has: {advice}")
     previous_limit = csv.field_size_limit(MAX_FIELD)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             return _parse(path, file, tuple(required), advice)
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise AnatoBenchError(f"{path} is no readable CSV file ({error}): {advice}") from error
     finally:
         csv.field_size_limit(previous_limit)
 
 
-def _parse(path: Path, lines: Iterator[str], required: Sequence[str], advice: str) -> Table:
+def _parse(path: Path, file: Iterator[str], required: Sequence[str], advice: str) -> Table:
+    lines = _Lines(file)
     reader = csv.reader(lines, strict=True)
     header = tuple(name.strip() for name in next(reader, []))
     missing = [name for name in required if name not in header]
@@ -82,12 +85,60 @@ def _parse(path: Path, lines: Iterator[str], required: Sequence[str], advice: st
     if repeated:
         raise AnatoBenchError(f"{path} has a column twice ({', '.join(repeated[:6])}): {advice}")
     columns = {name: index for index, name in enumerate(header)}
-    rows, malformed = [], []
-    for fields in reader:
+    rows: list[Row] = []
+    malformed: list[int] = []
+    broken: csv.Error | None = None
+    while True:
+        lines.begin_row()
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:  # of this line alone: an open quote must not swallow those after it
+            malformed.append(lines.go_back())
+            broken = error
+            continue
+        if fields is None:
+            break
         if not fields:
             continue
-        if len(fields) != len(header):
-            malformed.append(reader.line_num)
+        if len(fields) == len(header) and all(map(_is_text, fields)):
+            rows.append(Row(lines.number, tuple(fields), columns))
         else:
-            rows.append(Row(reader.line_num, tuple(fields), columns))
+            malformed.append(lines.number)
+            broken = broken or (None if all(map(_is_text, fields)) else csv.Error("bytes that are no UTF-8"))
+    if broken is not None and not rows:
+        raise broken
     return Table(path, header, tuple(rows), tuple(malformed))
+
+
+class _Lines:
+    """Lines of a file, to which the parser can go back when a row turns out to be none."""
+
+    def __init__(self, file: Iterator[str]):
+        self._file = file
+        self._ahead: deque[str] = deque()
+        self._row: list[str] = []
+        self.number = 0
+        """As an editor counts, of the last line that was given out."""
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._ahead.popleft() if self._ahead else next(self._file)
+        self._row.append(line)
+        self.number += 1
+        return line
+
+    def begin_row(self) -> None:
+        self._row = []
+
+    def go_back(self) -> int:
+        """To the second line of the row; the number of its first."""
+        self.number -= len(self._row) - 1
+        self._ahead.extendleft(reversed(self._row[1:]))
+        return self.number
+
+
+def _is_text(field: str) -> bool:
+    """Whether a field was whole UTF-8: what was not stands as lone surrogates."""
+    return field.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in field)

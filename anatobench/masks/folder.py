@@ -22,6 +22,7 @@ from anatobench.atomic_files import TEMPORARY_SUFFIX, write_atomically
 from anatobench.datasets.case import Rejection, rejection_table
 from anatobench.datasets.masks import find_mask
 from anatobench.errors import AnatoBenchError
+from anatobench.json_text import parse_json
 from anatobench.store_lock import folder_locked
 from anatobench.volumes.nifti import write_nifti
 
@@ -46,7 +47,7 @@ class MasksFolder:
                 write_atomically(path, json.dumps(dict(description), indent=1).encode() + b"\n")
                 return
         try:
-            found = json.loads(path.read_bytes())
+            found = parse_json(path.read_bytes())
         except ValueError as error:
             raise AnatoBenchError(f"{path}: is damaged ({error}): write into a new folder") from None
         for name, value in description.items():
@@ -82,7 +83,7 @@ class MasksFolder:
             rejections = set(listed)
             for path in sorted((self.root / REJECTED_FOLDER).glob("*.json")):
                 try:
-                    rejection = Rejection(**json.loads(path.read_bytes()))
+                    rejection = Rejection(**parse_json(path.read_bytes()))
                 except FileNotFoundError:  # another job made the mask just now
                     continue
                 except (ValueError, TypeError) as error:

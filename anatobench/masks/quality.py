@@ -18,7 +18,7 @@ from anatobench.errors import CaseError
 from anatobench.masks.scans import Scan
 from anatobench.progress import progress_bar
 from anatobench.time_limit import GRACE, reading_seconds
-from anatobench.volumes.label_evidence import VERTEBRAE
+from anatobench.volumes.label_evidence import VERTEBRAE, check_upright
 from anatobench.volumes.organs import STRUCTURES, label_structures
 from anatobench.volumes.read import read_mask
 from anatobench.volumes.volume import Mask
@@ -140,6 +140,7 @@ def check_mask(scan: Scan, organs: Sequence[str]) -> MaskQuality:
     try:
         mask = read_mask(scan.mask)
         structures = label_structures(mask, scan.mask_labels)
+        check_upright(mask, structures)
     except (CaseError, OSError) as error:
         return _unusable(scan, str(error))
     return MaskQuality(scan, judge(mask, structures, organs))

@@ -59,13 +59,14 @@ def read_dicom_series(folder: Path, trusted: bool = False) -> Volume:
     slices, affine = _stack(folder, slices)
     notes += _check_one_scan(folder, slices)
     check_affine(folder, affine)
-    reading = _reading(slices[len(slices) // 2], trusted)
+    middle = slices[len(slices) // 2]
+    reading, probed = _reading(middle, trusted)
     if reading.signed_bits is not None:
         notes.append("PixelRepresentation says unsigned, but only as signed words do the voxels show air and tissue")
     hounsfield = np.empty(size, dtype=np.int16)
     padded = 0
     for one, target in zip(slices, hounsfield, strict=True):
-        target[:], in_slice = _slice_hounsfield(one, reading)
+        target[:], in_slice = probed if one is middle and probed else _slice_hounsfield(one, reading)
         padded += in_slice
     if padded:
         notes.append(f"{padded / hounsfield.size:.1%} of the voxels are padding by PixelPaddingValue, made air")
@@ -153,8 +154,9 @@ def _check_one_scan(folder: Path, slices: list[Slice]) -> list[str]:
     return notes
 
 
-def _reading(one: Slice, trusted: bool) -> _Reading:
-    """How the words of a series are to be understood, judged by one slice from its middle.
+def _reading(one: Slice, trusted: bool) -> tuple[_Reading, tuple[np.ndarray, int] | None]:
+    """How the words of a series are to be understood, judged by one slice from its middle, and that slice if it was
+    read in this way.
 
     MONOCHROME1: by the standard the word only concerns display, but some exporters invert, and RATIC's published
     readers undo it. Every CT shows air, so the values are inverted unless only the plain reading has any. Unsigned
@@ -164,17 +166,17 @@ def _reading(one: Slice, trusted: bool) -> _Reading:
     if one.inversion is not None:
         inverted = replace(plain, inverted=True)
         shown = [_shows_air(_slice_hounsfield(one, reading)[0]) for reading in (plain, inverted)]
-        return plain if shown == [True, False] else inverted
+        return (plain if shown == [True, False] else inverted), None
     if one.signed or trusted:
-        return plain
-    found, _ = _slice_hounsfield(one, plain)
-    if why_not_hounsfield(found[None]) is None:
-        return plain
+        return plain, None
+    found = _slice_hounsfield(one, plain)
+    if why_not_hounsfield(found[0][None]) is None:
+        return plain, found
     for bits in sorted({one.bits, 12, 16}):
         signed = _Reading(signed_bits=bits)
         if shows_air_and_tissue(Histogram.of(_slice_hounsfield(one, signed)[0])):
-            return signed
-    return plain
+            return signed, None
+    return plain, found
 
 
 def _shows_air(hounsfield: np.ndarray) -> bool:
@@ -211,7 +213,9 @@ def _pad(hounsfield: np.ndarray, stored: np.ndarray, padding: tuple[int, int] | 
 
 def _stored_pixels(one: Slice) -> np.ndarray:
     """The stored values. pydicom clears or sign-extends the bits above BitsStored, which some scanners leave dirty."""
-    dataset = read_dataset(one.path, pixels=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = read_dataset(one.path, pixels=True, deflated=one.deflated)
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         known = not syntax.is_compressed or get_decoder(syntax).is_available

@@ -77,6 +77,7 @@ class Slice:
     """Smallest and largest stored value that stand for no measurement."""
     labels: dict[str, str] = field(default_factory=dict)
     """By tag of `SEPARATING`."""
+    deflated: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,15 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
                 raise CaseError("truncated", f"{path}: not a DICOM file in spite of its name: copy it again")
             strangers.append((path, head))
             continue
-        dataset = read_dataset(path, pixels=False)
-        why = why_no_slice(path, dataset)
-        if why is None:
-            slices.append(_slice(path, dataset, trusted))
-        else:
-            passed_over.append((path, text(path, dataset, "SeriesInstanceUID"), why))
+        with warnings.catch_warnings():
+            # pydicom warns of every deviation from the standard, also when a value is asked for.
+            warnings.simplefilter("ignore")
+            dataset = read_dataset(path, pixels=False, deflated=_is_deflated(head))
+            why = why_no_slice(path, dataset)
+            if why is None:
+                slices.append(_slice(path, dataset, trusted, deflated=_is_deflated(head)))
+            else:
+                passed_over.append((path, text(path, dataset, "SeriesInstanceUID"), why))
     if not slices:
         raise CaseError("empty-series", f"{folder}: holds no CT slices in DICOM format")
     series = Counter(one.series for one in slices).most_common(1)[0][0]
@@ -173,23 +177,21 @@ def why_no_slice(path: Path, dataset: Dataset) -> str | None:
     return None
 
 
-def read_dataset(path: Path, pixels: bool) -> FileDataset:
+def read_dataset(path: Path, pixels: bool, deflated: bool) -> FileDataset:
     """A file's tags; with `pixels` all of them, with a transfer syntax even where the file names none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns of every deviation from the standard in tags that are not used
-        try:
-            source = _inflated(path)
-            if pixels:
-                dataset = pydicom.dcmread(source, force=True)
-            else:
-                dataset = pydicom.dcmread(source, force=True, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS))
-            named = str(dataset.file_meta.get("TransferSyntaxUID") or "")
-            dataset.file_meta.TransferSyntaxUID = UID(named) if named else _written_as(dataset)
-            return dataset
-        except CaseError:
-            raise
-        except Exception as error:  # pydicom raises many types for damaged files
-            raise CaseError("truncated", f"{path}: damaged DICOM file ({_told(error)}): copy it again") from error
+    try:
+        source = _inflated(path) if deflated else path
+        if pixels:
+            dataset = pydicom.dcmread(source, force=True)
+        else:
+            dataset = pydicom.dcmread(source, force=True, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS))
+        named = str(dataset.file_meta.get("TransferSyntaxUID") or "")
+        dataset.file_meta.TransferSyntaxUID = UID(named) if named else _written_as(dataset)
+        return dataset
+    except CaseError:
+        raise
+    except Exception as error:  # pydicom raises many types for damaged files
+        raise CaseError("truncated", f"{path}: damaged DICOM file ({_told(error)}): copy it again") from error
 
 
 def _written_as(dataset: FileDataset) -> UID:
@@ -199,13 +201,14 @@ def _written_as(dataset: FileDataset) -> UID:
     return ExplicitVRLittleEndian if little in (True, None) else ExplicitVRBigEndian
 
 
-def _inflated(path: Path) -> Path | BytesIO:
-    """The file itself, or for a deflated one what it unpacks to: bounded, which pydicom's own reading is not."""
+def _is_deflated(head: bytes) -> bool:
+    return str(DeflatedExplicitVRLittleEndian).encode() in head[PREAMBLE_BYTES:]
+
+
+def _inflated(path: Path) -> BytesIO:
+    """What a deflated file unpacks to: bounded, which pydicom's own reading is not."""
     with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-        if str(DeflatedExplicitVRLittleEndian).encode() not in head[PREAMBLE_BYTES:]:
-            return path
-        content = head + file.read(MAX_INFLATED_BYTES)
+        content = file.read(MAX_INFLATED_BYTES)
     length = int.from_bytes(content[PREAMBLE_BYTES + 12 : PREAMBLE_BYTES + 16], "little")
     start = PREAMBLE_BYTES + 16 + length
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -225,20 +228,18 @@ def _told(error: BaseException) -> str:
 def text(path: Path, dataset: Dataset, tag: str) -> str:
     """A tag as text, several values with a backslash between them, empty where it is missing."""
     value = _value(path, dataset, tag)
-    if value is None:
-        return ""
+    if value is None or isinstance(value, str):
+        return value or ""
     if isinstance(value, (list, tuple, pydicom.multival.MultiValue)):
         return "\\".join(str(one) for one in value)
     return str(value)
 
 
 def _value(path: Path, dataset: Dataset, tag: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return dataset.get(tag)
-        except Exception as error:  # values are converted when they are asked for
-            raise CaseError("bad-header", f"{path}: its {tag} cannot be read ({_told(error)}): copy it again") from None
+    try:
+        return dataset.get(tag)
+    except Exception as error:  # values are converted when they are asked for
+        raise CaseError("bad-header", f"{path}: its {tag} cannot be read ({_told(error)}): copy it again") from None
 
 
 def _converted(path: Path, dataset: Dataset, tag: str, convert: Callable[[Any], Value], default: Value | None) -> Value:
@@ -257,7 +258,9 @@ def _converted(path: Path, dataset: Dataset, tag: str, convert: Callable[[Any], 
 
 
 def whole(path: Path, dataset: Dataset, tag: str, default: int | None = None) -> int:
-    """A tag that holds one whole number."""
+    """A tag that holds one whole number. `default` is for files without the tag: decoders trip over an empty one."""
+    if tag in dataset and _value(path, dataset, tag) in (None, ""):
+        raise CaseError("bad-header", f"{path}: its {tag} is empty: copy it again")
     return _converted(path, dataset, tag, lambda value: int(str(value)), default)
 
 
@@ -285,7 +288,7 @@ def _numbers(path: Path, dataset: Dataset, tag: str, count: int) -> np.ndarray:
     return numbers
 
 
-def _slice(path: Path, dataset: FileDataset, trusted: bool) -> Slice:
+def _slice(path: Path, dataset: FileDataset, trusted: bool, deflated: bool) -> Slice:
     if whole(path, dataset, "NumberOfFrames", 1) > 1:
         raise CaseError("multi-frame", f"{path}: several slices in one file are not supported: convert it to NIfTI")
     photometric = text(path, dataset, "PhotometricInterpretation")
@@ -326,6 +329,7 @@ def _slice(path: Path, dataset: FileDataset, trusted: bool) -> Slice:
         signed=signed,
         padding=_padding(path, dataset, bits, signed),
         labels=labels,
+        deflated=deflated,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 OVERRIDE = "state --rescale hu if it is HU all the same"
-SAMPLES = 1 << 20
+SAMPLES = 1 << 19
 """About so many voxels are looked at: evenly spread rows of a large scan, all of a small one."""
 OFFSET = 32768
 """Bin of 0 HU in a histogram of int16."""
@@ -88,12 +88,14 @@ def why_not_hounsfield(voxels: np.ndarray) -> str | None:
     Cropped scans, scans with metal or with lungs only, and scans clipped at -1000 or padded below it have nothing
     against them.
     """
-    return _why_not(Histogram.of(voxels)) or _filled_frame(voxels)
+    return judge_hounsfield(voxels)[0]
 
 
-def lacks_air(voxels: np.ndarray) -> bool:
-    """Whether nothing is as light as lung or air: a crop inside the body, or a sign of something else."""
-    return Histogram.of(voxels).share(-OFFSET, -500) < NEGATIVE_SHARE
+def judge_hounsfield(voxels: np.ndarray) -> tuple[str | None, bool]:
+    """What speaks against the voxels being HU (`why_not_hounsfield`), and whether nothing in them is as light as lung
+    or air: a crop inside the body, or a sign of something else."""
+    found = Histogram.of(voxels)
+    return _why_not(found) or _filled_frame(voxels), found.share(-OFFSET, -500) < NEGATIVE_SHARE
 
 
 def shows_air_and_tissue(histogram: Histogram) -> bool:

@@ -61,6 +61,26 @@ ABOVE = (
     *(("esophagus", "small_bowel"), ("esophagus", "colon"), ("esophagus", "stomach"), ("spleen", "small_bowel")),
     *(("liver", "small_bowel"), ("stomach", "small_bowel"), ("heart", "stomach"), ("liver", "colon")),
 )
+UPRIGHT = (
+    *ABOVE,
+    *(("lung_upper_lobe_left", "heart"), ("lung_upper_lobe_right", "heart")),
+    *(("lung_upper_lobe_right", "lung_lower_lobe_left"), ("lung_upper_lobe_left", "lung_lower_lobe_right")),
+    *((upper, lower) for upper in ("liver", "spleen") for lower in ("kidney_left", "kidney_right", "bowel")),
+    *(("heart", "bowel"), ("heart", "kidney_right"), ("heart", "spleen")),
+)
+"""(upper, lower) structures, with those that hardly tell label maps apart but do tell a mask that is upside down."""
+IN_FRONT_OF = (
+    *((front, kidney) for front in ("liver", "stomach", "bowel", "small_bowel", "colon", "pancreas", "duodenum")
+      for kidney in ("kidney_left", "kidney_right")),
+    *(("liver", "spleen"), ("stomach", "spleen"), ("heart", "esophagus"), ("trachea", "esophagus"), ("heart", "aorta")),
+    *(("heart", "lung_lower_lobe_left"), ("heart", "lung_lower_lobe_right"), ("sternum", "heart")),
+    *(("lung_middle_lobe_right", "lung_lower_lobe_right"), ("lung_upper_lobe_left", "lung_lower_lobe_left")),
+    *(("lung_upper_lobe_right", "lung_lower_lobe_right"), ("lung_upper_lobe_right", "lung_lower_lobe_left")),
+    *((front, muscle) for front in ("liver", "stomach", "heart", "colon", "aorta")
+      for muscle in ("autochthon_left", "autochthon_right")),
+    *(("heart", "spinal_cord"), ("liver", "spinal_cord"), ("aorta", "spinal_cord")),
+)  # fmt: skip
+"""(front, back) structures."""
 VERTEBRAE = tuple(
     f"vertebrae_{group}{number}" for group, count in (("C", 7), ("T", 12), ("L", 5)) for number in range(1, count + 1)
 )
@@ -139,6 +159,28 @@ def check_sides(mask: Mask, structures: LabelMap) -> None:
             f"{len(kept) - sum(kept)} of {len(kept)} comparisons find left organs on the patient's right: its "
             "affine is mirrored or its label map another one (or, rarely, the patient is: leave the mask out)",
         )
+
+
+def check_upright(mask: Mask, structures: LabelMap) -> None:
+    """Raise `CaseError` (`mirrored-mask`) if most upper structures lie below lower ones, or front behind back ones."""
+    places = _places(measure(mask), structures)
+    spine = [name for name in VERTEBRAE if name in places]
+    for axis, pairs, found in (
+        ("up_mm", (*UPRIGHT, *pairwise(spine)), "upper organs below lower ones: it is upside down"),
+        (
+            "front_mm",
+            (*IN_FRONT_OF, *product(IN_FRONT_OF_THE_SPINE, spine)),
+            "front organs behind back ones: its front is behind",
+        ),
+    ):
+        present = {(one, other) for one, other in pairs if one in places and other in places}
+        kept = sum(getattr(places[one], axis) > getattr(places[other], axis) for one, other in present)
+        if len(present) >= MIN_SIDES and kept * 2 < len(present):
+            raise CaseError(
+                "mirrored-mask",
+                f"{len(present) - kept} of {len(present)} comparisons find {found}, so its voxels or its affine are "
+                "flipped against the scan",
+            )
 
 
 def measure(mask: Mask) -> dict[int, Measured]:

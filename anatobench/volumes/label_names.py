@@ -27,7 +27,7 @@ def parse_label_names(content: bytes) -> dict[int, str] | None:
     parser.CharacterDataHandler = table.text
     try:
         parser.Parse(content.rstrip(b"\0 \n"), True)
-    except (expat.ExpatError, ValueError):
+    except (expat.ExpatError, ValueError, LookupError):  # LookupError: an encoding that Python does not know
         return None
     return table.names or None
 
@@ -48,8 +48,13 @@ class _LabelTable:
     """Collects the labels while expat walks the document."""
 
     def __init__(self) -> None:
-        self.names: dict[int, str] = {}
+        self._pieces: dict[int, list[str]] = {}
         self._label: int | None = None
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Label to name, without labels that have none."""
+        return {label: "".join(pieces) for label, pieces in self._pieces.items() if pieces}
 
     def refuse_doctype(self, *_: object) -> None:
         raise ValueError("a label table declares no document type")
@@ -57,12 +62,13 @@ class _LabelTable:
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         if tag == "Label":
             self._label = int(attributes.get("Key", ""))
-            if len(self.names) >= MAX_NAMES:
+            if len(self._pieces) >= MAX_NAMES:
                 raise ValueError("too many labels")
+            self._pieces.setdefault(self._label, [])
 
     def text(self, text: str) -> None:
         if self._label is not None and text.strip():
-            self.names[self._label] = self.names.get(self._label, "") + text.strip()
+            self._pieces[self._label].append(text.strip())
 
     def end(self, tag: str) -> None:
         if tag == "Label":

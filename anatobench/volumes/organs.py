@@ -13,7 +13,7 @@ import numpy as np
 
 from anatobench.errors import CaseError, UsageError
 from anatobench.tasks import Task
-from anatobench.volumes.label_evidence import check_sides, choose_by_anatomy, contradicted_by_anatomy
+from anatobench.volumes.label_evidence import check_sides, check_upright, choose_by_anatomy, contradicted_by_anatomy
 from anatobench.volumes.label_maps import RATIC_LABELS, TOTALSEGMENTATOR_V1, TOTALSEGMENTATOR_V2
 from anatobench.volumes.volume import Mask
 
@@ -53,11 +53,12 @@ def organ_table(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
     Labels that no map has are background in a map that was named, and an error for `auto`. Raises `CaseError`:
     `unknown-mask-labels` for labels outside the map, `wrong-mask-labels` if names or anatomy contradict the map that
     was named, `ambiguous-mask-labels` if `auto` cannot tell, `mirrored-mask` if left organs lie on the right,
-    `empty-mask` if none of the task's organs is there.
+    upper ones below or front ones behind, `empty-mask` if none of the task's organs is there.
     """
     present = _present_labels(mask.labels)
     structures = _structures(mask, present, mask_labels)
     check_sides(mask, structures)
+    check_upright(mask, structures)
     table = np.zeros(max(present, default=0) + 1, dtype=np.uint8)
     for index, organ in enumerate(task.organs, start=1):
         for label in present:

@@ -14,7 +14,7 @@ from anatobench.errors import AnatoBenchError, CaseError
 from anatobench.time_limit import reading_time_limited
 from anatobench.volumes.dicom import read_dicom_series
 from anatobench.volumes.dicom_header import is_dicom_file
-from anatobench.volumes.hounsfield import OVERRIDE, lacks_air, why_not_hounsfield
+from anatobench.volumes.hounsfield import OVERRIDE, judge_hounsfield
 from anatobench.volumes.nifti import read_nifti_affine, read_nifti_mask, read_nifti_volume
 from anatobench.volumes.rad_chestct_npz import is_npz_file, read_rad_chestct_npz
 from anatobench.volumes.volume import Mask, Volume
@@ -32,10 +32,10 @@ def read_volume(path: Path, header: HeaderOverride | None = None, rescale: str =
         volume = _read(path, header, trusted=rescale != "auto")
         if rescale == "hu":
             return volume
-        against = why_not_hounsfield(volume.voxels)
+        against, lacks_air = judge_hounsfield(volume.voxels)
         if against is not None:
             raise CaseError("not-hounsfield", f"{path}: these are no HU: {against}: {OVERRIDE}")
-        if lacks_air(volume.voxels):
+        if lacks_air:
             note = "nothing in it is as light as air or lung: taken for a crop inside the body"
             return replace(volume, notes=(*volume.notes, note))
         return volume

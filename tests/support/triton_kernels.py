@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pytest
@@ -26,9 +26,17 @@ def require_compiler() -> None:
 
 
 def compile_kernel(
-    kernel: Any, capability: int, pointers: Mapping[str, torch.dtype], constants: Mapping[str, Any], **options: Any
+    kernel: Any,
+    capability: int,
+    pointers: Mapping[str, torch.dtype],
+    constants: Mapping[str, Any],
+    divisible: Collection[str] = (),
+    **options: int,
 ) -> Any:
-    """The kernel for a GPU of `capability`; all that is neither pointer nor constant is an int32."""
+    """The kernel for a GPU of `capability`; all that is neither pointer nor constant is an int32.
+
+    Pointers and `divisible` are taken for multiples of 16, as a launch finds them to be.
+    """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
@@ -37,6 +45,11 @@ def compile_kernel(
         kernel,
         {name: kinds.get(name, "i32") for name in kernel.arg_names},
         constexprs={name: value for name, value in constants.items() if name in kernel.arg_names},
+        attrs={
+            (index,): [["tt.divisibility", 16]]
+            for index, name in enumerate(kernel.arg_names)
+            if name in pointers or name in divisible
+        },
     )
     return compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 

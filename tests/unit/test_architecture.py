@@ -54,8 +54,14 @@ def test_only_the_command_line_knows_the_command_line() -> None:
     assert not wrong
 
 
-WITHOUT_TWIN = {"pretrained_file.py", "layers/triton_language.py", "layers/segmentation_kernels.py"}
-"""A file format of PyTorch's own, which only PyTorch reads, and Triton kernels, which JAX has no use for."""
+WITHOUT_TWIN = {
+    "pretrained_file.py",
+    "transfer.py",
+    "layers/triton_language.py",
+    "layers/segmentation_kernels.py",
+    "layers/window_kernels.py",
+}
+"""A file format that only PyTorch reads, copies that JAX makes by itself, Triton kernels for which it has no use."""
 
 
 def test_the_frameworks_files_mirror_each_other() -> None:

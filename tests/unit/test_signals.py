@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +29,30 @@ def test_a_wait_ends_and_the_cleaning_up_does_not(number: signal.Signals) -> Non
             cleaned = True
     assert cleaned
     assert [signal.getsignal(one) for one in STOPPING] == before
+
+
+@pytest.mark.parametrize("starts", ["worker", "command"])
+def test_sigterm_ends_a_commands_children(tmp_path: Path, starts: str) -> None:
+    """Whatever the command: here `prepare` with work that does not end, in a worker and in a process it waits for."""
+    mark = tmp_path / "pid"
+    busy = f"open({str(mark)!r}, 'w').write(str(__import__('os').getpid())), __import__('time').sleep(600)"
+    work = {
+        "worker": f"lambda args: list(run_in_workers(eval, [{busy!r}], 1))",
+        "command": f"lambda args: subprocess.run([sys.executable, '-c', {busy!r}])",
+    }[starts]
+    code = (
+        "import subprocess, sys\nimport anatobench.cli.prepare as command\nfrom anatobench.cli.main import main\n"
+        "from anatobench.worker_pool import run_in_workers\n"
+        f"if __name__ == '__main__':\n    command.run = {work}\n    sys.exit(main(['prepare', '--store', 'x']))\n"
+    )
+    (tmp_path / "command.py").write_text(code)
+    process = subprocess.Popen([sys.executable, tmp_path / "command.py"], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 100
+    while not mark.is_file() or not mark.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    said = process.communicate(timeout=100)[1].decode()
+    assert (process.returncode, said.strip()) == (130, "anatobench prepare: stopped by SIGTERM")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)

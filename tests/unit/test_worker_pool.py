@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from anatobench.errors import AnatoBenchError
-from anatobench.worker_pool import NATIVE_THREAD_VARIABLES, WorkerDied, WorkerPlace, run_in_workers
+from anatobench.worker_pool import NATIVE_THREAD_VARIABLES, TimedOut, WorkerDied, WorkerPlace, run_in_workers
 
 DIE = "__import__('os').kill(__import__('os').getpid(), 9)"
 
@@ -101,3 +104,47 @@ def _runs(process_id: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_job_that_takes_too_long_is_ended_and_named_and_the_rest_is_done() -> None:
+    for_ever = "__import__('time').sleep(600)"
+    began = time.monotonic()
+    results = dict(run_in_workers(eval, ["1", for_ever, "2", "3"], 2, time_limit=lambda job: 3.0))
+    assert results == {"1": 1, for_ever: TimedOut(3.0), "2": 2, "3": 3}
+    assert time.monotonic() - began < 120
+
+
+@pytest.mark.parametrize("starts_processes", [False, True])
+@pytest.mark.parametrize("busy", ["__import__('time').sleep(600)", "[0 for _ in iter(int, 1)]"])
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path, busy: str, starts_processes: bool) -> None:
+    """A parent killed with SIGKILL stops nobody: its workers, asleep or in a loop of their own, must see it."""
+    mark = tmp_path / "pid"
+    job = f"(open({str(mark)!r}, 'w').write(str(__import__('os').getpid())), {busy})"
+    code = (
+        "from anatobench.worker_pool import WorkerPlace, run_in_workers\n"
+        f"if __name__ == '__main__': list(run_in_workers(eval, [{job!r}], 1, 1, "
+        f"[WorkerPlace(starts_processes={starts_processes})]))\n"
+    )
+    (tmp_path / "parent.py").write_text(code)
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"])
+    try:
+        wait_until(lambda: mark.is_file() and mark.read_text() != "")
+        pid = int(mark.read_text())
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not alive(pid))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 100) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -24,6 +24,11 @@ def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor 
     """The same without an array of queries by keys, where PyTorch has a kernel for the device and the type."""
     channels = values.shape[-1]
     width = -(-max(channels, queries.shape[-1]) // ALIGNMENT) * ALIGNMENT
-    queries, keys, values = (F.pad(part, (0, width - part.shape[-1])) for part in (queries, keys, values))
+    queries, keys, values = (_widened(part, width) for part in (queries, keys, values))
     attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
     return attended[..., :channels]
+
+
+def _widened(part: Tensor, width: int) -> Tensor:
+    """With channels of zeros up to `width`; itself if there are none to add, where padding would copy."""
+    return part if part.shape[-1] == width else F.pad(part, (0, width - part.shape[-1]))

@@ -17,18 +17,17 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from anatobench.tasks import Size
 from torch_ref.layers.attention import ALIGNMENT, fused_attention
+from torch_ref.layers.window_kernels import MASKED, window_attention
 
 REGIONS = 8
 """At most in a window: two along each axis."""
-MASKED = -100.0
-"""Added between positions that are neighbours in a window only because of the cyclic shift."""
 
 
 class FastWindowAttention(ShiftedWindowAttention3d):
     """What `with_fast_forms` makes of one: self-attention within windows of [B, d, h, w, C]; same shape out."""
 
     forms: frozenset[str]
-    """`window_attention`, or nothing: torchvision's own form."""
+    """Which of `window_attention` and `window_kernel` are on; neither is torchvision's own form."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.forms:
@@ -52,8 +51,11 @@ class FastWindowAttention(ShiftedWindowAttention3d):
         batch, windows, voxels, channels = x.shape
         qkv = self.qkv(x).reshape(batch * windows, voxels, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         queries, keys, values = qkv.unbind(0)
-        queries = queries * queries.shape[-1] ** -0.5
         bias = self._relative_position_bias(window)
+        if "window_kernel" in self.forms:
+            attended = window_attention(queries, keys, values, bias, regions)
+            return self.proj(attended.transpose(1, 2).reshape(batch, windows, voxels, channels))
+        queries = queries * queries.shape[-1] ** -0.5
         flex = torch.compiler.is_compiling() and x.is_cuda and x.dtype != torch.float64
         attend = attend_with_flex if flex else attend_with_columns
         attended = attend(queries, keys, values, bias, regions)
@@ -84,25 +86,27 @@ def attend_with_flex(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
 def attend_with_columns(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
     """The same by PyTorch's attention kernels, which take one bias for all windows.
 
-    So the mask goes into the product of queries and keys: one column per region, -MASKED where a query is in it, 1
-    where a key is. Softmax cannot tell +100 between equals from -100 between others.
+    So the mask goes into the product of queries and keys: a query has MASKED in its own region's column, and a key has
+    1 in all columns but its own. Their product is 0 within a region and MASKED between two, exactly.
     """
     if regions is not None:
         numbers = torch.arange(REGIONS, device=regions.device)
-        columns = (regions[:, None, :, None] == numbers).to(queries.dtype)
-        columns = columns.repeat(len(queries) // len(regions), queries.shape[1], 1, 1)
-        queries, keys = torch.cat([queries, -MASKED * columns], -1), torch.cat([keys, columns], -1)
+        own = (regions[:, None, :, None] == numbers).to(queries.dtype)
+        own = own.repeat(len(queries) // len(regions), queries.shape[1], 1, 1)
+        queries, keys = torch.cat([queries, MASKED * own], -1), torch.cat([keys, 1 - own], -1)
     # The kernels want rows of a multiple of 8 numbers in memory, not in use.
     count = bias.shape[-1]
-    bias = F.pad(bias.to(queries.dtype), (0, -count % ALIGNMENT))[..., :count]
+    bias = bias.to(queries.dtype)
+    if count % ALIGNMENT:
+        bias = F.pad(bias, (0, -count % ALIGNMENT))[..., :count]
     return fused_attention(queries, keys, values, bias.expand(len(queries), -1, -1, -1))
 
 
 def with_fast_forms(layer: ShiftedWindowAttention3d, forms: frozenset[str]) -> None:
-    """Switch on the fast form if it is one of `forms`. Parameters and their names stay."""
+    """Switch on those of `forms` that this layer has. Parameters and their names stay."""
     layer.__class__ = FastWindowAttention
     assert isinstance(layer, FastWindowAttention)
-    layer.forms = forms & {"window_attention"}
+    layer.forms = forms & {"window_attention", "window_kernel"}
 
 
 def fitted_window(size: Sequence[int], window: Sequence[int], shift: Sequence[int]) -> tuple[Size, Size]:
@@ -130,9 +134,9 @@ def from_windows(x: Tensor, window: Size, size: Sequence[int]) -> Tensor:
 
 
 def shift_regions(size: Sequence[int], window: Size, shift: Size, device: torch.device) -> Tensor:
-    """int64 [windows, voxels of a window], 0 to 7: what lay together in a window before the shift has equal numbers.
+    """int32 [windows, voxels of a window], 0 to 7: what lay together in a window before the shift has equal numbers.
     Only the last window of an axis mixes: its last `shift` positions come from the map's other end."""
-    numbers = torch.zeros((1, *size, 1), dtype=torch.int64, device=device)
+    numbers = torch.zeros((1, *size, 1), dtype=torch.int32, device=device)
     for axis, (length, moved) in enumerate(zip(size, shift, strict=True)):
         wrapped = torch.arange(length, device=device) >= length - moved
         numbers = 2 * numbers + wrapped.reshape([-1 if other == axis + 1 else 1 for other in range(5)])

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from matplotlib.pyplot import imread
 from numpy_engine import NumpyEngine, use_numpy_engines
@@ -211,6 +213,29 @@ def test_a_folder_is_predicted_a_bad_scan_passed_by_and_nothing_done_twice(
     assert (figures["predicted"], figures["skipped"], figures["failed"]) == (1, 2, {})
     lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["scan"] for line in lines) == ["broken.nii.gz", "deep/a.nii.gz", "series"]
+
+
+def test_a_folder_says_what_it_leaves_out_and_a_broken_scan_is_no_end(tmp_path: Path, run: Path, scan: Path, capfd):
+    folder = tmp_path / "scans"
+    write_dicom_series(folder / "broken", np.random.default_rng(1).integers(-1000, 300, (6, 8, 8)), rle=True)
+    dataset = pydicom.dcmread(folder / "broken" / "3.dcm")
+    header = b"".join(word.to_bytes(4, "little") for word in (2, 64, 3000)) + bytes(52)
+    dataset.PixelData = pydicom.encaps.encapsulate([header + b"\x81\x00" * 3000])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(folder / "broken" / "3.dcm")
+    (folder / "UPPER.NII.GZ").write_bytes(scan.read_bytes())
+    (folder / os.fsdecode(b"caf\xe9.nii.gz")).write_bytes(scan.read_bytes())
+    (folder / "other.mha").write_bytes(b"x")
+    os.mkfifo(folder / "pipe.nii.gz")
+    figures = predict(capfd, run, "--batch", folder, "--out", tmp_path / "out")
+    assert (figures["scans"], figures["predicted"], figures["passed_over"]) == (3, 2, 2)
+    assert figures["failed"] == {
+        "broken": "truncated", "other.mha": "unsupported-format", "pipe.nii.gz": "not-a-file"}  # fmt: skip
+    with (tmp_path / "out" / "rejected.csv").open() as file:
+        rows = {row["case_id"]: row["reason"] for row in csv.DictReader(file)}
+    assert rows == figures["failed"]
+    again = predict(capfd, run, "--batch", folder, "--out", tmp_path / "out")
+    assert (again["predicted"], again["skipped"], again["failed"]) == (0, 2, figures["failed"])
 
 
 def test_results_of_other_weights_are_not_mixed(tmp_path: Path, run: Path, folder: Path, capsys) -> None:

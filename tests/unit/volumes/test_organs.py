@@ -3,7 +3,7 @@ import pytest
 from scan_files import AFFINE
 
 from anatobench.errors import CaseError, UsageError
-from anatobench.tasks import get_task
+from anatobench.tasks import Task, get_task
 from anatobench.volumes.label_maps import RATIC_LABELS, TOTALSEGMENTATOR_V1, TOTALSEGMENTATOR_V2
 from anatobench.volumes.organs import organ_indices, organ_table
 from anatobench.volumes.volume import Mask
@@ -177,3 +177,27 @@ def test_a_mask_without_the_tasks_organs(structures: tuple) -> None:
 def test_an_unknown_map_is_the_callers_mistake() -> None:
     with pytest.raises(UsageError, match="totalsegmentator_v2"):
         organ_table(Mask(np.ones((4, 4, 4), np.uint8), AFFINE), CHEST, "v2")
+
+
+FLIPS = {0: "upside down", 1: "front is behind", 2: "left organs on the patient's right"}
+
+
+@pytest.mark.parametrize("axis", FLIPS)
+@pytest.mark.parametrize(("map_name", "structures", "task"), [
+    ("totalsegmentator_v2", tuple(BODY), CHEST), ("totalsegmentator_v2", tuple(BODY), ABDOMEN),
+    ("totalsegmentator_v2", CHEST_ONLY, CHEST), ("totalsegmentator_v2", UPPER_BELLY, ABDOMEN),
+    ("totalsegmentator_v1", tuple(BODY), CHEST), ("ratic", tuple(BODY), ABDOMEN),
+])  # fmt: skip
+def test_a_mask_flipped_along_any_axis_is_refused(map_name: str, structures: tuple, task: Task, axis: int) -> None:
+    mask = body(map_name, structures)
+    organ_table(mask, task, map_name)
+    flipped = Mask(np.flip(mask.labels, axis).copy(), mask.affine)
+    with pytest.raises(CaseError, match=FLIPS[axis]) as caught:
+        organ_table(flipped, task, map_name)
+    assert caught.value.reason in ("mirrored-mask", "wrong-mask-labels")
+
+
+def test_a_flip_that_the_affine_knows_of_is_none() -> None:
+    mask = body("totalsegmentator_v2")
+    affine = mask.affine @ np.array([[-1.0, 0, 0, 79], [0, -1, 0, 59], [0, 0, -1, 79], [0, 0, 0, 1]])
+    organ_table(Mask(np.flip(mask.labels).copy(), affine), CHEST, "totalsegmentator_v2")

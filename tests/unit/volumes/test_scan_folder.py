@@ -1,0 +1,68 @@
+"""Whatever lies in a folder of scans is taken, or named with the reason why not; a pipe is never waited for."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from scan_files import AFFINE, body_voxels, turned, write_dicom_series, write_nifti_file
+
+from anatobench.masks.scans import scans_in_folder
+from anatobench.volumes.scan_folder import find_scans
+
+
+def fill(root: Path) -> None:
+    (root / "deep").mkdir(parents=True)
+    array, affine = turned(body_voxels(), AFFINE, "RAS")
+    write_nifti_file(root / "a.nii.gz", array, affine)
+    for name in ("UPPER.NII.GZ", "deep/B.Nii", "bad.mha", "volume.nrrd", "all.zip"):
+        (root / name).write_bytes((root / "a.nii.gz").read_bytes())
+    with open(os.fsencode(root) + b"/caf\xe9.nii.gz", "wb") as file:
+        file.write((root / "a.nii.gz").read_bytes())
+    (root / "link.nii.gz").symlink_to(root / "a.nii.gz")
+    (root / "gone.nii.gz").symlink_to(root / "nowhere")
+    (root / "elsewhere").symlink_to(root / "deep")
+    os.mkfifo(root / "pipe.nii.gz")
+    os.mkfifo(root / "pipe")
+    (root / "notes.txt").write_text("no scan")
+    (root / ".hidden.nii").write_text("no scan")
+    series = write_dicom_series(root / "bare", np.maximum(body_voxels(), -1024))
+    for path in list(series.iterdir()):
+        content = path.read_bytes()
+        path.with_suffix("").write_bytes(content[132 + 12 + int.from_bytes(content[140:144], "little") :])
+        path.unlink()
+    (root / "damaged").mkdir()
+    (root / "damaged" / "1.DCM").write_bytes(b"x" * 200)
+
+
+TAKEN = {"a.nii.gz", "UPPER.NII.GZ", "deep/B.Nii", "caf\udce9.nii.gz", "link.nii.gz", "bare", "damaged"}
+NAMED = {
+    "bad.mha": "unsupported-format",
+    "volume.nrrd": "unsupported-format",
+    "all.zip": "unsupported-format",
+    "gone.nii.gz": "unreadable",
+    "elsewhere": "linked-folder",
+    "pipe.nii.gz": "not-a-file",
+    "pipe": "not-a-file",
+}
+
+
+def test_everything_is_taken_or_named(tmp_path: Path) -> None:
+    fill(tmp_path / "scans")
+    found = find_scans(tmp_path / "scans")
+    assert {path.relative_to(tmp_path / "scans").as_posix() for path in found.scans} == TAKEN
+    assert {one.path.relative_to(tmp_path / "scans").as_posix(): one.reason for one in found.passed_over} == NAMED
+    for one in found.passed_over:
+        assert str(one.path) in one.message
+
+
+def test_masks_names_what_it_passes_over(tmp_path: Path) -> None:
+    fill(tmp_path / "scans")
+    scans, rejected = scans_in_folder(tmp_path / "scans", tmp_path / "masks")
+    assert {scan.case_id for scan in scans} == {"a", "UPPER", "deep_B", "caf_", "link", "bare", "damaged"}
+    assert {Path(one.path).name: one.reason for one in rejected} == NAMED
+
+
+def test_a_folder_to_leave_out_is_not_entered(tmp_path: Path) -> None:
+    fill(tmp_path / "scans")
+    found = find_scans(tmp_path / "scans", (tmp_path / "scans" / "deep",))
+    assert not any("deep" in path.parts for path in found.scans)
