@@ -57,6 +57,7 @@ def test_only_the_command_line_knows_the_command_line() -> None:
 WITHOUT_TWIN = {
     "pretrained_file.py",
     "layers/triton_language.py",
+    "layers/depthwise_walk.py",
     "layers/segmentation_kernels.py",
     "layers/window_kernels.py",
 }
