@@ -18,13 +18,14 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from anatobench.bench.host import describe_code, describe_host
 from anatobench.tasks import Size
-from torch_ref.layers.depthwise_conv3d import depthwise_conv3d, depthwise_conv3d_plain
+from torch_ref.layers import depthwise_conv3d as depthwise_layer
 from torch_ref.layers.segmentation_kernels import segmentation_loss_fused, segmentation_loss_plain
 from torch_ref.layers.triton_language import AVAILABLE
 from torch_ref.layers.window_kernels import window_attention, window_attention_plain
@@ -36,29 +37,35 @@ SCRATCH = 2**30
 
 @dataclass(frozen=True)
 class Case:
-    """One layer at one size."""
+    """One layer at one size. Inputs that require a gradient get one."""
 
     name: str
     fast: Callable[..., Tensor]
     plain: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
-    """Those that require a gradient get one."""
 
 
-def depthwise_case(device: torch.device, shape: tuple[int, ...], heads: int, stride: Size) -> Case:
+def depthwise_case(
+    device: torch.device, shape: tuple[int, ...], heads: int, stride: Size, walking: bool = False
+) -> Case:
     """`shape` [B, D, H, W, C]."""
+
+    def fast(x: Tensor, kernel: Tensor) -> Tensor:
+        with patch.object(depthwise_layer, "WALK", walking):
+            return depthwise_layer.depthwise_conv3d(x, kernel, stride)
+
     x = torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True)
     kernel = torch.randn(3, 3, 3, shape[-1] // heads, device=device, requires_grad=True)
-    fast, plain = (partial(form, stride=stride) for form in (depthwise_conv3d, depthwise_conv3d_plain))
-    return Case(f"depthwise_conv3d {list(shape)} {heads} heads, stride {list(stride)}", fast, plain, (x, kernel))
+    plain = partial(depthwise_layer.depthwise_conv3d_plain, stride=stride)
+    name = f"depthwise_conv3d {list(shape)} {heads} heads, stride {list(stride)}{', walking' if walking else ''}"
+    return Case(name, fast, plain, (x, kernel))
 
 
 def segmentation_case(device: torch.device, batch: int, classes: int, coarse: Size, size: Size, kind: str) -> Case:
     """`coarse` and `size` are the maps' before and after upsampling."""
     logits = torch.randn(batch, classes, *coarse, device=device, requires_grad=True)
     organs = torch.randint(0, classes, (batch, *size), device=device, dtype=torch.uint8)
-    options = {"kind": kind, "smooth": 1e-5}
-    fast, plain = (partial(form, **options) for form in (segmentation_loss_fused, segmentation_loss_plain))
+    fast, plain = (partial(form, kind=kind, smooth=1e-5) for form in (segmentation_loss_fused, segmentation_loss_plain))
     return Case(f"segmentation {kind} {list(logits.shape)} to {list(size)}", fast, plain, (logits, organs))
 
 
@@ -72,9 +79,15 @@ def window_case(device: torch.device, cases: int, windows: int, heads: int, n: i
 
 
 BUILDERS: tuple[Callable[[torch.device], Case], ...] = (
-    partial(depthwise_case, shape=(4, 6, 96, 96, 96), heads=1, stride=(1, 1, 1)),
-    partial(depthwise_case, shape=(4, 6, 96, 96, 96), heads=1, stride=(1, 8, 8)),
-    partial(depthwise_case, shape=(4, 6, 24, 24, 384), heads=4, stride=(1, 1, 1)),
+    *(
+        partial(depthwise_case, shape=shape, heads=heads, stride=stride, walking=walking)
+        for shape, heads, stride in (
+            ((4, 6, 96, 96, 96), 1, (1, 1, 1)),
+            ((4, 6, 96, 96, 96), 1, (1, 8, 8)),
+            ((4, 6, 24, 24, 384), 4, (1, 1, 1)),
+        )
+        for walking in (False, True)
+    ),
     partial(segmentation_case, batch=10, classes=7, coarse=(6, 12, 12), size=(96, 192, 192), kind="ce"),
     partial(segmentation_case, batch=10, classes=7, coarse=(6, 12, 12), size=(96, 192, 192), kind="ce_dice"),
     partial(segmentation_case, batch=6, classes=6, coarse=(10, 11, 12), size=(160, 176, 192), kind="ce"),
@@ -93,9 +106,9 @@ def measure(case: Case, times: Callable[[Callable[[], Any]], float], bandwidth: 
         gradient = torch.randn_like(output)
         record[f"forward_{name}_ms"] = times(lambda form=form: form(*case.inputs))
         record[f"backward_{name}_ms"] = times(partial(torch.autograd.grad, output, leaves, gradient, retain_graph=True))
-    read = sum(map(_bytes, case.inputs))
-    record["forward_bytes_ms"] = 1000 * (read + _bytes(output)) / bandwidth
-    record["backward_bytes_ms"] = 1000 * (read + _bytes(output) + sum(map(_bytes, leaves))) / bandwidth
+    read = sum(x.nbytes for x in case.inputs)
+    record["forward_bytes_ms"] = 1000 * (read + output.nbytes) / bandwidth
+    record["backward_bytes_ms"] = 1000 * (read + output.nbytes + sum(x.nbytes for x in leaves)) / bandwidth
     return {**record, "difference": difference(case)}
 
 
@@ -111,10 +124,6 @@ def difference(case: Case) -> list[float]:
     return [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(mine, theirs, strict=True)]
 
 
-def _bytes(x: Tensor) -> int:
-    return x.numel() * x.element_size()
-
-
 class GpuClock:
     """Median milliseconds of a call, by the GPU's own events."""
 
@@ -125,14 +134,12 @@ class GpuClock:
     def __call__(self, function: Callable[[], Any]) -> float:
         for _ in range(WARM_UP):
             function()
-        events = []
-        for _ in range(self._repeats):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(self._repeats)]
+        for start, end in events:
             self._scratch.zero_()
             start.record()
             function()
             end.record()
-            events.append((start, end))
         torch.cuda.synchronize()
         return median(start.elapsed_time(end) for start, end in events)
 
@@ -146,12 +153,13 @@ def table(record: dict[str, Any]) -> str:
     """For a person: milliseconds, and times the least that the bytes take."""
     lines = [f"{record['gpu']}, {record['copy_bytes_per_s'] / 1e12:.2f} TB/s; milliseconds"]
     for layer in record["layers"]:
-        lines.append(layer["name"] + (f": {layer['error']}" if "error" in layer else ""))
-        for way in ("forward", "backward") if "error" not in layer else ():
+        if "error" in layer:
+            lines.append(f"{layer['name']}: {layer['error']}")
+            continue
+        lines.append(f"{layer['name']}, difference {', '.join(f'{value:.1e}' for value in layer['difference'])}")
+        for way in ("forward", "backward"):
             kernel, plain, least = (layer[f"{way}_{what}_ms"] for what in ("kernel", "plain", "bytes"))
             lines.append(f"  {way:8} kernel {kernel:8.3f}  plain {plain:8.3f}  bytes {least:8.3f}")
-        if "error" not in layer:
-            lines.append("  difference " + ", ".join(f"{value:.1e}" for value in layer["difference"]))
     return "\n".join(lines)
 
 
@@ -168,9 +176,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device("cuda")
     torch.manual_seed(0)
     clock = GpuClock(device, args.repeat)
-    record: dict[str, Any] = {"kind": "layers", "gpu": torch.cuda.get_device_name(device), "torch": torch.__version__}
-    record |= {"code": describe_code(), "machine": describe_host(), "repeats": args.repeat}
-    record |= {"copy_bytes_per_s": clock.copy_bandwidth(), "layers": []}
+    record: dict[str, Any] = {
+        **{"kind": "layers", "gpu": torch.cuda.get_device_name(device), "torch": torch.__version__},
+        **{"code": describe_code(), "machine": describe_host(), "repeats": args.repeat},
+        **{"copy_bytes_per_s": clock.copy_bandwidth(), "layers": []},
+    }
     for build in BUILDERS:
         case = build(device)
         if args.only in case.name:

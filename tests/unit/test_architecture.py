@@ -58,6 +58,7 @@ WITHOUT_TWIN = {
     "pretrained_file.py",
     "transfer.py",
     "layers/triton_language.py",
+    "layers/depthwise_walk.py",
     "layers/segmentation_kernels.py",
     "layers/window_kernels.py",
 }

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anatobench.tasks import Size
+from torch_ref.layers.depthwise_walk import walk, walking_kernel_gradient
 from torch_ref.layers.triton_language import OFFSETS, accumulator, blocks, jit, kernels_run_on, tl
 
 TAPS = 27
@@ -27,6 +28,9 @@ differ from run to run."""
 POSITIONS_OF_GRADIENT = 1024
 """Summed up by one program of the kernel gradient: 216 programs per tap and channel block at the size above, and
 partial sums of a twentieth of the bytes of x."""
+
+WALK = False
+"""Take the kernels of depthwise_walk.py, where they can be. Not measured."""
 
 
 def depthwise_conv3d(x: Tensor, kernel: Tensor, stride: Size) -> Tensor:
@@ -39,7 +43,7 @@ def depthwise_conv3d(x: Tensor, kernel: Tensor, stride: Size) -> Tensor:
     if kernel.shape[:3] != (3, 3, 3) or x.shape[-1] % kernel.shape[3]:
         raise ValueError(f"a kernel of {tuple(kernel.shape)} does not fit {x.shape[-1]} channels: pass [3, 3, 3, c]")
     if kernels_run_on(x) and x[0].numel() < OFFSETS:
-        return _depthwise_conv3d(x.contiguous(), kernel.contiguous(), *stride)
+        return _depthwise_conv3d(x.contiguous(), kernel.contiguous(), *stride, WALK)
     return depthwise_conv3d_plain(x, kernel, stride)
 
 
@@ -53,9 +57,12 @@ def depthwise_conv3d_plain(x: Tensor, kernel: Tensor, stride: Size) -> Tensor:
 
 
 @torch.library.custom_op("anatobench::depthwise_conv3d", mutates_args=())
-def _depthwise_conv3d(x: Tensor, kernel: Tensor, sd: int, sh: int, sw: int) -> Tensor:
+def _depthwise_conv3d(x: Tensor, kernel: Tensor, sd: int, sh: int, sw: int, walking: bool) -> Tensor:
+    kernel, y = kernel.to(x.dtype), x.new_empty(_output_shape(x, sd, sh, sw))
+    if walking:
+        walk(x, kernel, y, (sd, sh, sw), _channel_block(x.shape[-1]), mirrored=False)
+        return y
     batch, depth, height, width, channels = x.shape
-    y = x.new_empty(_output_shape(x, sd, sh, sw))
     positions, block = y[0, ..., 0].numel(), _channel_block(channels)
     sizes = (depth, height, width, *y.shape[1:])
     _forward_kernel[(blocks(positions, POSITIONS), blocks(channels, block), batch)](
@@ -66,51 +73,40 @@ def _depthwise_conv3d(x: Tensor, kernel: Tensor, sd: int, sh: int, sw: int) -> T
 
 
 @_depthwise_conv3d.register_fake
-def _(x: Tensor, kernel: Tensor, sd: int, sh: int, sw: int) -> Tensor:
+def _(x: Tensor, kernel: Tensor, sd: int, sh: int, sw: int, walking: bool) -> Tensor:
     return x.new_empty(_output_shape(x, sd, sh, sw))
 
 
 @torch.library.custom_op("anatobench::depthwise_conv3d_backward", mutates_args=())
 def _depthwise_conv3d_backward(
-    gradient: Tensor, x: Tensor, kernel: Tensor, sd: int, sh: int, sw: int
+    gradient: Tensor, x: Tensor, kernel: Tensor, sd: int, sh: int, sw: int, walking: bool
 ) -> tuple[Tensor, Tensor]:
-    gradient = gradient.contiguous()
-    batch, depth, height, width, channels = x.shape
-    sum_type, acc = accumulator(x.dtype)
-    block = _channel_block(channels)
-    sizes = (depth, height, width, *gradient.shape[1:])
-    common: dict[str, Any] = {"HEAD": kernel.shape[3], "BP": POSITIONS, "BC": block, "ACC": acc}
-
+    gradient, rounded, stride = gradient.contiguous(), kernel.to(x.dtype), (sd, sh, sw)
     x_gradient = torch.empty_like(x)
-    positions = depth * height * width
-    _input_gradient_kernel[(blocks(positions, POSITIONS), blocks(channels, block), batch)](
-        *(gradient, kernel, x_gradient, *sizes, sd, sh, sw, x[0].numel(), gradient[0].numel(), positions), **common
-    )
-    positions = gradient[0, ..., 0].numel()
-    chunks = blocks(positions, POSITIONS_OF_GRADIENT)
-    partial = x.new_empty((batch, chunks, TAPS, channels), dtype=sum_type)
-    del common["HEAD"]
-    _kernel_gradient_kernel[(chunks, blocks(channels, block), batch * TAPS)](
-        *(x, gradient, partial, *sizes, sd, sh, sw, x[0].numel(), gradient[0].numel(), positions, chunks),
-        **common,
-        CHUNK=POSITIONS_OF_GRADIENT,
-    )
-    kernel_gradient = partial.view(batch * chunks, TAPS, -1, kernel.shape[3]).sum((0, 2))
+    if walking and stride == (1, 1, 1):
+        walk(gradient, rounded, x_gradient, stride, _channel_block(x.shape[-1]), mirrored=True)
+    else:
+        _input_gradient(gradient, rounded, x_gradient, stride)
+    if walking:
+        partial = walking_kernel_gradient(x, gradient, stride, _channel_block(x.shape[-1]))
+    else:
+        partial = _kernel_gradient(x, gradient, stride)
+    kernel_gradient = partial.view(-1, TAPS, x.shape[-1] // kernel.shape[3], kernel.shape[3]).sum((0, 2))
     return x_gradient, kernel_gradient.view(kernel.shape).to(kernel.dtype)
 
 
 @_depthwise_conv3d_backward.register_fake
-def _(gradient: Tensor, x: Tensor, kernel: Tensor, sd: int, sh: int, sw: int) -> tuple[Tensor, Tensor]:
+def _(gradient: Tensor, x: Tensor, kernel: Tensor, sd: int, sh: int, sw: int, walking: bool) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(kernel)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, kernel, *ctx.stride = inputs
+    x, kernel, *ctx.options = inputs
     ctx.save_for_backward(x, kernel)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_depthwise_conv3d_backward(gradient, *ctx.saved_tensors, *ctx.stride), None, None, None)
+    return (*_depthwise_conv3d_backward(gradient, *ctx.saved_tensors, *ctx.options), *(None for _ in ctx.options))
 
 
 _depthwise_conv3d.register_autograd(_backward, setup_context=_save)
@@ -123,6 +119,31 @@ def _output_shape(x: Tensor, sd: int, sh: int, sw: int) -> tuple[int, ...]:
 
 def _channel_block(channels: int) -> int:
     return 64 if channels % 64 == 0 else 32
+
+
+def _input_gradient(gradient: Tensor, kernel: Tensor, x_gradient: Tensor, stride: Size) -> None:
+    batch, depth, height, width, channels = x_gradient.shape
+    positions, block = depth * height * width, _channel_block(channels)
+    sizes = (depth, height, width, *gradient.shape[1:])
+    _input_gradient_kernel[(blocks(positions, POSITIONS), blocks(channels, block), batch)](
+        *(gradient, kernel, x_gradient, *sizes, *stride, x_gradient[0].numel(), gradient[0].numel(), positions),
+        **{"HEAD": kernel.shape[3], "BP": POSITIONS, "BC": block, "ACC": accumulator(gradient.dtype)[1]},
+    )
+
+
+def _kernel_gradient(x: Tensor, gradient: Tensor, stride: Size) -> Tensor:
+    """[blocks, 27, C]: sums over blocks of positions."""
+    batch, *size, channels = x.shape
+    sum_type, acc = accumulator(x.dtype)
+    positions, block = gradient[0, ..., 0].numel(), _channel_block(channels)
+    chunks = blocks(positions, POSITIONS_OF_GRADIENT)
+    partial = x.new_empty((batch * chunks, TAPS, channels), dtype=sum_type)
+    sizes = (*size, *gradient.shape[1:])
+    _kernel_gradient_kernel[(chunks, blocks(channels, block), batch * TAPS)](
+        *(x, gradient, partial, *sizes, *stride, x[0].numel(), gradient[0].numel(), positions, chunks),
+        **{"BP": POSITIONS, "BC": block, "ACC": acc, "CHUNK": POSITIONS_OF_GRADIENT},
+    )
+    return partial
 
 
 # One program of each kernel has BP positions and BC channels of one case. `*_case` are elements of a case: only the
@@ -148,7 +169,7 @@ def _forward_kernel(
         d, h, w = od * sd + tap // 9 - 1, oh * sh + tap // 3 % 3 - 1, ow * sw + tap % 3 - 1
         inside = (d >= 0) & (d < D) & (h >= 0) & (h < H) & (w >= 0) & (w < W)
         seen = tl.load(x + ((d * H + h) * W + w)[:, None] * C + c[None, :], mask=there & inside[:, None], other=0.0)
-        weight = tl.load(kernel + tap * HEAD + c % HEAD, mask=c < C, other=0.0).to(x.dtype.element_ty)
+        weight = tl.load(kernel + tap * HEAD + c % HEAD, mask=c < C, other=0.0)
         total += seen.to(ACC) * weight.to(ACC)[None, :]
     tl.store(y + p[:, None] * C + c[None, :], total.to(y.dtype.element_ty), mask=there)
 
@@ -175,7 +196,7 @@ def _input_gradient_kernel(
         inside &= (nd % sd == 0) & (nh % sh == 0) & (nw % sw == 0)
         offset = ((od * Ho + oh) * Wo + ow)[:, None] * C + c[None, :]
         seen = tl.load(gradient + offset, mask=there & inside[:, None], other=0.0)
-        weight = tl.load(kernel + tap * HEAD + c % HEAD, mask=c < C, other=0.0).to(gradient.dtype.element_ty)
+        weight = tl.load(kernel + tap * HEAD + c % HEAD, mask=c < C, other=0.0)
         total += seen.to(ACC) * weight.to(ACC)[None, :]
     tl.store(x_gradient + p[:, None] * C + c[None, :], total.to(x_gradient.dtype.element_ty), mask=there)
 
@@ -192,7 +213,7 @@ def _kernel_gradient_kernel(
     tap = tl.program_id(2) % 27
     x += case * x_case
     gradient += case * y_case
-    total = tl.zeros((BC,), ACC)
+    total = tl.zeros((BP, BC), ACC)
     for start in range(0, CHUNK, BP):
         p = chunk * CHUNK + start + tl.arange(0, BP)
         there = (p < positions)[:, None] & (c < C)[None, :]
@@ -200,5 +221,5 @@ def _kernel_gradient_kernel(
         inside = (d >= 0) & (d < D) & (h >= 0) & (h < H) & (w >= 0) & (w < W)
         seen = tl.load(x + ((d * H + h) * W + w)[:, None] * C + c[None, :], mask=there & inside[:, None], other=0.0)
         g = tl.load(gradient + p[:, None] * C + c[None, :], mask=there, other=0.0)
-        total += tl.sum(seen.to(ACC) * g.to(ACC), 0)
-    tl.store(partial + ((case * chunks + chunk) * 27 + tap) * C + c, total, mask=c < C)
+        total += seen.to(ACC) * g.to(ACC)
+    tl.store(partial + ((case * chunks + chunk) * 27 + tap) * C + c, tl.sum(total, 0), mask=c < C)

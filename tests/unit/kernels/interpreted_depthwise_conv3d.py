@@ -10,14 +10,15 @@ from torch import Tensor
 from triton_kernels import outputs_and_gradients
 
 from torch_ref.layers import depthwise_conv3d as layer
+from torch_ref.layers import depthwise_walk
 from torch_ref.layers.depthwise_conv3d import depthwise_conv3d, depthwise_conv3d_plain
 from torch_ref.layers.triton_language import kernels_run_on
 
 SHAPES = [
     # batch, size, channels, channels of the kernel, stride
-    (2, (3, 5, 7), 6, 3, (1, 1, 1)),
-    (1, (2, 9, 8), 40, 40, (1, 2, 2)),
-    (1, (5, 6, 7), 64, 32, (2, 1, 3)),
+    (2, (3, 4, 7), 6, 3, (1, 1, 1)),
+    (1, (2, 5, 8), 40, 40, (1, 2, 2)),
+    (1, (5, 4, 7), 64, 32, (2, 1, 3)),
     (1, (3, 9, 10), 5, 5, (1, 8, 4)),
     (1, (1, 1, 1), 2, 1, (1, 1, 1)),
 ]
@@ -37,8 +38,12 @@ def inputs(case: tuple, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Ten
     return x.to(dtype), kernel.to(dtype)
 
 
+@pytest.mark.parametrize("walk", [False, True], ids=["blocks", "walk"])
 @pytest.mark.parametrize("case", SHAPES, ids=str)
-def test_equals_plain(case: tuple) -> None:
+def test_equals_plain(case: tuple, walk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer, "WALK", walk)
+    monkeypatch.setattr(depthwise_walk, "LENGTH", 3)
+    monkeypatch.setattr(depthwise_walk, "LENGTH_OF_GRADIENT", 4)
     x, kernel = inputs(case)
     assert kernels_run_on(x)
     fast = outputs_and_gradients(partial(depthwise_conv3d, stride=case[-1]), x, kernel)
@@ -49,7 +54,7 @@ def test_equals_plain(case: tuple) -> None:
 
 def test_bfloat16_is_rounded_once() -> None:
     """Products of bfloat16 sum up in float32; a float32 kernel is rounded first and gets an unrounded gradient."""
-    case = SHAPES[0]
+    case = (1, (2, 3, 4), 6, 3, (1, 1, 1))
     x, kernel = inputs(case, torch.bfloat16)
     close_by = kernel.float() * (1 + 2**-10)  # rounds back to `kernel`
     exact = outputs_and_gradients(partial(depthwise_conv3d_plain, stride=case[-1]), x.float(), kernel.float())
@@ -64,13 +69,13 @@ def test_bfloat16_is_rounded_once() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of opcheck itself
 def test_registrations() -> None:
     """Shapes without values, gradients under tracing, nothing mutated: what torch.compile relies on."""
-    x, kernel = inputs(SHAPES[0], torch.float32)
-    arguments = (x.requires_grad_(), kernel.requires_grad_(), 1, 2, 2)
+    x, kernel = inputs((1, (2, 2, 3), 4, 2, ()), torch.float32)
+    arguments = (x.requires_grad_(), kernel.requires_grad_(), 1, 2, 2, True)
     torch.library.opcheck(torch.ops.anatobench.depthwise_conv3d.default, arguments)
 
 
 def test_compiles_without_a_break() -> None:
-    x, kernel = inputs(SHAPES[0])
+    x, kernel = inputs((1, (2, 2, 3), 4, 2, ()))
     compiled = torch.compile(depthwise_conv3d, backend="aot_eager", fullgraph=True)
     fast = outputs_and_gradients(partial(compiled, stride=(1, 1, 1)), x, kernel)
     plain = outputs_and_gradients(partial(depthwise_conv3d_plain, stride=(1, 1, 1)), x, kernel)

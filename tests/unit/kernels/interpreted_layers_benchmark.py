@@ -30,9 +30,11 @@ def seconds(function: Callable[[], Any]) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def test_every_kind_of_case_runs_and_agrees(layers: Any) -> None:
+def test_every_kind_of_case_runs_and_agrees(layers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers.depthwise_layer, "POSITIONS_OF_GRADIENT", layers.depthwise_layer.POSITIONS)
     cases = [
         layers.depthwise_case(CPU, shape=(1, 2, 3, 3, 8), heads=2, stride=(1, 2, 2)),
+        layers.depthwise_case(CPU, shape=(1, 1, 2, 3, 8), heads=1, stride=(1, 1, 1), walking=True),
         layers.segmentation_case(CPU, 1, 2, (1, 1, 2), (2, 2, 5), "ce_dice"),
     ]
     record = {"gpu": "none", "copy_bytes_per_s": 1e9}
@@ -41,7 +43,7 @@ def test_every_kind_of_case_runs_and_agrees(layers: Any) -> None:
     # x and y in bfloat16, the kernel in float32: 2 x 144 + 432 in, 2 x 64 out
     assert record["layers"][0]["forward_bytes_ms"] == pytest.approx((288 + 432 + 128) / 1e6)
     text = layers.table(record)
-    assert text.count("forward  kernel") == text.count("backward kernel") == 2
+    assert text.count("forward  kernel") == text.count("backward kernel") == 3
 
 
 def test_window_case_has_the_layout_of_a_model(layers: Any) -> None:

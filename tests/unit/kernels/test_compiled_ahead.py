@@ -8,7 +8,7 @@ import pytest
 import torch
 from triton_kernels import SHARED_MEMORY, compile_kernel, require_compiler
 
-from torch_ref.layers import depthwise_conv3d, segmentation_kernels, window_kernels
+from torch_ref.layers import depthwise_conv3d, depthwise_walk, segmentation_kernels, window_kernels
 from torch_ref.layers.triton_language import accumulator
 
 
@@ -29,9 +29,21 @@ def test_depthwise_conv3d(name: str, dtype: torch.dtype, capability: int) -> Non
     kernel = getattr(depthwise_conv3d, name)
     constants = {"HEAD": 96, "BP": depthwise_conv3d.POSITIONS, "BC": 64, "ACC": accumulator(dtype)[1]}
     constants |= {"CHUNK": depthwise_conv3d.POSITIONS_OF_GRADIENT}
-    pointers = {"x": dtype, "y": dtype, "gradient": dtype, "x_gradient": dtype}
-    pointers |= {"kernel": torch.float32, "partial": torch.float32}
+    pointers = dict.fromkeys(("x", "y", "kernel", "gradient", "x_gradient"), dtype) | {"partial": torch.float32}
     compiled = compile_kernel(kernel, capability, pointers, constants)
+    assert compiled.metadata.shared <= SHARED_MEMORY[capability]
+
+
+@both_capabilities
+@pytest.mark.parametrize(("stride", "dtype"), [(1, torch.bfloat16), (2, torch.float32), (8, torch.bfloat16)])
+@pytest.mark.parametrize("name", ["_walk_kernel", "_walk_kernel_gradient_kernel"])
+def test_depthwise_walk(name: str, stride: int, dtype: torch.dtype, capability: int) -> None:
+    kernel = getattr(depthwise_walk, name)
+    rows = depthwise_walk.TILE // 32
+    constants = {"HEAD": 96, "SW": stride, "ROWS": rows, "BC": 32, "ACC": accumulator(dtype)[1]}
+    constants |= {"LENGTH": depthwise_walk.LENGTH, "MIRRORED": False}
+    pointers = dict.fromkeys(("x", "y", "kernel", "gradient"), dtype) | {"partial": torch.float32}
+    compiled = compile_kernel(kernel, capability, pointers, constants, ("C", "x_case", "y_case"))
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]
 
 
