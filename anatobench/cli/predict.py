@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,13 +52,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.scan_prediction import ScanPredictor, asked_findings, installed_framework
 
     _check(args)
-    if not args.weights.exists():
+    if not os.path.exists(args.weights):  # a name may be longer than any file's
         raise AnatoBenchError(f"{args.weights}: no such file or run")
     organs = args.overlay is not None
     model = read_run_model(args.weights, organs) if args.weights.is_dir() else read_exported(args.weights)
     task = model.spec.task
     findings = asked_findings(task, args.attribution)
-    if args.batch is None and not args.scan.exists():
+    if args.batch is None and not os.path.exists(args.scan):
         raise AnatoBenchError(f"{args.scan}: no such file or folder")
     thresholds = find_thresholds(args.weights, task, model.step)
     scan = None if args.batch is not None else read_scan_apart(args.scan, task, model.spec.size, args.rescale)

@@ -27,8 +27,10 @@ examples:
   anatobench prepare --store stores/ratic --verify
 
 It can be stopped at any time: the same command goes on where it was. Cases that cannot be used are listed with their
-reason in STORE/rejected.csv and tried again next time. A case whose mask has another content or label map now, or
-whose scan another path or metadata, is prepared again.
+reason in STORE/rejected.csv and tried again next time. Scans whose voxels cannot be HU are among them (--rescale hu
+overrides that), and those whose reading takes longer than 60 s and 2 s per MB (ANATOBENCH_READING_SECONDS=N sets the
+60). One scan in two splits under two names is found by its voxels: such a store is not trained on. A case whose mask
+has another content or label map now, or whose scan another path or metadata, is prepared again.
 To spread the work over n jobs give each --shard I/n, I from 0: they may run at once. Jobs that would share cases (the
 same shard twice, another n, with and without --shard) may not: the second one stops at once.
 

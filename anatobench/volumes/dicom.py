@@ -7,6 +7,7 @@ run either way. Rescaling is read per slice.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,13 @@ from pydicom.pixels import get_decoder
 from anatobench.errors import CaseError
 from anatobench.volumes.dicom_frames import check_frame, decoder_streams_silent, unknown_process
 from anatobench.volumes.dicom_header import SEPARATING, Slice, read_dataset, series_files
-from anatobench.volumes.hounsfield import Histogram, shows_air_and_tissue, why_not_hounsfield
+from anatobench.volumes.hounsfield import (
+    LOWEST_POSSIBLE,
+    OVERRIDE,
+    Histogram,
+    shows_air_and_tissue,
+    why_not_hounsfield,
+)
 from anatobench.volumes.limits import check_affine, check_size
 from anatobench.volumes.orientation import to_canonical
 from anatobench.volumes.volume import AIR_HU, Volume
@@ -30,6 +37,7 @@ MISSING_SHARE = 0.5
 DIRECTION_TOLERANCE = 1e-3
 AIR_THRESHOLD_HU = -900
 AIR_SHARE = 0.01
+LOWEST_UNSIGNED = -1024
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """DICOM's patient axes grow to the left and backwards, NIfTI's to the right and forwards."""
 _INT16 = np.iinfo(np.int16)
@@ -42,6 +50,8 @@ class _Reading:
     inverted: bool = False
     signed_bits: int | None = None
     """Words under an unsigned tag that are signed, of so many bits."""
+    unsigned: bool = False
+    """Words under a signed tag that are unsigned."""
 
 
 def read_dicom_series(folder: Path, trusted: bool = False) -> Volume:
@@ -64,10 +74,17 @@ def read_dicom_series(folder: Path, trusted: bool = False) -> Volume:
     if reading.signed_bits is not None:
         notes.append("PixelRepresentation says unsigned, but only as signed words do the voxels show air and tissue")
     hounsfield = np.empty(size, dtype=np.int16)
+    if not trusted:
+        _check_rescaling(slices)
     padded = 0
     for one, target in zip(slices, hounsfield, strict=True):
         target[:], in_slice = probed if one is middle and probed else _slice_hounsfield(one, reading)
         padded += in_slice
+    if not trusted and _wraps(middle, hounsfield):
+        unsigned = np.stack([_slice_hounsfield(one, _Reading(unsigned=True))[0] for one in slices])
+        if shows_air_and_tissue(Histogram.of(unsigned)) and unsigned.min() >= LOWEST_UNSIGNED:
+            hounsfield = unsigned
+            notes.append("PixelRepresentation says signed, but only as unsigned words is nothing lighter than air")
     if padded:
         notes.append(f"{padded / hounsfield.size:.1%} of the voxels are padding by PixelPaddingValue, made air")
     return Volume(*to_canonical(hounsfield, affine), tuple(notes))
@@ -179,6 +196,31 @@ def _reading(one: Slice, trusted: bool) -> tuple[_Reading, tuple[np.ndarray, int
     return plain, found
 
 
+def _wraps(one: Slice, hounsfield: np.ndarray) -> bool:
+    """Whether dense words may have lost their highest bit to a sign: there is what no CT can be."""
+    return one.signed and one.inversion is None and one.bits < 16 and bool(hounsfield.min() < LOWEST_POSSIBLE)
+
+
+def _check_rescaling(slices: list[Slice]) -> None:
+    """Raise `CaseError` for a slice of another rescaling than most that is no HU where those are."""
+    pairs = Counter((one.slope, one.intercept) for one in slices)
+    if len(pairs) == 1:
+        return
+    usual = pairs.most_common(1)[0][0]
+    sample = next(one for one in slices if (one.slope, one.intercept) == usual)
+    if why_not_hounsfield(_slice_hounsfield(sample, _Reading())[0][None]) is not None:
+        return  # the whole is judged later
+    for one in slices:
+        if (one.slope, one.intercept) != usual:
+            against = why_not_hounsfield(_slice_hounsfield(one, _Reading())[0][None])
+            if against is not None:
+                raise CaseError(
+                    "not-hounsfield",
+                    f"{one.path}: its RescaleSlope and RescaleIntercept are not those of the others, and with them it "
+                    f"is no HU: {against}: {OVERRIDE}",
+                )
+
+
 def _shows_air(hounsfield: np.ndarray) -> bool:
     return bool(np.mean(hounsfield <= AIR_THRESHOLD_HU) >= AIR_SHARE)
 
@@ -189,6 +231,8 @@ def _slice_hounsfield(one: Slice, reading: _Reading) -> tuple[np.ndarray, int]:
     values = stored.astype(np.float32)
     if reading.signed_bits is not None:
         values[stored >= 1 << (reading.signed_bits - 1)] -= 1 << reading.signed_bits
+    if reading.unsigned:
+        values[stored < 0] += 1 << one.bits
     if reading.inverted and one.inversion is not None:
         values = one.inversion - values
     values *= np.float32(one.slope)

@@ -35,6 +35,7 @@ MAX_SLICE_PIXELS = 4096 * 4096
 MAX_INFLATED_BYTES = 2 * MAX_SLICE_PIXELS + (16 << 20)
 """What a deflated file may unpack to, 48 MiB: the largest slice and as much header as nobody has."""
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+GREY = ("MONOCHROME1", "MONOCHROME2", "")
 UNSPECIFIED = ("", "US")
 """Rescale types that name no unit; the voxels are asked then."""
 SEPARATING = ("AcquisitionNumber", "TemporalPositionIdentifier", "KVP", "ConvolutionKernel")
@@ -78,6 +79,8 @@ class Slice:
     labels: dict[str, str] = field(default_factory=dict)
     """By tag of `SEPARATING`."""
     deflated: bool = False
+    captured: bool = False
+    """Says that it is a picture of a screen, though it has a place."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,12 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
             else:
                 passed_over.append((path, text(path, dataset, "SeriesInstanceUID"), why))
     if not slices:
-        raise CaseError("empty-series", f"{folder}: holds no CT slices in DICOM format")
+        why = f" ({passed_over[0][0].name} {passed_over[0][2]})" if passed_over else ""
+        raise CaseError("empty-series", f"{folder}: holds no CT slices in DICOM format{why}")
+    captured = [one for one in slices if one.captured]
+    if len(captured) < len(slices):  # a scan may have been saved as captured pages, but not beside another one
+        passed_over += [(one.path, one.series, CAPTURE) for one in captured]
+        slices = [one for one in slices if not one.captured]
     series = Counter(one.series for one in slices).most_common(1)[0][0]
     for path, uid, why in passed_over:
         if series and uid == series and why != LOCALIZER:
@@ -155,7 +163,7 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
 
 
 LOCALIZER = "is a localizer"
-CAPTURE = "is a captured page"
+CAPTURE = "is a captured page, or one in colour"
 
 
 def why_no_slice(path: Path, dataset: Dataset) -> str | None:
@@ -165,16 +173,24 @@ def why_no_slice(path: Path, dataset: Dataset) -> str | None:
         return f"its Modality is {modality!r}"
     if "LOCALIZER" in text(path, dataset, "ImageType"):
         return LOCALIZER
+    if text(path, dataset, "PhotometricInterpretation") not in GREY or _samples(path, dataset) != 1:
+        return CAPTURE
     placed = "ImagePositionPatient" in dataset
-    if not placed and (
-        text(path, dataset, "SOPClassUID").startswith(SECONDARY_CAPTURE)
-        or "SCREEN" in text(path, dataset, "ImageType")
-        or ("ImageOrientationPatient" not in dataset and "PixelSpacing" not in dataset)
-    ):
+    bare = not placed and "ImageOrientationPatient" not in dataset and "PixelSpacing" not in dataset
+    if bare or (not placed and _is_capture(path, dataset)):
         return CAPTURE
     if "Rows" not in dataset:
         return "has no Rows"
     return None
+
+
+def _is_capture(path: Path, dataset: Dataset) -> bool:
+    stated = text(path, dataset, "SOPClassUID"), text(path, dataset, "ImageType")
+    return stated[0].startswith(SECONDARY_CAPTURE) or "SCREEN" in stated[1]
+
+
+def _samples(path: Path, dataset: Dataset) -> int:
+    return whole(path, dataset, "SamplesPerPixel", 1)
 
 
 def read_dataset(path: Path, pixels: bool, deflated: bool) -> FileDataset:
@@ -291,9 +307,6 @@ def _numbers(path: Path, dataset: Dataset, tag: str, count: int) -> np.ndarray:
 def _slice(path: Path, dataset: FileDataset, trusted: bool, deflated: bool) -> Slice:
     if whole(path, dataset, "NumberOfFrames", 1) > 1:
         raise CaseError("multi-frame", f"{path}: several slices in one file are not supported: convert it to NIfTI")
-    photometric = text(path, dataset, "PhotometricInterpretation")
-    if whole(path, dataset, "SamplesPerPixel", 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2", ""):
-        raise CaseError("unsupported-pixels", f"{path}: an image in {photometric or 'colour'} is no CT slice")
     size = (whole(path, dataset, "Rows"), whole(path, dataset, "Columns"))
     if min(size) < 1 or size[0] * size[1] > MAX_SLICE_PIXELS:
         raise CaseError("too-large", f"{path}: claims {size[0]} x {size[1]} pixels: is it damaged?")
@@ -310,7 +323,8 @@ def _slice(path: Path, dataset: FileDataset, trusted: bool, deflated: bool) -> S
     if not 1 <= bits <= 32:
         raise CaseError("bad-header", f"{path}: its BitsStored is {bits}: copy it again")
     slope, intercept = _rescaling(path, dataset, signed)
-    inversion = (-1 if signed else 2**bits - 1) if photometric == "MONOCHROME1" else None
+    monochrome1 = text(path, dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    inversion = (-1 if signed else 2**bits - 1) if monochrome1 else None
     labels = {tag: text(path, dataset, tag) for tag in SEPARATING}
     labels["RescaleType"] = "" if trusted else _rescale_type(path, dataset)
     return Slice(
@@ -330,6 +344,7 @@ def _slice(path: Path, dataset: FileDataset, trusted: bool, deflated: bool) -> S
         padding=_padding(path, dataset, bits, signed),
         labels=labels,
         deflated=deflated,
+        captured=_is_capture(path, dataset),
     )
 
 

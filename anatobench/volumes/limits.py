@@ -37,10 +37,14 @@ def check_affine(path: Path, affine: np.ndarray) -> None:
         raise CaseError("bad-affine", f"{path}: the header's axes are nearly parallel: repair its affine")
 
 
+def plausible_spacing(spacing: Sequence[float] | np.ndarray) -> bool:
+    """Whether each is a spacing in millimetres that a scanner may have; false for NaN."""
+    return all(SPACING_RANGE[0] <= float(s) <= SPACING_RANGE[1] for s in spacing)
+
+
 def check_spacing(path: Path, spacing: Sequence[float] | np.ndarray) -> None:
     """Raise `CaseError` unless each spacing is a plausible number of millimetres."""
     low, high = SPACING_RANGE
-    values = [float(s) for s in spacing]
-    if not all(low <= s <= high for s in values):  # also false for NaN
-        shown = " x ".join(f"{s:g}" for s in values)
+    if not plausible_spacing(spacing):
+        shown = " x ".join(f"{float(s):g}" for s in spacing)
         raise CaseError("bad-spacing", f"{path}: a voxel spacing of {shown} mm is outside {low:g} to {high:g} mm")

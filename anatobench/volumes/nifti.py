@@ -24,7 +24,7 @@ from anatobench.errors import CaseError
 from anatobench.volumes.byte_stream import ByteStream, open_byte_stream
 from anatobench.volumes.hounsfield import Histogram, shows_air_and_tissue, why_not_hounsfield
 from anatobench.volumes.label_names import EXTENSION_CODE, format_label_names, parse_label_names
-from anatobench.volumes.limits import check_affine, check_size, check_spacing
+from anatobench.volumes.limits import check_affine, check_size, check_spacing, plausible_spacing
 from anatobench.volumes.orientation import is_sheared, to_canonical
 from anatobench.volumes.volume import AIR_HU, Mask, Volume
 
@@ -59,7 +59,7 @@ def read_nifti_volume(path: Path, header: HeaderOverride | None = None, trusted:
     if header is None:
         slope, intercept = _rescaling(path, image.header)
         affine = _affine(path, image.header)
-        notes += _pixdim_note(image.header, affine)
+        notes += _units_note(image.header) + _pixdim_note(image.header, affine)
     else:
         slope, intercept, affine = header.slope, header.intercept, np.asarray(header.affine, dtype=np.float64)
         check_affine(path, affine)
@@ -206,8 +206,20 @@ def _affine(path: Path, header: nibabel.Nifti1Header) -> np.ndarray:
 
 
 def _millimetres(header: nibabel.Nifti1Header) -> float:
-    """Of the header's unit of length; most headers that name none are in millimetres."""
-    return {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)
+    """Of the header's unit of length; most headers that name none are in millimetres, and so are those whose unit would
+    make voxels that no scanner makes."""
+    unit = {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)
+    if header["sform_code"] > 0:
+        spacing = np.linalg.norm([header[f"srow_{axis}"][:3] for axis in "xyz"], axis=0)
+    else:
+        spacing = np.abs(header["pixdim"][1:4])
+    return 1.0 if plausible_spacing(spacing) and not plausible_spacing(spacing * unit) else unit
+
+
+def _units_note(header: nibabel.Nifti1Header) -> list[str]:
+    if int(header["xyzt_units"]) & 7 in (1, 3) and _millimetres(header) == 1:
+        return ["its unit of length would make impossible voxels: its numbers are taken for millimetres"]
+    return []
 
 
 def _check_agreement(path: Path, header: nibabel.Nifti1Header, sform: np.ndarray, qform: np.ndarray) -> None:

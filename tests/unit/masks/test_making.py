@@ -11,15 +11,16 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
-from scan_files import write_dicom_series
+from scan_files import body_voxels, write_dicom_series
 from stand_in_segmenter import ThresholdSegmenter
 
 from anatobench.datasets.case import Listing, Rejection
 from anatobench.errors import AnatoBenchError
 from anatobench.masks import making
 from anatobench.masks.folder import MasksFolder
-from anatobench.masks.making import Summary, make_masks, segment_scan
+from anatobench.masks.making import FAILURES_IN_A_ROW, Summary, make_masks, segment_scan
 from anatobench.masks.scans import Scan, scans_in_folder, scans_of_listing
 from anatobench.volumes.coverage import coverage
 from anatobench.volumes.nifti import read_nifti_mask, write_nifti
@@ -137,6 +138,18 @@ def test_a_bad_scan_is_written_down_and_passed_by(raw: Path, tmp_path: Path) -> 
     summary = make(raw, tmp_path / "masks")
     assert (summary.made, summary.rejected) == (1, {"nothing-found": 1})
     assert list(rejected_rows(tmp_path / "masks")) == ["scan_2"]
+
+
+def test_odd_headers_in_a_row_are_not_the_segmenters_fault(tmp_path: Path) -> None:
+    body = np.maximum(body_voxels(), -1024)
+    for number in range(FAILURES_IN_A_ROW + 2):
+        series = write_dicom_series(tmp_path / "raw" / f"a{number}", body)
+        dataset = pydicom.dcmread(series / "3.dcm")
+        dataset["Columns"] = pydicom.DataElement("Columns", "US", [24, 12337])
+        dataset.save_as(series / "3.dcm")
+    write_dicom_series(tmp_path / "raw" / "z_good", body)
+    summary = make(tmp_path / "raw", tmp_path / "masks")
+    assert (summary.made, summary.rejected) == (1, {"bad-header": FAILURES_IN_A_ROW + 2})
 
 
 def test_a_segmenter_that_always_fails_stops_the_run(raw: Path, tmp_path: Path) -> None:

@@ -147,6 +147,14 @@ def test_units_of_length_are_heeded(tmp_path: Path, unit: int, scale: float, for
     np.testing.assert_allclose(read_nifti_affine(path)[:3, :3], affine[:3, [2, 1, 0]], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", [1, 3])
+def test_a_unit_that_makes_impossible_voxels_is_not_believed(tmp_path: Path, unit: int) -> None:
+    array, affine = turned(BODY, AFFINE, "RAS")
+    volume = read_volume(write_nifti_file(tmp_path / "s.nii", array, affine, xyzt_units=unit))
+    np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-4)
+    assert "millimetres" in volume.notes[0]
+
+
 def with_nan(where: str) -> np.ndarray:
     array = BODY.astype(np.float64)
     if where == "slices":
@@ -250,6 +258,22 @@ def test_captured_pages_are_passed_over_with_a_note(tmp_path: Path) -> None:
     volume = read_volume(tmp_path / "s")
     np.testing.assert_array_equal(volume.voxels, BODY)
     assert "dose.dcm" in volume.notes[0]
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
+     {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}],
+)  # fmt: skip
+def test_captured_pages_with_a_place_are_passed_over_too(tmp_path: Path, tags: dict) -> None:
+    write_dicom_series(tmp_path / "s", BODY)
+    write_dicom_slice(tmp_path / "s" / "d", np.zeros((30, 40), np.uint16), (0, 0, 0), SeriesInstanceUID="9.9", **tags)
+    np.testing.assert_array_equal(read_volume(tmp_path / "s").voxels, BODY)
+
+
+def test_a_scan_of_captured_pages_alone_is_read(tmp_path: Path) -> None:
+    write_dicom_series(tmp_path / "s", BODY, SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    np.testing.assert_array_equal(read_volume(tmp_path / "s").voxels, BODY)
 
 
 def without_preamble(path: Path, meta: bool) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from scan_files import (
     AFFINE,
@@ -116,6 +117,34 @@ def test_signed_words_under_an_unsigned_tag_are_mended(tmp_path: Path, bits: int
     volume = read_volume(path)
     np.testing.assert_array_equal(volume.voxels, BODY)
     assert "signed" in volume.notes[0]
+
+
+def test_unsigned_words_under_a_signed_tag_are_mended(tmp_path: Path) -> None:
+    """Bone and metal above 1023 HU would become what is lighter than air, and then air."""
+    voxels = BODY.copy()
+    voxels[:, 16:18, 11:13] = 1800
+    path = dicom(tmp_path / "s", lambda plane: plane + 1024, voxels, BitsStored=12, PixelRepresentation=1)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.voxels, voxels)
+    assert "says signed" in volume.notes[0]
+
+
+def test_padding_of_signed_words_is_no_wrapped_bone(tmp_path: Path) -> None:
+    voxels = padded(BODY, -2000)
+    path = dicom(tmp_path / "s", lambda plane: plane, voxels, BitsStored=12, PixelRepresentation=1, RescaleIntercept=0)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.voxels, voxels)
+    assert volume.notes == ()
+
+
+@pytest.mark.parametrize("number", [0, 5, 11])
+def test_one_slice_that_lost_its_intercept_refuses_the_scan(tmp_path: Path, number: int) -> None:
+    path = dicom(tmp_path / "s", lambda plane: plane + 1024)
+    dataset = pydicom.dcmread(path / f"{number}.dcm")
+    dataset.RescaleIntercept = 0
+    dataset.save_as(path / f"{number}.dcm")
+    with pytest.raises(CaseError, match=rf"{number}\.dcm.*not those of the others"):
+        read_volume(path)
 
 
 def test_a_lost_intercept_is_no_signed_word(tmp_path: Path) -> None:
