@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def attention(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array | float = 0.0) -> jax.Array:
@@ -16,8 +17,11 @@ def attention(queries: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.
     queries, keys, values = (jnp.swapaxes(part, -2, -3) for part in (queries, keys, values))
     accumulate = jnp.promote_types(queries.dtype, jnp.float32)
     logits = jnp.matmul(queries, jnp.swapaxes(keys, -1, -2), preferred_element_type=accumulate) + bias
-    weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
-    return jnp.swapaxes(jnp.matmul(weights, values), -2, -3)
+    # The softmax's sum divides the product with the values, which is smaller than the weights, and so is its gradient.
+    weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
+    sums = weights.sum(-1, keepdims=True)
+    attended = jnp.matmul(weights.astype(values.dtype), values, preferred_element_type=accumulate) / sums
+    return jnp.swapaxes(attended.astype(values.dtype), -2, -3)
 
 
 # The fast form: cuDNN's fused kernel, which never writes the logits. It wants 16-bit types, columns in a multiple of
