@@ -8,8 +8,9 @@ outside the first and last centre. A program has one cell of the H axis and all 
 is a line in the row's position, a multiplication and an addition away from what the program has in registers, and what
 a row gives back sums up there as well. Full-size logits are written nowhere.
 
-For ten chest crops of 96x192x192: organs are read once each way (35 MB: 0.01 ms on an H100, by arithmetic), and about
-20 operations and an exponential per voxel and class come to 0.1 to 0.2 ms each way. Not measured. PyTorch's upsampling
+For ten chest crops of 96x192x192, on an H100: the organs, all that is read once per voxel, are 35 MB each way, 0.01 ms.
+Counted in the code compiled for compute capability 9.0, a voxel of 7 classes takes some 200 instructions forward and
+270 backward with cross-entropy, 320 both ways with Dice: 0.2 to 0.4 ms each way. Not measured. PyTorch's upsampling
 takes 25.9 ms backward alone.
 """
 

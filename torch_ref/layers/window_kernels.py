@@ -29,6 +29,8 @@ BLOCK = 64
 LAUNCHES = {2: {"num_warps": 4}, 4: {"num_warps": 8, "num_stages": 2}, 8: {"num_warps": 8, "num_stages": 1}}
 """By bytes of an element: what makes compute capabilities 8.0 and 9.0 spill next to no registers, in at most 100 KB of
 shared memory for float32 (read off the compiled kernels; times were not measured)."""
+LARGEST_GRID = 65535
+"""Programs along the third axis of a launch (CUDA C++ Programming Guide); beyond, the plain form is taken."""
 BIAS_PROGRAMS = 2048
 """Of the bias gradient, about: enough for 132 multiprocessors, with shares of some 30 MB together. Not measured."""
 
@@ -44,7 +46,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, regions: Ten
     """
     if regions is not None and q.shape[0] % regions.shape[0]:
         raise ValueError(f"{q.shape[0]} windows are no whole cases of {regions.shape[0]}: pass the regions of one case")
-    if not kernels_run_on(q):
+    if not kernels_run_on(q) or q.shape[0] > LARGEST_GRID:
         return window_attention_plain(q, k, v, bias, regions)
     q, k, v = (part if part.stride(3) == 1 else part.contiguous() for part in (q, k, v))
     return _window_attention(q, k, v, _padded(bias), regions)[0]

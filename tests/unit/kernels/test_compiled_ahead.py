@@ -68,9 +68,9 @@ def test_window_kernels(name: str, dtype: torch.dtype, capability: int) -> None:
     kernel = getattr(window_kernels, name)
     constants = window_kernels._constants(torch.empty(1, 3, 294, 32, dtype=dtype), torch.empty(1, 294))
     options = {option: constants.pop(option) for option in ("num_warps", "num_stages") if option in constants}
-    tensors = ("q", "k", "v", "bias", "gradient", "output", "q_gradient", "k_gradient", "v_gradient")
+    tensors = ("q", "k", "v", "gradient", "output", "q_gradient", "k_gradient", "v_gradient")
     pointers = dict.fromkeys(tensors, dtype) | {"regions": torch.int32}
-    pointers |= dict.fromkeys(("log_sums", "offsets", "bias_shares"), torch.float32)
+    pointers |= dict.fromkeys(("bias", "log_sums", "offsets", "bias_shares"), torch.float32)
     divisible = [name for name in kernel.arg_names if name.endswith(("_window", "_head", "_row", "padded"))]
     compiled = compile_kernel(kernel, capability, pointers, constants, divisible, **options)
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]
