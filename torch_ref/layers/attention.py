@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 ALIGNMENT = 8
 """What channels are padded to, with zeros that change nothing: the fused kernels refuse odd numbers of them."""
+KERNELS_WITH_A_BIAS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""cuDNN's takes a bias, but has no gradient for it and ends the step when asked for one."""
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -25,5 +28,9 @@ def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor 
     channels = values.shape[-1]
     width = -(-max(channels, queries.shape[-1]) // ALIGNMENT) * ALIGNMENT
     queries, keys, values = (F.pad(part, (0, width - part.shape[-1])) for part in (queries, keys, values))
-    attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
+    if bias is None:
+        attended = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
+    else:
+        with sdpa_kernel(KERNELS_WITH_A_BIAS):
+            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
     return attended[..., :channels]
