@@ -19,6 +19,9 @@ CACHE_VARIABLE, TRITON_VARIABLE = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 """PyTorch's and Triton's own; what the user has set holds."""
 
 
+SHAPES = 64
+"""For how many shapes and models one process compiles. After PyTorch's own 8 a whole graph is an error: nine batch
+sizes of a search, or nine models of the parity ladder."""
 COMPILERS = ("gcc", "clang", "cc")
 """Of C, for the programs that launch Triton's kernels; the environment's CC comes first."""
 
@@ -41,16 +44,23 @@ def compiled(function: Callable[..., Any], asked: str, alone: bool) -> Callable[
 
     One process compiles one graph or says why it cannot. Several may part it: SyncBatchNorm's collectives are Python.
     """
-    mode = "reduce-overhead" if asked == "graphs" else None
-    # Every shape is compiled for itself: batches have one shape, and symbolic ones keep FlexAttention from lowering.
-    return torch.compile(function, backend=BACKEND, fullgraph=alone, dynamic=False, mode=mode)
+    return torch.compile(function, **_options(asked, alone))
 
 
 def compile_module(module: nn.Module, asked: str, alone: bool) -> None:
     """As `compiled`, of a module in place: also where DistributedDataParallel calls it."""
-    module.compile(
-        backend=BACKEND, fullgraph=alone, dynamic=False, mode="reduce-overhead" if asked == "graphs" else None
-    )
+    module.compile(**_options(asked, alone))
+
+
+def _options(asked: str, alone: bool) -> dict[str, Any]:
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
+    # Every shape is compiled for itself: batches have one shape, and symbolic ones keep FlexAttention from lowering.
+    return {
+        "backend": BACKEND,
+        "fullgraph": alone,
+        "dynamic": False,
+        "mode": "reduce-overhead" if asked == "graphs" else None,
+    }
 
 
 def keep_compiled_programs() -> None:

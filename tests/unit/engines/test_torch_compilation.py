@@ -83,6 +83,15 @@ def test_what_is_drawn_in_a_compiled_step_depends_on_the_step_alone(counted: Any
     assert losses(5) == first
 
 
+def test_more_shapes_than_pytorch_compiles_by_itself(counted: Any) -> None:
+    """A search for the largest batch, or a ladder of models, in one process."""
+    spec = ModelSpec("r3d_18", "tiny", RATIC, (8, 8, 8))
+    engine = load_engine("torch", spec, replace(RECIPE, compile="true", fast="false"))
+    for cases in range(1, 11):
+        engine.predict(parity_batch(spec, cases, 0, 0).volume)
+    assert counted["stats"]["unique_graphs"] == 10
+
+
 class HostReads(TorchDispatchMode):
     """Operations for whose result a GPU's host would wait."""
 
