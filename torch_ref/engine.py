@@ -26,6 +26,7 @@ from torch_ref.compilation import compile_module, compiled, compiles, keep_compi
 from torch_ref.forms import DEFAULT_FORMS, plain_forms, preferred_kernels
 from torch_ref.instruments import TorchInstruments
 from torch_ref.layers.segmentation_kernels import segmentation_loss_fused
+from torch_ref.layers.triton_language import kernels_run_on
 from torch_ref.losses import CaseLosses, case_losses, segmentation_loss
 from torch_ref.losses_by_parts import segmentation_loss_by_parts
 from torch_ref.models import build_backbone
@@ -299,8 +300,10 @@ class Objective(nn.Module):
     def _segmentation(self, features: Tensor, organs: Tensor) -> Tensor | None:
         if self.forms:
             coarse = self.model.segment_coarse(features)
-            fast = _fused_segmentation_loss if "segmentation_kernel" in self.forms else segmentation_loss_by_parts
-            return None if coarse is None else fast(self.recipe, coarse, organs)
+            if coarse is None:
+                return None
+            kernel = "segmentation_kernel" in self.forms and kernels_run_on(coarse)
+            return (_fused_segmentation_loss if kernel else segmentation_loss_by_parts)(self.recipe, coarse, organs)
         seg_logits = self.model.segment(features, _size(organs))
         return None if seg_logits is None else segmentation_loss(self.recipe, seg_logits, organs)
 
