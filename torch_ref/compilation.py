@@ -54,6 +54,10 @@ def compile_module(module: nn.Module, asked: str, alone: bool) -> None:
 
 def _options(asked: str, alone: bool) -> dict[str, Any]:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
+    if not alone and torch.__version__ < "2.14":
+        # What parts a graph for DistributedDataParallel refuses recomputed parts and FlexAttention. Without it
+        # gradients are averaged after a graph's backward pass instead of during it.
+        torch._dynamo.config.optimize_ddp = False
     # Every shape is compiled for itself: batches have one shape, and symbolic ones keep FlexAttention from lowering.
     return {
         "backend": BACKEND,
