@@ -71,8 +71,10 @@ class TorchEngine:
         self.recipe = recipe
         self.processes = processes
         self._precision = Precision.named(recipe.precision)
-        keep_compiled_programs()
         self._device = parallel.join(processes)
+        compiling = compiles(recipe.compile, self._device)
+        if compiling or self._device.type == "cuda":  # Triton's kernels are compiled in any case
+            keep_compiled_programs()
         self._to_device = Transfer(self._device)
         forms = fast_forms(recipe.fast, DEFAULT_FORMS[self._device.type])
         model = parallel.with_global_batch_norm(_build_model(spec, recipe, forms), self._device, processes)
@@ -82,7 +84,7 @@ class TorchEngine:
         self._optimizer = build_optimizer(self._model.parameters(), recipe)
         self._objective = Objective(self._model, spec, recipe, self._precision, forms)
         self._logits = self._objective.logits
-        if compiles(recipe.compile, self._device):
+        if compiling:
             compile_module(self._objective, recipe.compile, processes.alone)
             self._logits = compiled(self._objective.logits, recipe.compile, alone=True)
         self._distributed = parallel.distributed(self._objective, self._device, processes)
@@ -90,9 +92,9 @@ class TorchEngine:
     def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> PendingStep:
         """See `anatobench.engine.Engine.train_step`."""
         self._model.train()
+        self._optimizer.zero_grad()  # before the forward pass, which can use their memory
         with self._settings(), self._seeded(step):
             losses = CaseLosses(*self._distributed(*self._moved(batch)))
-            self._optimizer.zero_grad()
             losses.total.mean().backward()
         norm = clip_and_update(self._optimizer, self.recipe.clip_norm, learning_rate)
         asked = torch.full_like(norm, float(stop))

@@ -153,6 +153,19 @@ def test_programs_are_kept_where_the_user_says(tmp_path: Path, monkeypatch: pyte
     assert os.environ[compilation.TRITON_VARIABLE] == str(tmp_path / "torch" / "triton")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+@pytest.mark.parametrize("compile", ["auto", "true"])
+def test_a_cpu_that_compiles_nothing_keeps_nothing(
+    compile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    for name in (compilation.CACHE_VARIABLE, compilation.TRITON_VARIABLE):
+        monkeypatch.setenv(name, "")  # and afterwards they are what they were
+        monkeypatch.delenv(name)
+    load_engine("torch", ModelSpec("r3d_18", "tiny", RATIC, CROP), replace(RECIPE, compile=compile))
+    assert (tmp_path / "torch").exists() == (compile == "true")
+
+
 def test_without_a_compiler_a_gpu_is_given_operation_by_operation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
