@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from anatobench.compile_cache import compile_cache
 from anatobench.fast_forms import BY_DEVICE
+from torch_ref.layers.triton_language import compiler_found
 
 BACKEND = "inductor"
 CACHE_VARIABLE, TRITON_VARIABLE = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
@@ -22,8 +22,6 @@ CACHE_VARIABLE, TRITON_VARIABLE = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 SHAPES = 64
 """For how many shapes and models one process compiles. After PyTorch's own 8 a whole graph is an error: nine batch
 sizes of a search, or nine models of the parity ladder."""
-COMPILERS = ("gcc", "clang", "cc")
-"""Of C, for the programs that launch Triton's kernels; the environment's CC comes first."""
 
 
 def compiles(asked: str, device: torch.device) -> bool:
@@ -32,7 +30,7 @@ def compiles(asked: str, device: torch.device) -> bool:
         return asked != "false"
     if device.type != "cuda":
         return False
-    if any(shutil.which(name) for name in (os.environ.get("CC") or "", *COMPILERS)):
+    if compiler_found():
         return True
     print("no C compiler here: PyTorch's steps are not compiled and take longer; install gcc, or set CC",
           file=sys.stderr)  # fmt: skip

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_ref.compilation as compilation
+import torch_ref.layers.triton_language as triton_language
 from anatobench.compile_cache import VARIABLE
 from anatobench.engine import Batch, Engine, ModelSpec, load_engine
 from anatobench.parity.inputs import parity_batch
@@ -174,6 +176,18 @@ def test_without_a_compiler_a_gpu_is_given_operation_by_operation(
     assert not compilation.compiles("auto", torch.device("cuda"))
     assert "install gcc" in capsys.readouterr().err
     assert compilation.compiles("true", torch.device("cuda")), "who insists hears it from PyTorch"
+
+
+def test_without_a_compiler_no_kernel_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MViT's convolutions take PyTorch's form then, whatever the step."""
+    on_a_gpu = SimpleNamespace(is_cuda=True)
+    monkeypatch.setattr(triton_language, "AVAILABLE", True)
+    monkeypatch.setattr(triton_language, "INTERPRETED", False)
+    for found in (True, False):
+        monkeypatch.setattr(triton_language, "LAUNCHES", found)
+        assert triton_language.kernels_run_on(on_a_gpu) == found  # type: ignore[arg-type]
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert not triton_language.compiler_found(), "Triton takes no other than CC then"
 
 
 def test_on_a_cpu_nothing_is_copied() -> None:
