@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from anatobench.case_slices import case_slices, example_cases
 from anatobench.checkpoints import read_best
 from anatobench.engine import Engine, load_engine
 from anatobench.errors import AnatoBenchError
+from anatobench.fast_forms import BY_DEVICE
 from anatobench.metrics import auc_per_class, evaluate
 from anatobench.organ_dice import dice_of_split, write_organ_dice
 from anatobench.predictions import Predictions, classify, default_aggregation, write_predictions
@@ -103,7 +105,10 @@ def evaluate_run(
     if not store.split(split):
         raise AnatoBenchError(f"{store.root}: has no {split} cases: choose another --split")
     checkpoint = read_best(run)
-    engine = load_engine(framework or config.framework, config.spec, config.recipe)
+    recipe = config.recipe
+    if recipe.compile != "false":  # what was compiled for training need not be, where it cannot
+        recipe = replace(recipe, compile=BY_DEVICE)
+    engine = load_engine(framework or config.framework, config.spec, recipe)
     engine.load_weights(checkpoint.weights)
     batch_size = config.recipe.batch_size
     aggregation = aggregation or default_aggregation(config.task)

@@ -20,6 +20,7 @@ PRECISIONS = ("fp64", "fp32", "tf32", "bf16")
 SEGMENTATION_LOSSES = ("ce", "dice", "ce_dice")
 ALL_ORGANS = "all"
 COMPILATIONS = ("auto", "true", "false", "graphs")
+CHOICES = {"precision": PRECISIONS, "segmentation_loss": SEGMENTATION_LOSSES, "compile": COMPILATIONS}
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ class Recipe:
         }
         for name, good in checks.items():
             if not good:
-                raise UsageError(f"recipe: {name}={getattr(self, name)!r} is out of range")
+                choices = f": choose one of {', '.join(CHOICES[name])}" if name in CHOICES else ""
+                raise UsageError(f"recipe: {name}={getattr(self, name)!r} is out of range{choices}")
+        if not isinstance(self.fast, str):
+            raise UsageError(f"recipe: fast={self.fast!r} is no text: write auto, true, false or names of fast forms")
         fast_forms(self.fast, ())  # refuses names that there are not
 
 
@@ -131,7 +135,9 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
         if not equals or name not in types:
             raise UsageError(f"--set {assignment}: write field=value with one of {', '.join(types)}")
         try:
-            changes[name] = _BOOLEANS[text.lower()] if types[name] is bool else types[name](text)
+            if types[name] is bool or text.lower() in _BOOLEANS:  # a choice may have true and false beside others
+                text = text.lower()
+            changes[name] = _BOOLEANS[text] if types[name] is bool else types[name](text)
         except (KeyError, ValueError):
             raise UsageError(f"--set {assignment}: {text!r} is not a valid {types[name].__name__}") from None
     return replace(recipe, **changes)

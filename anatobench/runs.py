@@ -24,6 +24,9 @@ CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
 _FRAMEWORK_PACKAGES = {"torch": ("torch", "torchvision"), "jax": ("jax", "jaxlib", "flax", "optax")}
 FORMAT = 1
+OF_THE_MACHINE = ("fast", "compile")
+"""Fields of the recipe that change the results by rounding alone (and what dropout draws), so that a run may go on
+where one of them does not work."""
 
 
 def evaluation_file(split: str) -> str:
@@ -135,8 +138,8 @@ def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool
     """Save the configuration of a new run, or check that an existing run is the one asked for; the one to train.
 
     With `resume` an existing run goes on and a missing one begins, so that a job script can always say it. A run in
-    which nothing was trained counts as missing. The store may have moved and packages may have changed; with
-    `switch_framework` the framework may, too.
+    which nothing was trained counts as missing. The store may have moved, packages may have changed, and so may how the
+    machine computes (`OF_THE_MACHINE`); with `switch_framework` the framework may, too.
     `AnatoBenchError` if there is a run and it may not be resumed; nothing is written then.
     """
     path = run / CONFIG_FILE
@@ -151,6 +154,7 @@ def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool
     if CONFIG_FILE not in contents:
         raise AnatoBenchError(f"{run}: not empty and not a run: choose another --out")
     saved = RunConfig.read(run)
+    saved = replace(saved, recipe=as_on(saved.recipe, config.recipe))
     changed = {
         name: f"{name}: {was!r:.80} -> {now!r:.80}"
         for name, was, now in _differences(
@@ -167,6 +171,11 @@ def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool
     if not resume:
         raise AnatoBenchError(f"{run}: holds this run already: add --resume to go on with it, or choose another --out")
     return replace(saved, framework=config.framework, store=config.store)
+
+
+def as_on(recipe: Recipe, asked: Recipe) -> Recipe:
+    """The recipe, computed as `asked` says."""
+    return replace(recipe, **{name: getattr(asked, name) for name in OF_THE_MACHINE})
 
 
 def _differences(saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:

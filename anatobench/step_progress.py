@@ -38,7 +38,9 @@ class StepProgress:
     def compiling(self) -> Iterator[None]:
         """Around giving the device its first step, which waits for the compiler: says so if it takes a while."""
         started = time.monotonic()
-        notice = threading.Timer(COMPILING_S, self.say, ["compiling the training step"])
+        notice = threading.Timer(
+            COMPILING_S, self.say, ["the first step is at work: what is not in the cache of programs is being compiled"]
+        )
         notice.daemon = True
         notice.start()
         try:
@@ -46,7 +48,7 @@ class StepProgress:
         finally:
             notice.cancel()
         if (elapsed := time.monotonic() - started) >= COMPILING_S:
-            self.say(f"compiled in {elapsed:.0f} s")
+            self.say(f"the first step was given to the device after {elapsed:.0f} s, compilation included")
 
     def say(self, sentence: str) -> None:
         """Print a line without breaking the bar."""

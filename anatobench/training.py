@@ -135,6 +135,8 @@ class _Training:
             "step": self.step,
             "framework": self._engine.name,
             "device": self._engine.device(),
+            "fast": self._config.recipe.fast,
+            "compile": self._config.recipe.compile,
         }
         with (self._run / SESSIONS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(session) + "\n")

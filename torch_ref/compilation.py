@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +12,16 @@ from torch import nn
 
 from anatobench.compile_cache import compile_cache
 from anatobench.fast_forms import BY_DEVICE
+from torch_ref.layers.triton_language import compiler_found
 
 BACKEND = "inductor"
 CACHE_VARIABLE, TRITON_VARIABLE = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 """PyTorch's and Triton's own; what the user has set holds."""
 
 
-COMPILERS = ("gcc", "clang", "cc")
-"""Of C, for the programs that launch Triton's kernels; the environment's CC comes first."""
+SHAPES = 64
+"""For how many shapes and models one process compiles. After PyTorch's own 8 a whole graph is an error: nine batch
+sizes of a search, or nine models of the parity ladder."""
 
 
 def compiles(asked: str, device: torch.device) -> bool:
@@ -29,10 +30,13 @@ def compiles(asked: str, device: torch.device) -> bool:
         return asked != "false"
     if device.type != "cuda":
         return False
-    if any(shutil.which(name) for name in (os.environ.get("CC") or "", *COMPILERS)):
+    if compiler_found():
         return True
-    print("no C compiler here: PyTorch's steps are not compiled and take longer; install gcc, or set CC",
-          file=sys.stderr)  # fmt: skip
+    print(
+        "no C compiler or no Python.h here: PyTorch's steps are not compiled and take longer; install gcc (or set CC) "
+        "and Python's headers",
+        file=sys.stderr,
+    )
     return False
 
 
@@ -41,16 +45,27 @@ def compiled(function: Callable[..., Any], asked: str, alone: bool) -> Callable[
 
     One process compiles one graph or says why it cannot. Several may part it: SyncBatchNorm's collectives are Python.
     """
-    mode = "reduce-overhead" if asked == "graphs" else None
-    # Every shape is compiled for itself: batches have one shape, and symbolic ones keep FlexAttention from lowering.
-    return torch.compile(function, backend=BACKEND, fullgraph=alone, dynamic=False, mode=mode)
+    return torch.compile(function, **_options(asked, alone))
 
 
 def compile_module(module: nn.Module, asked: str, alone: bool) -> None:
     """As `compiled`, of a module in place: also where DistributedDataParallel calls it."""
-    module.compile(
-        backend=BACKEND, fullgraph=alone, dynamic=False, mode="reduce-overhead" if asked == "graphs" else None
-    )
+    module.compile(**_options(asked, alone))
+
+
+def _options(asked: str, alone: bool) -> dict[str, Any]:
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
+    if not alone and torch.__version__ < "2.14":
+        # What parts a graph for DistributedDataParallel refuses recomputed parts and FlexAttention. Without it
+        # gradients are averaged after a graph's backward pass instead of during it.
+        torch._dynamo.config.optimize_ddp = False
+    # Every shape is compiled for itself: batches have one shape, and symbolic ones keep FlexAttention from lowering.
+    return {
+        "backend": BACKEND,
+        "fullgraph": alone,
+        "dynamic": False,
+        "mode": "reduce-overhead" if asked == "graphs" else None,
+    }
 
 
 def keep_compiled_programs() -> None:

@@ -26,6 +26,7 @@ from torch_ref.compilation import compile_module, compiled, compiles, keep_compi
 from torch_ref.forms import DEFAULT_FORMS, plain_forms, preferred_kernels
 from torch_ref.instruments import TorchInstruments
 from torch_ref.layers.segmentation_kernels import segmentation_loss_fused
+from torch_ref.layers.triton_language import kernels_run_on
 from torch_ref.losses import CaseLosses, case_losses, segmentation_loss
 from torch_ref.losses_by_parts import segmentation_loss_by_parts
 from torch_ref.models import build_backbone
@@ -70,8 +71,10 @@ class TorchEngine:
         self.recipe = recipe
         self.processes = processes
         self._precision = Precision.named(recipe.precision)
-        keep_compiled_programs()
         self._device = parallel.join(processes)
+        compiling = compiles(recipe.compile, self._device)
+        if compiling or self._device.type == "cuda":  # Triton's kernels are compiled in any case
+            keep_compiled_programs()
         self._to_device = Transfer(self._device)
         forms = fast_forms(recipe.fast, DEFAULT_FORMS[self._device.type])
         model = parallel.with_global_batch_norm(_build_model(spec, recipe, forms), self._device, processes)
@@ -81,7 +84,7 @@ class TorchEngine:
         self._optimizer = build_optimizer(self._model.parameters(), recipe)
         self._objective = Objective(self._model, spec, recipe, self._precision, forms)
         self._logits = self._objective.logits
-        if compiles(recipe.compile, self._device):
+        if compiling:
             compile_module(self._objective, recipe.compile, processes.alone)
             self._logits = compiled(self._objective.logits, recipe.compile, alone=True)
         self._distributed = parallel.distributed(self._objective, self._device, processes)
@@ -89,9 +92,9 @@ class TorchEngine:
     def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> PendingStep:
         """See `anatobench.engine.Engine.train_step`."""
         self._model.train()
+        self._optimizer.zero_grad()  # before the forward pass, which can use their memory
         with self._settings(), self._seeded(step):
             losses = CaseLosses(*self._distributed(*self._moved(batch)))
-            self._optimizer.zero_grad()
             losses.total.mean().backward()
         norm = clip_and_update(self._optimizer, self.recipe.clip_norm, learning_rate)
         asked = torch.full_like(norm, float(stop))
@@ -299,8 +302,10 @@ class Objective(nn.Module):
     def _segmentation(self, features: Tensor, organs: Tensor) -> Tensor | None:
         if self.forms:
             coarse = self.model.segment_coarse(features)
-            fast = _fused_segmentation_loss if "segmentation_kernel" in self.forms else segmentation_loss_by_parts
-            return None if coarse is None else fast(self.recipe, coarse, organs)
+            if coarse is None:
+                return None
+            kernel = "segmentation_kernel" in self.forms and kernels_run_on(coarse)
+            return (_fused_segmentation_loss if kernel else segmentation_loss_by_parts)(self.recipe, coarse, organs)
         seg_logits = self.model.segment(features, _size(organs))
         return None if seg_logits is None else segmentation_loss(self.recipe, seg_logits, organs)
 

@@ -30,12 +30,17 @@ def join(processes: Processes) -> torch.device:
         torch.cuda.set_device(device)
     if not processes.alone and not dist.is_initialized():
         meet(processes)
+        timeout = timedelta(seconds=processes.timeout)
+        host, _, port = processes.coordinator.rpartition(":")
+        # Not by a tcp:// address: under torchrun older versions of PyTorch take every such address for the agent's, and
+        # nobody would listen.
+        store = dist.TCPStore(host.strip("[]"), int(port), processes.count, processes.leads, timeout)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            init_method=f"tcp://{processes.coordinator}",
+            store=store,
             rank=processes.index,
             world_size=processes.count,
-            timeout=timedelta(seconds=processes.timeout),
+            timeout=timeout,
         )
     return device
 

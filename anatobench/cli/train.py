@@ -16,7 +16,7 @@ from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.pretrained.kinetics import KINETICS_400
 from anatobench.processes import Processes, after_leader, find_processes
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override, paper_recipe
-from anatobench.runs import CONFIG_FILE, RunConfig, begin_run, locked
+from anatobench.runs import CONFIG_FILE, OF_THE_MACHINE, RunConfig, as_on, begin_run, locked
 from anatobench.signals import Interrupted
 from anatobench.store import Store
 from anatobench.supervision import Supervision
@@ -72,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=0, help="threads that read cases ahead (default: 0, the library's)"
     )
     parser.add_argument("--resume", action="store_true",
-                        help="go on with RUN if it exists (then --out alone is enough), begin it if not")  # fmt: skip
+                        help="go on with RUN if it exists (then --out alone is enough; --set fast= and compile= may "
+                             "change), begin it if not")  # fmt: skip
     parser.add_argument("--switch-framework", action="store_true",
                         help="with --resume: allow a --framework other than the one that began the run")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
@@ -150,8 +151,11 @@ def _begin(
         return begun, load_engine(begun.framework, begun.spec, begun.recipe)
     engine = load_engine(config.framework, config.spec, config.recipe, processes)
     begun_by_leader = after_leader(processes, engine.gather, begin)
-    saved = begun_by_leader or replace(RunConfig.read(args.out), framework=config.framework, store=config.store)
-    return saved, engine
+    if begun_by_leader is not None:
+        return begun_by_leader, engine
+    saved = RunConfig.read(args.out)
+    recipe = as_on(saved.recipe, config.recipe)
+    return replace(saved, framework=config.framework, store=config.store, recipe=recipe), engine
 
 
 def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
@@ -191,10 +195,14 @@ def _asked_for(args: argparse.Namespace) -> RunConfig:
     """The configuration on the command line; with `--resume --out RUN` alone, the run's own."""
     restated = (args.task, args.model, args.size, args.epochs, args.steps, args.evaluate_every, args.checkpoint_every,
                 args.sharpness_every, args.initial_weights, args.pretrained)  # fmt: skip
-    alone = all(value is None for value in restated) and not args.settings and not args.no_seg
+    of_the_machine = all(setting.partition("=")[0] in OF_THE_MACHINE for setting in args.settings)
+    alone = all(value is None for value in restated) and of_the_machine and not args.no_seg
     if args.resume and alone and (args.out / CONFIG_FILE).exists():
         saved = RunConfig.read(args.out)
-        return replace(saved, store=args.store or saved.store, framework=args.framework or saved.framework)
+        recipe = override(saved.recipe, args.settings)
+        return replace(
+            saved, store=args.store or saved.store, framework=args.framework or saved.framework, recipe=recipe
+        )
     missing = [f"--{name}" for name in ("task", "store", "model", "framework") if getattr(args, name) is None]
     if missing:
         raise UsageError(

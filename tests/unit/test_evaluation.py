@@ -11,7 +11,9 @@ from safetensors.numpy import load_file
 from sklearn.metrics import roc_auc_score
 from tiny_store import FINDINGS, write_store
 
+import anatobench.evaluation as evaluation
 from anatobench.checkpoints import Best, Checkpoint, Progress, save_checkpoint
+from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError
 from anatobench.evaluation import evaluate_run, open_store, predict_split, validator
 from anatobench.predictions import class_probabilities, read_predictions
@@ -71,6 +73,22 @@ def test_evaluates_the_best_checkpoint_and_writes_what_a_report_needs(tmp_path: 
         assert figures["auc"][name] == pytest.approx(auc, rel=1e-12)
     assert {"auc", "sensitivity", "specificity", "f1_weighted", "precision", "threshold_rule", "ci95"} <= set(figures)
     assert (figures["step"], figures["threshold_split"], figures["aggregation"]) == (4, "test", "none")
+
+
+@pytest.mark.parametrize(("trained", "evaluated"), [("graphs", "auto"), ("true", "auto"), ("false", "false")])
+def test_a_compiled_run_is_evaluated_where_nothing_can_be_compiled(
+    trained: str, evaluated: str, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+
+    def build(name: str, spec: ModelSpec, recipe: Recipe) -> NumpyEngine:
+        built.append(recipe)
+        return NumpyEngine(spec, recipe)
+
+    monkeypatch.setattr(evaluation, "load_engine", build)
+    trained_run(tmp_path, store, replace(CONFIG, recipe=replace(CONFIG.recipe, compile=trained)))
+    evaluate_run(tmp_path)
+    assert built == [replace(CONFIG.recipe, compile=evaluated)]
 
 
 def test_thresholds_from_validation_are_reported_as_such(tmp_path: Path, store: Store) -> None:

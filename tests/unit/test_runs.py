@@ -77,6 +77,17 @@ def test_the_packages_may_have_changed_but_their_names_stay_as_the_run_began(tmp
     assert found.versions == {"torch": "2.11", "grain": "0.2.15"}
 
 
+def test_how_the_machine_computes_may_change_and_nothing_else_with_it(tmp_path: Path) -> None:
+    begin_run(tmp_path, CONFIG, resume=False)
+    (tmp_path / "checkpoints").mkdir()
+    eager = replace(CONFIG, recipe=replace(CONFIG.recipe, compile="false", fast="attention"))
+    assert begin_run(tmp_path, eager, resume=True) == eager
+    assert begin_run(tmp_path, CONFIG, resume=True) == CONFIG, "the next one is what it asks for, too"
+    other = replace(eager, recipe=replace(eager.recipe, learning_rate=1.0))
+    with pytest.raises(AnatoBenchError, match=r"configuration: recipe\.learning_rate: [^;]*: choose"):
+        begin_run(tmp_path, other, resume=True)
+
+
 def test_versions_name_the_framework_and_its_parts() -> None:
     versions = RunConfig.installed_versions("torch")
     assert {"python", "anatobench", "numpy", "grain"} <= set(versions)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 ALIGNMENT = 8
 """What channels are padded to, with zeros that change nothing: the fused kernels refuse odd numbers of them."""
+ALL_BUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""cuDNN's takes a bias, but has no gradient for it and ends the step when asked for one."""
+CUDNN_CHANNELS = 128
+"""To which cuDNN's backward pass was seen to work (MViT's chest). The abdomen has 136: not measured, so not asked."""
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -25,7 +30,11 @@ def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor 
     channels = values.shape[-1]
     width = -(-max(channels, queries.shape[-1]) // ALIGNMENT) * ALIGNMENT
     queries, keys, values = (_widened(part, width) for part in (queries, keys, values))
-    attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
+    if bias is None and width <= CUDNN_CHANNELS:
+        attended = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
+    else:
+        with sdpa_kernel(ALL_BUT_CUDNN):
+            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
     return attended[..., :channels]
 
 

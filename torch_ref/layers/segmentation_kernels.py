@@ -16,7 +16,6 @@ takes 25.9 ms backward alone.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, no_type_check
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from anatobench.tasks import IGNORED_ORGAN
 from torch_ref.layers.triton_language import OFFSETS, accumulator, blocks, jit, kernels_run_on, tl
+from torch_ref.layers.upsampling import interpolation_matrix
 
 KINDS = ("ce", "dice", "ce_dice")
 SLICES = 4
@@ -120,7 +120,7 @@ def _segmentation_sums_backward(gradient: Tensor, coarse: Tensor, organs: Tensor
     rows = ends[..., 0, 1:] + ends[..., 1, :-1]
     rows = rows[:, :, 1:, 0] + rows[:, :, :-1, 1]  # [B, D, h, K, w], 1/256 of the logits at full size
     # Multiplied and summed, not a matrix product, which could be one in TF32.
-    weights = _interpolation_matrix(d, depth, coarse.device, sum_type)[:, :, None, None, None]
+    weights = interpolation_matrix(d, depth, ends)[:, :, None, None, None]
     return (rows[:, :, None] * weights).sum(1).permute(0, 3, 1, 2, 4).to(coarse.dtype).contiguous()
 
 
@@ -148,14 +148,6 @@ def _tile(source: int, target: int) -> dict[str, int]:
 
 def _power_of_two(length: int) -> int:
     return 1 << (length - 1).bit_length()
-
-
-@lru_cache(maxsize=64)
-def _interpolation_matrix(source: int, target: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[target, source]: row i holds the weights of output voxel i."""
-    identity = torch.eye(source, dtype=torch.float64)[None]
-    matrix = F.interpolate(identity, size=target, mode="linear", align_corners=False)[0].T
-    return matrix.to(device, dtype)
 
 
 @jit

@@ -6,6 +6,10 @@ are taken. With TRITON_INTERPRET=1 in the environment before anything imports Tr
 
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,13 +28,24 @@ else:
     tl, jit = triton.language, triton.jit
     AVAILABLE, INTERPRETED = True, bool(triton.knobs.runtime.interpret)
 
+
+def compiler_found() -> bool:
+    """Of C, with Python's headers, for the programs that launch Triton's kernels: the environment's CC, else one of
+    these two."""
+    chosen = os.environ.get("CC")
+    headers = Path(sysconfig.get_paths()["include"], "Python.h")
+    return headers.is_file() and any(shutil.which(name) for name in ([chosen] if chosen else ("gcc", "clang")))
+
+
+LAUNCHES = compiler_found()
 OFFSETS = 2**31
 """Elements that a kernel's 32-bit offsets reach, from a base whose offset has 64 bits."""
 
 
 def kernels_run_on(x: Tensor) -> bool:
-    """Whether Triton can be asked to work on x: a CUDA tensor, or any while kernels are interpreted."""
-    return AVAILABLE and (x.is_cuda or INTERPRETED)
+    """Whether Triton can be asked to work on x: a CUDA tensor where there is a C compiler, or any while kernels are
+    interpreted."""
+    return AVAILABLE and ((x.is_cuda and LAUNCHES) or INTERPRETED)
 
 
 def accumulator(dtype: torch.dtype) -> tuple[torch.dtype, Any]:

@@ -17,6 +17,7 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from anatobench.tasks import Size
 from torch_ref.layers.attention import ALIGNMENT, fused_attention
+from torch_ref.layers.triton_language import kernels_run_on
 from torch_ref.layers.window_kernels import MASKED, window_attention
 
 REGIONS = 8
@@ -52,7 +53,7 @@ class FastWindowAttention(ShiftedWindowAttention3d):
         qkv = self.qkv(x).reshape(batch * windows, voxels, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         queries, keys, values = qkv.unbind(0)
         bias = self._relative_position_bias(window)
-        if "window_kernel" in self.forms:
+        if "window_kernel" in self.forms and kernels_run_on(queries):
             attended = window_attention(queries, keys, values, bias, regions)
             return self.proj(attended.transpose(1, 2).reshape(batch, windows, voxels, channels))
         queries = queries * queries.shape[-1] ** -0.5

@@ -80,6 +80,31 @@ def test_a_stopped_run_exits_with_130_and_resumes_from_its_folder_alone(
     assert json.loads(capsys.readouterr().out)["steps"] == 8
 
 
+def test_a_run_goes_on_where_its_steps_cannot_be_compiled(
+    tmp_path: Path, store: Store, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    assert main(arguments(store, run, "--set", "compile=true")) == 0
+    built = []
+    build = NumpyEngine.__init__
+
+    def note(self, spec, recipe, *more):
+        built.append(recipe)
+        build(self, spec, recipe, *more)
+
+    monkeypatch.setattr(NumpyEngine, "__init__", note)
+    resume = ["train", "--resume", "--out", str(run), "--set", "compile=false"]
+    assert main(resume) == 0
+    assert main([*resume, "--set", "fast=false"]) == 0
+    assert [(recipe.compile, recipe.fast, recipe.epochs) for recipe in built] == [
+        ("false", "auto", 2),
+        ("false", "false", 2),
+    ]
+    assert main([*resume, "--set", "fast=quick"]) == 2
+    assert main([*arguments(store, run, "--resume"), "--set", "learning_rate=1"]) == 1
+    assert "recipe.learning_rate: 0.0001 -> 1.0" in last_line(capsys)
+
+
 def test_another_framework_goes_on_only_when_allowed(tmp_path: Path, store: Store, capsys) -> None:
     run = tmp_path / "run"
     assert main(arguments(store, run)) == 0

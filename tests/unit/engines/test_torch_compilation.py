@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_ref.compilation as compilation
+import torch_ref.layers.triton_language as triton_language
 from anatobench.compile_cache import VARIABLE
 from anatobench.engine import Batch, Engine, ModelSpec, load_engine
 from anatobench.parity.inputs import parity_batch
@@ -83,6 +85,15 @@ def test_what_is_drawn_in_a_compiled_step_depends_on_the_step_alone(counted: Any
     assert losses(5) == first
 
 
+def test_more_shapes_than_pytorch_compiles_by_itself(counted: Any) -> None:
+    """A search for the largest batch, or a ladder of models, in one process."""
+    spec = ModelSpec("r3d_18", "tiny", RATIC, (8, 8, 8))
+    engine = load_engine("torch", spec, replace(RECIPE, compile="true", fast="false"))
+    for cases in range(1, 11):
+        engine.predict(parity_batch(spec, cases, 0, 0).volume)
+    assert counted["stats"]["unique_graphs"] == 10
+
+
 class HostReads(TorchDispatchMode):
     """Operations for whose result a GPU's host would wait."""
 
@@ -144,6 +155,19 @@ def test_programs_are_kept_where_the_user_says(tmp_path: Path, monkeypatch: pyte
     assert os.environ[compilation.TRITON_VARIABLE] == str(tmp_path / "torch" / "triton")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+@pytest.mark.parametrize("compile", ["auto", "true"])
+def test_a_cpu_that_compiles_nothing_keeps_nothing(
+    compile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    for name in (compilation.CACHE_VARIABLE, compilation.TRITON_VARIABLE):
+        monkeypatch.setenv(name, "")  # and afterwards they are what they were
+        monkeypatch.delenv(name)
+    load_engine("torch", ModelSpec("r3d_18", "tiny", RATIC, CROP), replace(RECIPE, compile=compile))
+    assert (tmp_path / "torch").exists() == (compile == "true")
+
+
 def test_without_a_compiler_a_gpu_is_given_operation_by_operation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +176,18 @@ def test_without_a_compiler_a_gpu_is_given_operation_by_operation(
     assert not compilation.compiles("auto", torch.device("cuda"))
     assert "install gcc" in capsys.readouterr().err
     assert compilation.compiles("true", torch.device("cuda")), "who insists hears it from PyTorch"
+
+
+def test_without_a_compiler_no_kernel_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MViT's convolutions take PyTorch's form then, whatever the step."""
+    on_a_gpu = SimpleNamespace(is_cuda=True)
+    monkeypatch.setattr(triton_language, "AVAILABLE", True)
+    monkeypatch.setattr(triton_language, "INTERPRETED", False)
+    for found in (True, False):
+        monkeypatch.setattr(triton_language, "LAUNCHES", found)
+        assert triton_language.kernels_run_on(on_a_gpu) == found  # type: ignore[arg-type]
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert not triton_language.compiler_found(), "Triton takes no other than CC then"
 
 
 def test_on_a_cpu_nothing_is_copied() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import sdpa_kernel
 from torchvision.models.video.mvit import MultiscaleAttention
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
@@ -19,7 +20,7 @@ from anatobench.parity.comparison import largest_difference
 from anatobench.parity.inputs import parity_batch, parity_recipe, perturbed_weights
 from anatobench.recipes import Recipe
 from anatobench.tasks import RATIC, Size
-from torch_ref.forms import DEFAULT_FORMS
+from torch_ref.forms import ATTENTION_KERNELS, DEFAULT_FORMS
 from torch_ref.layers import multiscale_attention, window_attention
 from torch_ref.layers.attention import attention, fused_attention
 from torch_ref.layers.upsampling import upsample_separably, upsample_trilinear
@@ -100,6 +101,24 @@ def test_multiscale_attention(forms: set[str], grid: Size, stride_q: int, stride
     assert_equal(ours, outcome(lambda tokens: plain(tokens, grid)[0], x, module=plain))
     assert fast(x, grid)[1] == plain(x, grid)[1]
     assert list(fast.state_dict()) == list(plain.state_dict())
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_bias_does_not_go_to_the_kernel_that_has_no_gradient_for_it(
+    biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hopper's order puts cuDNN first; PyTorch does not pass it over for a bias that wants a gradient."""
+    seen = []
+
+    def note(queries: Tensor, *_: Tensor, **__: Tensor) -> Tensor:
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return queries
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", note)
+    with sdpa_kernel(ATTENTION_KERNELS, set_priority=True):
+        fused_attention(*drawn(3, 1, 2, 4, 8).unbind(0), drawn(1, 2, 4, 4).requires_grad_() if biased else None)
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+    assert seen == [not biased]
 
 
 def test_fused_attention_with_odd_channels_and_a_bias() -> None:
