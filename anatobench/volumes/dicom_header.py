@@ -147,8 +147,9 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
     for path, uid, why in passed_over:
         if series and uid == series and why != LOCALIZER:
             raise CaseError("damaged-slice", f"{path}: {why}, but it belongs to the series: copy it again")
+    alike = {_pattern(one.path) for one in slices}
     for path, head in strangers:
-        if len(series) > 8 and series.encode() in head:
+        if (len(series) > 8 and series.encode() in head) or _pattern(path) in alike:
             raise CaseError(
                 "damaged-slice", f"{path}: belongs to the series, but is no whole DICOM file: copy it again"
             )
@@ -160,6 +161,11 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
     if types:
         notes.append(f"RescaleType is {', '.join(sorted(types))}: taken for HU, as the voxels look like it")
     return SeriesFiles(slices, tuple(notes))
+
+
+def _pattern(path: Path) -> str:
+    """A name with its numbers taken out: what is named like the slices and is none was one."""
+    return re.sub(r"[0-9]+", "#", path.name)
 
 
 LOCALIZER = "is a localizer"
