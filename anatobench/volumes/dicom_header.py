@@ -281,8 +281,10 @@ def _converted(path: Path, dataset: Dataset, tag: str, convert: Callable[[Any], 
 
 def whole(path: Path, dataset: Dataset, tag: str, default: int | None = None) -> int:
     """A tag that holds one whole number. `default` is for files without the tag: decoders trip over an empty one."""
-    if tag in dataset and _value(path, dataset, tag) in (None, ""):
-        raise CaseError("bad-header", f"{path}: its {tag} is empty: copy it again")
+    if default is not None and tag not in dataset:
+        return default
+    if _value(path, dataset, tag) in (None, ""):
+        raise CaseError("bad-header", f"{path}: its {tag} is missing or empty: copy it again")
     return _converted(path, dataset, tag, lambda value: int(str(value)), default)
 
 
