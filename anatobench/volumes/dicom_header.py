@@ -147,8 +147,9 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
     for path, uid, why in passed_over:
         if series and uid == series and why != LOCALIZER:
             raise CaseError("damaged-slice", f"{path}: {why}, but it belongs to the series: copy it again")
+    alike = {_pattern(one.path) for one in slices}
     for path, head in strangers:
-        if len(series) > 8 and series.encode() in head:
+        if (len(series) > 8 and series.encode() in head) or _pattern(path) in alike:
             raise CaseError(
                 "damaged-slice", f"{path}: belongs to the series, but is no whole DICOM file: copy it again"
             )
@@ -160,6 +161,11 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
     if types:
         notes.append(f"RescaleType is {', '.join(sorted(types))}: taken for HU, as the voxels look like it")
     return SeriesFiles(slices, tuple(notes))
+
+
+def _pattern(path: Path) -> str:
+    """A name with its numbers taken out: what is named like the slices and is none was one."""
+    return re.sub(r"[0-9]+", "#", path.name)
 
 
 LOCALIZER = "is a localizer"
@@ -275,8 +281,10 @@ def _converted(path: Path, dataset: Dataset, tag: str, convert: Callable[[Any], 
 
 def whole(path: Path, dataset: Dataset, tag: str, default: int | None = None) -> int:
     """A tag that holds one whole number. `default` is for files without the tag: decoders trip over an empty one."""
-    if tag in dataset and _value(path, dataset, tag) in (None, ""):
-        raise CaseError("bad-header", f"{path}: its {tag} is empty: copy it again")
+    if default is not None and tag not in dataset:
+        return default
+    if _value(path, dataset, tag) in (None, ""):
+        raise CaseError("bad-header", f"{path}: its {tag} is missing or empty: copy it again")
     return _converted(path, dataset, tag, lambda value: int(str(value)), default)
 
 

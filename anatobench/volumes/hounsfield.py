@@ -118,9 +118,8 @@ def _why_not(found: Histogram) -> str | None:
         return f"nearly every voxel is {commonest}"
     if high - low <= SCALED_SPAN:
         return f"its values run from {low} to {high} only, as those of an image that was scaled do"
-    for limit in (low, high):
-        if abs(limit) >= OFFSET - 1 and found.share(limit, limit) >= SATURATED_SHARE:
-            return f"{found.share(limit, limit):.0%} of its voxels lie beyond what 16 bits hold"
+    if high == OFFSET - 1 and found.share(high, high) >= SATURATED_SHARE:
+        return f"{found.share(high, high):.0%} of its voxels lie beyond what 16 bits hold"
     found = found.without_spikes(-OFFSET, LOWEST_POSSIBLE)  # padding below air is air
     outside = found.share(-OFFSET, LOWEST_POSSIBLE) + found.share(HIGHEST_POSSIBLE, OFFSET)
     if outside > IMPOSSIBLE_SHARE:

@@ -178,3 +178,21 @@ def test_missing_tables_are_faults_of_the_whole(data):
         data.list()
     data.scan("train_fixed", "train_1_a_1", SPACED)
     assert len(data.list(rescale="hu").cases) == 1
+
+
+def test_a_name_that_no_file_can_have_is_its_rows_fault(data):
+    long = f"train_3_{'a' * 300}_1"
+    data.tables("train", ["train_1_a_1", long])
+    data.scan("train_fixed", "train_1_a_1", SPACED)
+    (data.dataset / "train_fixed" / "train_3").mkdir()
+    listing = data.list()
+    assert [case.case_id for case in listing.cases] == ["train_1_a_1"]
+    assert reasons(listing) == {long: "bad-path"}
+
+
+def test_a_list_of_names_that_is_no_text_is_named(data):
+    data.tables("train", ["train_1_a_1"])
+    path = data.dataset / "metadata" / "no_chest_train.txt"
+    path.write_bytes("train_1_a_1\n".encode("utf-16"))
+    with pytest.raises(AnatoBenchError, match=r"no_chest_train\.txt is no readable list"):
+        data.list()

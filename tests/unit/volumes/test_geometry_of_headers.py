@@ -250,6 +250,19 @@ def test_a_slice_whose_magic_word_is_damaged_refuses_the_series(tmp_path: Path) 
         read_volume(tmp_path / "s")
 
 
+@pytest.mark.parametrize("content", [b"", bytes(700)])
+def test_what_is_named_like_the_slices_and_is_none_refuses_the_series(tmp_path: Path, content: bytes) -> None:
+    """A copy that was interrupted leaves empty files behind."""
+    write_dicom_series(tmp_path / "s", BODY)
+    for path in list((tmp_path / "s").iterdir()):
+        path.rename(path.with_name(f"IM{path.stem}"))
+    (tmp_path / "s" / "README.txt").write_text("no slice")
+    assert len(read_volume(tmp_path / "s").voxels) == len(BODY)
+    (tmp_path / "s" / "IM11").write_bytes(content)
+    with pytest.raises(CaseError, match="IM11: belongs to the series"):
+        read_volume(tmp_path / "s")
+
+
 def test_captured_pages_are_passed_over_with_a_note(tmp_path: Path) -> None:
     write_dicom_series(tmp_path / "s", BODY)
     page = {"ImagePositionPatient": None, "ImageOrientationPatient": None, "PixelSpacing": None}

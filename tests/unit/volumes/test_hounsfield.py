@@ -71,6 +71,7 @@ HOUNSFIELD: dict[str, np.ndarray] = {
     "in a lung window": np.clip(BODY, -1350, 150),
     "padded with -2000": padded(BODY, -2000),
     "padded with -3024": padded(BODY, -3024),
+    "padded with -32768": padded(BODY, -32768),
     "cropped to the trunk": BODY[3:9, 6:18, 4:20],
     "cropped to tissue and fat": np.where(BODY < -500, -100, BODY)[:, 6:18, 4:20],
     "lungs alone": np.where(BODY < -300, BODY, -1000)[:, 6:18, 2:22],
