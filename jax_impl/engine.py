@@ -243,7 +243,7 @@ class JaxEngine:
             model = self._model(parameters, statistics)
             key = self._key(step)
             features = self._features(model, volume, train=True, key=key)
-            losses = self._losses(model, features, model.classify(features, key), targets, organs)
+            losses = self._losses(model, features, model.classify(features, key), targets, organs, self.forms)
             return losses.total.mean(), (losses, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
         gradients, (losses, statistics) = jax.grad(objective, has_aux=True)(parameters)
@@ -287,7 +287,7 @@ class JaxEngine:
             key = self._key(0) if train else None
             features = self._features(model, volume, train, key, activations.__setitem__)
             logits = model.classify(features, key)
-            losses = self._losses(model, features, logits, targets, organs)
+            losses = self._losses(model, features, logits, targets, organs, self.forms)
             return losses.total.mean(), (losses, (activations, logits, model.segment(features, _size(volume))))
 
         if gradients:
@@ -346,11 +346,11 @@ class JaxEngine:
         logits: jax.Array,
         targets: jax.Array,
         organs: jax.Array,
-        forms: Collection[str] | None = None,
+        forms: Collection[str],
     ) -> CaseLosses:
-        """With the segmentation branch's, by the forms given or the engine's own."""
+        """With the segmentation branch's, by the form that `forms` name."""
         coarse, segmentation = model.segment_coarse(features), None
-        if coarse is not None and "segmentation" in (self.forms if forms is None else forms):
+        if coarse is not None and "segmentation" in forms:
             segmentation = segmentation_loss_by_parts(self.recipe, coarse, organs)
         elif coarse is not None:
             segmentation = segmentation_loss(self.recipe, upsample_trilinear(coarse, _size(organs)), organs)

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from anatobench.fast_forms import FAST_FORMS
+from anatobench.engine import ModelSpec, load_engine
+from anatobench.fast_forms import EVERY, FAST_FORMS, NONE
+from anatobench.parity.inputs import parity_batch
 from anatobench.recipes import SEGMENTATION_LOSSES, Recipe
+from anatobench.tasks import RATIC
 from jax_impl.forms import DEFAULT_FORMS
 from jax_impl.layers.batch_norm import batch_norm, fast_batch_norm, statistics_in_one_pass
 from jax_impl.layers.upsampling import upsample_trilinear
@@ -28,6 +31,22 @@ def test_defaults_are_forms_with_reasons() -> None:
     for forms in DEFAULT_FORMS.values():
         assert forms.keys() <= FAST_FORMS.keys()
         assert all(forms.values())
+
+
+@pytest.mark.parametrize("fast", [EVERY, NONE])
+def test_products_of_the_hessian_take_the_plain_forms_whatever_a_step_takes(fast: str) -> None:
+    """A kernel has no derivative of its derivative."""
+    spec = ModelSpec("mvit_v2_s", "tiny", RATIC, (8, 16, 16))
+    engine: Any = load_engine("jax", spec, Recipe(fast=fast))
+    batch = parity_batch(spec, 2, seed=0, step=0)
+    scans = (batch.volume, batch.organs, batch.targets)
+    state = (engine._parameters, engine._statistics)
+    with engine._precision.applied():
+        rest = (np.array([False]), np.float32(1e-3), np.uint32(0))
+        step = engine._train_step.trace(*state, engine._optimizer_state, *scans, *rest)
+        product = engine._hessian_product.trace(*state, engine._parameters, *scans)
+    assert ("pallas_call" in str(step.jaxpr)) == (fast == EVERY)
+    assert "pallas_call" not in str(product.jaxpr)
 
 
 # Segmentation
