@@ -38,9 +38,7 @@ class StepProgress:
     def compiling(self) -> Iterator[None]:
         """Around giving the device its first step, which waits for the compiler: says so if it takes a while."""
         started = time.monotonic()
-        notice = threading.Timer(
-            COMPILING_S, self.say, ["the first step is at work: what is not in the cache of programs is being compiled"]
-        )
+        notice = threading.Timer(COMPILING_S, self.say, ["the first step: what no cache holds is being compiled"])
         notice.daemon = True
         notice.start()
         try:

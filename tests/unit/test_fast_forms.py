@@ -23,5 +23,5 @@ def test_a_name_that_there_is_not_is_refused_with_those_that_there_are(asked: st
 def test_compilation_is_one_of_four() -> None:
     assert override(Recipe(), ["compile=graphs"]).compile == "graphs"
     assert override(Recipe(), ["compile=False", "fast=True"]) == Recipe(compile="false", fast="true")
-    with pytest.raises(UsageError, match="compile=.yes.*graphs"):
+    with pytest.raises(UsageError, match=r"compile=.yes.*graphs"):
         override(Recipe(), ["compile=yes"])
