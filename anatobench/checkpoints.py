@@ -27,6 +27,7 @@ from anatobench.array_files import safetensors_bytes
 from anatobench.atomic_files import flush_folder, write_atomically
 from anatobench.engine import Arrays
 from anatobench.errors import AnatoBenchError
+from anatobench.json_text import parse_json
 
 FOLDER = "checkpoints"
 BEST_FILE = "best.json"
@@ -144,7 +145,7 @@ def read_best(run: Path) -> Checkpoint:
     path = run / FOLDER / BEST_FILE
     if path.is_file():
         try:
-            step = int(json.loads(path.read_text(encoding="utf-8"))["step"])
+            step = int(parse_json(path.read_text(encoding="utf-8"))["step"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AnatoBenchError(f"{path}: damaged ({error}): resume the run to write it again") from None
         return _read(_step_folder(run, step))
@@ -197,7 +198,9 @@ def _sealed(state: Mapping[str, Any]) -> bytes:
 
 
 def _unsealed(content: bytes) -> dict[str, Any]:
-    state = json.loads(content)
+    state = parse_json(content)
+    if not isinstance(state, dict):
+        raise ValueError("not a JSON object")
     expected = state.pop("blake2b")
     if _digest(json.dumps(state, sort_keys=True).encode()) != expected:
         raise ValueError("its checksum differs")

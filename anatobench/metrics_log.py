@@ -14,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from anatobench.atomic_files import write_atomically
+from anatobench.json_text import parse_json
 from anatobench.metrics_records import METRICS_FILE
 
 TENSORBOARD_FOLDER = "tensorboard"
@@ -94,7 +95,7 @@ def _forget_later(path: Path, step: int, evaluated_step: int) -> None:
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue
         if line.endswith(b"\n") and record["step"] <= last[record["kind"]]:

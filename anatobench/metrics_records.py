@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
+from anatobench.json_text import parse_json
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -19,7 +19,7 @@ def read_records(run: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(metrics.read_text().splitlines(), start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             record["kind"], record["step"]
         except (ValueError, KeyError, TypeError) as error:
             raise AnatoBenchError(f"{metrics}, line {number}: not a record ({error}); was the file edited?") from None

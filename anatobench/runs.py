@@ -16,6 +16,7 @@ from anatobench import __version__
 from anatobench.atomic_files import write_atomically
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.json_text import parse_json
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe
 from anatobench.supervision import supervising_organs
 from anatobench.tasks import Task
@@ -129,7 +130,7 @@ class RunConfig:
                 f"{run}: no run here ({CONFIG_FILE} is missing): give a folder that train has written"
             )
         try:
-            return RunConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
+            return RunConfig.from_json(parse_json(path.read_text(encoding="utf-8")))
         except (OSError, KeyError, TypeError, ValueError, AnatoBenchError) as error:
             raise AnatoBenchError(f"{path}: not a run's configuration: {error}") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from anatobench.bench.intervals import independent_ratio
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.json_text import parse_json
 
 LARGEST_RECORD = 64 * 2**20
 """Bytes; a file beyond it is no record."""
@@ -59,7 +59,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_RECORD:
             raise AnatoBenchError(f"{path}: larger than {LARGEST_RECORD >> 20} MiB: this is no record of a benchmark")
-        record = json.loads(path.read_text())
+        record = parse_json(path.read_text())
     except OSError as error:
         raise AnatoBenchError(f"{path}: {error.strerror}") from None
     except ValueError:

@@ -20,6 +20,7 @@ from anatobench.bench.arms import Arm
 from anatobench.bench.commands import Job, Outcome, run_command, run_jobs
 from anatobench.bench.host import describe_code
 from anatobench.errors import UsageError
+from anatobench.json_text import parse_json
 
 COMPILE, CHECK = "compile", "parity"
 """First words of the first phase's jobs; the second is also the name of the part that its jobs' records make."""
@@ -279,7 +280,7 @@ def new_record(plan: Plan, about: Mapping[str, Any], code: Mapping[str, Any]) ->
 def continued_record(path: Path, plan: Plan, about: Mapping[str, Any], code: Mapping[str, Any]) -> Record:
     """The record that is there, with a place for every part. `UsageError` if it is of other code or options."""
     try:
-        record: Record = json.loads(path.read_text())
+        record: Record = parse_json(path.read_text())
         there = {name: record.get(name) for name in about}
         there["code"] = {name: record["code"].get(name) for name in code}
         parts = {name: not_reached() for name in plan.parts()} | record["parts"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.json_text import parse_json
 from anatobench.recipes import SIZES
 from anatobench.tasks import TASKS
 
@@ -95,7 +95,7 @@ def step_record_of(path: Path) -> dict[str, Any]:
     """A record of `bench step`, read from the last line of a file; `AnatoBenchError` if it is none."""
     try:
         text = path.read_text().strip()
-        record = json.loads(text if text.startswith("{") else text.splitlines()[-1])
+        record = parse_json(text if text.startswith("{") else text.splitlines()[-1])
         return {**record, "median_s": float(record["median_s"]), "samples_per_s": float(record["samples_per_s"])}
     except OSError as error:
         raise AnatoBenchError(f"{path}: cannot be read ({error.strerror})") from None

@@ -19,6 +19,7 @@ from anatobench.datasets.phantom.plan import INJURIES
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.auc_study import AucStudy, cohort_commands, training_chains
 from anatobench.experiments.child_processes import Chain, run_chains
+from anatobench.json_text import parse_json
 from anatobench.recipes import MODELS
 from anatobench.tasks import TASKS
 
@@ -123,7 +124,7 @@ def _begin(study: AucStudy, out: Path) -> None:
     path = out / STUDY_FILE
     asked = study.to_json()
     if path.exists():
-        saved = json.loads(path.read_text())
+        saved = parse_json(path.read_text())
         changed = [name for name in asked if saved.get(name) != asked[name]]
         if set(changed) - set(GROWING) or not set(_study(saved).cells) <= set(study.cells):
             told = "; ".join(f"{name}: {saved.get(name)} -> {asked[name]}" for name in changed)

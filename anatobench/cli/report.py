@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.json_text import parse_json
 
 RESULTS = Path("benchmarks/results")
 
@@ -71,7 +71,7 @@ def read_parity(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        parity: dict[str, Any] = json.loads(path.read_text().strip().splitlines()[-1])
+        parity: dict[str, Any] = parse_json(path.read_text().strip().splitlines()[-1])
         parity["passed"], parity["tolerance"], parity["max_rel_error"]
     except OSError as error:
         raise AnatoBenchError(f"{path}: cannot be read ({error.strerror})") from None

@@ -8,7 +8,6 @@ seconds that its steps took.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.auc_study import AucStudy, Cell, learning_rate_of
 from anatobench.experiments.statistics import equivalence_of, interval_of
+from anatobench.json_text import parse_json
 from anatobench.metrics_records import read_records
 from anatobench.published import published_gain
 from anatobench.recipes import FRAMEWORKS
@@ -65,7 +65,7 @@ def collect(study: AucStudy, out: Path) -> dict[str, Any]:
         "control_difference": _differences(study, auc, FRAMEWORKS[0], nudged=True),
         "segmentation_gain": _segmentation_gains(study, auc),
         "versions": versions,
-        "device": json.loads(sessions[0])["device"]["name"],
+        "device": parse_json(sessions[0])["device"]["name"],
     }
 
 
@@ -77,7 +77,7 @@ def _training_seconds(run: Path) -> float:
 def _read(cell: Cell, out: Path) -> dict[str, Any]:
     path = cell.folder(out) / evaluation_file("test")
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = parse_json(path.read_text())
     except (OSError, ValueError) as error:
         raise AnatoBenchError(f"{path}: no result of this run ({error}): run the study again") from None
     if found["auc"]["macro"] is None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from anatobench.errors import AnatoBenchError
 from anatobench.experiments.grid import MACRO, TABLES, Cell, Condition, Selection
 from anatobench.experiments.grid_runs import DONE, GridSettings, run_folder, state_of
 from anatobench.experiments.statistics import Interval, interval_of
+from anatobench.json_text import parse_json
 from anatobench.published import PublishedAuc, published_auc, published_gain
 from anatobench.recipes import FRAMEWORKS
 from anatobench.runs import RunConfig, evaluation_file
@@ -73,7 +73,7 @@ def collect(selection: Selection, settings: GridSettings, out: Path) -> dict[str
 
 def _read_auc(path: Path) -> dict[str, float | None]:
     try:
-        auc: dict[str, float | None] = json.loads(path.read_text())["auc"]
+        auc: dict[str, float | None] = parse_json(path.read_text())["auc"]
         return {MACRO: auc[MACRO], **auc}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AnatoBenchError(f"{path}: not an evaluation ({error}): run `anatobench evaluate` again") from None

@@ -21,6 +21,7 @@ from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.child_processes import Chain, Command
 from anatobench.experiments.grid import OWN_SETTINGS, Cell
+from anatobench.json_text import parse_json
 from anatobench.metrics_records import METRICS_FILE
 from anatobench.pretrained.kinetics import KINETICS_400
 from anatobench.pretrained.weights_file import find, how_to_fetch
@@ -78,7 +79,7 @@ def read_settings(out: Path) -> GridSettings | None:
     if not path.exists():
         return None
     try:
-        data = json.loads(path.read_text())
+        data = parse_json(path.read_text())
         return GridSettings(**{**data, "settings": tuple(data["settings"])})
     except (OSError, ValueError, KeyError, TypeError, AnatoBenchError) as error:
         raise AnatoBenchError(f"{path}: not a grid's settings ({error}): choose another --out") from None
@@ -143,7 +144,7 @@ def last_step(run: Path) -> int:
         return 0
     for line in reversed(lines):
         try:
-            return int(json.loads(line)["step"])
+            return int(parse_json(line)["step"])
         except (ValueError, KeyError, TypeError):  # the line is being written, or was cut
             continue
     return 0

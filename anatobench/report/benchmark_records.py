@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from anatobench.bench.arms import WITHOUT_HEAD
 from anatobench.errors import AnatoBenchError
+from anatobench.json_text import parse_json
 
 Record = Mapping[str, Any]
 FILE_LIMIT = 64 * 2**20
@@ -77,11 +77,11 @@ def _read(file: Path) -> Any:
     except UnicodeDecodeError:
         raise AnatoBenchError(f"{file}: is no JSON") from None
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         pass
     try:  # a log whose last line is what --json printed
-        return json.loads(text.splitlines()[-1])
+        return parse_json(text.splitlines()[-1])
     except (ValueError, IndexError):
         raise AnatoBenchError(f"{file}: is no JSON") from None
 

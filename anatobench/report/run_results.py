@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from safetensors.numpy import load_file
 from anatobench.array_files import arrays_digest
 from anatobench.errors import AnatoBenchError
 from anatobench.initial_weights import INITIAL_WEIGHTS_FILE
+from anatobench.json_text import parse_json
 from anatobench.metrics_records import read_records
 from anatobench.organ_dice import OrganDice, read_organ_dice
 from anatobench.predictions import Predictions, read_predictions
@@ -133,7 +133,7 @@ def _digest_of_weights(path: Path) -> str:
 
 def _read_evaluation(path: Path) -> dict[str, Any]:
     try:
-        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        figures: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         figures["auc"]["macro"], figures["ci95"]["auc"]["macro"], figures["sensitivity"], figures["specificity"]
     except (OSError, ValueError, KeyError, TypeError):
         raise AnatoBenchError(f"{path}: not what evaluate writes: run `anatobench evaluate` again") from None

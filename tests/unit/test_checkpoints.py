@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,9 +81,16 @@ def change_a_number(path: Path) -> None:
     path.write_text(path.read_text().replace('"evaluated_step": 0', '"evaluated_step": 1'))
 
 
+def written(content: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(content)
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
+        ("state.json", written("null")),
+        ("state.json", written("[]")),
+        ("state.json", written("[" * 100_000)),
         ("model.safetensors", flip_a_bit),
         ("optimizer.safetensors", cut_short),
         ("model.safetensors", Path.unlink),

@@ -122,7 +122,9 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
         begin_run(tmp_path, CONFIG, resume=False)
 
 
-@pytest.mark.parametrize("damage", ["{", '{"format": 1}', "[]", '{"format": 99}'])
+@pytest.mark.parametrize(
+    "damage", ["{", '{"format": 1}', "[]", '{"format": 99}', "[" * 100_000], ids=lambda damage: damage[:20]
+)
 def test_a_damaged_configuration_is_named(tmp_path: Path, damage: str) -> None:
     (tmp_path / "config.json").write_text(damage)
     with pytest.raises(AnatoBenchError, match=r"config\.json"):
