@@ -19,8 +19,8 @@ DEFAULT_FORMS: dict[str, dict[str, str]] = {
         "window_attention": "swin3d_t 72.0 to 47.4 ms, 18.0 to 9.2 GiB",
     },
     # Not on a GPU, until they are measured there:
-    # batch_norm: by count it reads every map once for both statistics and once for both sums of the backward pass, where
-    # the plain form's derivative takes two passes each; reductions were 11.4 of the 61.7 ms of r3d_18's kernels.
+    # batch_norm: by count it reads every map once for both statistics and once for both sums of the backward pass,
+    # where the plain form's derivative takes two passes each; reductions were 11.4 of the 61.7 ms of r3d_18's kernels.
     # depthwise: Triton kernels that nobody has timed. What runs in their place was: the sum of taps with its kernel
     # gradient as 27 reductions, mvit_v2_s 99.2 to 87.4 ms.
     # segmentation: the head costs 0.6 % of r3d_18's step, so there is memory to gain (a gibibyte per array of a batch's
