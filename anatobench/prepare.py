@@ -23,18 +23,15 @@ from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.progress import progress_bar
 from anatobench.store import StoredCase, file_checksum
 from anatobench.store_lock import shard_locked
-from anatobench.store_writer import CaseOrigin, PreparedCase, StoreWriter
+from anatobench.store_writer import STORED_HU, CaseOrigin, PreparedCase, StoreWriter, scan_digest
 from anatobench.tasks import MISSING_TARGET, Geometry, Task
 from anatobench.time_limit import GRACE, reading_seconds, too_slow
-from anatobench.volumes.coverage import check_mask_coverage
+from anatobench.volumes.coverage import check_mask_coverage, mask_off_organs_note
 from anatobench.volumes.organs import organ_table
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import padded_or_cropped_grid, resample_mask, resample_volume, resampled_grid
 from anatobench.volumes.volume import Grid, Volume
 from anatobench.worker_pool import TimedOut, WorkerDied, run_in_workers
-
-STORED_HU = (-1000, 1000)
-"""Stored volumes are clipped to this; the task's own window is narrower and is applied on the device."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +77,13 @@ def prepare_case(case: Case, task: Task, size: str) -> PreparedCase:
     geometry = task.geometry(size)
     volume = read_volume(case.scan, case.header, case.rescale)
     voxels, grid = on_task_grid(volume, geometry)
+    same = scan_digest(volume.voxels)
     if case.mask is None:
-        return PreparedCase(voxels, None, grid.affine, notes=volume.notes)
+        return PreparedCase(voxels, None, grid.affine, scan_digest=same, notes=volume.notes)
     checksum = _checksum(case.mask)  # before it is read: if it changes meanwhile, it differs next time
     organs = _prepare_mask(case.mask, case.mask_labels, task, volume.grid, grid)
-    return PreparedCase(voxels, organs, grid.affine, checksum, volume.notes)
+    doubt = mask_off_organs_note(voxels, organs, task.organs)
+    return PreparedCase(voxels, organs, grid.affine, checksum, same, (*volume.notes, *([doubt] if doubt else [])))
 
 
 def on_task_grid(volume: Volume, geometry: Geometry) -> tuple[np.ndarray, Grid]:

@@ -62,8 +62,8 @@ class StoredCase:
     """Digest of what was read otherwise than the files themselves say: the mask's label map, the metadata put in place
     of the scan's header. None in a store older than this field."""
     volume_checksum: str | None = None
-    """Digest of the volume's voxels without the mask: equal for one scan under two names. None for a blank volume, or
-    in a store older than this field."""
+    """Digest of the scan's voxels as they were read: equal for one scan under two names or with two headers. None for a
+    blank scan, or in a store older than this field."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

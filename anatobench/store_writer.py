@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ from anatobench.store import (
 from anatobench.store_lock import folder_locked
 from anatobench.tasks import Task
 
+STORED_HU = (-1000, 1000)
+"""Stored volumes are clipped to this; the task's own window is narrower and is applied on the device."""
+DIGEST_POINTS = 16
+"""Per axis."""
 _LEFTOVER = re.compile(r"\.(?P<case_id>.+)\.(safetensors|json)\.[0-9a-f]+\.tmp")
 
 
@@ -52,6 +57,8 @@ class PreparedCase:
     """float64 [4, 4], voxel index (d, h, w, 1) to RAS+ millimetres."""
     mask_checksum: str | None = None
     """`file_checksum` of the mask file that `organs` came from."""
+    scan_digest: str | None = None
+    """`scan_digest` of the scan as it was read; None stands for that of `volume`."""
     notes: tuple[str, ...] = ()
 
 
@@ -137,7 +144,7 @@ class StoreWriter:
             checksum=hashlib.blake2b(content, digest_size=32).hexdigest(),
             byte_size=len(content),
             mask_checksum=prepared.mask_checksum,
-            volume_checksum=_volume_checksum(prepared.volume),
+            volume_checksum=prepared.scan_digest or scan_digest(prepared.volume),
             notes=prepared.notes,
         )
         write_atomically(data_file(self.root, origin.case_id), content)
@@ -213,13 +220,24 @@ class StoreWriter:
         return self.root / REJECTED_FOLDER / f"{case_id}.json"
 
 
-def _volume_checksum(volume: np.ndarray) -> str | None:
-    """Of every third slice, which two different scans do not share; None if it is blank."""
-    if volume.min() == volume.max():
+def scan_digest(voxels: np.ndarray) -> str | None:
+    """Equal for int16 voxels [D, H, W] of one scan, whatever the header of either file says of spacing, place and
+    direction of the axes; None if they are blank.
+
+    Of about 4,000 voxels that lie alike from both ends of each axis: the first of the digests of all directions.
+    """
+    chosen = [np.linspace(0, n - 1, DIGEST_POINTS).round().astype(int) for n in voxels.shape]
+    both_ways = [np.union1d(indices, n - 1 - indices) for indices, n in zip(chosen, voxels.shape, strict=True)]
+    values = np.clip(voxels[np.ix_(*both_ways)], *STORED_HU).astype("<i2")
+    if values.min() == values.max():
         return None
-    digest = hashlib.blake2b(repr(volume.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(volume[::3]))
-    return digest.hexdigest()
+    digests = []
+    for order in permutations(range(3)):
+        for steps in product((1, -1), repeat=3):
+            turned = values.transpose(order)[:: steps[0], :: steps[1], :: steps[2]]
+            size = repr([voxels.shape[axis] for axis in order]).encode()
+            digests.append(hashlib.blake2b(size + turned.tobytes(), digest_size=16).hexdigest())
+    return min(digests)
 
 
 def _is_record(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -147,11 +148,12 @@ def _same_scan(case_id: str, split: str, other_id: str, other_split: str) -> str
 
 
 def similar_patients_note(cases: Iterable[Case]) -> str | None:
-    """A sentence on patients of different splits whose ids differ in letter case, leading zeros or `.0` alone: a table
-    that went through a spreadsheet makes two people of one. None if there are none."""
+    """A sentence on patients of different splits whose ids differ in letter case, width, spaces, leading zeros or `.0`
+    alone: a table that went through a spreadsheet makes two people of one. None if there are none."""
     by_form: dict[str, dict[str, str]] = defaultdict(dict)
     for case in cases:
-        form = re.sub(r"(?<![0-9])0+(?=[0-9])", "", case.patient_id.strip().casefold().removesuffix(".0"))
+        plain = unicodedata.normalize("NFKC", case.patient_id).casefold()
+        form = re.sub(r"(?<![0-9.])0+(?=[0-9])", "", re.sub(r"\.0+$", "", re.sub(r"[\s_-]+", "", plain)))
         by_form[form][case.patient_id] = case.split
     pairs = [ids for ids in by_form.values() if len(set(ids.values())) > 1]
     if not pairs:

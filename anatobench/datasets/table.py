@@ -13,6 +13,7 @@ from anatobench.errors import AnatoBenchError
 MAX_BYTES = 256 << 20
 MEMORY_MULTIPLE = 72
 """Bytes of memory per byte of a table, at most: a table of the shortest rows there are; 10 for usual ones."""
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 MAX_FIELD = 1 << 20
 """Characters; reports in a column beside the labels may be long."""
 
@@ -79,6 +80,8 @@ def _parse(path: Path, file: Iterator[str], required: Sequence[str], advice: str
     header = tuple(name.strip() for name in next(reader, []))
     missing = [name for name in required if name not in header]
     if missing:
+        if why := _other_table(header):
+            raise AnatoBenchError(f"{path} {why}: save it as CSV with commas, in UTF-8")
         shown = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
         raise AnatoBenchError(f"{path} has no column {shown}: {advice}")
     repeated = [name for name, count in Counter(header).items() if count > 1]
@@ -108,6 +111,14 @@ def _parse(path: Path, file: Iterator[str], required: Sequence[str], advice: str
     if broken is not None and not rows:
         raise broken
     return Table(path, header, tuple(rows), tuple(malformed))
+
+
+def _other_table(header: Sequence[str]) -> str | None:
+    """Why a header has none of the columns: what spreadsheets save beside CSV with commas in UTF-8."""
+    start = ",".join(header)
+    if "\0" in start:
+        return "is in UTF-16 or no text"
+    return next((f"has {name} between its fields" for mark, name in SEPARATORS.items() if mark in start), None)
 
 
 class _Lines:

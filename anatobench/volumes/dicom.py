@@ -14,10 +14,18 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.pixels import get_decoder
+from scipy import ndimage
 
 from anatobench.errors import CaseError
 from anatobench.volumes.dicom_frames import check_frame, decoder_streams_silent, unknown_process
-from anatobench.volumes.dicom_header import SEPARATING, Slice, read_dataset, series_files
+from anatobench.volumes.dicom_header import (
+    ALWAYS_SEPARATING,
+    IDENTIFYING,
+    SEPARATING,
+    Slice,
+    read_dataset,
+    series_files,
+)
 from anatobench.volumes.hounsfield import (
     LOWEST_POSSIBLE,
     OVERRIDE,
@@ -35,9 +43,12 @@ UNEVEN_SHARE = 0.2
 MISSING_SHARE = 0.5
 """A gap that is larger by this share is a missing slice and no rounding."""
 DIRECTION_TOLERANCE = 1e-3
+FEWEST_WOVEN = 6
+"""Slices; the numbers of fewer may alternate by chance."""
 AIR_THRESHOLD_HU = -900
 AIR_SHARE = 0.01
 LOWEST_UNSIGNED = -1024
+DENSE_BONE, AMID_TISSUE = 1500, -300
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """DICOM's patient axes grow to the left and backwards, NIfTI's to the right and forwards."""
 _INT16 = np.iinfo(np.int16)
@@ -81,8 +92,10 @@ def read_dicom_series(folder: Path, trusted: bool = False) -> Volume:
         target[:], in_slice = probed if one is middle and probed else _slice_hounsfield(one, reading)
         padded += in_slice
     if not trusted and _wraps(middle, hounsfield):
-        unsigned = np.stack([_slice_hounsfield(one, _Reading(unsigned=True))[0] for one in slices])
-        if shows_air_and_tissue(Histogram.of(unsigned)) and unsigned.min() >= LOWEST_UNSIGNED:
+        reading = _Reading(unsigned=True)
+        unsigned = np.stack([_slice_hounsfield(one, reading)[0] for one in slices])
+        plainly = shows_air_and_tissue(Histogram.of(_slice_hounsfield(replace(middle, padding=None), reading)[0]))
+        if plainly and shows_air_and_tissue(Histogram.of(unsigned)) and unsigned.min() >= LOWEST_UNSIGNED:
             hounsfield = unsigned
             notes.append("PixelRepresentation says signed, but only as unsigned words is nothing lighter than air")
     if padded:
@@ -156,19 +169,40 @@ def _check_gaps(folder: Path, slices: list[Slice], gaps: np.ndarray) -> None:
 def _check_one_scan(folder: Path, slices: list[Slice]) -> list[str]:
     """Raise `CaseError` if slices of two acquisitions lie between each other; a note if one follows the other."""
     notes = []
+    for tag in IDENTIFYING:
+        stated = {one.labels.get(tag, "") for one in slices} - {""}
+        if len(stated) > 1:
+            raise CaseError("several-scans", f"{folder}: its slices have {len(stated)} values of {tag}: separate them")
+    _check_not_woven(folder, slices)
     for tag in SEPARATING:
         values = [one.labels.get(tag, "") for one in slices]
         changes = sum(before != after for before, after in pairwise(values))
         kinds = len(set(values))
-        if kinds > 1 and changes >= kinds:
+        alternating = kinds <= len(slices) // 3 and 2 * changes >= len(slices)  # a time may well return now and then
+        if kinds > 1 and changes >= kinds and (tag in ALWAYS_SEPARATING or alternating):
             shown = " and ".join(sorted(set(values))[:2])
             raise CaseError(
                 "several-acquisitions",
                 f"{folder}: slices of {tag} {shown} lie between each other in one series: give each its own folder",
             )
-        if 1 < kinds <= len(slices) // 3:
+        if 1 < kinds <= len(slices) // 3 and tag in ALWAYS_SEPARATING:
             notes.append(f"the series has {kinds} values of {tag}, one part after the other")
     return notes
+
+
+def _check_not_woven(folder: Path, slices: list[Slice]) -> None:
+    """Raise `CaseError` if every second slice goes on numbering where the one before the last stopped: two scans."""
+    numbers = np.array([one.number if one.number is not None else np.nan for one in slices])
+    if len(numbers) < FEWEST_WOVEN or np.isnan(numbers).any():
+        return
+    steps = np.diff(numbers)
+    back = min(np.count_nonzero(steps <= 0), np.count_nonzero(steps >= 0))
+    each = [np.diff(numbers[first::2]) for first in (0, 1)]
+    if 3 * back >= len(steps) and all((part > 0).all() or (part < 0).all() for part in each):
+        raise CaseError(
+            "several-acquisitions",
+            f"{folder}: by their InstanceNumber two runs of slices lie between each other: give each its own folder",
+        )
 
 
 def _reading(one: Slice, trusted: bool) -> tuple[_Reading, tuple[np.ndarray, int] | None]:
@@ -197,8 +231,18 @@ def _reading(one: Slice, trusted: bool) -> tuple[_Reading, tuple[np.ndarray, int
 
 
 def _wraps(one: Slice, hounsfield: np.ndarray) -> bool:
-    """Whether dense words may have lost their highest bit to a sign: there is what no CT can be."""
-    return one.signed and one.inversion is None and one.bits < 16 and bool(hounsfield.min() < LOWEST_POSSIBLE)
+    """Whether dense words may have lost their highest bit to a sign: amid tissue there is what is lighter than air can
+    be, or negative words where the signed ones would not reach dense bone. Padding lies in air and in the corners."""
+    if not one.signed or one.inversion is not None or one.bits >= 16:
+        return False
+    top = ((1 << (one.bits - 1)) - 1) * one.slope + one.intercept
+    limit = LOWEST_POSSIBLE if top >= DENSE_BONE else max(LOWEST_POSSIBLE, round(one.intercept))
+    below = hounsfield < limit
+    if not below.any() or np.count_nonzero(below[:, [0, 0, -1, -1], [0, -1, 0, -1]]) >= 2 * len(below):
+        return False
+    starts, ends = below[..., 1:] & ~below[..., :-1], below[..., :-1] & ~below[..., 1:]
+    beside = np.concatenate([hounsfield[..., :-1][starts], hounsfield[..., 1:][ends]])
+    return bool(np.mean(beside > AMID_TISSUE) > 0.5) if len(beside) else False
 
 
 def _check_rescaling(slices: list[Slice]) -> None:
@@ -243,14 +287,17 @@ def _slice_hounsfield(one: Slice, reading: _Reading) -> tuple[np.ndarray, int]:
 
 
 def _pad(hounsfield: np.ndarray, stored: np.ndarray, padding: tuple[int, int] | None) -> int:
-    """Make air of padding that is denser than air; how many pixels. The tag is believed where it fills corners: many
-    headers name a value that is a measurement like any other."""
+    """Make air of padding that is denser than air; how many pixels. The tag is believed where it fills corners, and of
+    what hangs together with them: many headers name a value that is a measurement like any other."""
     if padding is None:
         return 0
     corners = stored[[0, 0, -1, -1], [0, -1, 0, -1]]
     if np.count_nonzero((corners >= padding[0]) & (corners <= padding[1])) < 2:
         return 0
     padded = (stored >= padding[0]) & (stored <= padding[1]) & (hounsfield > AIR_HU)
+    if padded.any():
+        parts, _ = ndimage.label(padded)
+        padded &= np.isin(parts, parts[[0, 0, -1, -1], [0, -1, 0, -1]])
     hounsfield[padded] = AIR_HU
     return int(np.count_nonzero(padded))
 

@@ -38,13 +38,21 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 GREY = ("MONOCHROME1", "MONOCHROME2", "")
 UNSPECIFIED = ("", "US")
 """Rescale types that name no unit; the voxels are asked then."""
-SEPARATING = ("AcquisitionNumber", "TemporalPositionIdentifier", "KVP", "ConvolutionKernel")
+ALWAYS_SEPARATING = ("AcquisitionNumber", "TemporalPositionIdentifier", "KVP", "ConvolutionKernel")
+SEPARATING = (
+    *ALWAYS_SEPARATING,
+    *("AcquisitionTime", "AcquisitionDateTime", "ContrastBolusAgent", "SliceThickness", "ImageType", "ScanOptions"),
+    *("ReconstructionDiameter", "SeriesNumber", "NominalPercentageOfCardiacPhase", "TriggerTime"),
+)
 """Slices that differ in one of these and lie between each other are several scans in one series."""
+IDENTIFYING = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
+"""Slices that differ in one of these are never one scan: another person, or positions in another space."""
 _HEADER_TAGS = (
     *("ImageType", "SOPClassUID", "Modality", "SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames"),
     *("SamplesPerPixel", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
     *("PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation", "RescaleSlope"),
-    *("RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit", *SEPARATING),
+    *("RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit", "InstanceNumber"),
+    *(*SEPARATING, *IDENTIFYING),
 )
 _EXPLICIT = re.compile(rb"[\x02\x08]\x00[\x00-\xff]{2}(AE|AS|AT|CS|DA|DS|DT|IS|LO|LT|OB|PN|SH|ST|TM|UI|UL|UN|US|UT)")
 
@@ -77,7 +85,9 @@ class Slice:
     padding: tuple[int, int] | None
     """Smallest and largest stored value that stand for no measurement."""
     labels: dict[str, str] = field(default_factory=dict)
-    """By tag of `SEPARATING`."""
+    """By tag of `SEPARATING` and `IDENTIFYING`."""
+    number: float | None = None
+    """InstanceNumber, where it is a number."""
     deflated: bool = False
     captured: bool = False
     """Says that it is a picture of a screen, though it has a place."""
@@ -333,7 +343,7 @@ def _slice(path: Path, dataset: FileDataset, trusted: bool, deflated: bool) -> S
     slope, intercept = _rescaling(path, dataset, signed)
     monochrome1 = text(path, dataset, "PhotometricInterpretation") == "MONOCHROME1"
     inversion = (-1 if signed else 2**bits - 1) if monochrome1 else None
-    labels = {tag: text(path, dataset, tag) for tag in SEPARATING}
+    labels = {tag: text(path, dataset, tag) for tag in (*SEPARATING, *IDENTIFYING)}
     labels["RescaleType"] = "" if trusted else _rescale_type(path, dataset)
     return Slice(
         path=path,
@@ -353,7 +363,15 @@ def _slice(path: Path, dataset: FileDataset, trusted: bool, deflated: bool) -> S
         labels=labels,
         deflated=deflated,
         captured=_is_capture(path, dataset),
+        number=_instance_number(path, dataset),
     )
+
+
+def _instance_number(path: Path, dataset: FileDataset) -> float | None:
+    try:
+        return number(path, dataset, "InstanceNumber")
+    except CaseError:
+        return None
 
 
 def _unit(path: Path, dataset: FileDataset) -> float:

@@ -39,7 +39,14 @@ SHIFTED_TISSUE, SHIFTED_TISSUE_SHARE = (950, 1150), 0.1
 """Where soft tissue lies if 1000 or 1024 was not subtracted; of a body hardly anything is as dense as that."""
 SHIFTED_AIR, SHIFTED_AIR_SHARE = (-2150, -1850), 0.1
 """Where air lies if 1000 or 1024 was subtracted twice; padding of -2000 is one value and does not count."""
+SHIFTED_FAT, SHIFTED_FAT_SHARE = (-1250, -1060), 0.05
+SHIFTED_REST, SHIFTED_REST_SHARE = (-750, 3100), 0.1
+"""Where fat lies in a crop of the trunk then, and where other crops have all that is denser than lung."""
+PILE_HU = 20
+"""Air that was scaled to a grey value lies so close together, at the lowest values."""
 FRAME_SHARE = 0.5
+CORNER_SHARE, FEWEST_CORNERS = 0.5, 8
+"""Of the four corners of all slices: as many with one and the same value were filled in."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def judge_hounsfield(voxels: np.ndarray) -> tuple[str | None, bool]:
     """What speaks against the voxels being HU (`why_not_hounsfield`), and whether nothing in them is as light as lung
     or air: a crop inside the body, or a sign of something else."""
     found = Histogram.of(voxels)
-    return _why_not(found) or _filled_frame(voxels), found.share(-OFFSET, -500) < NEGATIVE_SHARE
+    return _why_not(found) or _filled_in(voxels, found), found.share(-OFFSET, -500) < NEGATIVE_SHARE
 
 
 def shows_air_and_tissue(histogram: Histogram) -> bool:
@@ -129,11 +136,17 @@ def _why_not(found: Histogram) -> str | None:
         return f"{shifted:.0%} of its voxels are near -2000, where air lies if the intercept was subtracted twice"
     if found.share(-OFFSET, NEGATIVE) < NEGATIVE_SHARE:
         return _no_air(low, high)
+    fat = found.share(*SHIFTED_FAT)
+    if fat >= SHIFTED_FAT_SHARE and found.share(*SHIFTED_REST) < SHIFTED_REST_SHARE:
+        return f"{fat:.0%} of its voxels are near -1124, where fat lies if the intercept was subtracted twice"
     if found.share(*TISSUE) < NEGATIVE_SHARE and found.without_spikes(*AIR).share(*LUNG) < LUNG_SHARE:
         return f"it has neither tissue nor lung: hardly anything is above {LUNG[0]} (values from {low} to {high})"
     at_lowest = found.share(found.lowest, found.lowest)
     if at_lowest >= LIMIT_SHARE and found.lowest > WINDOW_FLOOR and found.distinct > FEW_VALUES:
         return f"{at_lowest:.0%} of its voxels are at its lowest value {found.lowest}: it was cut to a window"
+    piled = found.share(found.lowest, found.lowest + PILE_HU)
+    if piled >= LIMIT_SHARE and found.lowest > WINDOW_FLOOR and found.distinct > FEW_VALUES:
+        return f"{piled:.0%} of its voxels lie at {found.lowest} to {found.lowest + PILE_HU}, its lowest: it was scaled"
     at_highest = found.share(found.highest, found.highest)
     if (
         at_highest >= LIMIT_SHARE and found.distinct > FEW_VALUES
@@ -156,6 +169,23 @@ def _no_air(low: int, high: int) -> str:
     if low >= -200 and high > 1000:
         return f"its lowest value is {low}: without air at -1000, as if 1000 or 1024 were not subtracted"
     return f"its lowest value is {low}: it has neither air at -1000 nor fat at -100 (highest {high})"
+
+
+def _filled_in(voxels: np.ndarray, found: Histogram) -> str | None:
+    """Constants denser than air in whole slices, in their corners or along their edges: nothing that was measured."""
+    if voxels.ndim != 3 or found.distinct <= FEW_VALUES:
+        return None
+    few = voxels[:, :: max(1, voxels.shape[1] // 12), :: max(1, voxels.shape[2] // 12)]
+    lowest, highest = few.min(axis=(1, 2)), few.max(axis=(1, 2))
+    constant = np.flatnonzero((lowest == highest) & (lowest > AIR[1]))
+    if len(constant) and min(voxels.shape[1:]) > 8:
+        return f"{len(constant)} of its slices hold nothing but {lowest[constant[0]]}: filled in instead of air"
+    corners = voxels[:, :: voxels.shape[1] - 1, :: voxels.shape[2] - 1].reshape(-1)
+    values, counts = np.unique(corners[corners > AIR[1]], return_counts=True)
+    if len(values) and counts.max() >= max(CORNER_SHARE * corners.size, FEWEST_CORNERS):
+        value = values[counts.argmax()]
+        return f"the corners of its slices are exactly {value}: padding that is denser than air"
+    return _filled_frame(voxels)
 
 
 def _filled_frame(voxels: np.ndarray) -> str | None:

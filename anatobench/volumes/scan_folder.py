@@ -13,8 +13,15 @@ from anatobench.volumes.dicom_header import is_dicom_file
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".npz")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 OTHER_FORMATS = {
-    "convert it to NIfTI": (".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".img", ".img.gz", ".nii.bz2"),
-    "unpack it": (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".dcm.gz"),
+    "convert it to NIfTI": (
+        *(".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".img", ".img.gz", ".hdr", ".gipl", ".npy"),
+        *(".h5", ".hdf5", ".tif", ".tiff"),
+    ),
+    "copy it again": (".nii.gz.part", ".nii.gz.tmp", ".nii.gz.crdownload", ".nii.gz.incomplete"),
+    "unpack it": (
+        *(".nii.bz2", ".nii.xz", ".nii.zst"),
+        *(".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".dcm.gz"),
+    ),
 }
 
 

@@ -56,13 +56,14 @@ def write_raw_case(folder: Path, number: int) -> Case:
     """A seeded scan of 150 KB with an abdominal mask: liver right, spleen left, kidneys on their sides."""
     rng = np.random.default_rng(number)
     scan, mask = folder / "scans" / f"case_{number:02}.nii.gz", folder / "masks" / f"case_{number:02}.nii.gz"
-    write_nifti(scan, rng.integers(-3000, 3000, RAW_SIZE, dtype=np.int16), RAW_AFFINE)
+    voxels = rng.integers(-3000, 3000, RAW_SIZE, dtype=np.int16)
     labels = np.zeros(RAW_SIZE, np.uint8)
     labels[5:14, 10:24, 4:18] = 1
     labels[6:12, 20:28, 30:36] = 2
     labels[12:18, 22:28, 25:29] = 3
     labels[12:18, 22:28, 10:14] = 4
     labels[18:26, 10:22, 12:28] = 5
+    write_nifti(scan, np.where(labels > 0, 40 + voxels // 100, voxels), RAW_AFFINE)
     write_nifti(mask, labels, RAW_AFFINE)
     split = "test" if number % 4 == 0 else "train"
     return Case(f"case_{number:02}", f"patient_{number}", scan, split, (0, 1, 2, number % 3, -1), mask, "ratic")

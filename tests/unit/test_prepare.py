@@ -103,6 +103,38 @@ def test_workers_and_shards_change_no_byte(make_raw_cohort: MakeCohort, tmp_path
     assert contents(tmp_path / "three") == expected
 
 
+@pytest.mark.parametrize("change", ["spacing", "place", "mirrored", "axes", "clipped"])
+def test_one_scan_with_two_headers_in_two_splits_is_leakage(tmp_path: Path, change: str) -> None:
+    """What each file gives on the task's grid differs in most of them, so the voxels as they were read are compared."""
+    rng = np.random.default_rng(0)
+    voxels = np.where(rng.random((20, 30, 40)) < 0.5, rng.normal(-1000, 20, (20, 30, 40)), rng.normal(40, 300)).round()
+    voxels = (voxels + rng.normal(0, 30, voxels.shape)).astype(np.int16)
+    affine = np.array([[0, 0, -9.0, 180], [0, -9.0, 0, 180], [-15.0, 0, 0, 225], [0, 0, 0, 1]])
+    changed, moved = voxels, affine.copy()
+    if change == "spacing":
+        moved[0, 2] *= 1.01
+    elif change == "place":
+        moved[:3, 3] += (0.3, 1.7, -4)
+    elif change == "mirrored":
+        moved[0, 2] *= -1
+    elif change == "axes":
+        moved = affine[:, [1, 2, 0, 3]]
+    else:
+        changed = voxels.clip(-1000, 1000)
+    raw = tmp_path / "raw"
+    write_nifti(raw / "a.nii.gz", voxels, affine)
+    write_nifti(raw / "b.nii.gz", changed, moved)
+    write_nifti(raw / "c.nii.gz", np.roll(voxels, 3, axis=1), affine)
+    a, b, c = (
+        Case(name, name, raw / f"{name}.nii.gz", split, (0, 0, 0, 0, 0))
+        for name, split in (("a", "train"), ("b", "test"), ("c", "test"))
+    )
+    leaking = run(Listing(get_task("ratic"), (a, b)), tmp_path / "store")
+    assert "a in train and b in test are the same scan" in str(leaking.leakage)
+    assert not leaking.passed
+    assert run(Listing(get_task("ratic"), (a, c)), tmp_path / "other").leakage is None
+
+
 def test_a_shard_outside_its_count_is_refused(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"shard 3/3.*2/3"):
         run(make_raw_cohort(1), tmp_path / "store", shard=(3, 3))

@@ -1,6 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
-from anatobench.datasets.case import Case
+import pytest
+
+from anatobench.datasets.case import Case, similar_patients_note
 from anatobench.datasets.ratic import TRAIN_SHARE
 from anatobench.datasets.splits import carve_validation, draw
 
@@ -32,3 +35,22 @@ def test_validation_is_carved_from_train_patients_whole():
     for case in carved:
         splits.setdefault(case.patient_id, set()).add(case.split)
     assert all(len(found) == 1 for found in splits.values())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("007", "7"), ("7", "7.0"), ("7", "7.00"), ("P7", "p7"), ("P-07", "P-7"), ("\uff17", "7"), ("A B", "a_b")],
+)
+def test_patients_that_a_table_made_two_of_are_named(one: str, other: str) -> None:
+    pair = [
+        Case(f"case{number}", patient, Path("x"), split, (0,))
+        for number, (patient, split) in enumerate([(one, "train"), (other, "test")])
+    ]
+    assert repr(one) in str(similar_patients_note(pair))
+    assert similar_patients_note([pair[0], replace(pair[1], split="train")]) is None
+
+
+@pytest.mark.parametrize(("one", "other"), [("train_1", "train_10"), ("1.01", "1.1"), ("P7", "7"), ("10", "1")])
+def test_patients_that_are_two_are_not_named(one: str, other: str) -> None:
+    pair = [Case(one, one, Path("x"), "train", (0,)), Case(other, other, Path("x"), "test", (0,))]
+    assert similar_patients_note(pair) is None

@@ -1,4 +1,5 @@
 import csv
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,19 @@ def test_one_row_is_never_the_whole_tables_fault(tmp_path, line):
         ("x", 2), ("over\ntwo", 4), ("z", 6),
     ] or b"\x00" in line  # fmt: skip
     assert len(table.rows) >= 53
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "said"),
+    [
+        ("a;b\n1;2\n", "utf-8", "semicolons"),
+        ("a\tb\n1\t2\n", "utf-8", "tabs"),
+        ("a,b\n1,2\n", "utf-16", "UTF-16"),
+        ("a,b\n1,2\n", "utf-16-le", "UTF-16"),
+    ],
+)
+def test_what_a_spreadsheet_saves_otherwise_is_named(tmp_path: Path, text: str, encoding: str, said: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(AnatoBenchError, match=rf"t\.csv .*{said}.*commas, in UTF-8"):
+        read_table(path, ("a", "b"), "download it")

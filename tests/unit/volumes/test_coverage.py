@@ -3,7 +3,7 @@ import pytest
 from scan_files import AFFINE
 
 from anatobench.errors import CaseError
-from anatobench.volumes.coverage import check_mask_coverage, coverage
+from anatobench.volumes.coverage import check_mask_coverage, coverage, mask_off_organs_note
 from anatobench.volumes.volume import Grid
 
 SCAN = Grid((100, 100, 100), AFFINE)
@@ -54,3 +54,16 @@ def test_an_oblique_mask_over_an_upright_scan() -> None:
     # a square turned by 45 degrees about its centre shares an octagon with itself: 2 (sqrt(2) - 1) of its area
     turned = Grid((101, 101, 101), turn @ cube)
     assert coverage(turned, Grid((101, 101, 101), cube)) == pytest.approx(2 * (np.sqrt(2) - 1), abs=0.01)
+
+
+@pytest.mark.parametrize(("organ", "hounsfield"), [("liver", 20), ("lung_upper_lobe_left", -850)])
+def test_a_mask_whose_organs_lie_elsewhere_is_named(organ: str, hounsfield: int) -> None:
+    noise = np.random.default_rng(0).normal(0, 25, (20, 30, 30))
+    voxels, organs = np.full(noise.shape, -100 if organ == "liver" else 40), np.zeros(noise.shape, np.uint8)
+    organs[5:15, 8:22, 6:16] = 2
+    voxels[organs == 2] = hounsfield
+    voxels = (voxels + noise).astype(np.int16)
+    names = ("bowel", organ)
+    assert mask_off_organs_note(voxels, organs, names) is None
+    assert "shifted" in str(mask_off_organs_note(voxels, np.roll(organs, 8, axis=2), names))
+    assert mask_off_organs_note(voxels, np.roll(organs, 8, axis=2), names[::-1]) is None  # bowel may hold anything

@@ -58,6 +58,39 @@ def test_two_acquisitions_between_each_other_are_refused(tmp_path: Path, tag: st
     assert caught.value.reason == "several-acquisitions"
 
 
+@pytest.mark.parametrize("tag", ["AcquisitionTime", "ContrastBolusAgent", "SliceThickness", "TriggerTime"])
+def test_two_scans_that_alternate_are_refused(tmp_path: Path, tag: str) -> None:
+    values = {"AcquisitionTime": ("101010", "101055"), "ContrastBolusAgent": ("", "iodine")}.get(tag, (1, 5))
+    heights = [1.5 * number for number in range(12)]
+    with pytest.raises(CaseError, match=f"{tag} .* lie between each other"):
+        read_volume(series_at(tmp_path / "s", heights, [{tag: values[number % 2]} for number in range(12)]))
+    returning = [{tag: values[number in (3, 4, 8)]} for number in range(12)]
+    assert read_volume(series_at(tmp_path / "now and then", heights, returning)).notes == ()
+
+
+@pytest.mark.parametrize("first", [1, 7])
+def test_two_runs_of_numbers_between_each_other_are_refused(tmp_path: Path, first: int) -> None:
+    tags = [{"InstanceNumber": number // 2 + (first if number % 2 else 1)} for number in range(12)]
+    with pytest.raises(CaseError, match="InstanceNumber two runs") as caught:
+        read_volume(series_at(tmp_path / "s", [1.5 * number for number in range(12)], tags))
+    assert caught.value.reason == "several-acquisitions"
+
+
+@pytest.mark.parametrize("numbers", ["backwards", "two exchanged", "none", "all 1", "shuffled"])
+def test_other_numbers_say_nothing(tmp_path: Path, numbers: str) -> None:
+    order = {"backwards": list(range(12, 0, -1)), "two exchanged": [1, 2, 4, 3, *range(5, 13)], "all 1": [1] * 12,
+             "none": [None] * 12, "shuffled": [5, 2, 9, 1, 12, 3, 11, 4, 8, 6, 10, 7]}[numbers]  # fmt: skip
+    tags = [{"InstanceNumber": number} for number in order]
+    assert read_volume(series_at(tmp_path / "s", [1.5 * number for number in range(12)], tags)).notes == ()
+
+
+@pytest.mark.parametrize("tag", ["PatientID", "StudyInstanceUID", "FrameOfReferenceUID"])
+def test_slices_of_two_people_are_never_one_scan(tmp_path: Path, tag: str) -> None:
+    tags = [{tag: f"1.2.{1 + number // 6}"} for number in range(12)]
+    with pytest.raises(CaseError, match=f"2 values of {tag}"):
+        read_volume(series_at(tmp_path / "s", [3.0 * number for number in range(12)], tags))
+
+
 def test_two_acquisitions_one_after_the_other_are_named(tmp_path: Path) -> None:
     tags = [{"AcquisitionNumber": 1 + number // 6} for number in range(12)]
     volume = read_volume(series_at(tmp_path / "s", [3.0 * number for number in range(12)], tags))
@@ -210,6 +243,18 @@ def test_padding_is_air(tmp_path: Path) -> None:
 def test_a_range_of_padding_is_air(tmp_path: Path) -> None:
     tags = {"PixelPaddingValue": 63000, "PixelPaddingRangeLimit": 64000}
     expected = padded_series(tmp_path / "s", 63536, **tags)
+    np.testing.assert_array_equal(read_volume(tmp_path / "s").voxels, expected)
+
+
+def test_padding_of_0_leaves_the_tissue_of_0_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    h, w = (np.linspace(-1, 1, n) for n in BODY.shape[1:])
+    expected = np.where(np.hypot(h[:, None], w[None]) > 1.15, -1000, BODY)
+    expected[:, 12, 11:13] = 0
+    for number, plane in enumerate(expected):
+        stored = np.where(np.hypot(h[:, None], w[None]) > 1.15, 0, plane).astype(np.int16).view(np.uint16)
+        write_dicom_slice(tmp_path / "s" / f"{number}.dcm", stored, (-40, -50, 60 - 3 * number),
+                          RescaleIntercept=0, PixelRepresentation=1, PixelPaddingValue=0)  # fmt: skip
     np.testing.assert_array_equal(read_volume(tmp_path / "s").voxels, expected)
 
 

@@ -33,10 +33,10 @@ def windowed(low: float, high: float, top: float) -> np.ndarray:
     return as_int16(np.clip((BODY.astype(float) - low) / (high - low), 0, 1) * top)
 
 
-def padded(voxels: np.ndarray, value: int) -> np.ndarray:
+def padded(voxels: np.ndarray, value: int, radius: float = 1) -> np.ndarray:
     padded = voxels.copy()
     h, w = (np.linspace(-1, 1, n) for n in voxels.shape[1:])
-    padded[:, np.hypot(h[:, None], w[None]) > 1] = value
+    padded[:, np.hypot(h[:, None], w[None]) > radius] = value
     return padded
 
 
@@ -60,8 +60,18 @@ NO_HOUNSFIELD: dict[str, tuple[str, np.ndarray]] = {
     "16 bits saturated": ("beyond what 16 bits hold", np.where(BODY < 0, 32767, BODY).astype(np.int16)),
     "cut to a window": ("lowest value -160", np.clip(BODY, -160, 240)),
     "a trunk - 1024": ("subtracted twice", as_int16(BODY.astype(float) - 1024)[:, 5:19, 3:21]),
-    "a frame of zeros": ("filled with water", padded(np.pad(BODY, ((0, 0), (4, 4), (4, 4))), 0)),
+    "a frame of zeros": ("corners of its slices are exactly 0", padded(np.pad(BODY, ((0, 0), (4, 4), (4, 4))), 0)),
     "a frame of 3000": ("value 3000: cut to a window, or filled in", padded(BODY, 3000)),
+    "-128..127": ("lowest: it was scaled", as_int16(windowed(-1024, 600, 255).astype(float) - 128)),
+    "/ 10": ("lowest: it was scaled", as_int16(BODY / 10.0)),
+    "tissue and fat - 1024": (
+        "where fat lies",
+        as_int16(np.where(BODY < -500, -100, BODY).astype(float) - 1024)[:, 6:18, 4:20],
+    ),
+    "corners of zeros": ("corners of its slices are exactly 0", padded(BODY, 0, 1.2)),
+    "corners of -500": ("corners of its slices are exactly -500", padded(BODY, -500, 1.2)),
+    "corners of 2000": ("corners of its slices are exactly 2000", padded(BODY, 2000, 1.2)),
+    "slices of zeros": ("2 of its slices hold nothing but 0", np.concatenate([BODY, np.zeros_like(BODY[:2])])),
     "air alone": ("neither tissue nor lung", as_int16(np.random.default_rng(0).normal(-1000, 10, BODY.shape))),
 }
 HOUNSFIELD: dict[str, np.ndarray] = {
@@ -72,6 +82,8 @@ HOUNSFIELD: dict[str, np.ndarray] = {
     "padded with -2000": padded(BODY, -2000),
     "padded with -3024": padded(BODY, -3024),
     "padded with -32768": padded(BODY, -32768),
+    "corners of -2048": padded(BODY, -2048, 1.2),
+    "slices of air": np.concatenate([BODY, np.full_like(BODY[:2], -1000)]),
     "cropped to the trunk": BODY[3:9, 6:18, 4:20],
     "cropped to tissue and fat": np.where(BODY < -500, -100, BODY)[:, 6:18, 4:20],
     "lungs alone": np.where(BODY < -300, BODY, -1000)[:, 6:18, 2:22],
@@ -135,6 +147,28 @@ def test_padding_of_signed_words_is_no_wrapped_bone(tmp_path: Path) -> None:
     path = dicom(tmp_path / "s", lambda plane: plane, voxels, BitsStored=12, PixelRepresentation=1, RescaleIntercept=0)
     volume = read_volume(path)
     np.testing.assert_array_equal(volume.voxels, voxels)
+    assert volume.notes == ()
+
+
+def test_dense_metal_that_wrapped_among_tissue_is_mended(tmp_path: Path) -> None:
+    """Just above what 12 signed bits hold it becomes -1025, which air may be."""
+    voxels = BODY.copy()
+    voxels[:, 15:19, 10:14] = 3071
+    path = dicom(tmp_path / "s", lambda plane: plane + 1024, voxels, BitsStored=12, PixelRepresentation=1)
+    np.testing.assert_array_equal(read_volume(path).voxels, voxels)
+
+
+@pytest.mark.parametrize("intercept", [0, -1024])
+@pytest.mark.parametrize("tagged", [False, True])
+@pytest.mark.parametrize("radius", [1.0, 1.2])
+def test_negative_padding_is_no_wrapped_bone(tmp_path: Path, intercept: int, tagged: bool, radius: float) -> None:
+    """Read as unsigned words the padding alone would be the air that is looked for."""
+    stored = padded(as_int16(BODY.astype(float) - intercept), -2000, radius)
+    tags = {"PixelPaddingValue": -2000} if tagged else {}
+    path = dicom(tmp_path / "s", lambda plane: plane, stored, BitsStored=12, PixelRepresentation=1,
+                 RescaleIntercept=intercept, **tags)  # fmt: skip
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.voxels, stored + intercept)
     assert volume.notes == ()
 
 
