@@ -115,11 +115,12 @@ def _check_same(folder: Path, slices: list[Slice]) -> None:
             and np.allclose(other.pixel_spacing, first.pixel_spacing, rtol=DIRECTION_TOLERANCE, atol=0)
             and np.allclose(other.along_row, first.along_row, atol=DIRECTION_TOLERANCE)
             and np.allclose(other.along_column, first.along_column, atol=DIRECTION_TOLERANCE)
+            and (other.bits, other.signed, other.inversion) == (first.bits, first.signed, first.inversion)
         )
         if not same:
             raise CaseError(
                 "inconsistent-slices",
-                f"{folder}: {first.path.name} and {other.path.name} differ in size, pixel spacing or direction",
+                f"{folder}: {first.path.name} and {other.path.name} differ in size, pixel spacing, direction or kind of pixels",
             )
 
 

@@ -127,6 +127,7 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
     slices: list[Slice] = []
     passed_over: list[tuple[Path, str, str]] = []
     strangers: list[tuple[Path, bytes]] = []
+    localizers: list[tuple[Path, FileDataset]] = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_file():
             continue
@@ -145,7 +146,10 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
             if why is None:
                 slices.append(_slice(path, dataset, trusted, deflated=_is_deflated(head)))
             else:
+                if why == LOCALIZER:
+                    localizers.append((path, dataset))
                 passed_over.append((path, text(path, dataset, "SeriesInstanceUID"), why))
+    _check_localizers(slices, localizers)
     if not slices:
         why = f" ({passed_over[0][0].name} {passed_over[0][2]})" if passed_over else ""
         raise CaseError("empty-series", f"{folder}: holds no CT slices in DICOM format{why}")
@@ -154,10 +158,11 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
         passed_over += [(one.path, one.series, CAPTURE) for one in captured]
         slices = [one for one in slices if not one.captured]
     series = Counter(one.series for one in slices).most_common(1)[0][0]
-    for path, uid, why in passed_over:
-        if series and uid == series and why != LOCALIZER:
-            raise CaseError("damaged-slice", f"{path}: {why}, but it belongs to the series: copy it again")
     alike = {_pattern(one.path) for one in slices}
+    for path, uid, why in passed_over:
+        torn = not uid and _pattern(path) in alike
+        if torn or (series and uid == series and why != LOCALIZER):
+            raise CaseError("damaged-slice", f"{path}: {why}, but it belongs to the series: copy it again")
     for path, head in strangers:
         if (len(series) > 8 and series.encode() in head) or _pattern(path) in alike:
             raise CaseError(
@@ -171,6 +176,22 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
     if types:
         notes.append(f"RescaleType is {', '.join(sorted(types))}: taken for HU, as the voxels look like it")
     return SeriesFiles(slices, tuple(notes))
+
+
+def _check_localizers(slices: list[Slice], localizers: list[tuple[Path, FileDataset]]) -> None:
+    """Raise `CaseError` for a localizer of the series that has the slices' own size and direction: it is one of them,
+    and its ImageType is damaged."""
+    kinds = {(one.series, one.size, tuple(one.along_row), tuple(one.along_column)) for one in slices}
+    for path, dataset in localizers:
+        try:
+            direction = _numbers(path, dataset, "ImageOrientationPatient", 6)
+            size = (whole(path, dataset, "Rows"), whole(path, dataset, "Columns"))
+        except CaseError:
+            continue
+        if (text(path, dataset, "SeriesInstanceUID"), size, tuple(direction[:3]), tuple(direction[3:])) in kinds:
+            raise CaseError(
+                "damaged-slice", f"{path}: calls itself a localizer, but has the slices' size and direction: remove it"
+            )
 
 
 def _pattern(path: Path) -> str:
@@ -189,14 +210,14 @@ def why_no_slice(path: Path, dataset: Dataset) -> str | None:
         return f"its Modality is {modality!r}"
     if "LOCALIZER" in text(path, dataset, "ImageType"):
         return LOCALIZER
+    if "Rows" not in dataset:
+        return "has no Rows"
     if text(path, dataset, "PhotometricInterpretation") not in GREY or _samples(path, dataset) != 1:
         return CAPTURE
     placed = "ImagePositionPatient" in dataset
     bare = not placed and "ImageOrientationPatient" not in dataset and "PixelSpacing" not in dataset
     if bare or (not placed and _is_capture(path, dataset)):
         return CAPTURE
-    if "Rows" not in dataset:
-        return "has no Rows"
     return None
 
 

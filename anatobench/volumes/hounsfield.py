@@ -25,6 +25,7 @@ SPIKE_SHARE = 0.02
 NEARLY_CONSTANT = 0.999
 SCALED_SPAN = 20
 IMPOSSIBLE_SHARE = 0.4
+DENSE_SHARE = 0.1
 LIMIT_SHARE = 0.2
 """Share of voxels at the lowest or highest value from which a scan was cut to a window."""
 WINDOW_FLOOR = -900
@@ -131,6 +132,9 @@ def _why_not(found: Histogram) -> str | None:
     outside = found.share(-OFFSET, LOWEST_POSSIBLE) + found.share(HIGHEST_POSSIBLE, OFFSET)
     if outside > IMPOSSIBLE_SHARE:
         return f"{outside:.0%} of its voxels are below {LOWEST_POSSIBLE} or above {HIGHEST_POSSIBLE} (lowest {low})"
+    dense = found.share(HIGHEST_POSSIBLE, OFFSET)
+    if dense > DENSE_SHARE:
+        return f"{dense:.0%} of its voxels are above {HIGHEST_POSSIBLE}, which metal alone is"
     shifted = found.share(*SHIFTED_AIR)
     if shifted >= SHIFTED_AIR_SHARE:
         return f"{shifted:.0%} of its voxels are near -2000, where air lies if the intercept was subtracted twice"

@@ -275,13 +275,33 @@ def spoil(path: Path, **tags: object) -> None:
 @pytest.mark.parametrize(
     "tags",
     [{"Modality": "C"}, {"Modality": "MR"}, {"PhotometricInterpretation": "RGB"}, {"SamplesPerPixel": 3},
-     {"Rows": 0}, {"PixelSpacing": None}, {"BitsStored": 0}, {"Columns": 30000}],
+     {"Rows": 0}, {"PixelSpacing": None}, {"BitsStored": 0}, {"Columns": 30000}, {"BitsStored": 8},
+     {"PixelRepresentation": 1}, {"RescaleSlope": 10}, {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}],
 )  # fmt: skip
 def test_a_damaged_slice_refuses_the_series(tmp_path: Path, which: str, tags: dict) -> None:
     write_dicom_series(tmp_path / "s", BODY)
     spoil(tmp_path / "s" / which, **tags)
     with pytest.raises(CaseError, match=which):
         read_volume(tmp_path / "s")
+
+
+@pytest.mark.parametrize("which", ["0.dcm", "5.dcm", "11.dcm"])
+@pytest.mark.parametrize("kept", [150, 200, 400, 700])
+def test_a_slice_that_ends_early_refuses_the_series(tmp_path: Path, which: str, kept: int) -> None:
+    """With its first tags alone it looks like a page without a place."""
+    write_dicom_series(tmp_path / "s", BODY)
+    path = tmp_path / "s" / which
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CaseError, match=which):
+        read_volume(tmp_path / "s")
+
+
+def test_a_localizer_of_the_series_is_passed_over(tmp_path: Path) -> None:
+    write_dicom_series(tmp_path / "s", BODY)
+    write_dicom_slice(tmp_path / "s" / "12.dcm", np.zeros((30, 40), np.uint16), (0, 0, 0),
+                      ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], ImageOrientationPatient=[0, 1, 0, 0, 0, -1],
+                      )  # fmt: skip
+    np.testing.assert_array_equal(read_volume(tmp_path / "s").voxels, BODY)
 
 
 def test_a_slice_whose_magic_word_is_damaged_refuses_the_series(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ NO_HOUNSFIELD: dict[str, tuple[str, np.ndarray]] = {
     "- 1024": ("below -1300", as_int16(BODY.astype(float) - 1024)),
     "- 8192": ("below -1300", as_int16(BODY.astype(float) - 8192)),
     "x 10": ("below -1300", as_int16(BODY.astype(float) * 10)),
+    "tissue x 200": ("which metal alone is", as_int16(np.where(BODY > 0, BODY.astype(float) * 200, BODY))),
     "12 bits wrapped": ("without air", (BODY & 0x0FFF).astype(np.int16)),
     "16 bits saturated": ("beyond what 16 bits hold", np.where(BODY < 0, 32767, BODY).astype(np.int16)),
     "cut to a window": ("lowest value -160", np.clip(BODY, -160, 240)),
