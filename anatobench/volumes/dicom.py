@@ -120,7 +120,7 @@ def _check_same(folder: Path, slices: list[Slice]) -> None:
         if not same:
             raise CaseError(
                 "inconsistent-slices",
-                f"{folder}: {first.path.name} and {other.path.name} differ in size, pixel spacing, direction or kind of pixels",
+                f"{folder}: {first.path.name} and {other.path.name} differ in size, spacing, direction or pixel type",
             )
 
 

@@ -142,7 +142,7 @@ FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], list[str]]] = {
         in_place_of(prepare_module, "resample_volume", lambda _: nearest_for_hu), ["hu"]),
     "rescale applied twice": (
         in_place_of(nifti_module, "_to_hounsfield", lambda right: lambda path, stored, slope, intercept: right(
-            path, right(path, stored, slope, intercept), slope, intercept)), ["hu"]),
+            path, right(path, stored, slope, intercept), slope, intercept)), ["not-hounsfield"]),
     "rescale forgotten": (
         in_place_of(nifti_module, "_to_hounsfield", lambda right: lambda path, stored, slope, intercept: right(
             path, stored, 1.0, 0.0)), ["not-hounsfield"]),

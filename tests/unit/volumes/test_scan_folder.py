@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 from scan_files import AFFINE, body_voxels, turned, write_dicom_series, write_nifti_file
 
 from anatobench.masks.scans import scans_in_folder
@@ -66,3 +67,10 @@ def test_a_folder_to_leave_out_is_not_entered(tmp_path: Path) -> None:
     fill(tmp_path / "scans")
     found = find_scans(tmp_path / "scans", (tmp_path / "scans" / "deep",))
     assert not any("deep" in path.parts for path in found.scans)
+
+
+@pytest.mark.parametrize("name", ["a.nii.xz", "a.nii.gz.part", "A.HDR", "a.npy", "a.tiff", "a.h5"])
+def test_other_formats_and_interrupted_copies_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    [one] = find_scans(tmp_path).passed_over
+    assert (one.path.name, one.reason) == (name, "unsupported-format")
