@@ -86,9 +86,12 @@ def test_other_numbers_say_nothing(tmp_path: Path, numbers: str) -> None:
 
 @pytest.mark.parametrize("tag", ["PatientID", "StudyInstanceUID", "FrameOfReferenceUID"])
 def test_slices_of_two_people_are_never_one_scan(tmp_path: Path, tag: str) -> None:
+    heights = [3.0 * number for number in range(12)]
     tags = [{tag: f"1.2.{1 + number // 6}"} for number in range(12)]
     with pytest.raises(CaseError, match=f"2 values of {tag}"):
-        read_volume(series_at(tmp_path / "s", [3.0 * number for number in range(12)], tags))
+        read_volume(series_at(tmp_path / "s", heights, tags))
+    each = [{tag: f"1.2.{1 + number}"} for number in range(12)]  # by an anonymiser
+    assert read_volume(series_at(tmp_path / "each", heights, each)).notes == ()
 
 
 def test_two_acquisitions_one_after_the_other_are_named(tmp_path: Path) -> None:
