@@ -19,12 +19,13 @@ from __future__ import annotations
 from typing import Any, no_type_check
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from anatobench.recipes import Recipe
 from anatobench.tasks import IGNORED_ORGAN
 from torch_ref.layers.triton_language import OFFSETS, accumulator, blocks, jit, kernels_run_on, tl
-from torch_ref.layers.upsampling import interpolation_matrix
+from torch_ref.layers.upsampling import interpolation_matrix, upsample_trilinear
+from torch_ref.losses import segmentation_loss
 
 KINDS = ("ce", "dice", "ce_dice")
 SLICES = 4
@@ -46,30 +47,16 @@ def segmentation_loss_fused(coarse: Tensor, organs: Tensor, kind: str, smooth: f
 
 def segmentation_loss_plain(coarse: Tensor, organs: Tensor, kind: str, smooth: float) -> Tensor:
     """The same by PyTorch's upsampling."""
-    return _loss(_segmentation_sums_plain(coarse, organs, _with_dice(kind)), kind, smooth)
+    _with_dice(kind)  # refuses what is no kind
+    depth, height, width = organs.shape[1:]
+    seg_logits = upsample_trilinear(coarse.to(torch.promote_types(coarse.dtype, torch.float32)), (depth, height, width))
+    return segmentation_loss(Recipe(segmentation_loss=kind, dice_smooth=smooth), seg_logits, organs)
 
 
 def _with_dice(kind: str) -> bool:
     if kind not in KINDS:
         raise ValueError(f"segmentation loss {kind!r}: pass one of {', '.join(KINDS)}")
     return kind != "ce"
-
-
-def _segmentation_sums_plain(coarse: Tensor, organs: Tensor, dice: bool) -> Tensor:
-    """Sums over each case's voxels with mask, by PyTorch's upsampling: [B, 2], or [B, 2 + 3 K] with `dice`.
-
-    Cross-entropy; 1; for every class its probability where it is true, its probability, and 1 where it is true.
-    """
-    coarse = coarse.to(accumulator(coarse.dtype)[0])
-    logits = F.interpolate(coarse, size=organs.shape[1:], mode="trilinear", align_corners=False)
-    log_p = torch.log_softmax(logits, 1)
-    valid = organs != IGNORED_ORGAN
-    truth = torch.stack([organs == organ for organ in range(coarse.shape[1])], 1).to(log_p.dtype)
-    columns = [-(log_p * truth).sum((1, 2, 3, 4))[:, None], valid.flatten(1).sum(1, keepdim=True).to(log_p.dtype)]
-    if dice:
-        probability = log_p.exp() * valid[:, None]
-        columns += [x.flatten(2).sum(2) for x in (probability * truth, probability, truth)]
-    return torch.cat(columns, 1)
 
 
 def _loss(sums: Tensor, kind: str, smooth: float) -> Tensor:

@@ -54,7 +54,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, regions: Ten
 
 def window_attention_plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
     """The same with all logits at once."""
-    sum_type = accumulator(q.dtype)[0]
+    sum_type = torch.promote_types(q.dtype, torch.float32)
     logits = (q @ k.transpose(-1, -2)).to(sum_type) * q.shape[-1] ** -0.5 + bias.to(sum_type)
     if regions is not None:
         mask = torch.where(regions[:, :, None] != regions[:, None, :], MASKED, 0.0).to(sum_type)
