@@ -54,12 +54,11 @@ class FastWindowAttention(ShiftedWindowAttention3d):
         queries, keys, values = qkv.unbind(0)
         bias = self._relative_position_bias(window)
         if "window_kernel" in self.forms and kernels_run_on(queries):
-            attended = window_attention(queries, keys, values, bias, regions)
-            return self.proj(attended.transpose(1, 2).reshape(batch, windows, voxels, channels))
-        queries = queries * queries.shape[-1] ** -0.5
-        flex = torch.compiler.is_compiling() and x.is_cuda and x.dtype != torch.float64
-        attend = attend_with_flex if flex else attend_with_columns
-        attended = attend(queries, keys, values, bias, regions)
+            attended = window_attention(queries, keys, values, bias, regions)  # which scales the queries itself
+        else:
+            flex = torch.compiler.is_compiling() and x.is_cuda and x.dtype != torch.float64
+            attend = attend_with_flex if flex else attend_with_columns
+            attended = attend(queries * queries.shape[-1] ** -0.5, keys, values, bias, regions)
         return self.proj(attended.transpose(1, 2).reshape(batch, windows, voxels, channels))
 
     def _relative_position_bias(self, window: Size) -> Tensor:

@@ -28,6 +28,7 @@ KEYS |= {"device", "versions", "batch_digest"}
 PEER = Path(__file__).parents[2] / "support" / "numpy_peer.py"
 TASK = TASKS["ct_rate"]
 SPEC = ModelSpec("r3d_18", "tiny", TASK, TASK.geometry("tiny").crop_size)
+COMMAND = ["bench", "step", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny", "--batch-size", "1", "--json"]
 
 
 def arms(*variants: str) -> tuple[Arm, ...]:
@@ -117,26 +118,13 @@ def test_a_failing_arm_does_not_stop_the_others() -> None:
 
 
 def test_an_arm_that_fails_is_the_commands_failure_but_its_record_is_there(capsys: pytest.CaptureFixture[str]) -> None:
-    words = [
-        "bench",
-        "step",
-        "--model",
-        "r3d_18",
-        "--geometry",
-        "chest",
-        "--size",
-        "tiny",
-        "--batch-size",
-        "1",
-        "--json",
-    ]
-    assert main([*words, "--repeats", "2", "--peer", f"{PEER}:plain,starved"]) == 1
+    assert main([*COMMAND, "--repeats", "2", "--peer", f"{PEER}:plain,starved"]) == 1
     said = capsys.readouterr()
     record = json.loads(said.out.splitlines()[-1])
     assert [arm["name"] for arm in record["arms"]] == ["numpy_peer:plain"]
     assert record["failed"]["numpy_peer:starved"]["out_of_memory"]
     assert "numpy_peer:starved failed: MemoryError: no more" in said.err
-    assert main([*words, "--repeats", "2", "--peer", f"{PEER}:plain"]) == 0
+    assert main([*COMMAND, "--repeats", "2", "--peer", f"{PEER}:plain"]) == 0
 
 
 def test_utilisation_is_of_the_data_sheet_and_of_what_was_measured(
@@ -171,20 +159,7 @@ def test_first_losses_are_compared_wherever_nothing_is_drawn_at_random() -> None
 
 
 def test_compile_times_say_whether_anything_was_cached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [
-        "bench",
-        "step",
-        "--model",
-        "r3d_18",
-        "--geometry",
-        "chest",
-        "--size",
-        "tiny",
-        "--batch-size",
-        "1",
-        "--json",
-    ]
-    words += ["--cache", str(tmp_path / "cache")]
+    words = [*COMMAND, "--cache", str(tmp_path / "cache")]
     peers = ["--peer", f"{PEER}:plain,caches,starved"]
     assert main([*words, "--compile-only", *peers]) == 1
     said = capsys.readouterr()
