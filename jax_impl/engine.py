@@ -51,7 +51,7 @@ class PendingStep:
     """The figures of a step, still on the device."""
 
     means: jax.Array
-    """[6]: loss, classification, any_injury, segmentation, gradient norm, whether any process was asked to stop."""
+    """[6]: loss, classification, any_injury, segmentation, gradient norm, how many processes were asked to stop."""
     case_losses: jax.Array
     """[B], split by case"""
 
@@ -110,7 +110,7 @@ class JaxEngine:
         with self._precision.applied():
             state = (self._parameters, self._statistics, self._optimizer_state)
             rate = np.asarray(learning_rate, self._precision.parameter_dtype)
-            arrays = (batch.volume, batch.organs, batch.targets, np.array([stop]))
+            arrays = (batch.volume, batch.organs, batch.targets, np.array([stop], rate.dtype))
             placed = [parallel.place_by_case(self._mesh, array) for array in arrays]
             state, means, per_case = self._train_step(*state, *placed, rate, np.uint32(step))
             self._parameters, self._statistics, self._optimizer_state = state
@@ -250,7 +250,7 @@ class JaxEngine:
         parameters, optimizer_state, norm = clip_and_update(
             self._optimizer, self.recipe.clip_norm, learning_rate, gradients, optimizer_state, parameters
         )
-        means = jnp.stack([*_means(losses).values(), norm, stop.any()])
+        means = jnp.stack([*_means(losses).values(), norm, stop.sum()])
         return (parameters, statistics, optimizer_state), means, losses.total
 
     def _pure_predict(self, parameters: Tree, statistics: Tree, volume: jax.Array) -> jax.Array:
