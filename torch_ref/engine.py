@@ -77,7 +77,8 @@ class TorchEngine:
             keep_compiled_programs()
         self._to_device = Transfer(self._device)
         forms = fast_forms(recipe.fast, DEFAULT_FORMS[self._device.type])
-        model = parallel.with_global_batch_norm(_build_model(spec, recipe, forms), self._device, processes)
+        model = _build_model(spec, recipe, forms)
+        model = parallel.with_global_batch_norm(model, self._device, processes, compiling)
         self._model = model.to(self._device, self._precision.parameter_dtype)
         if self._device.type == "cuda":
             self._model = self._model.to(memory_format=self._model.memory_format)
