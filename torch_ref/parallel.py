@@ -31,7 +31,7 @@ def join(processes: Processes) -> torch.device:
         torch.cuda.set_device(device)
     if not processes.alone and not dist.is_initialized():
         meet(processes)
-        timeout = timedelta(seconds=processes.timeout)
+        timeout, patience = (timedelta(seconds=s) for s in (processes.timeout, processes.collective_timeout))
         host, _, port = processes.coordinator.rpartition(":")
         # Not by a tcp:// address: under torchrun older versions of PyTorch take every such address for the agent's, and
         # nobody would listen.
@@ -41,8 +41,9 @@ def join(processes: Processes) -> torch.device:
             store=store,
             rank=processes.index,
             world_size=processes.count,
-            timeout=timeout,
+            timeout=patience,
         )
+        store.set_timeout(patience)  # NCCL asks it for its own keys, at the first collective
     return device
 
 
