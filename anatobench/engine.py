@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.processes import ALONE, Processes
 from anatobench.recipes import FRAMEWORKS, Recipe
+from anatobench.system.processes import ALONE, Processes
 from anatobench.tasks import Size, Task
 
 Arrays = dict[str, np.ndarray]

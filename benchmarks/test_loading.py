@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anatobench.batches import training_batches
 from anatobench.bench.loading import PlainCopy, first_batch
 from anatobench.bench.random_store import write_random_store
-from anatobench.store import Store
+from anatobench.store.batches import training_batches
+from anatobench.store.reader import Store
 from anatobench.tasks import get_task
 
 pytest.importorskip("pytest_benchmark")

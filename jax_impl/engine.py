@@ -20,8 +20,8 @@ from jax.typing import DTypeLike
 from anatobench.engine import Arrays, Batch, Inspection, ModelSpec, StepMetrics
 from anatobench.errors import UsageError
 from anatobench.fast_forms import fast_forms
-from anatobench.processes import ALONE, Processes
 from anatobench.recipes import Recipe
+from anatobench.system.processes import ALONE, Processes
 from anatobench.tasks import Size
 from jax_impl import parallel
 from jax_impl.compilation import compiler_options, keep_compiled_programs

@@ -18,8 +18,8 @@ from torchvision.ops import StochasticDepth
 from anatobench.engine import Arrays, Batch, Inspection, ModelSpec, StepMetrics
 from anatobench.errors import UsageError
 from anatobench.fast_forms import fast_forms
-from anatobench.processes import ALONE, Processes
 from anatobench.recipes import Recipe
+from anatobench.system.processes import ALONE, Processes
 from anatobench.tasks import Size
 from torch_ref import parallel
 from torch_ref.compilation import compile_module, compiled, compiles, keep_compiled_programs

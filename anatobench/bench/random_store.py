@@ -10,9 +10,9 @@ import numpy as np
 
 from anatobench.bench.step import random_batch
 from anatobench.engine import ModelSpec
-from anatobench.progress import progress_bar
-from anatobench.store import Store, data_file
-from anatobench.store_writer import CaseOrigin, PreparedCase, StoreWriter
+from anatobench.store.reader import Store, data_file
+from anatobench.store.writer import CaseOrigin, PreparedCase, StoreWriter
+from anatobench.system.progress import progress_bar
 from anatobench.tasks import Task
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from anatobench.bench.step import random_batch
 from anatobench.engine import Batch, Engine, ModelSpec, load_engine
-from anatobench.processes import find_processes
 from anatobench.recipes import paper_recipe
+from anatobench.system.processes import find_processes
 from anatobench.tasks import get_task
 
 RUNNING_VALUES = (".running_mean", ".running_var")

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from anatobench.batches import Batches, training_batches
 from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import Closable, Rounds, measure_in_turns, median_with_interval, ratio_with_interval
 from anatobench.engine import Batch, Engine, ModelSpec, load_engine
-from anatobench.progress import progress_bar
 from anatobench.recipes import Recipe
-from anatobench.store import Store
+from anatobench.store.batches import Batches, training_batches
+from anatobench.store.reader import Store
+from anatobench.system.progress import progress_bar
 
 WITH_LOADING, SAME_BATCH, LOADING_ALONE = "with_loading", "same_batch", "loading_alone"
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.json_text import parse_json
 from anatobench.recipes import SIZES
+from anatobench.system.json_text import parse_json
 from anatobench.tasks import TASKS
 
 if TYPE_CHECKING:
-    from anatobench.store import Store
+    from anatobench.store.reader import Store
 
 GEOMETRIES = {"chest": "ct_rate", "abdomen": "ratic"}
 DEFAULT_BATCH_SIZE = 10
@@ -108,7 +108,7 @@ def open_source(args: argparse.Namespace, stack: ExitStack) -> Store:
     if min(args.cases, args.scans) < 1:
         raise UsageError("--cases and --scans: at least 1")
     if args.store is not None:
-        from anatobench.store import Store
+        from anatobench.store.reader import Store
 
         return Store.open(args.store)
     from anatobench.bench.random_store import write_random_store

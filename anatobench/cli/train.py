@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from anatobench.datasets.case import content_leakage
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.pretrained.kinetics import KINETICS_400
-from anatobench.processes import Processes, after_leader, find_processes
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override, paper_recipe
-from anatobench.runs import CONFIG_FILE, OF_THE_MACHINE, RunConfig, as_on, begin_run, locked
-from anatobench.signals import Interrupted
-from anatobench.store import Store
-from anatobench.supervision import Supervision
+from anatobench.store.mask_noise import Supervision
+from anatobench.store.reader import Store
+from anatobench.system.processes import Processes, after_leader, find_processes
+from anatobench.system.signals import Interrupted
 from anatobench.tasks import Task, get_task
+from anatobench.training.pretrained.kinetics import KINETICS_400
+from anatobench.training.run_folder import CONFIG_FILE, OF_THE_MACHINE, RunConfig, as_on, begin_run, locked
 
 if TYPE_CHECKING:
     from anatobench.engine import Batch, Engine
@@ -81,9 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Train; the outcome, or None in a process that does not lead."""
-    from anatobench.batches import steps_per_epoch, training_batches
-    from anatobench.evaluation import open_store, validator
-    from anatobench.training import TrainingData, train
+    from anatobench.evaluation.run_evaluation import open_store, validator
+    from anatobench.store.batches import steps_per_epoch, training_batches
+    from anatobench.training.loop import TrainingData, train
 
     processes = find_processes()
     config = _asked_for(args)
@@ -160,7 +160,7 @@ def _begin(
 
 def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
     """The run's first batch, if it is needed."""
-    from anatobench.batches import training_batches
+    from anatobench.store.batches import training_batches
 
     if not config.sharpness_every:
         return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anatobench.datasets.case import SAFE_CASE_ID, HeaderOverride, Listing, Rejection, case_id_of_path
-from anatobench.datasets.masks import find_mask
+from anatobench.datasets.mask_files import find_mask
 from anatobench.volumes.scan_folder import find_scans
 
 

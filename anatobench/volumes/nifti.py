@@ -18,9 +18,9 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from scipy import ndimage
 
-from anatobench.atomic_files import write_atomically
 from anatobench.datasets.case import HeaderOverride
 from anatobench.errors import CaseError
+from anatobench.system.atomic_files import write_atomically
 from anatobench.volumes.byte_stream import ByteStream, open_byte_stream
 from anatobench.volumes.hounsfield import Histogram, shows_air_and_tissue, why_not_hounsfield
 from anatobench.volumes.label_names import EXTENSION_CODE, format_label_names, parse_label_names

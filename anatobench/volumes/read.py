@@ -11,7 +11,7 @@ import numpy as np
 
 from anatobench.datasets.case import HeaderOverride
 from anatobench.errors import AnatoBenchError, CaseError
-from anatobench.time_limit import reading_time_limited
+from anatobench.system.time_limit import reading_time_limited
 from anatobench.volumes.dicom import read_dicom_series
 from anatobench.volumes.dicom_header import is_dicom_file
 from anatobench.volumes.hounsfield import OVERRIDE, judge_hounsfield

@@ -24,8 +24,8 @@ from torchvision.models.video import r3d_18, swin3d_t
 from torchvision.models.video.mvit import MSBlockConfig, MViT
 from torchvision.models.video.swin_transformer import PatchEmbed3d
 
-from anatobench.architectures.mvit_v2_s import LAYOUTS as MVIT_LAYOUTS
-from anatobench.architectures.mvit_v2_s import STOCHASTIC_DEPTH
+from anatobench.backbones.mvit_v2_s import LAYOUTS as MVIT_LAYOUTS
+from anatobench.backbones.mvit_v2_s import STOCHASTIC_DEPTH
 from anatobench.engine import Arrays, Batch, ModelSpec, StepMetrics
 from anatobench.recipes import Recipe
 from torch_ref.instruments import TorchInstruments

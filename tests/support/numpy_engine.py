@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from anatobench.engine import Arrays, Batch, ModelSpec, StepMetrics
-from anatobench.processes import ALONE
 from anatobench.recipes import Recipe
+from anatobench.system.processes import ALONE
 from anatobench.tasks import MISSING_TARGET
 
 POISON_HU = -777

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from anatobench.array_files import safetensors_bytes
 from anatobench.engine import Batch, ModelSpec, load_engine
 from anatobench.parity.inputs import learning_rate, parity_batch, parity_recipe, perturbed_weights
-from anatobench.processes import find_processes
 from anatobench.recipes import override
+from anatobench.system.array_files import safetensors_bytes
+from anatobench.system.processes import find_processes
 from anatobench.tasks import get_task
 
 BATCH_SIZE = 4

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from tiny_store import write_store
 
-from anatobench.checkpoints import read_newest
-from anatobench.store import Store
+from anatobench.store.reader import Store
+from anatobench.training.checkpoints import read_newest
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anatobench.architectures import mvit_v2_s
+from anatobench.backbones import mvit_v2_s
 from anatobench.bench.flops import count
 from anatobench.bench.flops.product import voxels
 from anatobench.bench.peaks import peak_flops

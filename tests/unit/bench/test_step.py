@@ -17,10 +17,10 @@ from anatobench.bench.flops import count
 from anatobench.bench.random_batch import random_batch, read_batch, write_batch
 from anatobench.bench.step import StepBenchmark, bench_step
 from anatobench.cli.main import main
-from anatobench.compile_cache import VARIABLE
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import Recipe
+from anatobench.system.compile_cache import VARIABLE
 from anatobench.tasks import TASKS
 
 KEYS = {"median_s", "ci95_s", "samples_per_s", "model_flops_per_step", "mfu", "peak_memory_bytes", "compile_s"}

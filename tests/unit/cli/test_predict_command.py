@@ -15,17 +15,17 @@ from numpy_engine import NumpyEngine, use_numpy_engines
 from scan_files import turned, write_dicom_series, write_dicom_slice, write_nifti_file
 from tiny_store import FINDINGS
 
-from anatobench import scan_prediction
-from anatobench.checkpoints import Checkpoint, Progress, save_checkpoint
 from anatobench.cli.main import main
 from anatobench.datasets.case import Case
-from anatobench.evaluation import predict_split
-from anatobench.predictions import class_probabilities
-from anatobench.prepare import prepare_case
+from anatobench.evaluation.predictions import class_probabilities
+from anatobench.evaluation.run_evaluation import predict_split
+from anatobench.prediction import one_scan as scan_prediction
 from anatobench.recipes import Recipe
-from anatobench.runs import RunConfig, begin_run
-from anatobench.store import Store
-from anatobench.store_writer import CaseOrigin, StoreWriter
+from anatobench.store.prepare import prepare_case
+from anatobench.store.reader import Store
+from anatobench.store.writer import CaseOrigin, StoreWriter
+from anatobench.training.checkpoints import Checkpoint, Progress, save_checkpoint
+from anatobench.training.run_folder import RunConfig, begin_run
 from anatobench.volumes.label_names import parse_label_names
 from anatobench.volumes.nifti import write_nifti
 

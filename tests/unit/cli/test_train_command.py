@@ -12,11 +12,11 @@ import pytest
 from numpy_engine import NumpyEngine, use_numpy_engines
 from tiny_store import FINDINGS, write_store
 
-from anatobench.checkpoints import read_newest
 from anatobench.cli.main import main
 from anatobench.recipes import paper_recipe
-from anatobench.runs import RunConfig
-from anatobench.store import Store
+from anatobench.store.reader import Store
+from anatobench.training.checkpoints import read_newest
+from anatobench.training.run_folder import RunConfig
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anatobench.attribution import log_odds_slope
 from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.parity.comparison import largest_difference
 from anatobench.parity.inputs import parity_batch, perturbed_weights
+from anatobench.prediction.attribution import log_odds_slope
 from anatobench.recipes import Recipe
 from anatobench.tasks import RATIC
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from anatobench.compile_cache import VARIABLE
 from anatobench.engine import ModelSpec, load_engine
 from anatobench.parity.inputs import parity_batch
 from anatobench.recipes import Recipe
+from anatobench.system.compile_cache import VARIABLE
 from anatobench.tasks import RATIC
 from jax_impl import compilation
 from jax_impl.compilation import OPTIONS, CompilerOption, compiler_options, keep_compiled_programs

@@ -12,11 +12,11 @@ from tiny_store import write_store
 
 import jax_impl.losses as jax_losses
 import torch_ref.losses as torch_losses
-from anatobench.batches import training_batches
 from anatobench.engine import Batch
 from anatobench.recipes import Recipe
-from anatobench.store import Store
-from anatobench.supervision import Supervision
+from anatobench.store.batches import training_batches
+from anatobench.store.mask_noise import Supervision
+from anatobench.store.reader import Store
 
 SETTINGS = {"supervising_organs": "heart,lung_lower_lobe_left", "boundary_distortion": 50.0}
 

@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_ref.compilation as compilation
 import torch_ref.layers.triton_language as triton_language
-from anatobench.compile_cache import VARIABLE
 from anatobench.engine import Batch, Engine, ModelSpec, load_engine
 from anatobench.parity.inputs import parity_batch
 from anatobench.recipes import MODELS, Recipe
+from anatobench.system.compile_cache import VARIABLE
 from anatobench.tasks import RATIC
 from torch_ref.engine import PendingStep, TorchEngine
 from torch_ref.transfer import Transfer
