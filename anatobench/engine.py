@@ -7,16 +7,17 @@ the other, and two frameworks are compared by comparing dicts.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import FRAMEWORKS, Recipe
+from anatobench.store.batch import Batch
 from anatobench.system.processes import ALONE, Processes
 from anatobench.tasks import Size, Task
 
@@ -28,33 +29,6 @@ SEGMENTATION_HEAD = "segmentation_head."
 UNREAD = (".num_batches_tracked", ".relative_position_index")
 """Ends of torchvision's names that the canonical form leaves out and a file may have: with a fixed momentum nothing
 reads the first, and the second follows from the window's size."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What travels from the host to a device for one step."""
-
-    volume: np.ndarray
-    """int16 [B, D, H, W], HU: the device clips, normalises and casts."""
-    organs: np.ndarray
-    """uint8 [B, D, H, W], organ indices; `IGNORED_ORGAN` where a case has no mask."""
-    targets: np.ndarray
-    """int8 [B, groups], grade per label group; `MISSING_TARGET` where unknown."""
-    case_index: np.ndarray
-    """int32 [B], position of each case in the store's index; -1 for padding of an evaluation batch."""
-
-    @property
-    def size(self) -> int:
-        return int(self.volume.shape[0])
-
-    def digest(self) -> str:
-        """BLAKE2b of every byte: equal digests prove that two frameworks saw the same batch."""
-        state = hashlib.blake2b(digest_size=16)
-        for field in fields(self):
-            array = np.ascontiguousarray(getattr(self, field.name))
-            state.update(f"{field.name}{array.dtype}{array.shape}".encode())
-            state.update(array.data)
-        return state.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -224,10 +198,15 @@ def load_engine(framework: str, spec: ModelSpec, recipe: Recipe, processes: Proc
     if recipe.recompute and spec.model == "r3d_18":
         raise UsageError("recompute=true: r3d_18's BatchNorm would count every batch twice; it is for the other models")
     try:
-        package = importlib.import_module(f"{_PACKAGES[framework]}.engine")
+        package = framework_module(framework, "engine")
     except ModuleNotFoundError as error:
         raise AnatoBenchError(
             f"framework {framework} needs the Python package {error.name}: pip install 'anatobench[{framework}]'"
         ) from error
     engine: Engine = package.build(spec, recipe, processes)
     return engine
+
+
+def framework_module(framework: str, name: str) -> ModuleType:
+    """A module of that framework's package; `ModuleNotFoundError` where the framework is not installed."""
+    return importlib.import_module(f"{_PACKAGES[framework]}.{name}")

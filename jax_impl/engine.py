@@ -17,10 +17,11 @@ import optax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anatobench.engine import Arrays, Batch, Inspection, ModelSpec, StepMetrics
+from anatobench.engine import Arrays, Inspection, ModelSpec, StepMetrics
 from anatobench.errors import UsageError
 from anatobench.fast_forms import fast_forms
 from anatobench.recipes import Recipe
+from anatobench.store.batch import Batch
 from anatobench.system.processes import ALONE, Processes
 from anatobench.tasks import Size
 from jax_impl import parallel

@@ -15,10 +15,11 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from anatobench.engine import Arrays, Batch, Inspection, ModelSpec, StepMetrics
+from anatobench.engine import Arrays, Inspection, ModelSpec, StepMetrics
 from anatobench.errors import UsageError
 from anatobench.fast_forms import fast_forms
 from anatobench.recipes import Recipe
+from anatobench.store.batch import Batch
 from anatobench.system.processes import ALONE, Processes
 from anatobench.tasks import Size
 from torch_ref import parallel

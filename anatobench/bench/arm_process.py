@@ -24,9 +24,10 @@ from safetensors.numpy import load_file
 
 from anatobench.bench.arms import MEMORY_WORDS
 from anatobench.bench.random_batch import read_batch
-from anatobench.engine import SEGMENTATION_HEAD, Arrays, Batch, Instruments, ModelSpec, PendingMetrics, load_engine
+from anatobench.engine import SEGMENTATION_HEAD, Arrays, Instruments, ModelSpec, PendingMetrics, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import Recipe
+from anatobench.store.batch import Batch
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.host_memory import host_memory
 from anatobench.tasks import Task

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anatobench.engine import Batch, ModelSpec
+from anatobench.engine import ModelSpec
+from anatobench.store.batch import Batch
 
 
 def random_batch(spec: ModelSpec, size: int, seed: int) -> Batch:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from anatobench.bench.step import random_batch
-from anatobench.engine import Batch, Engine, ModelSpec, load_engine
+from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.recipes import paper_recipe
+from anatobench.store.batch import Batch
 from anatobench.system.processes import find_processes
 from anatobench.tasks import get_task
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import Closable, Rounds, measure_in_turns, median_with_interval, ratio_with_interval
-from anatobench.engine import Batch, Engine, ModelSpec, load_engine
+from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.recipes import Recipe
+from anatobench.store.batch import Batch
 from anatobench.store.batches import Batches, training_batches
 from anatobench.store.reader import Store
 from anatobench.system.progress import progress_bar

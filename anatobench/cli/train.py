@@ -23,7 +23,8 @@ from anatobench.training.pretrained.kinetics import KINETICS_400
 from anatobench.training.run_folder import CONFIG_FILE, OF_THE_MACHINE, RunConfig, as_on, begin_run, locked
 
 if TYPE_CHECKING:
-    from anatobench.engine import Batch, Engine
+    from anatobench.engine import Engine
+    from anatobench.store.batch import Batch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from anatobench.engine import Arrays, Batch, ModelSpec
+from anatobench.engine import Arrays, ModelSpec
 from anatobench.recipes import Recipe
+from anatobench.store.batch import Batch
 from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, Size, Task
 
 PRECISION_OF_DTYPE = {"float64": "fp64", "float32": "fp32", "tensorfloat32": "tf32", "bfloat16": "bf16"}

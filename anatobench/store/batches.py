@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anatobench.datasets.case import SPLITS
-from anatobench.engine import Batch
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.store.batch import Batch
 from anatobench.store.crops import centre_crop_start, random_crop_start
 from anatobench.store.mask_noise import Supervision
 from anatobench.store.reader import Store

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from anatobench.engine import Batch, Engine, PendingMetrics, StepMetrics
+from anatobench.engine import Engine, PendingMetrics, StepMetrics
 from anatobench.errors import AnatoBenchError
+from anatobench.store.batch import Batch
 from anatobench.system.signals import Interrupted, StopSignals
 from anatobench.training.checkpoints import Best, Checkpoint, Progress, read_newest, record_best, save_checkpoint
 from anatobench.training.initial_weights import begin_with

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-from anatobench.engine import Arrays, Batch, Engine
+from anatobench.engine import Arrays, Engine
+from anatobench.store.batch import Batch
 
 ITERATIONS = 30
 """Products of the Hessian at most; each costs about two backward passes."""

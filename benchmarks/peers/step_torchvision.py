@@ -26,8 +26,9 @@ from torchvision.models.video.swin_transformer import PatchEmbed3d
 
 from anatobench.backbones.mvit_v2_s import LAYOUTS as MVIT_LAYOUTS
 from anatobench.backbones.mvit_v2_s import STOCHASTIC_DEPTH
-from anatobench.engine import Arrays, Batch, ModelSpec, StepMetrics
+from anatobench.engine import Arrays, ModelSpec, StepMetrics
 from anatobench.recipes import Recipe
+from anatobench.store.batch import Batch
 from torch_ref.instruments import TorchInstruments
 from torch_ref.losses import case_losses, segmentation_loss
 from torch_ref.models import build_backbone

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anatobench.engine import Arrays, Batch, ModelSpec, StepMetrics
+from anatobench.engine import Arrays, ModelSpec, StepMetrics
 from anatobench.recipes import Recipe
+from anatobench.store.batch import Batch
 from anatobench.system.processes import ALONE
 from anatobench.tasks import MISSING_TARGET
 
@@ -177,6 +178,6 @@ def _features(volume: np.ndarray) -> np.ndarray:
 
 def use_numpy_engines(monkeypatch) -> None:
     """Let every command and evaluation get this engine, whatever framework it asks for."""
-    for module in ("engine", "evaluation", "scan_prediction"):
+    for module in ("engine", "evaluation.run_evaluation", "prediction.one_scan"):
         path = f"anatobench.{module}.load_engine"
         monkeypatch.setattr(path, lambda name, spec, recipe: NumpyEngine(spec, recipe, name))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anatobench.engine import Arrays, Batch, ModelSpec, StepMetrics
+from anatobench.engine import Arrays, ModelSpec, StepMetrics
 from anatobench.recipes import Recipe
+from anatobench.store.batch import Batch
 
 VARIANTS = (
     "plain",

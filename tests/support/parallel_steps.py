@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from anatobench.engine import Batch, ModelSpec, load_engine
+from anatobench.engine import ModelSpec, load_engine
 from anatobench.parity.inputs import learning_rate, parity_batch, parity_recipe, perturbed_weights
 from anatobench.recipes import override
+from anatobench.store.batch import Batch
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.processes import find_processes
 from anatobench.tasks import get_task

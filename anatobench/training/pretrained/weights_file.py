@@ -8,7 +8,6 @@ PyTorch's `.pth` is a pickle, so PyTorch itself reads it, with its unpickler tha
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from anatobench.engine import framework_module
 from anatobench.errors import AnatoBenchError
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.progress import progress_bar
@@ -122,7 +122,7 @@ def _check_hash_in_name(name: str, sha256: str, what: str, remedy: str) -> None:
 def _read_pth(path: Path, content: bytes) -> Mapping[str, np.ndarray]:
     try:
         reader: Callable[[bytes, int], Mapping[str, np.ndarray]]
-        reader = importlib.import_module("torch_ref.pretrained_file").read_state_dict
+        reader = framework_module("torch", "pretrained_file").read_state_dict
     except ModuleNotFoundError as error:
         raise AnatoBenchError(
             f"{path}: reading .pth needs the Python package {error.name}: pip install torch (its CPU build will do), "

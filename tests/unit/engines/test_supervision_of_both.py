@@ -12,8 +12,8 @@ from tiny_store import write_store
 
 import jax_impl.losses as jax_losses
 import torch_ref.losses as torch_losses
-from anatobench.engine import Batch
 from anatobench.recipes import Recipe
+from anatobench.store.batch import Batch
 from anatobench.store.batches import training_batches
 from anatobench.store.mask_noise import Supervision
 from anatobench.store.reader import Store

@@ -20,9 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_ref.compilation as compilation
 import torch_ref.layers.triton_language as triton_language
-from anatobench.engine import Batch, Engine, ModelSpec, load_engine
+from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.parity.inputs import parity_batch
 from anatobench.recipes import MODELS, Recipe
+from anatobench.store.batch import Batch
 from anatobench.system.compile_cache import VARIABLE
 from anatobench.tasks import RATIC
 from torch_ref.engine import PendingStep, TorchEngine

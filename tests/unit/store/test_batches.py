@@ -13,8 +13,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from anatobench.engine import Batch
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.store.batch import Batch
 from anatobench.store.batches import PADDING, evaluation_batches, steps_per_epoch, training_batches
 from anatobench.store.reader import Store, data_file
 from anatobench.tasks import IGNORED_ORGAN

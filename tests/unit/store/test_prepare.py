@@ -20,13 +20,14 @@ import numpy as np
 import pytest
 
 import anatobench.store.prepare
-from anatobench.datasets.case import Case, HeaderOverride, Listing, PatientLeakageError, Rejection
+from anatobench.datasets.case import Case, Listing, PatientLeakageError, Rejection
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.store.prepare import Summary, prepare, prepare_case
 from anatobench.store.reader import Store
 from anatobench.system.worker_pool import WorkerDied
 from anatobench.tasks import get_task
 from anatobench.volumes.nifti import read_nifti_mask, write_nifti
+from anatobench.volumes.volume import HeaderOverride
 
 MakeCohort = Callable[[int], Listing]
 NIFTI_PIXDIM, NIFTI_DIM = 76, 40

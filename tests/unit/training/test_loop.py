@@ -15,10 +15,10 @@ from numpy_engine import POISON_HU, NumpyEngine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_store import FINDINGS, write_store
 
-from anatobench.engine import Batch
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.evaluation.run_evaluation import validator
 from anatobench.recipes import Recipe
+from anatobench.store.batch import Batch
 from anatobench.store.batches import steps_per_epoch, training_batches
 from anatobench.store.reader import Store
 from anatobench.system.signals import Interrupted

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anatobench.engine import Arrays, Batch
+from anatobench.engine import Arrays
+from anatobench.store.batch import Batch
 from anatobench.training.sharpness import sharpness
 
 SHAPES = {"a": (3, 4), "b": (28,)}
