@@ -64,10 +64,10 @@ def test_a_stopped_run_exits_with_130_and_resumes_from_its_folder_alone(
 ) -> None:
     take_step = NumpyEngine.train_step
 
-    def stop_at_three(self, batch, rate, step, stop):
+    def stop_at_three(self, batch, rate, step, *rest):
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return take_step(self, batch, rate, step, stop)
+        return take_step(self, batch, rate, step, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(NumpyEngine, "train_step", stop_at_three)
