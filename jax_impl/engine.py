@@ -124,8 +124,7 @@ class JaxEngine:
             self._state, figures, case_losses = self._train_step(
                 phase, self._state, arrays, asked, rate, np.uint32(step)
             )
-        names = ("loss", *self._phases[phase].objective.terms, "gradient_norm", "stop")
-        return PendingStep(names, figures, case_losses)
+        return PendingStep((*self._figures(phase), "stop"), figures, case_losses)
 
     def predict(self, volume: np.ndarray) -> np.ndarray:
         """See `anatobench.engine.Predictor.predict`."""
@@ -152,7 +151,7 @@ class JaxEngine:
             return Inspection(
                 activations={name: _channels_first(seen[name]) for name in self._stage_names},
                 outputs={name: np.array(seen[name]) for name in [HEADS[head].shown_as for head in self.spec.heads]},
-                losses={name: float(losses[name]) for name in ("loss", *self._phases[phase].objective.terms)},
+                losses={name: float(losses[name]) for name in self._figures(phase) if name in losses},
                 gradients=export_arrays(trained, found) if gradients else {},
             )
 
@@ -222,6 +221,10 @@ class JaxEngine:
         """What the phase's objective reads."""
         return {name: batch[name] for name in self._phases[phase].objective.reads}
 
+    def _figures(self, phase: int) -> tuple[str, ...]:
+        """What a step measures, in order: a dict forgets its own on its way through JAX."""
+        return ("loss", *self._phases[phase].objective.terms, "gradient_norm")
+
     def _own_model(self) -> tuple[Tree, Tree]:
         return parallel.own_copy(self._state.parameters), parallel.own_copy(self._state.statistics)
 
@@ -268,7 +271,7 @@ class JaxEngine:
         state, figures, case_losses = train_step(
             objective, self._optimizer, state, arrays, learning_rate, self._key(step)
         )
-        return state, jnp.stack([*figures.values(), stop.any()]), case_losses
+        return state, jnp.stack([*(figures[name] for name in self._figures(phase)), stop.any()]), case_losses
 
     def _pure_predict(self, parameters: Tree, statistics: Tree, volume: jax.Array) -> jax.Array:
         model = nnx.merge(self._graph, parameters, statistics)

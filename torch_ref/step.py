@@ -52,12 +52,16 @@ class Objective(nn.Module):
         outputs and every head's logits."""
         view = self._view(arrays["volume"], record)
         terms = self.terms(self.spec.task, self.recipe, view, arrays)
+        total = weighted_sum(self.phase.objective.terms, terms)
+        for output in view.unused():
+            # Its weights get a gradient of 0, as in JAX, instead of none, for which DistributedDataParallel would wait.
+            total = total + 0.0 * output.flatten(1).sum(1)
         if record is not None:
             for name in self.spec.heads:
                 output = view.logits if HEADS[name].kind == "classifier" else view.upsampled(name)
                 assert output is not None, "the model has the heads of its spec"
                 record(HEADS[name].shown_as, output)
-        return weighted_sum(self.phase.objective.terms, terms), terms
+        return total, terms
 
     def features(self, volume: Tensor, record: Record | None = None) -> Tensor:
         """int16 [B, D, H, W] to the feature map."""

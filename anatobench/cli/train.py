@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from anatobench.datasets.case import content_leakage
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.objectives.registry import plan_of
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override, paper_recipe
 from anatobench.store.mask_noise import MaskNoise
 from anatobench.store.reader import Store
@@ -113,6 +114,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
             process_index=processes.index,
             process_count=processes.count,
             workers=args.workers,
+            reads=plan_of(recipe, store.task).reads(steps),
             mask_noise=MaskNoise.of(recipe, store.task),
         ) as batches:
             data = TrainingData(
@@ -167,8 +169,8 @@ def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
     if not config.sharpness_every:
         return None
     recipe = config.recipe
-    noise = MaskNoise.of(recipe, store.task)
-    with training_batches(store, recipe.seed, recipe.batch_size, workers=0, mask_noise=noise) as batches:
+    reads, noise = plan_of(recipe, store.task).reads(1), MaskNoise.of(recipe, store.task)
+    with training_batches(store, recipe.seed, recipe.batch_size, workers=0, reads=reads, mask_noise=noise) as batches:
         return next(batches)
 
 

@@ -72,6 +72,10 @@ class Plan:
             place -= phase.epochs
         raise AssertionError("the place lies within the phases' epochs")
 
+    def reads(self, steps_per_epoch: int) -> Callable[[int], tuple[str, ...]]:
+        """The arrays that the batch of a step holds, as a function of the step from 0."""
+        return lambda step: self.phases[self.phase_of_epoch(step // steps_per_epoch)].objective.reads
+
 
 Kind = Callable[[Recipe, Task], Plan]
 """A kind of supervision: what a recipe means on a task. It raises `UsageError` where the two do not fit."""

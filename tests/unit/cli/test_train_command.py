@@ -118,7 +118,7 @@ def test_another_framework_goes_on_only_when_allowed(tmp_path: Path, store: Stor
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--set", "learning_rat=1"], "write field=value with one of epochs"),
+        (["--set", "learning_rat=1"], "write field=value with one of objective, epochs"),
         (["--set", "batch_size=x"], "is not a valid int"),
         (["--set", "batch_size=9"], "8 training cases, too few for one batch of 9"),
         (["--set", "precision=int4"], "precision='int4' is out of range"),
