@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anatobench.errors import AnatoBenchError
-from anatobench.worker_pool import NATIVE_THREAD_VARIABLES
+from anatobench.system.worker_pool import NATIVE_THREAD_VARIABLES
 
 Command = list[str]
 """The words after `anatobench`."""

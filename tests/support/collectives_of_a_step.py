@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from anatobench.engine import Batch, Engine, ModelSpec, load_engine
+from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.parity.inputs import parity_batch, parity_recipe
-from anatobench.processes import find_processes
 from anatobench.recipes import override
+from anatobench.system.processes import find_processes
 from anatobench.tasks import RATIC
 
 CASES, CROP = 4, (8, 16, 16)
@@ -35,9 +34,8 @@ def of_torch(spec: ModelSpec, settings: list[str]) -> tuple[Engine, dict[str, An
     torch_ref.compilation.BACKEND = "aot_eager"
     processes = find_processes()
     engine = load_engine("torch", spec, override(parity_recipe("float32", 0), settings), processes)
-    whole, share = parity_batch(spec, CASES, 0, 0), processes.share(CASES)
-    own = slice(processes.index * share, (processes.index + 1) * share)
-    batch = Batch(**{field.name: getattr(whole, field.name)[own] for field in fields(Batch)})
+    share = processes.share(CASES)
+    batch = parity_batch(spec, CASES, 0, 0).part(slice(processes.index * share, (processes.index + 1) * share))
     for step in range(2):  # DistributedDataParallel fills its buckets anew after the first
         engine.train_step(batch, 1e-3, step).fetch()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
@@ -66,11 +64,10 @@ def of_jax(spec: ModelSpec, settings: list[str]) -> tuple[Engine, dict[str, Any]
     engine = load_engine("jax", spec, override(parity_recipe("float32", 0), settings))
     assert isinstance(engine, JaxEngine)
     batch = parity_batch(spec, CASES, 0, 0)
-    arrays = [batch.volume, batch.organs, batch.targets, np.zeros(2, np.float32)]
-    state = (engine._parameters, engine._statistics, engine._optimizer_state)
-    placed = [parallel.place_by_case(mesh, array) for array in arrays]
+    arrays = {name: parallel.place_by_case(mesh, array) for name, array in batch.arrays.items()}
+    asked = parallel.place_by_case(mesh, np.zeros(2, np.float32))
     with engine._precision.applied():
-        lowered = engine._train_step.lower(*state, *placed, np.float32(1e-3), np.uint32(0))
+        lowered = engine._train_step.lower(0, engine._state, arrays, asked, np.float32(1e-3), np.uint32(0))
         text = lowered.compile().as_text()
     found = []
     for types, kind, rest in re.findall(rf"= (.*?) ({KINDS})(?:-start)?\((.*)", text):

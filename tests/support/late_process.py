@@ -9,8 +9,8 @@ import time
 import numpy as np
 
 from anatobench.engine import ModelSpec, load_engine
-from anatobench.processes import find_processes
 from anatobench.recipes import Recipe
+from anatobench.system.processes import find_processes
 from anatobench.tasks import RATIC
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from anatobench.processes import ALONE, Processes
+from anatobench.system.processes import ALONE, Processes
 from torch_ref import parallel
 from torch_ref.layers.batch_norm import GlobalBatchNorm3d
 

@@ -1,0 +1,106 @@
+"""Which cohort to write, who is in it, and the pool that writes it.
+
+Patient i depends on the seed and on i alone: a longer cohort starts with the same patients, and any worker may write
+any patient. Tables are written last, from the plan, so that a cohort without them is one to be completed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.phantom import write_ct_rate, write_rad_chestct, write_ratic
+from anatobench.phantom.plan import CohortPlan
+from anatobench.system.atomic_files import write_atomically
+from anatobench.system.progress import progress_bar
+from anatobench.tasks import Task, get_task
+
+MARK = "phantom.json"
+"""Names the arguments of the cohort in its folder."""
+
+
+@dataclass(frozen=True)
+class CohortFormat:
+    """How one data set's format is written."""
+
+    write_patient: Callable[[Path, CohortPlan, int], None]
+    """Writes the scans and masks of a patient, except what already stands complete."""
+    write_tables: Callable[[Path, CohortPlan], list[tuple[int, ...]]]
+    """Writes the CSV files and returns the targets of every scan, in the order of the task's groups."""
+
+
+FORMATS: Mapping[str, CohortFormat] = {
+    "ratic": CohortFormat(write_ratic.write_patient, write_ratic.write_tables),
+    "ct_rate": CohortFormat(write_ct_rate.write_patient, write_ct_rate.write_tables),
+    "rad_chestct": CohortFormat(write_rad_chestct.write_patient, write_rad_chestct.write_tables),
+}
+
+
+def write_cohort(root: Path, plan: CohortPlan, workers: int = 1) -> dict[str, Any]:
+    """Write a cohort, or what is missing of it, and return what it holds.
+
+    Raises `AnatoBenchError` if the folder holds anything but a phantom of the same plan.
+    """
+    if plan.format not in FORMATS:
+        raise UsageError(f"--format {plan.format}: choose one of {', '.join(FORMATS)}")
+    _claim(root, plan)
+    _write_patients(root, plan, workers)
+    targets = FORMATS[plan.format].write_tables(root, plan)
+    return {
+        "out": str(root),
+        **asdict(plan),
+        "scans": len(targets),
+        "labels": count_labels(get_task(plan.format), targets),
+    }
+
+
+def _claim(root: Path, plan: CohortPlan) -> None:
+    mark = root / MARK
+    text = json.dumps({"phantom": asdict(plan)}, indent=1) + "\n"
+    if mark.is_file():
+        if mark.read_text() != text:
+            raise AnatoBenchError(f"{root} holds a phantom made with other arguments ({mark}): choose another --out")
+        return
+    if root.exists() and (not root.is_dir() or any(not entry.name.startswith(".") for entry in root.iterdir())):
+        raise AnatoBenchError(f"{root} is not empty and no phantom: choose another --out")
+    root.mkdir(parents=True, exist_ok=True)
+    write_atomically(mark, text.encode())
+
+
+def _write_patients(root: Path, plan: CohortPlan, workers: int) -> None:
+    write = FORMATS[plan.format].write_patient
+    progress = progress_bar(plan.cases, f"phantom {plan.format}", "patient", delay=1.0)
+    with progress:
+        if workers <= 1:
+            for index in range(plan.cases):
+                write(root, plan, index)
+                progress.update()
+            return
+        # spawn: the caller may hold threads or a GPU, which a fork would break
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            jobs = [pool.submit(write, root, plan, index) for index in range(plan.cases)]
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+                    progress.update()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def count_labels(task: Task, targets: list[tuple[int, ...]]) -> dict[str, dict[str, int]]:
+    """How many scans have each grade of each group."""
+    grades = np.array(targets, dtype=int).reshape(len(targets), len(task.groups))
+    return {
+        group.name: {grade: int((grades[:, column] == value).sum()) for value, grade in enumerate(group.grades)}
+        for column, group in enumerate(task.groups)
+    }
