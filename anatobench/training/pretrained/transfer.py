@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from anatobench.backbones.published_weights import PublishedWeights
 from anatobench.engine import SEGMENTATION_HEAD, UNREAD, Arrays
 from anatobench.errors import AnatoBenchError
-from anatobench.training.pretrained.kinetics import PublishedWeights
 
 _LISTED = 8
 

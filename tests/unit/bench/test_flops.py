@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from anatobench.backbones import mvit_v2_s
+from anatobench.backbones.products import voxels
 from anatobench.bench.flops import count
-from anatobench.bench.flops.product import voxels
 from anatobench.bench.peaks import peak_flops
 from anatobench.bench.random_batch import random_batch
 from anatobench.engine import ModelSpec, load_engine

@@ -1,4 +1,4 @@
-"""torchvision's Kinetics-400 weights of the three backbones, and what of them the changed models cannot take.
+"""A file of weights that torchvision publishes for a backbone, and what of it the changed model cannot take.
 
 Names and addresses are torchvision's (torchvision/models/video: `R3D_18_Weights`, `Swin3D_T_Weights`,
 `MViT_V2_S_Weights`, each `KINETICS400_V1`); the eight hexadecimal digits are the beginning of the file's SHA-256.
@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 ADDRESS = "https://download.pytorch.org/models/"
+CLASSIFIER = "it tells 400 human actions apart"
+"""Why a classifier is not taken."""
+PATCHES = "it takes colour patches of another size"
+"""Why an embedding of patches is not taken."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +31,3 @@ class PublishedWeights:
     def address(self) -> str:
         """Where the file is published."""
         return ADDRESS + self.file
-
-
-_CLASSIFIER = "it tells 400 human actions apart"
-_PATCHES = "it takes colour patches of another size"
-
-KINETICS_400: Mapping[str, PublishedWeights] = {
-    "r3d_18": PublishedWeights(
-        "r3d_18-b3b3357e.pth",
-        {"stem.0.": "it takes colour, its kernel is 3x7x7 instead of 2x2x2", "fc.": _CLASSIFIER},
-    ),
-    "swin3d_t": PublishedWeights("swin3d_t-7615ae03.pth", {"patch_embed.proj.": _PATCHES, "head.": _CLASSIFIER}),
-    "mvit_v2_s": PublishedWeights(
-        "mvit_v2_s-ae3be167.pth",
-        {"conv_proj.": _PATCHES, "head.": _CLASSIFIER},
-        resized=(".rel_pos_h", ".rel_pos_w", ".rel_pos_t"),
-    ),
-}
