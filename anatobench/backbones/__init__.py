@@ -18,7 +18,7 @@ CARDS: dict[str, BackboneCard[Any]] = {card.name: card for card in (r3d_18.CARD,
 
 
 def card_of(model: str) -> BackboneCard[Any]:
-    """The card of that name; `UsageError` if there is none."""
+    """Find the card of that name; `UsageError` if there is none."""
     if model not in CARDS:
         raise UsageError(f"model {model!r}: choose one of {', '.join(CARDS)}")
     return CARDS[model]

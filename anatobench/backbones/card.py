@@ -57,7 +57,7 @@ class BackboneCard(Generic[LayoutT]):
     """Of the tiny model in the AUC study; None where nobody has chosen one."""
 
     def layout(self, size: str) -> LayoutT:
-        """The numbers of a size; `UsageError` if it has none of that name."""
+        """Return the numbers of a size; `UsageError` if the backbone has none of that name."""
         if size not in self.layouts:
             raise UsageError(
                 f"model {self.name} has no size {size}: choose {' or '.join(self.layouts)}, or {self._add('layouts')}"
@@ -65,7 +65,7 @@ class BackboneCard(Generic[LayoutT]):
         return self.layouts[size]
 
     def recipe_row(self, anatomy: str) -> RecipeRow:
-        """Table 6's row; `UsageError` if there is none for that anatomy."""
+        """Return Table 6's row; `UsageError` if there is none for that anatomy."""
         if anatomy not in self.recipe_rows:
             raise UsageError(
                 f"model {self.name} has no learning rate and batch size for the {anatomy}: {self._add('recipe_rows')}"
@@ -73,7 +73,7 @@ class BackboneCard(Generic[LayoutT]):
         return self.recipe_rows[anatomy]
 
     def published_weights(self) -> PublishedWeights:
-        """The file to begin with; `UsageError` if none is published."""
+        """Return the file to begin with; `UsageError` if none is published."""
         if self.published is None:
             raise UsageError(
                 f"model {self.name} has no published weights: train it without --pretrained, or "
@@ -82,7 +82,7 @@ class BackboneCard(Generic[LayoutT]):
         return self.published
 
     def study_learning_rate(self) -> float:
-        """Of the tiny model in the AUC study; `UsageError` if none was chosen."""
+        """Return the tiny model's learning rate in the AUC study; `UsageError` if nobody has chosen one."""
         if self.tiny_learning_rate is None:
             raise UsageError(
                 f"model {self.name} has no learning rate for the AUC study: give --learning-rate, or "
@@ -91,7 +91,7 @@ class BackboneCard(Generic[LayoutT]):
         return self.tiny_learning_rate
 
     def refuse_recompute(self) -> None:
-        """`UsageError` if the layers cannot be computed twice in a step."""
+        """Raise `UsageError` if the layers cannot be computed twice in a step."""
         if self.has_batch_norm:
             raise UsageError(
                 f"recompute=true: {self.name}'s BatchNorm would count every batch twice; it is for models without"

@@ -8,7 +8,7 @@ from math import prod
 
 from anatobench.backbones.card import BackboneCard, RecipeRow
 from anatobench.backbones.products import Product, strided, voxels
-from anatobench.backbones.published_weights import CLASSIFIER, PATCHES, PublishedWeights
+from anatobench.backbones.published_weights import CLASSIFIER, PATCHES, PYTORCH, PublishedWeights
 from anatobench.errors import UsageError
 from anatobench.tasks import Size
 
@@ -52,7 +52,7 @@ STOCHASTIC_DEPTH = 0.2
 
 
 def token_grids(layout: Layout, crop_size: Size) -> tuple[Size, ...]:
-    """The grid of tokens before every block, and after the last; `UsageError` for a crop with none to spare.
+    """Return the grid of tokens before every block and after the last; `UsageError` for a crop with none to spare.
 
     Whatever does not fill a patch is cut off, as by torchvision; a pooling rounds up.
     """
@@ -69,7 +69,7 @@ def token_grids(layout: Layout, crop_size: Size) -> tuple[Size, ...]:
 
 
 def products(layout: Layout, crop_size: Size) -> Iterator[Product]:
-    """Of the patches and the blocks."""
+    """Yield the products of the patches and the blocks."""
     grids = token_grids(layout, crop_size)
     yield Product(voxels(grids[0]), voxels(layout.patch), layout.channels[0], needs_input_gradient=False)
     for index in range(len(layout.heads)):
@@ -94,7 +94,7 @@ def _block(layout: Layout, index: int, grid: Size, query_grid: Size) -> Iterator
 
 
 def feature_map(layout: Layout, crop_size: Size) -> tuple[int, Size]:
-    """Channels and grid of F."""
+    """Return channels and grid of the feature map F."""
     return layout.channels[-1], token_grids(layout, crop_size)[-1]
 
 
@@ -113,6 +113,7 @@ CARD = BackboneCard(
     has_kinks=True,
     compiles_long=True,
     published=PublishedWeights(
+        PYTORCH,
         "mvit_v2_s-ae3be167.pth",
         {"conv_proj.": PATCHES, "head.": CLASSIFIER},
         resized=(".rel_pos_h", ".rel_pos_w", ".rel_pos_t"),

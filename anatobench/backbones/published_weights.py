@@ -1,6 +1,6 @@
-"""A file of weights that torchvision publishes for a backbone, and what of it the changed model cannot take.
+"""A file of weights that was published for a backbone, and what of it the changed model cannot take.
 
-Names and addresses are torchvision's (torchvision/models/video: `R3D_18_Weights`, `Swin3D_T_Weights`,
+The names on the three cards are torchvision's (torchvision/models/video: `R3D_18_Weights`, `Swin3D_T_Weights`,
 `MViT_V2_S_Weights`, each `KINETICS400_V1`); the eight hexadecimal digits are the beginning of the file's SHA-256.
 The changes are those of the paper's Table 7.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-ADDRESS = "https://download.pytorch.org/models/"
+PYTORCH = "https://download.pytorch.org/models/"
+"""Where torchvision publishes its files."""
 CLASSIFIER = "it tells 400 human actions apart"
 """Why a classifier is not taken."""
 PATCHES = "it takes colour patches of another size"
@@ -21,7 +22,10 @@ PATCHES = "it takes colour patches of another size"
 class PublishedWeights:
     """One file, and how it differs from the model that begins with it."""
 
+    folder: str
+    """Address of the folder in which it is published, with a slash at its end."""
     file: str
+    """Its name. Eight hexadecimal digits before `.pth`, if it has them, are checked against its SHA-256."""
     skipped: Mapping[str, str]
     """Beginning of a name to the reason why arrays of such names are not taken: the model keeps those it drew."""
     resized: tuple[str, ...] = field(default=())
@@ -30,4 +34,4 @@ class PublishedWeights:
     @property
     def address(self) -> str:
         """Where the file is published."""
-        return ADDRESS + self.file
+        return self.folder + self.file

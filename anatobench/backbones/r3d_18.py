@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from anatobench.backbones.card import BackboneCard, RecipeRow
 from anatobench.backbones.products import Product, strided, voxels
-from anatobench.backbones.published_weights import CLASSIFIER, PublishedWeights
+from anatobench.backbones.published_weights import CLASSIFIER, PYTORCH, PublishedWeights
 from anatobench.tasks import Size
 
 
@@ -35,7 +35,7 @@ _STEM: Size = (STEM_STRIDE, STEM_STRIDE, STEM_STRIDE)
 
 
 def products(layout: Layout, crop_size: Size) -> Iterator[Product]:
-    """Of the stem and the residual blocks."""
+    """Yield the convolutions of the stem and the residual blocks."""
     grid = _after_stem(crop_size)
     yield Product(voxels(grid), voxels(_STEM), layout.width, needs_input_gradient=False)
     channels = layout.width
@@ -49,7 +49,7 @@ def products(layout: Layout, crop_size: Size) -> Iterator[Product]:
 
 
 def feature_map(layout: Layout, crop_size: Size) -> tuple[int, Size]:
-    """Channels and grid of F."""
+    """Return channels and grid of the feature map F."""
     grid = _after_stem(crop_size)
     for _, stride in _blocks(layout):
         grid = _after_block(grid, stride)
@@ -57,7 +57,7 @@ def feature_map(layout: Layout, crop_size: Size) -> tuple[int, Size]:
 
 
 def _blocks(layout: Layout) -> Iterator[tuple[int, int]]:
-    """(channels, stride) of every residual block."""
+    """Yield (channels, stride) of every residual block."""
     for stage, stride in enumerate(layout.strides):
         for block in range(layout.blocks):
             yield layout.width * 2**stage, stride if block == 0 else 1
@@ -82,6 +82,7 @@ CARD = BackboneCard(
     has_kinks=True,
     compiles_long=False,
     published=PublishedWeights(
+        PYTORCH,
         "r3d_18-b3b3357e.pth",
         {"stem.0.": "it takes colour, its kernel is 3x7x7 instead of 2x2x2", "fc.": CLASSIFIER},
     ),

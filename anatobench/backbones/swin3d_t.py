@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from anatobench.backbones.card import BackboneCard, RecipeRow
 from anatobench.backbones.products import Product, voxels
-from anatobench.backbones.published_weights import CLASSIFIER, PATCHES, PublishedWeights
+from anatobench.backbones.published_weights import CLASSIFIER, PATCHES, PYTORCH, PublishedWeights
 from anatobench.tasks import Size
 
 
@@ -37,7 +37,7 @@ STOCHASTIC_DEPTH = 0.1
 
 
 def products(layout: Layout, crop_size: Size) -> Iterator[Product]:
-    """Of the patches, the blocks and the mergings between stages."""
+    """Yield the products of the patches, the blocks and the mergings between stages."""
     grid, channels = _divided(crop_size, layout.patch), layout.channels
     yield Product(voxels(grid), voxels(layout.patch), channels, needs_input_gradient=False)
     for stage, depth in enumerate(layout.depths):
@@ -63,7 +63,7 @@ def _block(grid: Size, channels: int, window: Size) -> Iterator[Product]:
 
 
 def feature_map(layout: Layout, crop_size: Size) -> tuple[int, Size]:
-    """Channels and grid of F."""
+    """Return channels and grid of the feature map F."""
     grid = _divided(crop_size, layout.patch)
     for _ in layout.depths[1:]:
         grid = _divided(grid, (1, 2, 2))
@@ -86,6 +86,6 @@ CARD = BackboneCard(
     has_dropout=True,
     has_kinks=False,
     compiles_long=True,
-    published=PublishedWeights("swin3d_t-7615ae03.pth", {"patch_embed.proj.": PATCHES, "head.": CLASSIFIER}),
+    published=PublishedWeights(PYTORCH, "swin3d_t-7615ae03.pth", {"patch_embed.proj.": PATCHES, "head.": CLASSIFIER}),
     tiny_learning_rate=2e-3,
 )

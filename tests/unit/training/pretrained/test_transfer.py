@@ -15,7 +15,7 @@ from torchvision.models.video import MViT_V2_S_Weights, R3D_18_Weights, Swin3D_T
 
 from anatobench.backbones import CARDS
 from anatobench.backbones.mvit_v2_s import LAYOUTS
-from anatobench.backbones.published_weights import PublishedWeights
+from anatobench.backbones.published_weights import PYTORCH, PublishedWeights
 from anatobench.engine import Arrays, ModelSpec, load_engine
 from anatobench.errors import AnatoBenchError
 from anatobench.recipes import MODELS, Recipe
@@ -133,7 +133,8 @@ def test_the_files_are_those_that_torchvision_names() -> None:
     assert max(weights.meta["_file_size"] for weights in TORCHVISIONS.values()) * 2**20 < MAX_BYTES / 2
 
 
-PUBLISHED = PublishedWeights("net-01234567.pth", {"stem.0.": "another kernel", "fc.": "other classes"}, (".rel_pos_h",))
+SKIPPED = {"stem.0.": "another kernel", "fc.": "other classes"}
+PUBLISHED = PublishedWeights(PYTORCH, "net-01234567.pth", SKIPPED, (".rel_pos_h",))
 MODEL: Arrays = {
     "stem.0.weight": np.full((4, 1, 2, 2, 2), 7.0, np.float32),
     "body.weight": np.full((4, 4), 7.0, np.float32),

@@ -15,7 +15,7 @@ import torch
 from kinetics_files import pth_bytes, write_pth
 from safetensors.numpy import save_file
 
-from anatobench.backbones.published_weights import PublishedWeights
+from anatobench.backbones.published_weights import PYTORCH, PublishedWeights
 from anatobench.errors import AnatoBenchError
 from anatobench.training.pretrained import weights_file
 from anatobench.training.pretrained.weights_file import find_or_download, read_weights_file, search_folders
@@ -144,7 +144,7 @@ CONTENT = pth_bytes(STATE)
 
 @pytest.fixture
 def published(tmp_path: Path) -> PublishedWeights:
-    return PublishedWeights(write_pth(tmp_path, "net", CONTENT).name, {})
+    return PublishedWeights(PYTORCH, write_pth(tmp_path, "net", CONTENT).name, {})
 
 
 @pytest.fixture
