@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from anatobench.backbones import card_of
+from anatobench.backbones import CARDS, card_of
 from anatobench.errors import UsageError
 from anatobench.experiments.child_processes import Chain, Command
 from anatobench.phantom.plan import CohortPlan
@@ -36,7 +36,8 @@ class AucStudy:
 
     task: str = "ct_rate"
     """Whose cohort. In minutes on a CPU the tiny transformers learn chests, but of abdomens next to nothing."""
-    models: tuple[str, ...] = tuple(MODELS)
+    models: tuple[str, ...] = tuple(name for name, card in CARDS.items() if card.tiny_learning_rate is not None)
+    """By default every backbone whose card has a learning rate for it."""
     seeds: int = 3
     """Repetitions: seeds 0, 1, ..."""
     control_seeds: int | None = None

@@ -18,7 +18,7 @@ from anatobench.backbones.mvit_v2_s import LAYOUTS
 from anatobench.backbones.published_weights import PYTORCH, PublishedWeights
 from anatobench.engine import Arrays, ModelSpec, load_engine
 from anatobench.errors import AnatoBenchError
-from anatobench.recipes import MODELS, Recipe
+from anatobench.recipes import Recipe
 from anatobench.tasks import get_task
 from anatobench.training.initial_weights import load_pretrained
 from anatobench.training.pretrained.transfer import pretrained_weights, resized_table
@@ -46,7 +46,7 @@ TABLE_LENGTHS = {
 with 56x56 tokens in 8 layers and here with 96x96 in 6 or 88x96 in 10."""
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=TORCHVISIONS)
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
     """Model, a file like the published one, and what it holds. r3d_18's is of the older form, as the real one."""
     state = published_state(request.param)
@@ -128,7 +128,7 @@ def test_the_files_made_here_are_as_large_as_the_published_ones(published: tuple
 
 def test_the_files_are_those_that_torchvision_names() -> None:
     assert {model: weights.url for model, weights in TORCHVISIONS.items()} == {
-        model: card.published_weights().address for model, card in CARDS.items()
+        model: CARDS[model].published_weights().address for model in TORCHVISIONS
     }
     assert max(weights.meta["_file_size"] for weights in TORCHVISIONS.values()) * 2**20 < MAX_BYTES / 2
 
