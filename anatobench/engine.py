@@ -196,10 +196,8 @@ def load_engine(framework: str, spec: ModelSpec, recipe: Recipe, processes: Proc
     """
     if framework not in FRAMEWORKS:
         raise UsageError(f"framework {framework!r}: choose one of {', '.join(FRAMEWORKS)}")
-    card = card_of(spec.model)
-    card.layout(spec.size)  # refuses a size that the backbone does not have
     if recipe.recompute:
-        card.refuse_recompute()
+        card_of(spec.model).refuse_recompute()
     try:
         package = framework_module(framework, "engine")
     except ModuleNotFoundError as error:
