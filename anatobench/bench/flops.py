@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from anatobench.backbones import card_of
 from anatobench.backbones.products import Product, voxels
 from anatobench.engine import ModelSpec
+from anatobench.objectives.heads import HEADS, auxiliary_heads
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class Flops:
 
 
 def count(spec: ModelSpec) -> Flops:
-    """Operations per case of that model at `spec.crop_size`, with the segmentation head if it has one."""
+    """Operations per case of that model at `spec.crop_size`, with its auxiliary heads."""
     card = card_of(spec.model)
     layout = card.layout(spec.size)
     channels, size = card.feature_map(layout, spec.crop_size)
     products = [*card.products(layout, spec.crop_size), Product(1, channels, spec.task.logit_count)]
-    if spec.segmentation:
-        products.append(Product(voxels(size), channels, spec.task.segmentation_classes))
+    for head in auxiliary_heads(spec.heads):
+        products.append(Product(voxels(size), channels, HEADS[head].outputs(spec.task)))
     forward = sum(product.forward for product in products)
     return Flops(forward, forward + sum(product.backward for product in products))

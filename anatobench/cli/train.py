@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from anatobench.backbones import card_of
 from anatobench.datasets.case import content_leakage
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.objectives.registry import plan_of
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override, paper_recipe
-from anatobench.store.mask_noise import Supervision
+from anatobench.store.mask_noise import MaskNoise
 from anatobench.store.reader import Store
 from anatobench.system.processes import Processes, after_leader, find_processes
 from anatobench.system.signals import Interrupted
@@ -82,7 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Train; the outcome, or None in a process that does not lead."""
-    from anatobench.evaluation.run_evaluation import open_store, validator
+    from anatobench.evaluation.judges import validator
+    from anatobench.evaluation.run_evaluation import open_store
     from anatobench.store.batches import steps_per_epoch, training_batches
     from anatobench.training.loop import TrainingData, train
 
@@ -112,7 +114,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
             process_index=processes.index,
             process_count=processes.count,
             workers=args.workers,
-            supervision=Supervision.of(recipe, store.task),
+            reads=plan_of(recipe, store.task).reads(steps),
+            mask_noise=MaskNoise.of(recipe, store.task),
         ) as batches:
             data = TrainingData(
                 batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store)
@@ -129,7 +132,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         "run": str(args.out),
         "steps": progress.step,
         "epochs": progress.epoch,
-        "best": None if progress.best is None else asdict(progress.best),
+        "best": None if progress.best is None else progress.best.to_json(),
         "framework": engine.name,
         "device": device,
         "seconds": round(time.monotonic() - started, 3),
@@ -166,8 +169,8 @@ def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
     if not config.sharpness_every:
         return None
     recipe = config.recipe
-    supervision = Supervision.of(recipe, store.task)
-    with training_batches(store, recipe.seed, recipe.batch_size, workers=0, supervision=supervision) as batches:
+    reads, noise = plan_of(recipe, store.task).reads(1), MaskNoise.of(recipe, store.task)
+    with training_batches(store, recipe.seed, recipe.batch_size, workers=0, reads=reads, mask_noise=noise) as batches:
         return next(batches)
 
 

@@ -21,6 +21,7 @@ from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.child_processes import Chain, Command
 from anatobench.experiments.grid import OWN_SETTINGS, Cell
+from anatobench.objectives.registry import plan_of
 from anatobench.recipes import Recipe, override, paper_recipe
 from anatobench.store.reader import INDEX_FILE, Store, read_description
 from anatobench.system.atomic_files import write_atomically
@@ -225,8 +226,8 @@ class WorkOf:
             return None
         steps = recipe.epochs * steps_per_epoch
         steps = steps if self._settings.steps is None else min(steps, self._settings.steps)
-        segmentation = recipe.segmentation_weight > 0
-        spec = ModelSpec(cell.condition.model, store.size, store.task, store.geometry.crop_size, segmentation)
+        heads = plan_of(recipe, store.task).heads
+        spec = ModelSpec(cell.condition.model, store.size, store.task, store.geometry.crop_size, heads)
         return Work(steps, recipe.batch_size, float(count(spec).training) * recipe.batch_size * steps)
 
     def _store(self, dataset: str) -> Store | None:

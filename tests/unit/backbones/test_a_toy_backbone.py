@@ -32,6 +32,7 @@ from anatobench.cli.main import main
 from anatobench.engine import ModelSpec, framework_module, load_engine
 from anatobench.errors import UsageError
 from anatobench.experiments.auc_study import AucStudy
+from anatobench.objectives.heads import CLASSIFIER
 from anatobench.parity.suite import whole_ladder
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, paper_recipe
 from anatobench.store.reader import Store
@@ -191,7 +192,7 @@ def log(run: Path) -> list[Mapping[str, Any]]:
 def arrays(run: Path) -> dict[str, bytes]:
     newest = read_newest(run)
     assert newest is not None
-    return {name: array.tobytes() for name, array in {**newest.weights, **newest.optimizer}.items()}
+    return {f"{tree}/{name}": array.tobytes() for tree, found in newest.trees.items() for name, array in found.items()}
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -213,7 +214,8 @@ def test_a_run_that_was_stopped_is_the_run_that_was_not(
     assert RecipeRow(recipe.learning_rate, recipe.batch_size) == CARD.recipe_rows["chest"]
     assert log(stopped) == log(whole)
     assert arrays(stopped) == arrays(whole)
-    assert {"stem.weight", "body.weight", "fc.weight", "segmentation_head.weight"} <= set(arrays(whole))
+    layers = ("stem", "body", "fc", "segmentation_head")
+    assert {f"model/{layer}.weight" for layer in layers} <= set(arrays(whole))
 
 
 @pytest.mark.slow
@@ -242,7 +244,7 @@ def test_both_frameworks_climb_the_ladder_and_stand_in_a_report(
 def test_the_count_is_that_of_the_layers() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    spec = ModelSpec("toy", "tiny", TASKS["ct_rate"], (18, 43, 53), segmentation=False)
+    spec = ModelSpec("toy", "tiny", TASKS["ct_rate"], (18, 43, 53), heads=(CLASSIFIER,))
     engine = load_engine("torch", spec, Recipe(segmentation_weight=0))
     with FlopCounterMode(display=False) as counted:
         engine.predict(np.zeros((1, *spec.crop_size), np.int16))

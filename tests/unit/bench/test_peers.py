@@ -13,6 +13,7 @@ import pytest
 from anatobench.bench.random_batch import random_batch
 from anatobench.engine import ModelSpec, load_engine
 from anatobench.errors import UsageError
+from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import Recipe
 from anatobench.tasks import TASKS
 
@@ -45,7 +46,7 @@ def without_noise(step: object) -> object:
 @pytest.mark.parametrize("model", STOCK_MODELS)
 def test_stock_step_computes_what_the_engine_does(peer: ModuleType, model: str, segmentation: bool) -> None:
     task = TASKS["ratic"]
-    spec = ModelSpec(model, "tiny", task, task.geometry("tiny").crop_size, segmentation)
+    spec = ModelSpec(model, "tiny", task, task.geometry("tiny").crop_size, diagnosis_heads(segmentation))
     recipe = replace(RECIPE, segmentation_weight=float(segmentation))
     batch = random_batch(spec, 2, seed=0)
     engine = load_engine("torch", spec, recipe)
