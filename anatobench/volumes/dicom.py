@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,11 @@ from pydicom.pixels import get_decoder
 from scipy import ndimage
 
 from anatobench.errors import CaseError
+from anatobench.volumes.dicom_acquisitions import check_one_scan
 from anatobench.volumes.dicom_frames import check_frame, decoder_streams_silent, unknown_process
-from anatobench.volumes.dicom_header import (
-    ALWAYS_SEPARATING,
-    IDENTIFYING,
-    SEPARATING,
-    Slice,
-    read_dataset,
-    series_files,
-)
+from anatobench.volumes.dicom_header import series_files
+from anatobench.volumes.dicom_slice import Slice
+from anatobench.volumes.dicom_tags import read_dataset
 from anatobench.volumes.hounsfield import (
     LOWEST_POSSIBLE,
     OVERRIDE,
@@ -43,8 +38,6 @@ UNEVEN_SHARE = 0.2
 MISSING_SHARE = 0.5
 """A gap that is larger by this share is a missing slice and no rounding."""
 DIRECTION_TOLERANCE = 1e-3
-FEWEST_WOVEN = 6
-"""Slices; the numbers of fewer may alternate by chance."""
 AIR_THRESHOLD_HU = -900
 AIR_SHARE = 0.01
 LOWEST_UNSIGNED = -1024
@@ -78,7 +71,7 @@ def read_dicom_series(folder: Path, trusted: bool = False) -> Volume:
     size = (len(slices), *slices[0].size)
     check_size(folder, size)
     slices, affine = _stack(folder, slices)
-    notes += _check_one_scan(folder, slices)
+    notes += check_one_scan(folder, slices)
     check_affine(folder, affine)
     middle = slices[len(slices) // 2]
     reading, probed = _reading(middle, trusted)
@@ -165,45 +158,6 @@ def _check_gaps(folder: Path, slices: list[Slice], gaps: np.ndarray) -> None:
             "missing-slices", f"{folder}: {gaps[at]:g} mm between {names} where others are {usual:g} mm apart"
         )
     raise CaseError("uneven-slices", f"{folder}: its slices do not lie at even distances on one line")
-
-
-def _check_one_scan(folder: Path, slices: list[Slice]) -> list[str]:
-    """Raise `CaseError` if slices of two acquisitions lie between each other; a note if one follows the other."""
-    notes = []
-    for tag in IDENTIFYING:
-        stated = {one.labels.get(tag, "") for one in slices} - {""}
-        if 1 < len(stated) <= len(slices) // 2:  # one per slice is what some anonymisers write
-            raise CaseError("several-scans", f"{folder}: its slices have {len(stated)} values of {tag}: separate them")
-    _check_not_woven(folder, slices)
-    for tag in SEPARATING:
-        values = [one.labels.get(tag, "") for one in slices]
-        changes = sum(before != after for before, after in pairwise(values))
-        kinds = len(set(values))
-        alternating = kinds <= len(slices) // 3 and 2 * changes >= len(slices)  # a time may well return now and then
-        if kinds > 1 and changes >= kinds and (tag in ALWAYS_SEPARATING or alternating):
-            shown = " and ".join(sorted(set(values))[:2])
-            raise CaseError(
-                "several-acquisitions",
-                f"{folder}: slices of {tag} {shown} lie between each other in one series: give each its own folder",
-            )
-        if 1 < kinds <= len(slices) // 3 and tag in ALWAYS_SEPARATING:
-            notes.append(f"the series has {kinds} values of {tag}, one part after the other")
-    return notes
-
-
-def _check_not_woven(folder: Path, slices: list[Slice]) -> None:
-    """Raise `CaseError` if every second slice goes on numbering where the one before the last stopped: two scans."""
-    numbers = np.array([one.number if one.number is not None else np.nan for one in slices])
-    if len(numbers) < FEWEST_WOVEN or np.isnan(numbers).any():
-        return
-    steps = np.diff(numbers)
-    back = min(np.count_nonzero(steps <= 0), np.count_nonzero(steps >= 0))
-    each = [np.diff(numbers[first::2]) for first in (0, 1)]
-    if 3 * back >= len(steps) and all((part > 0).all() or (part < 0).all() for part in each):
-        raise CaseError(
-            "several-acquisitions",
-            f"{folder}: by their InstanceNumber two runs of slices lie between each other: give each its own folder",
-        )
 
 
 def _reading(one: Slice, trusted: bool) -> tuple[_Reading, tuple[np.ndarray, int] | None]:

@@ -13,7 +13,7 @@ from anatobench.datasets.case import HeaderOverride
 from anatobench.errors import AnatoBenchError, CaseError
 from anatobench.time_limit import reading_time_limited
 from anatobench.volumes.dicom import read_dicom_series
-from anatobench.volumes.dicom_header import is_dicom_file
+from anatobench.volumes.dicom_tags import is_dicom_file
 from anatobench.volumes.hounsfield import OVERRIDE, judge_hounsfield
 from anatobench.volumes.nifti import read_nifti_affine, read_nifti_mask, read_nifti_volume
 from anatobench.volumes.rad_chestct_npz import is_npz_file, read_rad_chestct_npz

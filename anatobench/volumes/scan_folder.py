@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from anatobench.volumes.dicom_header import is_dicom_file
+from anatobench.volumes.dicom_tags import is_dicom_file
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".npz")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
