@@ -16,7 +16,7 @@ from pydicom.pixels import get_decoder
 from scipy import ndimage
 
 from anatobench.errors import CaseError
-from anatobench.volumes.dicom_acquisitions import check_one_scan
+from anatobench.volumes.dicom_acquisitions import check_no_second_scan, check_one_scan
 from anatobench.volumes.dicom_frames import check_frame, decoder_streams_silent, unknown_process
 from anatobench.volumes.dicom_header import series_files
 from anatobench.volumes.dicom_slice import Slice
@@ -91,6 +91,7 @@ def read_dicom_series(folder: Path, trusted: bool = False) -> Volume:
         if plainly and shows_air_and_tissue(Histogram.of(unsigned)) and unsigned.min() >= LOWEST_UNSIGNED:
             hounsfield = unsigned
             notes.append("PixelRepresentation says signed, but only as unsigned words is nothing lighter than air")
+    check_no_second_scan(folder, slices, hounsfield)
     if padded:
         notes.append(f"{padded / hounsfield.size:.1%} of the voxels are padding by PixelPaddingValue, made air")
     return Volume(*to_canonical(hounsfield, affine), tuple(notes))

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from anatobench.errors import CaseError
+from anatobench.volumes.continuity import jumps
 from anatobench.volumes.dicom_slice import Slice
-from anatobench.volumes.dicom_tags import ALWAYS_SEPARATING, IDENTIFYING, SEPARATING
+from anatobench.volumes.dicom_tags import ALWAYS_SEPARATING, CONTRAST, IDENTIFYING, NEVER_CHANGING, SEPARATING
 
 FEWEST_WOVEN = 6
 """Slices; the numbers of fewer may alternate by chance."""
+FEWEST_OF_A_PHASE = 3
+"""Slices; fewer with a tag of their own are an odd header."""
+LONGEST_NUMBER = 10
+"""Characters; times in digits are longer, and are not rounded."""
 
 
 def check_one_scan(folder: Path, slices: list[Slice]) -> list[str]:
-    """Raise `CaseError` if slices of two acquisitions lie between each other; a note if one follows the other."""
+    """Raise `CaseError` if slices of two acquisitions lie between each other, or one after the other with what no two
+    parts of one scan differ in; a note if they differ in what several parts of one scan may."""
     notes = []
     for tag in IDENTIFYING:
         stated = {one.labels.get(tag, "") for one in slices} - {""}
@@ -24,19 +31,70 @@ def check_one_scan(folder: Path, slices: list[Slice]) -> list[str]:
             raise CaseError("several-scans", f"{folder}: its slices have {len(stated)} values of {tag}: separate them")
     _check_not_woven(folder, slices)
     for tag in SEPARATING:
-        values = [one.labels.get(tag, "") for one in slices]
+        values = [_same_written(one.labels.get(tag, "")) for one in slices]
+        kinds = Counter(values)
         changes = sum(before != after for before, after in pairwise(values))
-        kinds = len(set(values))
-        alternating = kinds <= len(slices) // 3 and 2 * changes >= len(slices)  # a time may well return now and then
-        if kinds > 1 and changes >= kinds and (tag in ALWAYS_SEPARATING or alternating):
-            shown = " and ".join(sorted(set(values))[:2])
+        few = 1 < len(kinds) <= len(slices) // 3
+        alternating = few and 2 * changes >= len(slices)  # a time may well return now and then
+        if len(kinds) > 1 and changes >= len(kinds) and (tag in ALWAYS_SEPARATING or alternating):
             raise CaseError(
                 "several-acquisitions",
-                f"{folder}: slices of {tag} {shown} lie between each other in one series: give each its own folder",
+                f"{folder}: slices of {tag} {_two_of(set(values))} lie between each other in one series: give each its "
+                "own folder",
             )
-        if 1 < kinds <= len(slices) // 3 and tag in ALWAYS_SEPARATING:
-            notes.append(f"the series has {kinds} values of {tag}, one part after the other")
+        stated = set(values) - {""}
+        in_parts = few and changes < len(kinds)
+        large = min(kinds.values()) >= FEWEST_OF_A_PHASE
+        if in_parts and ((tag in NEVER_CHANGING and len(stated) > 1) or (tag == CONTRAST and large)):
+            raise CaseError(
+                "several-acquisitions",
+                f"{folder}: slices of {tag} {_two_of(stated if len(stated) > 1 else set(values))} follow each other in "
+                "one series, which no single scan has: give each its own folder",
+            )
+        if in_parts and (tag in ALWAYS_SEPARATING or (len(kinds) == 2 and large)):
+            notes.append(f"the series has {len(kinds)} values of {tag}, one part after the other")
     return notes
+
+
+def check_no_second_scan(folder: Path, slices: list[Slice], hounsfield: np.ndarray) -> None:
+    """Raise `CaseError` if the voxels int16 [D, H, W] of `slices` jump where the tags begin a new part: two phases or
+    reconstructions that lie one after the other because the positions of one are wrong."""
+    for jump in jumps(hounsfield):
+        parts = slices[: jump.after + 1], slices[jump.after + 1 :]
+        names = f"{parts[0][-1].path.name} and {parts[1][0].path.name}"
+        for tag in SEPARATING:
+            before, behind = ({one.labels.get(tag, "") for one in part} for part in parts)
+            if not before & behind and len(before | behind) <= len(slices) // 3:
+                told = _two_of({parts[0][-1].labels.get(tag, ""), parts[1][0].labels.get(tag, "")})
+                raise CaseError(
+                    "several-acquisitions",
+                    f"{folder}: between {names} the voxels jump and {tag} changes ({told}): two scans, one after the "
+                    "other, in one series: give each its own folder",
+                )
+        counted = [[one.number for one in part if one.number is not None] for part in parts]
+        if all(_monotonic(part) for part in counted) and set(counted[0]) & set(counted[1]):
+            raise CaseError(
+                "several-acquisitions",
+                f"{folder}: between {names} the voxels jump and InstanceNumber begins anew: two scans, one after the "
+                "other, in one series: give each its own folder",
+            )
+
+
+def _same_written(value: str) -> str:
+    """A value, alike for 120, 120.0 and 120.00."""
+    try:
+        return repr(float(value)) if len(value) < LONGEST_NUMBER else value
+    except ValueError:
+        return value.strip()
+
+
+def _two_of(values: set[str]) -> str:
+    return " and ".join(value[:40] or "(empty)" for value in sorted(values)[:2])
+
+
+def _monotonic(numbers: list[float]) -> bool:
+    steps = np.diff(numbers)
+    return len(numbers) >= FEWEST_OF_A_PHASE and bool((steps > 0).all() or (steps < 0).all())
 
 
 def _check_not_woven(folder: Path, slices: list[Slice]) -> None:

@@ -34,6 +34,9 @@ SEPARATING = (
     *("ReconstructionDiameter", "SeriesNumber", "NominalPercentageOfCardiacPhase", "TriggerTime"),
 )
 """Slices that differ in one of these and lie between each other are several scans in one series."""
+NEVER_CHANGING = ("KVP", "ConvolutionKernel", "TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase")
+"""One reconstruction has one value of each: two parts that differ are two scans even if one follows the other."""
+CONTRAST = "ContrastBolusAgent"
 IDENTIFYING = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
 """Slices that differ in one of these are never one scan: another person, or positions in another space."""
 _HEADER_TAGS = (
