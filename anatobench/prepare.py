@@ -23,7 +23,7 @@ from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.progress import progress_bar
 from anatobench.store import StoredCase, file_checksum
 from anatobench.store_lock import shard_locked
-from anatobench.store_writer import STORED_HU, CaseOrigin, PreparedCase, StoreWriter, scan_digest
+from anatobench.store_writer import STORED_HU, CaseOrigin, PreparedCase, StoreWriter, scan_digest, slice_digests
 from anatobench.tasks import MISSING_TARGET, Geometry, Task
 from anatobench.time_limit import GRACE, reading_seconds, too_slow
 from anatobench.volumes.coverage import check_mask_coverage, mask_off_organs_note
@@ -78,13 +78,13 @@ def prepare_case(case: Case, task: Task, size: str) -> PreparedCase:
     geometry = task.geometry(size)
     volume = read_volume(case.scan, case.header, case.rescale)
     voxels, grid = on_task_grid(volume, geometry)
-    same = scan_digest(volume.voxels)
+    same = scan_digest(volume.voxels), slice_digests(volume.voxels)
     if case.mask is None:
-        return PreparedCase(voxels, None, grid.affine, scan_digest=same, notes=volume.notes)
+        return PreparedCase(voxels, None, grid.affine, None, *same, volume.notes)
     checksum = _checksum(case.mask)  # before it is read: if it changes meanwhile, it differs next time
     organs = _prepare_mask(case.mask, case.mask_labels, task, volume, grid)
     doubt = mask_off_organs_note(voxels, organs, task.organs)
-    return PreparedCase(voxels, organs, grid.affine, checksum, same, (*volume.notes, *([doubt] if doubt else [])))
+    return PreparedCase(voxels, organs, grid.affine, checksum, *same, (*volume.notes, *([doubt] if doubt else [])))
 
 
 def on_task_grid(volume: Volume, geometry: Geometry) -> tuple[np.ndarray, Grid]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,12 @@ def windowed(voxels: np.ndarray, low: float, high: float, top: float) -> np.ndar
     return int16(np.clip((voxels.astype(float) - low) / (high - low), 0, 1) * top)
 
 
+def with_corner(voxels: np.ndarray, ends: tuple[int, ...]) -> np.ndarray:
+    filled = voxels.copy()
+    filled[:: ends[0], :: ends[1], :: ends[2]][:4, :12, :12] = 0
+    return filled
+
+
 TRUE: dict[str, Callable[[np.ndarray], list[np.ndarray]]] = {
     "whole": lambda v: [v],
     "crops, sides at least half": lambda v: crops(v, 0.5, 0),
@@ -63,6 +70,16 @@ FALSE: dict[str, Callable[[np.ndarray], list[np.ndarray]]] = {
     "- 8192": lambda v: [int16(v - 8192.0)],
     "+ 32768, saturated": lambda v: [int16(v + 32768.0)],
     "12 bits wrapped": lambda v: [(np.clip(v, -1024, 3071) & 0x0FFF).astype(np.int16)],
+    "- 300; - 200; + 200; + 300": lambda v: [int16(v + float(by)) for by in (-300, -200, 200, 300)],
+    "the same four, sides at least half": lambda v: [
+        int16(c + float(by)) for by in (-300, -200, 200, 300) for c in crops(v, 0.5, 2)[:100]
+    ],
+    "windows stretched to -1000..1000": lambda v: [
+        int16(windowed(v, low, high, top) * (2000.0 / top) - 1000)
+        for low, high in ((-160, 240), (-1000, 400), (-100, 300))
+        for top in (255, high - low)
+    ],
+    "a corner filled with 0": lambda v: [with_corner(v, ends) for ends in product((1, -1), repeat=3)],
     "0..1": lambda v: [windowed(v, -160, 240, 1)],
     "0..255": lambda v: [windowed(v, -160, 240, 255)],
     "cut to -160..240": lambda v: [np.clip(v, -160, 240)],
@@ -73,6 +90,14 @@ FALSE: dict[str, Callable[[np.ndarray], list[np.ndarray]]] = {
     "+ 1024, crops, sides at least half": lambda v: crops(int16(v + 1024.0), 0.5, 0),
     "0..255, crops, sides at least half": lambda v: crops(windowed(v, -160, 240, 255), 0.5, 0),
 }
+
+
+def show_units(scans: list[np.ndarray]) -> None:
+    """Rows on `why_not_hounsfield`: judged, refused."""
+    for title, kinds in (("true", TRUE), ("false", FALSE)):
+        for name, make in kinds.items():
+            counts = Counter(why_not_hounsfield(v.astype(np.int16)) is not None for scan in scans for v in make(scan))
+            print(f"| {title} | {name} | {counts.total()} | {counts[True]} |")
 
 
 def second_phases(voxels: np.ndarray, seed: int = 0) -> list[tuple[np.ndarray, int]]:
@@ -149,12 +174,9 @@ def main(paths: list[str]) -> None:
     pairs = [path.partition(",")[::2] for path in paths]
     volumes = [read_volume(Path(scan), rescale="hu") for scan, _ in pairs]
     scans = [volume.voxels for volume in volumes]
+    show_units(scans)
     show_jumps(scans)
     show_masks([(volume, read_mask(Path(mask))) for volume, (_, mask) in zip(volumes, pairs, strict=True) if mask])
-    for title, kinds in (("true", TRUE), ("false", FALSE)):
-        for name, make in kinds.items():
-            counts = Counter(why_not_hounsfield(v.astype(np.int16)) is not None for scan in scans for v in make(scan))
-            print(f"| {title} | {name} | {counts.total()} | {counts[True]} |")
 
 
 if __name__ == "__main__":
