@@ -6,6 +6,7 @@ run either way. Rescaling is read per slice.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -84,6 +85,12 @@ def read_dicom_series(folder: Path, trusted: bool = False) -> Volume:
     for one, target in zip(slices, hounsfield, strict=True):
         target[:], in_slice = probed if one is middle and probed else _slice_hounsfield(one, reading)
         padded += in_slice
+    if reading.signed_bits is not None and _amid_tissue(hounsfield, LOWEST_POSSIBLE):
+        raise CaseError(
+            "not-hounsfield",
+            f"{folder}: as unsigned words these are no HU, and as signed ones parts amid tissue are lighter than air: "
+            f"padding or bone was wrapped: convert the series again, or {OVERRIDE}",
+        )
     if not trusted and _wraps(middle, hounsfield):
         reading = _Reading(unsigned=True)
         unsigned = np.stack([_slice_hounsfield(one, reading)[0] for one in slices])
@@ -193,8 +200,16 @@ def _wraps(one: Slice, hounsfield: np.ndarray) -> bool:
         return False
     top = ((1 << (one.bits - 1)) - 1) * one.slope + one.intercept
     limit = LOWEST_POSSIBLE if top >= DENSE_BONE else max(LOWEST_POSSIBLE, round(one.intercept))
+    return _amid_tissue(hounsfield, limit)
+
+
+def _amid_tissue(hounsfield: np.ndarray, limit: int) -> bool:
+    """Whether what is below `limit` lies amid tissue, leaving out the constants of the corners."""
     below = hounsfield < limit
-    if not below.any() or np.count_nonzero(below[:, [0, 0, -1, -1], [0, -1, 0, -1]]) >= 2 * len(below):
+    corners, counts = np.unique(hounsfield[:, [0, 0, -1, -1], [0, -1, 0, -1]], return_counts=True)
+    for padding in corners[counts >= 2]:
+        below &= hounsfield != padding
+    if not below.any():
         return False
     starts, ends = below[..., 1:] & ~below[..., :-1], below[..., :-1] & ~below[..., 1:]
     beside = np.concatenate([hounsfield[..., :-1][starts], hounsfield[..., 1:][ends]])
@@ -278,11 +293,11 @@ def _stored_pixels(one: Slice) -> np.ndarray:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the decoders raise many types, one of them not even an Exception
-            process = unknown_process(dataset, syntax)
+            process = unknown_process(dataset)
             if process is not None:
                 advice = f"{one.path}: no decoder here for {process}: decompress the series first"
                 raise CaseError("unsupported-pixels", advice) from None
-            told = " ".join(str(error).split())[:200] or type(error).__name__
+            told = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "it", " ".join(str(error).split()))[:200] or type(error).__name__
             raise CaseError("truncated", f"{one.path}: its pixel data is damaged ({told}): copy it again") from None
     if pixels.shape != one.size:
         raise CaseError("truncated", f"{one.path}: its pixels are {pixels.shape}, its header says {one.size}")

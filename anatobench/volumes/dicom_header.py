@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset, FileDataset
 
 from anatobench.errors import CaseError
-from anatobench.volumes.dicom_slice import Slice, is_capture, slice_of
+from anatobench.volumes.dicom_slice import CONVERT, Slice, is_capture, slice_of
 from anatobench.volumes.dicom_tags import HEAD_BYTES, is_deflated, looks_like_dicom, numbers, read_dataset, text, whole
 
 GREY = ("MONOCHROME1", "MONOCHROME2", "")
@@ -106,6 +106,8 @@ def _pattern(path: Path) -> str:
     return re.sub(r"[0-9]+", "#", path.name)
 
 
+ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+"""Enhanced CT and what was converted to it; their slices' places stand in nested sequences."""
 LOCALIZER = "is a localizer"
 CAPTURE = "is a captured page, or one in colour"
 
@@ -121,6 +123,8 @@ def why_no_slice(path: Path, dataset: Dataset) -> str | None:
         return "has no Rows"
     if text(path, dataset, "PhotometricInterpretation") not in GREY or _samples(path, dataset) != 1:
         return CAPTURE
+    if text(path, dataset, "SOPClassUID") in ENHANCED:
+        raise CaseError("multi-frame", f"{path}: an enhanced CT, all slices in one file, is not supported: {CONVERT}")
     placed = "ImagePositionPatient" in dataset
     bare = not placed and "ImageOrientationPatient" not in dataset and "PixelSpacing" not in dataset
     if bare or (not placed and is_capture(path, dataset)):

@@ -22,6 +22,7 @@ from anatobench.volumes.dicom_tags import (
 from anatobench.volumes.hounsfield import OVERRIDE
 from anatobench.volumes.limits import check_spacing
 
+CONVERT = "convert it to NIfTI, or to one file per slice"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 UNSPECIFIED = ("", "US")
 """Rescale types that name no unit; the voxels are asked then."""
@@ -72,7 +73,7 @@ def is_capture(path: Path, dataset: Dataset) -> bool:
 def slice_of(path: Path, dataset: FileDataset, trusted: bool, deflated: bool) -> Slice:
     """What a slice's tags say. Raises `CaseError` for tags that are missing or cannot be."""
     if whole(path, dataset, "NumberOfFrames", 1) > 1:
-        raise CaseError("multi-frame", f"{path}: several slices in one file are not supported: convert it to NIfTI")
+        raise CaseError("multi-frame", f"{path}: several slices in one file are not supported: {CONVERT}")
     size = (whole(path, dataset, "Rows"), whole(path, dataset, "Columns"))
     if min(size) < 1 or size[0] * size[1] > MAX_SLICE_PIXELS:
         raise CaseError("too-large", f"{path}: claims {size[0]} x {size[1]} pixels: is it damaged?")
