@@ -59,7 +59,9 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
     _check_localizers(slices, localizers)
     if not slices:
         why = f" ({passed_over[0][0].name} {passed_over[0][2]})" if passed_over else ""
-        raise CaseError("empty-series", f"{folder}: holds no CT slices in DICOM format{why}")
+        below = any(path.is_dir() for path in folder.iterdir())
+        advice = ": its own files alone are read: give the folder in which the slices themselves lie" if below else ""
+        raise CaseError("empty-series", f"{folder}: holds no CT slices in DICOM format{why}{advice}")
     captured = [one for one in slices if one.captured]
     if len(captured) < len(slices):  # a scan may have been saved as captured pages, but not beside another one
         passed_over += [(one.path, one.series, CAPTURE) for one in captured]

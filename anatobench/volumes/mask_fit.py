@@ -99,7 +99,7 @@ def _binned_hounsfield(grid: Grid, volume: Volume, indices: list[np.ndarray]) ->
     d, h, w = np.ix_(*indices)
     places, inside = [], np.ones(tuple(len(index) for index in indices), dtype=bool)
     for row, n in zip(mapping[:3], volume.voxels.shape, strict=True):
-        place = np.rint(row[0] * d + row[1] * h + row[2] * w + row[3]).astype(np.intp)
+        place = np.rint(row[0] * d + row[1] * h + row[2] * w + row[3]).clip(-1, n).astype(np.intp)
         inside &= (place >= 0) & (place < n)
         places.append(place)
     chosen = inside.reshape(-1)

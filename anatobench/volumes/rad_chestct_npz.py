@@ -55,7 +55,9 @@ def _member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
         member = archive.getinfo(ARRAY_MEMBER)
     except KeyError:
         found = ", ".join(archive.namelist()[:5]) or "nothing"
-        raise CaseError("bad-npz", f"{path}: holds {found}, not RAD-ChestCT's array 'ct'") from None
+        raise CaseError(
+            "bad-npz", f"{path}: a zip archive of {found}, not of RAD-ChestCT's array 'ct': unpack it"
+        ) from None
     if member.flag_bits & ENCRYPTED:
         raise CaseError("bad-npz", f"{path}: is encrypted: unpack it first")
     return member
