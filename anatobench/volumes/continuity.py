@@ -16,7 +16,8 @@ PLAIN_JUMP = 3.0
 REPEATED = 0.5
 """Share of the jump by which the slices behind it may differ from the earlier ones that show the same anatomy."""
 FEWEST_REPEATED = 3
-POINTS_PER_AXIS = 64
+POINTS = (32, 64)
+"""Rows and columns that are looked at, about."""
 BLANK_SHARE = 0.99
 SEEN = (-1000, 400)
 EMPTY_HU = -900
@@ -36,11 +37,11 @@ class Jump:
 
 def jumps(voxels: np.ndarray) -> list[Jump]:
     """Jumps between the slices of int16 HU `voxels` [D, H, W]. Slices of air alone are none's beginning or end."""
-    steps = [max(1, n // POINTS_PER_AXIS) for n in voxels.shape[1:]]
-    seen = np.clip(voxels[:, :: steps[0], :: steps[1]], *SEEN).astype(np.float32).reshape(len(voxels), -1)
+    steps = [max(1, n // points) for n, points in zip(voxels.shape[1:], POINTS, strict=True)]
+    seen = np.clip(voxels[:, :: steps[0], :: steps[1]], *SEEN).reshape(len(voxels), -1)  # int16 holds differences, too
     if len(seen) < 4:
         return []
-    change = np.abs(np.diff(seen, axis=0)).mean(axis=1)
+    change = np.abs(np.diff(seen, axis=0)).mean(axis=1, dtype=np.float32)
     beside = np.maximum(change[:-2], change[2:])
     found = []
     for index in np.flatnonzero(change[1:-1] > JUMP * np.maximum(beside, 1)) + 1:
