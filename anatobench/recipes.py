@@ -27,6 +27,8 @@ CHOICES = {"precision": PRECISIONS, "segmentation_loss": SEGMENTATION_LOSSES, "c
 class Recipe:
     """Optimisation and loss of one run."""
 
+    objective: str = "diagnosis"
+    """The kind of supervision (anatobench/objectives/registry.py)."""
     epochs: int = 20
     batch_size: int = 10
     """Cases per step over all processes."""
@@ -52,7 +54,7 @@ class Recipe:
     """`all`, or names of the task's organs separated by commas: the others' voxels are background in training batches.
     The segmentation head keeps an output for each."""
     boundary_distortion: float = 0.0
-    """Percent of the organs' boundary voxels that are eroded or dilated in training batches (supervision.py)."""
+    """Percent of the organs' boundary voxels that are eroded or dilated in training batches (store/mask_noise.py)."""
     any_injury_weight: float = 0.1
     """The paper's lambda, RATIC alone."""
     precision: str = "fp32"

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from anatobench.atomic_files import write_atomically
 from anatobench.bench.arm_cache import FILLED, arm_cache
 from anatobench.bench.arms import Arm
 from anatobench.bench.commands import Job
@@ -39,9 +38,10 @@ from anatobench.bench.suite import (
 from anatobench.bench.suite_table import table
 from anatobench.errors import UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, paper_recipe
-from anatobench.signals import interrupted_by_signals
+from anatobench.system.atomic_files import write_atomically
+from anatobench.system.signals import interrupted_by_signals
+from anatobench.system.worker_pool import usable_cores
 from anatobench.tasks import TASKS
-from anatobench.worker_pool import usable_cores
 
 ROOT = Path(__file__).parents[1]
 PEER = ROOT / "benchmarks" / "peers" / "step_torchvision.py"

@@ -39,9 +39,9 @@ from anatobench.bench.loading import (
 from anatobench.bench.random_store import write_random_store
 from anatobench.bench.rounds import Closable, measure_in_turns, rates, ratio_with_interval
 from anatobench.errors import AnatoBenchError
-from anatobench.store import Store
+from anatobench.store.crops import centre_crop_start
+from anatobench.store.reader import Store
 from anatobench.tasks import TASKS
-from anatobench.volumes.crop import centre_crop_start
 
 OURS = "anatobench"
 NIBABEL, GZIP = "nibabel", "nibabel, gzip"

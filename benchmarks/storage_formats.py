@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import measure_in_turns, ratio_with_interval
-from anatobench.case_file import encode_case, read_crop
 from anatobench.datasets.case import Case
 from anatobench.errors import AnatoBenchError
-from anatobench.prepare import prepare_case
+from anatobench.store.case_file import encode_case, read_crop
+from anatobench.store.crops import random_crop_start
+from anatobench.store.prepare import prepare_case
 from anatobench.tasks import Size, get_task
-from anatobench.volumes.crop import random_crop_start
 
 PRESENT = "safetensors, read in pieces"
 CHUNKS: Mapping[str, Size] = {"24x48x48": (24, 48, 48), "40x120x120": (40, 120, 120), "whole volume": (120, 240, 240)}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anatobench.batches import training_batches
 from anatobench.bench.loading import PlainCopy, first_batch
 from anatobench.bench.random_store import write_random_store
-from anatobench.store import Store
+from anatobench.store.batches import training_batches
+from anatobench.store.reader import Store
 from anatobench.tasks import get_task
 
 pytest.importorskip("pytest_benchmark")
@@ -25,7 +25,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_batches_of_four(benchmark, store: Store, workers: int) -> None:
     with training_batches(store, 0, 4, workers=workers) as batches:
         batch = benchmark(lambda: next(batches))
-    assert batch.volume.shape == (4, *store.geometry.crop_size)
+    assert batch["volume"].shape == (4, *store.geometry.crop_size)
 
 
 def test_plain_copy_of_four(benchmark, store: Store) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from anatobench.datasets.case import Case
-from anatobench.datasets.phantom.cohort import write_cohort
-from anatobench.datasets.phantom.plan import CohortPlan
 from anatobench.datasets.registry import list_cases
-from anatobench.prepare import prepare_case
+from anatobench.phantom.cohort import write_cohort
+from anatobench.phantom.plan import CohortPlan
+from anatobench.store.prepare import prepare_case
 from anatobench.tasks import get_task
 from anatobench.volumes.read import read_volume
 from anatobench.volumes.resample import resample_volume, resampled_grid

@@ -8,8 +8,8 @@ from functools import cache
 
 import jax
 
-from anatobench.compile_cache import compile_cache
 from anatobench.recipes import Recipe
+from anatobench.system.compile_cache import compile_cache
 
 SECONDS_WORTH_KEEPING = 0.2
 """JAX itself keeps what took a second to compile. A tiny model's evaluation takes less, and every test and every
@@ -74,7 +74,7 @@ def _has(name: str, value: bool | str) -> bool:
 
 
 def keep_compiled_programs() -> None:
-    """Turn JAX's persistent compilation cache on, in the folder that `anatobench.compile_cache` names, unless the user
+    """Turn JAX's persistent compilation cache on, in the folder that `system.compile_cache` names, unless the user
     chose one (`JAX_COMPILATION_CACHE_DIR`, `jax_compilation_cache_dir`) or none (`JAX_ENABLE_COMPILATION_CACHE=false`).
 
     On a GPU, XLA keeps the results of its autotuning beside the programs (`jax_persistent_cache_enable_xla_caches`,

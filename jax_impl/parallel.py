@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from anatobench.processes import Processes, meet
+from anatobench.system.processes import Processes, meet
 
 CASES = "cases"
 """The mesh's one axis: batches are split along it, everything else is whole on every device."""

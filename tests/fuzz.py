@@ -34,6 +34,7 @@ from scan_files import AFFINE, body_voxels, turned, write_dicom_series, write_ni
 
 from anatobench.datasets.registry import list_cases
 from anatobench.errors import AnatoBenchError, CaseError
+from anatobench.system.worker_pool import TimedOut, WorkerDied, run_in_workers
 from anatobench.tasks import get_task
 from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
 from anatobench.volumes.mask_fit import best_flip
@@ -42,7 +43,6 @@ from anatobench.volumes.organs import organ_table
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.scan_folder import find_scans
 from anatobench.volumes.volume import Volume
-from anatobench.worker_pool import TimedOut, WorkerDied, run_in_workers
 
 SECONDS = 30.0
 """A case that takes longer hangs: a good one takes 0.01 s."""

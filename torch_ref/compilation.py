@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from anatobench.compile_cache import compile_cache
 from anatobench.fast_forms import BY_DEVICE
+from anatobench.system.compile_cache import compile_cache
 from torch_ref.layers.triton_language import compiler_found
 
 BACKEND = "inductor"
@@ -69,7 +69,7 @@ def _options(asked: str, alone: bool) -> dict[str, Any]:
 
 
 def keep_compiled_programs() -> None:
-    """Let PyTorch and Triton keep theirs where anatobench/compile_cache.py says."""
+    """Let PyTorch and Triton keep theirs where anatobench/system/compile_cache.py says."""
     folder = compile_cache("torch")
     if folder is not None:
         os.environ.setdefault(CACHE_VARIABLE, str(folder))

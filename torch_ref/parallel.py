@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from anatobench.processes import Processes, meet
+from anatobench.system.processes import Processes, meet
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anatobench.bench.arms import Arm
-from anatobench.compile_cache import VARIABLE
 from anatobench.errors import UsageError
+from anatobench.system.compile_cache import VARIABLE
 
 FOLDERS = {"JAX_COMPILATION_CACHE_DIR": "jax", "TORCHINDUCTOR_CACHE_DIR": "torch", "TRITON_CACHE_DIR": "triton"}
 """Of the environment: the frameworks' own caches, below the arm's folder for peers, which know no `compile_cache`."""

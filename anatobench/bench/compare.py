@@ -11,7 +11,7 @@ import numpy as np
 
 from anatobench.bench.intervals import independent_ratio
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.json_text import parse_json
+from anatobench.system.json_text import parse_json
 
 LARGEST_RECORD = 64 * 2**20
 """Bytes; a file beyond it is no record."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from anatobench import __version__
-from anatobench.worker_pool import NATIVE_THREAD_VARIABLES, usable_cores
+from anatobench.system.worker_pool import NATIVE_THREAD_VARIABLES, usable_cores
 
 COMMIT_VARIABLE = "ANATOBENCH_COMMIT"
 """Names the commit where the code lies without its history, in an image or a copy."""

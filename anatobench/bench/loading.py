@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from anatobench.batches import Batches, training_batches
 from anatobench.bench.host import describe_code, host_record, resident_bytes
 from anatobench.bench.rounds import Closable, Rounds, measure_in_turns, rates, ratio_with_interval
-from anatobench.engine import Batch
-from anatobench.progress import progress_bar
-from anatobench.store import Store, data_file
+from anatobench.store.batch import Batch
+from anatobench.store.batches import Batches, training_batches
+from anatobench.store.reader import Store, data_file
+from anatobench.system.progress import progress_bar
 
 PLAIN_COPY = "plain copy"
 MEMORY_COPY = "memory copy"
@@ -153,8 +153,8 @@ class MemoryCopy:
     """As many bytes from memory to memory."""
 
     def __init__(self, batch: Batch, batches: int) -> None:
-        self._source, self._batches = batch.volume.copy(), batches
-        self._organs = batch.organs.copy()
+        self._source, self._batches = batch["volume"].copy(), batches
+        self._organs = batch["organs"].copy()
         self._volume, self._mask = np.ones_like(self._source), np.ones_like(self._organs)
 
     def __call__(self) -> None:
@@ -165,7 +165,7 @@ class MemoryCopy:
 
 def crop_bytes(batch: Batch) -> int:
     """Bytes of all its crops."""
-    return batch.volume.nbytes + batch.organs.nbytes
+    return batch["volume"].nbytes + batch["organs"].nbytes
 
 
 def store_record(store: Store) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import measure_in_turns, rates
 from anatobench.datasets.case import Listing
 from anatobench.errors import AnatoBenchError
-from anatobench.prepare import prepare
-from anatobench.progress import progress_bar
+from anatobench.store.prepare import prepare
+from anatobench.system.progress import progress_bar
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from anatobench.bench.host import output_of
 from anatobench.bench.rounds import processor_seconds
-from anatobench.gpus import visible_gpus
+from anatobench.system.gpus import visible_gpus
 
 BUSY_SHARE, BUSY_CORES = 0.1, 0.5
 """Others' work beyond this share of the cores, and beyond so much of one, disturbs."""

@@ -20,10 +20,10 @@ from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import median_with_interval
 from anatobench.bench.scaling_process import StepSettings
 from anatobench.errors import AnatoBenchError
-from anatobench.gpus import visible_gpus
-from anatobench.progress import progress_bar
+from anatobench.system.gpus import visible_gpus
+from anatobench.system.progress import progress_bar
+from anatobench.system.worker_pool import NATIVE_THREAD_VARIABLES, usable_cores
 from anatobench.tasks import get_task
-from anatobench.worker_pool import NATIVE_THREAD_VARIABLES, usable_cores
 
 WEAK, STRONG = "weak", "strong"
 POLL_SECONDS = 0.05

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from anatobench.architectures import has_dropout
+from anatobench.backbones import has_dropout
 from anatobench.bench.arm_cache import ArmCache, arm_cache
 from anatobench.bench.arms import Arm, ArmError, ArmProcess
 from anatobench.bench.flops import count
@@ -30,10 +30,11 @@ from anatobench.bench.intervals import median_interval, paired_ratio
 from anatobench.bench.peaks import peak_flops
 from anatobench.bench.quiet import OtherWork, disturbances, gpu_use
 from anatobench.bench.random_batch import random_batch, write_batch
-from anatobench.compile_cache import compile_cache
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError
+from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import Recipe
+from anatobench.system.compile_cache import compile_cache
 
 SHARE_FOR_PREPARING = 0.7
 """Of a limited time: what is not compiled by then is left out."""
@@ -249,7 +250,7 @@ def _arm_record(contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping
     arm, told = contestant.arm, contestant.told
     seconds, batch_size = np.array(contestant.seconds), asked.recipe.batch_size
     median = float(np.median(seconds))
-    flops = count(replace(asked.spec, segmentation=arm.segmentation)).training * batch_size
+    flops = count(replace(asked.spec, heads=diagnosis_heads(arm.segmentation))).training * batch_size
     peak, measured = peak_flops(told["device"]["name"], told["precision"]), ceilings[told["precision"]]
     ceiling = peak or measured
     return {

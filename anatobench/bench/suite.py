@@ -20,7 +20,7 @@ from anatobench.bench.arms import Arm
 from anatobench.bench.commands import Job, Outcome, run_command, run_jobs
 from anatobench.bench.host import describe_code
 from anatobench.errors import UsageError
-from anatobench.json_text import parse_json
+from anatobench.system.json_text import parse_json
 
 COMPILE, CHECK = "compile", "parity"
 """First words of the first phase's jobs; the second is also the name of the part that its jobs' records make."""

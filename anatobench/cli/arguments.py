@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+TASK_OF_GEOMETRY = {"chest": "ct_rate", "abdomen": "ratic"}
+"""The task whose crops and losses the benchmarks take for `--geometry`."""
+
 
 def shard(text: str) -> tuple[int, int]:
     """`I/N` as (I, N), for argparse."""

@@ -9,15 +9,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anatobench.cli.arguments import TASK_OF_GEOMETRY
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.json_text import parse_json
 from anatobench.recipes import SIZES
+from anatobench.system.json_text import parse_json
 from anatobench.tasks import TASKS
 
 if TYPE_CHECKING:
-    from anatobench.store import Store
+    from anatobench.store.reader import Store
 
-GEOMETRIES = {"chest": "ct_rate", "abdomen": "ratic"}
 DEFAULT_BATCH_SIZE = 10
 
 
@@ -42,7 +42,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Where cases are loaded from; `open_source` opens it."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--store", type=Path, metavar="DIR", help="a prepared store; its training cases are loaded")
-    source.add_argument("--geometry", choices=tuple(GEOMETRIES), help="write a store of random scans and load from it")
+    source.add_argument("--geometry", choices=TASK_OF_GEOMETRY, help="write a store of random scans and load from it")
     parser.add_argument("--size", choices=SIZES, default="full", help="with --geometry (default: %(default)s)")
     parser.add_argument("--cases", type=int, default=1000, help="with --geometry: cases (default: %(default)s)")
     parser.add_argument(
@@ -108,14 +108,14 @@ def open_source(args: argparse.Namespace, stack: ExitStack) -> Store:
     if min(args.cases, args.scans) < 1:
         raise UsageError("--cases and --scans: at least 1")
     if args.store is not None:
-        from anatobench.store import Store
+        from anatobench.store.reader import Store
 
         return Store.open(args.store)
     from anatobench.bench.random_store import write_random_store
 
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="anatobench-load-"))
     return write_random_store(
-        Path(folder) / "store", TASKS[GEOMETRIES[args.geometry]], args.size, args.cases, args.scans
+        Path(folder) / "store", TASKS[TASK_OF_GEOMETRY[args.geometry]], args.size, args.cases, args.scans
     )
 
 

@@ -65,8 +65,8 @@ def _raw_data(args: argparse.Namespace, scratch: Path) -> RawData:
 
 
 def _write_phantom(args: argparse.Namespace, root: Path) -> None:
-    from anatobench.datasets.phantom.cohort import write_cohort
-    from anatobench.datasets.phantom.plan import CohortPlan
+    from anatobench.phantom.cohort import write_cohort
+    from anatobench.phantom.plan import CohortPlan
 
     plan = CohortPlan(format=args.dataset, size=args.size, seed=0, cases=args.cases, injuries="typical")
     write_cohort(root, plan, os.cpu_count() or 1)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.bench.communication_model import Links
-from anatobench.cli.bench_load import GEOMETRIES, step_record_of, worker_counts
+from anatobench.cli.arguments import TASK_OF_GEOMETRY
+from anatobench.cli.bench_load import step_record_of, worker_counts
 from anatobench.errors import UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES
 
@@ -25,7 +26,7 @@ LINK_HELP = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--framework", required=True, choices=FRAMEWORKS)
     parser.add_argument("--model", required=True, choices=MODELS)
-    parser.add_argument("--geometry", required=True, choices=tuple(GEOMETRIES), help="which crop size and which loss")
+    parser.add_argument("--geometry", required=True, choices=TASK_OF_GEOMETRY, help="which crop size and which loss")
     parser.add_argument("--size", choices=SIZES, default="full", help="full (the paper's) or tiny (for a CPU)")
     parser.add_argument(
         "--batch-size", type=int, default=8,
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         framework=args.framework,
         model=args.model,
         size=args.size,
-        task=GEOMETRIES[args.geometry],
+        task=TASK_OF_GEOMETRY[args.geometry],
         global_batch=args.batch_size,
         precision=args.precision,
         segmentation=not args.no_seg,

@@ -20,11 +20,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from anatobench.cli.arguments import TASK_OF_GEOMETRY
 from anatobench.errors import UsageError
+from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, Recipe, override, paper_recipe
 from anatobench.tasks import TASKS, Task
 
-GEOMETRIES = {"chest": "ct_rate", "abdomen": "ratic"}
 CHANGEABLE = ("recompute", "dropout", "segmentation_loss", "fast", "compile")
 """Fields of the recipe that change what a step costs and have no option of their own."""
 
@@ -66,7 +67,7 @@ def add_cache_argument(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What `bench step` and `bench memory` share."""
     parser.add_argument("--model", required=True, choices=MODELS)
-    parser.add_argument("--geometry", required=True, choices=tuple(GEOMETRIES), help="which crop size and which loss")
+    parser.add_argument("--geometry", required=True, choices=TASK_OF_GEOMETRY, help="which crop size and which loss")
     parser.add_argument("--size", choices=SIZES, default="full", help="full (the paper's) or tiny (for a CPU)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--seed", type=int, default=0)
@@ -78,7 +79,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def task_and_recipe(args: argparse.Namespace) -> tuple[Task, Recipe]:
     """Of the arguments; `UsageError` for a setting that this cannot take."""
-    task = TASKS[GEOMETRIES[args.geometry]]
+    task = TASKS[TASK_OF_GEOMETRY[args.geometry]]
     for setting in args.settings:
         if setting.partition("=")[0] not in CHANGEABLE:
             raise UsageError(f"--set {setting}: here only {', '.join(CHANGEABLE)} can be set")
@@ -99,9 +100,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     task, recipe = task_and_recipe(args)
     if args.batch_size is not None:
         recipe = dataclasses.replace(recipe, batch_size=args.batch_size)
+    crop_size = task.geometry(args.size).crop_size
     asked = StepBenchmark(
         arms=_arms(args),
-        spec=ModelSpec(args.model, args.size, task, task.geometry(args.size).crop_size, not args.no_seg),
+        spec=ModelSpec(args.model, args.size, task, crop_size, diagnosis_heads(not args.no_seg)),
         recipe=recipe,
         rounds=args.repeats,
         steps_per_turn=args.steps_per_turn,

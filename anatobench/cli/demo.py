@@ -46,10 +46,10 @@ LEARNING_RATE = 2e-3
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.initial_weights import INITIAL_WEIGHTS_FILE
     from anatobench.report.page import build_page
     from anatobench.report.run_results import read_runs
     from anatobench.report.summary import HEADER, agreement_lines, summary_rows, text_table
+    from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
 
     smallest = 8 * BATCH_SIZE
     if args.cases < smallest or args.epochs < 1 or not 0 <= args.seed < 2**32:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.datasets.case import SPLITS
-from anatobench.metrics import RATES, THRESHOLD_RULES
-from anatobench.predictions import AGGREGATIONS
+from anatobench.evaluation.metrics import RATES, THRESHOLD_RULES
+from anatobench.evaluation.predictions import AGGREGATIONS
 from anatobench.recipes import FRAMEWORKS
 
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.evaluation import evaluate_run
+    from anatobench.evaluation.run_evaluation import evaluate_run
 
     figures = evaluate_run(
         args.run_folder,

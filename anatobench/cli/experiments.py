@@ -13,14 +13,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from anatobench.atomic_files import write_atomically
 from anatobench.cli import experiments_demo, experiments_grid
-from anatobench.datasets.phantom.plan import INJURIES
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.auc_study import AucStudy, cohort_commands, training_chains
 from anatobench.experiments.child_processes import Chain, run_chains
-from anatobench.json_text import parse_json
+from anatobench.phantom.plan import INJURIES
 from anatobench.recipes import MODELS
+from anatobench.system.atomic_files import write_atomically
+from anatobench.system.json_text import parse_json
 from anatobench.tasks import TASKS
 
 STUDY_FILE = "study.json"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.cli.demo import run_command
-from anatobench.datasets.phantom.plan import CohortPlan
 from anatobench.errors import UsageError
+from anatobench.phantom.plan import CohortPlan
 
 TASK = "ratic"
 FILTERS = ("--tables", "1,12", "--datasets", TASK, "--models", "r3d_18")

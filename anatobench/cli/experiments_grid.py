@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from anatobench.atomic_files import write_atomically
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.child_processes import run_chains
 from anatobench.experiments.grid import TABLES, Cell, Selection
 from anatobench.recipes import FRAMEWORKS, MODELS
+from anatobench.system.atomic_files import write_atomically
 from anatobench.tasks import TASKS
 
 if TYPE_CHECKING:

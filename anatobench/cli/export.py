@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.errors import UsageError
-    from anatobench.exporting import export_run
+    from anatobench.prediction.exported_model import export_run
 
     if args.to.suffix != ".safetensors":
         raise UsageError(f"--to {args.to}: the name must end in .safetensors")

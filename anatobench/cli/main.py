@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from anatobench import __version__
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.signals import ended_by_sigterm
+from anatobench.system.signals import ended_by_sigterm
 
 COMMANDS = {
     "demo": "the whole way on a synthetic cohort: phantom, prepare, train in both frameworks, compare, report",

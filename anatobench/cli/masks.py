@@ -10,13 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from anatobench.atomic_files import write_atomically
 from anatobench.cli.arguments import shard
 from anatobench.datasets.case import Rejection
 from anatobench.datasets.options import RESCALE, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.gpus import choose_gpus
 from anatobench.masks import weights
 from anatobench.masks.folder import REJECTED_FILE, MasksFolder
 from anatobench.masks.making import Summary, make_masks, scans_of_shard, summarise
@@ -24,9 +22,11 @@ from anatobench.masks.quality import check_masks, quality_table
 from anatobench.masks.scans import Scan, scans_in_folder, scans_of_listing
 from anatobench.masks.segmenter import TotalSegmentator, worker_places
 from anatobench.report.masks_page import build_masks_page
-from anatobench.signals import interrupted_by_signals
+from anatobench.system.atomic_files import write_atomically
+from anatobench.system.gpus import choose_gpus
+from anatobench.system.signals import interrupted_by_signals
+from anatobench.system.worker_pool import usable_cores
 from anatobench.tasks import ORGANS, TASKS, get_task
-from anatobench.worker_pool import usable_cores
 
 QUALITY_TABLE = "quality.csv"
 QUALITY_PAGE = "quality.html"

@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from anatobench.errors import UsageError
 from anatobench.fast_forms import BY_DEVICE, FAST_FORMS
-from anatobench.gpus import visible_gpus
 from anatobench.parity.climb import SUMMARY_KINDS, Climb, climb
 from anatobench.parity.inputs import PRECISION_OF_DTYPE
 from anatobench.parity.suite import climb_all, whole_ladder
 from anatobench.recipes import MODELS, SIZES
+from anatobench.system.gpus import visible_gpus
 from anatobench.tasks import TASKS, Size
 
 AS_ONE_VECTOR = "* the gradient as one vector; elsewhere the worst of its arrays"

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from anatobench.datasets.phantom.cohort import FORMATS, write_cohort
-from anatobench.datasets.phantom.plan import INJURIES, CohortPlan
 from anatobench.errors import UsageError
+from anatobench.phantom.cohort import FORMATS, write_cohort
+from anatobench.phantom.plan import INJURIES, CohortPlan
 from anatobench.recipes import SIZES
 
 

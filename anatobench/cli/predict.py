@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from anatobench.recipes import FRAMEWORKS
 
 if TYPE_CHECKING:
-    from anatobench.scan_prediction import ScanInput, ScanPrediction, ScanPredictor
+    from anatobench.prediction.one_scan import ScanInput, ScanPrediction, ScanPredictor
 
 WARNING = "Not calibrated and not for clinical use: these numbers rank scans in a benchmark, nothing more."
 
@@ -45,11 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.batch_prediction import batch_settings, predict_folder, read_scan_apart
-    from anatobench.decision import find_thresholds
     from anatobench.errors import AnatoBenchError
-    from anatobench.exporting import read_exported, read_run_model
-    from anatobench.scan_prediction import ScanPredictor, asked_findings, installed_framework
+    from anatobench.evaluation.thresholds import find_thresholds
+    from anatobench.prediction.exported_model import read_exported, read_run_model
+    from anatobench.prediction.many_scans import batch_settings, predict_folder, read_scan_apart
+    from anatobench.prediction.one_scan import ScanPredictor, asked_findings, installed_framework
 
     _check(args)
     if not os.path.exists(args.weights):  # a name may be longer than any file's
@@ -110,7 +110,7 @@ def _write_files(
     """What was asked for, and the names of the files; nothing for nothing."""
     if overlay is None and not prediction.attributions:
         return {}
-    from anatobench.prediction_files import write_attribution, write_organs
+    from anatobench.prediction.files import write_attribution, write_organs
 
     task = predictor.spec.task
     files: dict[str, Any] = {}

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.cli.arguments import shard
-from anatobench.datasets.masks import check_masks_fit
+from anatobench.datasets.mask_files import check_masks_fit
 from anatobench.datasets.options import MASK_LABELS, RESCALE, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
 from anatobench.errors import UsageError
-from anatobench.prepare import Summary, prepare
-from anatobench.progress import progress_bar
 from anatobench.recipes import SIZES
-from anatobench.store import REJECTED_FILE, Store, file_checksum
+from anatobench.store.prepare import Summary, prepare
+from anatobench.store.reader import REJECTED_FILE, Store, file_checksum
+from anatobench.system.progress import progress_bar
+from anatobench.system.worker_pool import usable_cores
 from anatobench.tasks import ORGANS, TASKS
-from anatobench.worker_pool import usable_cores
 
 EXAMPLES = """\
 examples:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.json_text import parse_json
+from anatobench.system.json_text import parse_json
 
 RESULTS = Path("benchmarks/results")
 

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from anatobench.datasets.case import content_leakage
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.pretrained.kinetics import KINETICS_400
-from anatobench.processes import Processes, after_leader, find_processes
+from anatobench.objectives.registry import plan_of
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override, paper_recipe
-from anatobench.runs import CONFIG_FILE, OF_THE_MACHINE, RunConfig, as_on, begin_run, locked
-from anatobench.signals import Interrupted
-from anatobench.store import Store
-from anatobench.supervision import Supervision
+from anatobench.store.mask_noise import MaskNoise
+from anatobench.store.reader import Store
+from anatobench.system.processes import Processes, after_leader, find_processes
+from anatobench.system.signals import Interrupted
 from anatobench.tasks import Task, get_task
+from anatobench.training.pretrained.kinetics import KINETICS_400
+from anatobench.training.run_folder import CONFIG_FILE, OF_THE_MACHINE, RunConfig, as_on, begin_run, locked
 
 if TYPE_CHECKING:
-    from anatobench.engine import Batch, Engine
+    from anatobench.engine import Engine
+    from anatobench.store.batch import Batch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,9 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Train; the outcome, or None in a process that does not lead."""
-    from anatobench.batches import steps_per_epoch, training_batches
-    from anatobench.evaluation import open_store, validator
-    from anatobench.training import TrainingData, train
+    from anatobench.evaluation.judges import validator
+    from anatobench.evaluation.run_evaluation import open_store
+    from anatobench.store.batches import steps_per_epoch, training_batches
+    from anatobench.training.loop import TrainingData, train
 
     processes = find_processes()
     config = _asked_for(args)
@@ -111,7 +114,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
             process_index=processes.index,
             process_count=processes.count,
             workers=args.workers,
-            supervision=Supervision.of(recipe, store.task),
+            reads=plan_of(recipe, store.task).reads(steps),
+            mask_noise=MaskNoise.of(recipe, store.task),
         ) as batches:
             data = TrainingData(
                 batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store)
@@ -128,7 +132,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         "run": str(args.out),
         "steps": progress.step,
         "epochs": progress.epoch,
-        "best": None if progress.best is None else asdict(progress.best),
+        "best": None if progress.best is None else progress.best.to_json(),
         "framework": engine.name,
         "device": device,
         "seconds": round(time.monotonic() - started, 3),
@@ -160,13 +164,13 @@ def _begin(
 
 def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
     """The run's first batch, if it is needed."""
-    from anatobench.batches import training_batches
+    from anatobench.store.batches import training_batches
 
     if not config.sharpness_every:
         return None
     recipe = config.recipe
-    supervision = Supervision.of(recipe, store.task)
-    with training_batches(store, recipe.seed, recipe.batch_size, workers=0, supervision=supervision) as batches:
+    reads, noise = plan_of(recipe, store.task).reads(1), MaskNoise.of(recipe, store.task)
+    with training_batches(store, recipe.seed, recipe.batch_size, workers=0, reads=reads, mask_noise=noise) as batches:
         return next(batches)
 
 

@@ -12,27 +12,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from anatobench.errors import AnatoBenchError
 from anatobench.tasks import Task
+from anatobench.volumes.volume import HeaderOverride
 
 SPLITS = ("train", "validation", "test")
 SAFE_CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 """Case ids become file names in the store, so nothing that could leave the folder or hide in it."""
 SHARED_SLICES = 3
 """So many digests of slices in common are no chance: no two slices that were measured are alike."""
-
-
-@dataclass(frozen=True)
-class HeaderOverride:
-    """What a scan's own header does not say: CT-RATE's original files carry it in a CSV instead."""
-
-    slope: float
-    intercept: float
-    """HU = slope * stored + intercept."""
-    affine: np.ndarray
-    """float64 [4, 4]: the file's own voxel axes (i, j, k) to RAS+ millimetres."""
 
 
 @dataclass(frozen=True)

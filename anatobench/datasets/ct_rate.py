@@ -19,12 +19,12 @@ from pathlib import Path
 
 from anatobench.datasets.case import Case, Listing, Rejection
 from anatobench.datasets.ct_rate_header import header_override
-from anatobench.datasets.masks import find_mask, mask_note
+from anatobench.datasets.mask_files import find_mask, mask_note
 from anatobench.datasets.options import ListingOptions
 from anatobench.datasets.splits import with_validation
 from anatobench.datasets.table import Row, read_table
 from anatobench.errors import AnatoBenchError, CaseError
-from anatobench.progress import progress_bar
+from anatobench.system.progress import progress_bar
 from anatobench.tasks import CT_RATE_LABELS, get_task
 
 VOLUME_NAME = re.compile(r"((train|valid)_[1-9][0-9]*)_([a-z]+)_([1-9][0-9]*)\.nii\.gz")

@@ -16,9 +16,9 @@ import nibabel
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from anatobench.datasets.case import HeaderOverride
 from anatobench.datasets.table import Row
 from anatobench.errors import CaseError
+from anatobench.volumes.volume import HeaderOverride
 
 HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 TOLERANCE_MM = 0.01

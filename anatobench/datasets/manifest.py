@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, case_id_of_path, check_scan_leakage
-from anatobench.datasets.masks import find_mask, mask_note
+from anatobench.datasets.mask_files import find_mask, mask_note
 from anatobench.datasets.options import MASK_LABELS, ListingOptions
 from anatobench.datasets.splits import carve_validation
 from anatobench.datasets.table import Row, Table, read_table

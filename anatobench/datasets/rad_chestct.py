@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from anatobench.datasets.case import SAFE_CASE_ID, Case, Listing, Rejection
-from anatobench.datasets.masks import find_mask, mask_note
+from anatobench.datasets.mask_files import find_mask, mask_note
 from anatobench.datasets.options import ListingOptions
 from anatobench.datasets.splits import carve_validation
 from anatobench.datasets.table import Row, Table, read_table
 from anatobench.errors import AnatoBenchError
-from anatobench.json_text import parse_json
+from anatobench.system.json_text import parse_json
 from anatobench.tasks import RAD_CHESTCT_LABELS, get_task
 
 SUBSETS = {"imgtrain": "train", "imgvalid": "train", "imgtest": "test"}

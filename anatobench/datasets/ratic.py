@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from anatobench.datasets.case import Case, Listing, Rejection
-from anatobench.datasets.masks import find_mask, mask_note
+from anatobench.datasets.mask_files import find_mask, mask_note
 from anatobench.datasets.options import ListingOptions
 from anatobench.datasets.splits import draw, with_validation
 from anatobench.datasets.table import Row, Table, read_table

@@ -15,13 +15,13 @@ from typing import Any
 
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.auc_study import AucStudy, Cell, learning_rate_of
+from anatobench.experiments.published import published_gain
 from anatobench.experiments.statistics import equivalence_of, interval_of
-from anatobench.json_text import parse_json
-from anatobench.metrics_records import read_records
-from anatobench.published import published_gain
 from anatobench.recipes import FRAMEWORKS
-from anatobench.runs import RunConfig, evaluation_file
-from anatobench.training import SESSIONS_FILE
+from anatobench.system.json_text import parse_json
+from anatobench.training.loop import SESSIONS_FILE
+from anatobench.training.metrics_records import read_records
+from anatobench.training.run_folder import RunConfig, evaluation_file
 
 FORMAT = 1
 POOLED = "all"

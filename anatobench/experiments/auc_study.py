@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from anatobench.datasets.phantom.plan import CohortPlan
 from anatobench.errors import UsageError
 from anatobench.experiments.child_processes import Chain, Command
-from anatobench.initial_weights import INITIAL_WEIGHTS_FILE
+from anatobench.phantom.plan import CohortPlan
 from anatobench.recipes import FRAMEWORKS, MODELS
-from anatobench.runs import evaluation_file
 from anatobench.tasks import get_task
+from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
+from anatobench.training.run_folder import evaluation_file
 
 COHORT_SEED = 5
 NUDGE = 1e-6

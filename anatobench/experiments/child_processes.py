@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
-from anatobench.signals import Interrupted
-from anatobench.worker_pool import NATIVE_THREAD_VARIABLES
+from anatobench.system.signals import Interrupted
+from anatobench.system.worker_pool import NATIVE_THREAD_VARIABLES
 
 Command = list[str]
 """The words after `anatobench`."""

@@ -12,7 +12,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from anatobench.errors import UsageError
-from anatobench.published import TABLE_1, TABLE_3, TABLE_10, TABLE_12, TABLE_13, TABLE_14, ClassRow, PublishedAuc
+from anatobench.experiments.published import (
+    TABLE_1,
+    TABLE_3,
+    TABLE_10,
+    TABLE_12,
+    TABLE_13,
+    TABLE_14,
+    ClassRow,
+    PublishedAuc,
+)
 from anatobench.recipes import ALL_ORGANS, FRAMEWORKS, MODELS, SEGMENTATION_LOSSES
 from anatobench.tasks import TASKS
 

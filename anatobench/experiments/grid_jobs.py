@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anatobench
-from anatobench.atomic_files import write_atomically
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.grid import Cell
 from anatobench.experiments.grid_runs import GridSettings, logs_folder, run_folder, train_options
+from anatobench.system.atomic_files import write_atomically
 
 REPOSITORY_VARIABLE = "ANATOBENCH_REPOSITORY"
 SCRIPT = Path("slurm") / "experiments.sh"

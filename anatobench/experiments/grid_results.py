@@ -29,11 +29,11 @@ from typing import Any
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.grid import MACRO, TABLES, Cell, Condition, Selection
 from anatobench.experiments.grid_runs import DONE, GridSettings, run_folder, state_of
+from anatobench.experiments.published import PublishedAuc, published_auc, published_gain
 from anatobench.experiments.statistics import Interval, interval_of
-from anatobench.json_text import parse_json
-from anatobench.published import PublishedAuc, published_auc, published_gain
 from anatobench.recipes import FRAMEWORKS
-from anatobench.runs import RunConfig, evaluation_file
+from anatobench.system.json_text import parse_json
+from anatobench.training.run_folder import RunConfig, evaluation_file
 
 FORMAT = 1
 RESULT_HEADER = ("table", "data set", "model", "weights", "supervision", "framework", "class", "seeds",

@@ -15,20 +15,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from anatobench.atomic_files import write_atomically
 from anatobench.bench.flops import count
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.child_processes import Chain, Command
 from anatobench.experiments.grid import OWN_SETTINGS, Cell
-from anatobench.json_text import parse_json
-from anatobench.metrics_records import METRICS_FILE
-from anatobench.pretrained.kinetics import KINETICS_400
-from anatobench.pretrained.weights_file import find, how_to_fetch
+from anatobench.objectives.registry import plan_of
 from anatobench.recipes import Recipe, override, paper_recipe
-from anatobench.runs import CONFIG_FILE, evaluation_file
-from anatobench.store import INDEX_FILE, Store, read_description
+from anatobench.store.reader import INDEX_FILE, Store, read_description
+from anatobench.system.atomic_files import write_atomically
+from anatobench.system.json_text import parse_json
 from anatobench.tasks import get_task
+from anatobench.training.metrics_records import METRICS_FILE
+from anatobench.training.pretrained.kinetics import KINETICS_400
+from anatobench.training.pretrained.weights_file import find, how_to_fetch
+from anatobench.training.run_folder import CONFIG_FILE, evaluation_file
 
 GRID_FILE = "grid.json"
 ABSENT, BEGUN, DONE = "absent", "begun", "done"
@@ -224,8 +225,8 @@ class WorkOf:
             return None
         steps = recipe.epochs * steps_per_epoch
         steps = steps if self._settings.steps is None else min(steps, self._settings.steps)
-        segmentation = recipe.segmentation_weight > 0
-        spec = ModelSpec(cell.condition.model, store.size, store.task, store.geometry.crop_size, segmentation)
+        heads = plan_of(recipe, store.task).heads
+        spec = ModelSpec(cell.condition.model, store.size, store.task, store.geometry.crop_size, heads)
         return Work(steps, recipe.batch_size, float(count(spec).training) * recipe.batch_size * steps)
 
     def _store(self, dataset: str) -> Store | None:

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from anatobench.atomic_files import TEMPORARY_SUFFIX, write_atomically
 from anatobench.datasets.case import Rejection, rejection_table
-from anatobench.datasets.masks import find_mask
+from anatobench.datasets.mask_files import find_mask
 from anatobench.errors import AnatoBenchError
-from anatobench.json_text import parse_json
-from anatobench.store_lock import folder_locked
+from anatobench.system.atomic_files import TEMPORARY_SUFFIX, write_atomically
+from anatobench.system.folder_lock import folder_locked
+from anatobench.system.json_text import parse_json
 from anatobench.volumes.nifti import write_nifti
 
 DESCRIPTION_FILE = "masks.json"

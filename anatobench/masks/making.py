@@ -20,14 +20,14 @@ from anatobench.errors import AnatoBenchError, CaseError
 from anatobench.masks.folder import MasksFolder
 from anatobench.masks.scans import Scan
 from anatobench.masks.segmenter import Segmenter
-from anatobench.progress import progress_bar
-from anatobench.store_lock import shard_locked
+from anatobench.system.folder_lock import shard_locked
+from anatobench.system.progress import progress_bar
+from anatobench.system.time_limit import reading_seconds
+from anatobench.system.worker_pool import TimedOut, WorkerDied, WorkerPlace, run_in_workers
 from anatobench.tasks import Spacing
-from anatobench.time_limit import reading_seconds
 from anatobench.volumes.read import read_volume
 from anatobench.volumes.resample import resample_volume, resampled_grid
 from anatobench.volumes.volume import Grid, Volume
-from anatobench.worker_pool import TimedOut, WorkerDied, WorkerPlace, run_in_workers
 
 SPACING: Spacing = (3.0, 1.5, 1.5)
 """The AutoSeg paper's, also that of the full geometries."""

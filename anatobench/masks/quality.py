@@ -17,14 +17,14 @@ import numpy as np
 
 from anatobench.errors import CaseError
 from anatobench.masks.scans import Scan
-from anatobench.progress import progress_bar
-from anatobench.time_limit import GRACE, reading_seconds
+from anatobench.system.progress import progress_bar
+from anatobench.system.time_limit import GRACE, reading_seconds
+from anatobench.system.worker_pool import TimedOut, WorkerDied, run_in_workers
 from anatobench.volumes.label_evidence import VERTEBRAE, check_upright
 from anatobench.volumes.mask_fit import best_flip, flip_message
 from anatobench.volumes.organs import STRUCTURES, label_structures
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.volume import Mask
-from anatobench.worker_pool import TimedOut, WorkerDied, run_in_workers
 
 PLAUSIBLE_ML: Mapping[str, tuple[float, float]] = {
     "lung_upper_lobe_left": (300, 2200),

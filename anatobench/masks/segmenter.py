@@ -22,8 +22,8 @@ import numpy as np
 
 from anatobench.errors import AnatoBenchError
 from anatobench.masks.weights import Weights
+from anatobench.system.worker_pool import WorkerPlace
 from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
-from anatobench.worker_pool import WorkerPlace
 
 USAGE_STATISTICS_OFF = {"totalseg_id": "", "send_usage_stats": False, "prediction_counter": 0,
                         "statistics_disclaimer_shown": True}  # fmt: skip

@@ -16,7 +16,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from anatobench.errors import AnatoBenchError
-from anatobench.pretrained.weights_file import fetch
+from anatobench.training.pretrained.weights_file import fetch
 
 TASK = 297
 """The 3 mm model of `total`, which `fast` means."""

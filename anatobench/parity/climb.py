@@ -10,10 +10,10 @@ from typing import Any
 from anatobench.engine import ModelSpec, load_engine
 from anatobench.errors import UsageError
 from anatobench.fast_forms import BY_DEVICE, fast_forms
-from anatobench.host_memory import host_memory
 from anatobench.parity.inputs import PRECISION_OF_DTYPE, parity_recipe
 from anatobench.parity.ladder import Ladder, Rung, Tolerances
 from anatobench.recipes import MODELS, SIZES
+from anatobench.system.host_memory import host_memory
 from anatobench.tasks import Size, get_task
 
 TOLERANCES = {

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from anatobench.engine import Arrays, Batch, ModelSpec
+from anatobench.engine import Arrays, ModelSpec
 from anatobench.recipes import Recipe
+from anatobench.store.batch import Batch
 from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, Size, Task
 
 PRECISION_OF_DTYPE = {"float64": "fp64", "float32": "fp32", "tensorfloat32": "tf32", "bfloat16": "bf16"}
@@ -67,7 +68,8 @@ def parity_batch(spec: ModelSpec, batch_size: int, seed: int, step: int) -> Batc
     targets = _targets(generator, spec.task, batch_size)
     if batch_size >= 2:
         targets[1 - step % 2, step % len(spec.task.groups)] = MISSING_TARGET
-    return Batch(volume, organs, targets, np.arange(batch_size, dtype=np.int32))
+    arrays = {"volume": volume, "organs": organs, "targets": targets}
+    return Batch(arrays, np.arange(batch_size, dtype=np.int32))
 
 
 def _organs(generator: np.random.Generator, size: Size, count: int) -> np.ndarray:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
-from anatobench.gpus import visible_gpus
 from anatobench.parity.climb import Climb, climb
 from anatobench.recipes import MODELS
+from anatobench.system.gpus import visible_gpus
+from anatobench.system.worker_pool import WorkerDied, WorkerPlace, run_in_workers
 from anatobench.tasks import TASKS, Size
-from anatobench.worker_pool import WorkerDied, WorkerPlace, run_in_workers
 
 ODD_CROP: Size = (20, 44, 52)
 """No axis is a multiple of the strides: convolutions round, windows and poolings are padded, maps halve unevenly."""

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from anatobench import __version__
+from anatobench.evaluation.predictions import default_aggregation
 from anatobench.experiments.auc_results import (
     AUC_HEADER,
     DIFFERENCE_HEADER,
@@ -20,7 +21,6 @@ from anatobench.experiments.auc_results import (
     difference_rows,
     gain_rows,
 )
-from anatobench.predictions import default_aggregation
 from anatobench.report.html_parts import html_page, section, table
 from anatobench.report.plots import COLOURS, STYLE, image
 from anatobench.tasks import get_task

@@ -9,7 +9,7 @@ from typing import Any
 
 from anatobench.bench.arms import WITHOUT_HEAD
 from anatobench.errors import AnatoBenchError
-from anatobench.json_text import parse_json
+from anatobench.system.json_text import parse_json
 
 Record = Mapping[str, Any]
 FILE_LIMIT = 64 * 2**20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anatobench.published import ClassRow, PublishedAuc, published_auc, published_classes
+from anatobench.experiments.published import ClassRow, PublishedAuc, published_auc, published_classes
 from anatobench.report.html_parts import notes, paragraph, table
 from anatobench.report.run_results import RunResults
 

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from anatobench.predictions import classify, default_aggregation, healthy_columns
+from anatobench.evaluation.predictions import classify, default_aggregation, healthy_columns
 from anatobench.report.html_parts import paragraph, pictures
 from anatobench.report.plots import STYLE, image, line_styles, panel, run_legend, wrapped
 from anatobench.report.run_results import RunResults

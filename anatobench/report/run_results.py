@@ -12,14 +12,14 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from anatobench.array_files import arrays_digest
 from anatobench.errors import AnatoBenchError
-from anatobench.initial_weights import INITIAL_WEIGHTS_FILE
-from anatobench.json_text import parse_json
-from anatobench.metrics_records import read_records
-from anatobench.organ_dice import OrganDice, read_organ_dice
-from anatobench.predictions import Predictions, read_predictions
-from anatobench.runs import RunConfig, evaluation_file
+from anatobench.evaluation.organ_dice import OrganDice, read_organ_dice
+from anatobench.evaluation.predictions import Predictions, read_predictions
+from anatobench.system.array_files import arrays_digest
+from anatobench.system.json_text import parse_json
+from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
+from anatobench.training.metrics_records import read_records
+from anatobench.training.run_folder import RunConfig, evaluation_file
 
 SPLIT = "test"
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from anatobench.organ_dice import lowest_dice
+from anatobench.evaluation.organ_dice import lowest_dice
+from anatobench.evaluation.worst_cases import SHOWN_LOW_DICE_CASES, most_wrong
 from anatobench.report.html_parts import paragraph, pictures, table
 from anatobench.report.run_results import Examples, RunResults
 from anatobench.report.slices import EXPLANATION, SLICE_REM, case_pictures
-from anatobench.worst_cases import SHOWN_LOW_DICE_CASES, most_wrong
 
 WRONG_HEADER = ("finding", "scan", "truth", "predicted probability")
 

@@ -18,15 +18,14 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from scipy import ndimage
 
-from anatobench.atomic_files import write_atomically
-from anatobench.datasets.case import HeaderOverride
 from anatobench.errors import CaseError
+from anatobench.system.atomic_files import write_atomically
 from anatobench.volumes.byte_stream import ByteStream, open_byte_stream
 from anatobench.volumes.hounsfield import Histogram, shows_air_and_tissue, why_not_hounsfield
 from anatobench.volumes.label_names import EXTENSION_CODE, format_label_names, parse_label_names
 from anatobench.volumes.limits import check_affine, check_size, check_spacing, plausible_spacing
 from anatobench.volumes.orientation import is_sheared, to_canonical
-from anatobench.volumes.volume import AIR_HU, Mask, Volume
+from anatobench.volumes.volume import AIR_HU, HeaderOverride, Mask, Volume
 
 MAX_EXTENSION_BYTES = 16 << 20
 MAX_DISAGREEMENT, MIN_DISAGREEMENT_MM = 0.5, 0.1

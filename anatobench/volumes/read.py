@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from anatobench.datasets.case import HeaderOverride
 from anatobench.errors import AnatoBenchError, CaseError
-from anatobench.time_limit import reading_time_limited
+from anatobench.system.time_limit import reading_time_limited
 from anatobench.volumes.continuity import PLAIN_JUMP, jumps
 from anatobench.volumes.dicom import read_dicom_series
 from anatobench.volumes.dicom_tags import is_dicom_file
 from anatobench.volumes.hounsfield import OVERRIDE, judge_hounsfield
 from anatobench.volumes.nifti import read_nifti_affine, read_nifti_mask, read_nifti_volume
 from anatobench.volumes.rad_chestct_npz import is_npz_file, read_rad_chestct_npz
-from anatobench.volumes.volume import Mask, Volume
+from anatobench.volumes.volume import HeaderOverride, Mask, Volume
 
 
 def read_volume(path: Path, header: HeaderOverride | None = None, rescale: str = "auto") -> Volume:

@@ -34,6 +34,17 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class HeaderOverride:
+    """What a scan's own header does not say: CT-RATE's original files carry it in a CSV instead."""
+
+    slope: float
+    intercept: float
+    """HU = slope * stored + intercept."""
+    affine: np.ndarray
+    """float64 [4, 4]: the file's own voxel axes (i, j, k) to RAS+ millimetres."""
+
+
+@dataclass(frozen=True)
 class Volume:
     """A CT scan."""
 

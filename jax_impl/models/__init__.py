@@ -1,6 +1,6 @@
 """The registry of backbones: one line per model.
 
-The numbers of a backbone's sizes stand once for both frameworks, in `anatobench/architectures/`.
+The numbers of a backbone's sizes stand once for both frameworks, in `anatobench/backbones/`.
 
 A backbone is an NNX module that offers
 - `stages(train, key)`: (name, callable) pairs in order; each takes the previous one's output, the last gives the

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anatobench.architectures.mvit_v2_s import LAYOUTS, STOCHASTIC_DEPTH, Layout, token_grids
+from anatobench.backbones.mvit_v2_s import LAYOUTS, STOCHASTIC_DEPTH, Layout, token_grids
 from anatobench.engine import ModelSpec
 from anatobench.errors import UsageError
 from anatobench.tasks import Size

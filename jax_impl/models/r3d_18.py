@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anatobench.architectures.r3d_18 import LAYOUTS, STEM_STRIDE, Layout
+from anatobench.backbones.r3d_18 import LAYOUTS, STEM_STRIDE, Layout
 from anatobench.engine import ModelSpec
 from jax_impl.layers.batch_norm import BatchNorm
 from jax_impl.layers.conv3d import Conv3d

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anatobench.architectures.swin3d_t import LAYOUTS, STOCHASTIC_DEPTH, Layout
+from anatobench.backbones.swin3d_t import LAYOUTS, STOCHASTIC_DEPTH, Layout
 from anatobench.engine import ModelSpec
 from anatobench.tasks import Size
 from jax_impl.layers.layer_norm import LayerNorm

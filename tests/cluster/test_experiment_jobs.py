@@ -13,7 +13,7 @@ from virtual_cluster import VirtualCluster, wait_for
 
 from anatobench.experiments.grid import Selection
 from anatobench.experiments.grid_runs import run_folder
-from anatobench.runs import evaluation_file
+from anatobench.training.run_folder import evaluation_file
 
 pytest.importorskip("torch")
 pytest.importorskip("jax")

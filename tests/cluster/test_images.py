@@ -17,9 +17,9 @@ import pytest
 from cluster_jobs import REPOSITORY, anatobench
 from virtual_cluster import VirtualCluster
 
-from anatobench.checkpoints import read_newest
 from anatobench.engine import Arrays
 from anatobench.parity.comparison import largest_difference
+from anatobench.training.checkpoints import read_newest
 
 SUPPORT = REPOSITORY / "tests" / "support"
 

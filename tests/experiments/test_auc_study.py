@@ -19,7 +19,7 @@ from anatobench.experiments.auc_results import collect, difference_rows, gain_ro
 from anatobench.experiments.auc_study import AucStudy, training_chains
 from anatobench.experiments.child_processes import Chain, run_chains
 from anatobench.report.auc_page import build_auc_page
-from anatobench.runs import evaluation_file
+from anatobench.training.run_folder import evaluation_file
 
 SMALL = ["--models", "r3d_18", "--seeds", "2", "--cases", "40", "--steps", "24", "--workers", "2"]
 STUDY = AucStudy(models=("r3d_18",), seeds=2, cases=40, steps=24)

@@ -14,7 +14,7 @@ import pytest
 from anatobench.cli.main import main
 from anatobench.experiments.child_processes import Chain, run_chains
 from anatobench.experiments.grid import Selection
-from anatobench.runs import evaluation_file
+from anatobench.training.run_folder import evaluation_file
 
 FILTERS = ["--tables", "1,12", "--datasets", "ratic", "--models", "r3d_18", "--seeds", "1"]
 SETTINGS = ["--from-scratch", "--steps", "8", "--set", "batch_size=2", "--set", "learning_rate=1e-3"]

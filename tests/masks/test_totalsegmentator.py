@@ -14,7 +14,7 @@ from stand_in_weights import UNSIDED_STRUCTURES, write_stand_in_weights
 from anatobench.cli.main import main
 from anatobench.masks import weights
 from anatobench.masks.making import SPACING
-from anatobench.store import Store
+from anatobench.store.reader import Store
 from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
 from anatobench.volumes.nifti import read_nifti_mask
 from anatobench.volumes.read import read_volume

@@ -14,9 +14,9 @@ import pytest
 from child_processes_of_tests import finish, free_port
 from tiny_store import write_store
 
-from anatobench.checkpoints import read_newest
 from anatobench.parity.comparison import largest_difference
-from anatobench.store import Store
+from anatobench.store.reader import Store
+from anatobench.training.checkpoints import read_newest
 
 pytestmark = pytest.mark.slow
 

@@ -16,12 +16,12 @@ import pytest
 from scan_files import turned, write_nifti_file
 from scipy.ndimage import map_coordinates
 
-import anatobench.prepare as prepare_module
+import anatobench.store.prepare as prepare_module
 import anatobench.volumes.nifti as nifti_module
 import anatobench.volumes.resample as resample_module
 from anatobench.datasets.case import Case
 from anatobench.errors import CaseError
-from anatobench.prepare import PreparedCase, prepare_case
+from anatobench.store.prepare import PreparedCase, prepare_case
 from anatobench.tasks import RATIC
 from anatobench.volumes.volume import Grid
 

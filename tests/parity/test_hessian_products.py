@@ -10,8 +10,8 @@ import pytest
 from anatobench.engine import Arrays, Engine, ModelSpec, load_engine
 from anatobench.parity.comparison import largest_difference
 from anatobench.parity.inputs import parity_batch, parity_recipe, perturbed_weights
-from anatobench.sharpness import sharpness
 from anatobench.tasks import get_task
+from anatobench.training.sharpness import sharpness
 
 pytest.importorskip("torch")
 pytest.importorskip("jax")

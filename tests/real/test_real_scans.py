@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from anatobench.cli.main import main
-from anatobench.store import Store
+from anatobench.store.reader import Store
 
 ABDOMEN = Path(__file__).parents[3] / "shared" / "data" / "totalsegmentator_sample"
 CHEST = Path(os.environ.get("ANATOBENCH_CHEST_SCAN", "not set"))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anatobench.engine import Arrays, Batch, ModelSpec, StepMetrics
+from anatobench.engine import Arrays, ModelSpec, StepMetrics
 from anatobench.recipes import Recipe
+from anatobench.store.batch import Batch
 
 VARIANTS = (
     "plain",
@@ -33,7 +34,7 @@ class Measured:
     loss: float
 
     def fetch(self) -> StepMetrics:
-        return StepMetrics(self.loss, 0, 0, 0, 0, np.zeros(1))
+        return StepMetrics(self.loss, {}, 0.0, np.zeros(1))
 
 
 class NumpyInstruments:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anatobench.store import Store
-from anatobench.store_writer import CaseOrigin, PreparedCase, StoreWriter
+from anatobench.store.reader import Store
+from anatobench.store.writer import CaseOrigin, PreparedCase, StoreWriter
 from anatobench.tasks import Task, multi_label_task
 
 FINDINGS = multi_label_task("findings", "chest", ("calcification", "effusion"))

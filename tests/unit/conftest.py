@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from anatobench.datasets.case import Case, Listing
-from anatobench.store import Store
-from anatobench.store_writer import CaseOrigin, PreparedCase, StoreWriter
+from anatobench.store.reader import Store
+from anatobench.store.writer import CaseOrigin, PreparedCase, StoreWriter
 from anatobench.tasks import get_task
 from anatobench.volumes.nifti import write_nifti
 

@@ -17,10 +17,10 @@ from numpy_engine import NumpyEngine
 from scan_files import AFFINE, body_voxels
 from tiny_store import FINDINGS
 
-from anatobench.checkpoints import Checkpoint, Progress, save_checkpoint
 from anatobench.cli.main import main
 from anatobench.recipes import Recipe
-from anatobench.runs import RunConfig, begin_run
+from anatobench.training.checkpoints import Checkpoint, Progress, save_checkpoint
+from anatobench.training.run_folder import RunConfig, begin_run
 from anatobench.volumes.nifti import write_nifti
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's /proc")
@@ -40,13 +40,13 @@ if __name__ == "__main__":
 SLOW_READING = """
 import sys, time
 from pytest import MonkeyPatch
-from anatobench import batch_prediction
+from anatobench.prediction import many_scans
 from anatobench.cli.main import main
 from numpy_engine import use_numpy_engines
 use_numpy_engines(MonkeyPatch())
 def slow(*given):
     time.sleep(60)
-batch_prediction.read_scan = slow
+many_scans.read_scan = slow
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 """
@@ -150,7 +150,7 @@ def test_predict_a_folder(tmp_path: Path, scans: Path) -> None:
     begin_run(tmp_path / "run", config, resume=False)
     engine = NumpyEngine(config.spec, config.recipe)
     progress = Progress(3, 0, {}, 0, None, "torch", {})
-    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.weights(), engine.optimizer_state()))
+    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.state()))
     assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "model.safetensors")]) == 0
     (tmp_path / "command.py").write_text(SLOW_READING)
     words = ["predict", tmp_path / "model.safetensors", "--batch", scans, "--out", tmp_path / "out"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video.mvit import MSBlockConfig, MultiscaleBlock, MViT
 
-from anatobench.architectures.mvit_v2_s import LAYOUTS, STOCHASTIC_DEPTH, Layout, token_grids
+from anatobench.backbones.mvit_v2_s import LAYOUTS, STOCHASTIC_DEPTH, Layout, token_grids
 from anatobench.engine import ModelSpec
 from anatobench.errors import UsageError
 from anatobench.tasks import Size

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv3DSimple, VideoResNet
 
-from anatobench.architectures.r3d_18 import LAYOUTS, STEM_STRIDE, Layout
+from anatobench.backbones.r3d_18 import LAYOUTS, STEM_STRIDE, Layout
 from anatobench.engine import ModelSpec
 
 

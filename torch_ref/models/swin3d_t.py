@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import PatchEmbed3d, ShiftedWindowAttention3d, SwinTransformer3d
 
-from anatobench.architectures.swin3d_t import LAYOUTS, STOCHASTIC_DEPTH, Layout
+from anatobench.backbones.swin3d_t import LAYOUTS, STOCHASTIC_DEPTH, Layout
 from anatobench.engine import ModelSpec
 from torch_ref.layers.window_attention import with_fast_forms
 

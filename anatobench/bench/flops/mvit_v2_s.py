@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from anatobench.architectures.mvit_v2_s import LAYOUTS, Layout, token_grids
+from anatobench.backbones.mvit_v2_s import LAYOUTS, Layout, token_grids
 from anatobench.bench.flops.product import Product, strided, voxels
 from anatobench.tasks import Size
 

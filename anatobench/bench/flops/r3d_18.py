@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from anatobench.architectures.r3d_18 import LAYOUTS, STEM_STRIDE, Layout
+from anatobench.backbones.r3d_18 import LAYOUTS, STEM_STRIDE, Layout
 from anatobench.bench.flops.product import Product, strided, voxels
 from anatobench.tasks import Size
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from anatobench.architectures.swin3d_t import LAYOUTS
+from anatobench.backbones.swin3d_t import LAYOUTS
 from anatobench.bench.flops.product import Product, voxels
 from anatobench.tasks import Size
 

@@ -17,10 +17,10 @@ from anatobench.bench.flops import count
 from anatobench.bench.random_batch import random_batch, read_batch, write_batch
 from anatobench.bench.step import StepBenchmark, bench_step
 from anatobench.cli.main import main
-from anatobench.compile_cache import VARIABLE
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import Recipe
+from anatobench.system.compile_cache import VARIABLE
 from anatobench.tasks import TASKS
 
 KEYS = {"median_s", "ci95_s", "samples_per_s", "model_flops_per_step", "mfu", "peak_memory_bytes", "compile_s"}
@@ -235,9 +235,9 @@ def test_random_batch_is_no_batch_of_zeros_and_crosses_files(tmp_path: Path) -> 
     task = TASKS["ratic"]
     spec = ModelSpec("r3d_18", "tiny", task, task.geometry("tiny").crop_size)
     batch = random_batch(spec, 8, seed=1)
-    assert batch.volume.dtype == np.int16
-    assert (batch.volume == 0).mean() < 0.02
-    assert set(np.unique(batch.organs)) == set(range(task.segmentation_classes))
+    assert batch["volume"].dtype == np.int16
+    assert (batch["volume"] == 0).mean() < 0.02
+    assert set(np.unique(batch["organs"])) == set(range(task.segmentation_classes))
     assert batch.digest() == random_batch(spec, 8, seed=1).digest() != random_batch(spec, 8, seed=2).digest()
     write_batch(batch, tmp_path)
     assert read_batch(tmp_path).digest() == batch.digest()

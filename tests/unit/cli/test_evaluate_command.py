@@ -8,7 +8,7 @@ from numpy_engine import use_numpy_engines
 from tiny_store import FINDINGS, write_store
 
 from anatobench.cli.main import main
-from anatobench.runs import CONFIG_FILE
+from anatobench.training.run_folder import CONFIG_FILE
 
 
 @pytest.fixture(scope="module")

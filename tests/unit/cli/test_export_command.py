@@ -11,14 +11,14 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from tiny_store import FINDINGS
 
-from anatobench.checkpoints import Checkpoint, Progress, save_checkpoint
 from anatobench.cli.main import main
 from anatobench.engine import load_engine
 from anatobench.errors import AnatoBenchError
-from anatobench.exporting import read_exported
+from anatobench.prediction.exported_model import read_exported
 from anatobench.recipes import Recipe
-from anatobench.runs import RunConfig, begin_run
 from anatobench.tasks import RATIC, Task
+from anatobench.training.checkpoints import Checkpoint, Progress, save_checkpoint
+from anatobench.training.run_folder import RunConfig, begin_run
 
 CONFIG = RunConfig(FINDINGS, "store", "torch", "r3d_18", "tiny", Recipe(seed=5))
 
@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Path:
     begin_run(tmp_path / "run", CONFIG, resume=False)
     engine = NumpyEngine(CONFIG.spec, CONFIG.recipe)
     progress = Progress(3, 0, {}, 0, None, "torch", {})
-    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.weights(), engine.optimizer_state()))
+    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.state()))
     return tmp_path / "run"
 
 

@@ -15,8 +15,8 @@ import pytest
 from scan_files import AFFINE, body_voxels, turned, write_dicom_series, write_nifti_file
 
 from anatobench.cli.main import main
-from anatobench.store import Store
-from anatobench.time_limit import VARIABLE
+from anatobench.store.reader import Store
+from anatobench.system.time_limit import VARIABLE
 
 BODY = np.maximum(body_voxels(), -1024)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anatobench import gpus
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.masks import weights
+from anatobench.system import gpus
 from anatobench.volumes.nifti import write_nifti
 
 AFFINE = np.array([[0, 0, -9.0, 180], [0, -9.0, 0, 180], [-15.0, 0, 0, 225], [0, 0, 0, 1]])

@@ -15,17 +15,17 @@ from numpy_engine import NumpyEngine, use_numpy_engines
 from scan_files import turned, write_dicom_series, write_dicom_slice, write_nifti_file
 from tiny_store import FINDINGS
 
-from anatobench import scan_prediction
-from anatobench.checkpoints import Checkpoint, Progress, save_checkpoint
 from anatobench.cli.main import main
 from anatobench.datasets.case import Case
-from anatobench.evaluation import predict_split
-from anatobench.predictions import class_probabilities
-from anatobench.prepare import prepare_case
+from anatobench.evaluation.predictions import class_probabilities
+from anatobench.evaluation.run_evaluation import predict_split
+from anatobench.prediction import one_scan as scan_prediction
 from anatobench.recipes import Recipe
-from anatobench.runs import RunConfig, begin_run
-from anatobench.store import Store
-from anatobench.store_writer import CaseOrigin, StoreWriter
+from anatobench.store.prepare import prepare_case
+from anatobench.store.reader import Store
+from anatobench.store.writer import CaseOrigin, StoreWriter
+from anatobench.training.checkpoints import Checkpoint, Progress, save_checkpoint
+from anatobench.training.run_folder import RunConfig, begin_run
 from anatobench.volumes.label_names import parse_label_names
 from anatobench.volumes.nifti import write_nifti
 
@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> Path:
     begin_run(tmp_path / "run", CONFIG, resume=False)
     engine = NumpyEngine(CONFIG.spec, CONFIG.recipe)
     progress = Progress(3, 0, {}, 0, None, "torch", {})
-    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.weights(), engine.optimizer_state()))
+    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.state()))
     return tmp_path / "run"
 
 
@@ -243,7 +243,7 @@ def test_results_of_other_weights_are_not_mixed(tmp_path: Path, run: Path, folde
     assert main(words) == 0
     engine = NumpyEngine(CONFIG.spec, Recipe(seed=6))
     progress = Progress(4, 0, {}, 0, None, "torch", {})
-    save_checkpoint(run, Checkpoint(progress, engine.weights(), engine.optimizer_state()))
+    save_checkpoint(run, Checkpoint(progress, engine.state()))
     capsys.readouterr()
     assert main(words) == 1
     assert "holds results with other weights" in capsys.readouterr().err
@@ -288,7 +288,7 @@ def test_a_run_without_the_head_predicts_no_organs(tmp_path: Path, scan: Path, c
     begin_run(tmp_path / "plain", config, resume=False)
     engine = NumpyEngine(config.spec, recipe)
     progress = Progress(3, 0, {}, 0, None, "torch", {})
-    save_checkpoint(tmp_path / "plain", Checkpoint(progress, engine.weights(), engine.optimizer_state()))
+    save_checkpoint(tmp_path / "plain", Checkpoint(progress, engine.state()))
     words = ["predict", str(tmp_path / "plain"), str(scan), "--framework", "torch", "--overlay", str(tmp_path / "o")]
     assert main(words) == 2
     assert "was trained without the segmentation branch" in capsys.readouterr().err

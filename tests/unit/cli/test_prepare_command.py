@@ -13,7 +13,7 @@ from anatobench.cli.main import main
 from anatobench.datasets import registry
 from anatobench.datasets.case import Listing
 from anatobench.datasets.options import ListingOptions
-from anatobench.store import Store, data_file
+from anatobench.store.reader import Store, data_file
 
 MakeCohort = Callable[[int], Listing]
 

@@ -15,10 +15,10 @@ from safetensors import safe_open
 from tiny_store import write_store
 
 from anatobench.cli.main import main
-from anatobench.pretrained import weights_file
-from anatobench.pretrained.kinetics import KINETICS_400, PublishedWeights
-from anatobench.runs import RunConfig
-from anatobench.store import Store
+from anatobench.store.reader import Store
+from anatobench.training.pretrained import weights_file
+from anatobench.training.pretrained.kinetics import KINETICS_400, PublishedWeights
+from anatobench.training.run_folder import RunConfig
 
 WEIGHT = np.random.default_rng(0).normal(0, 0.1, (2, 8)).astype(np.float32)
 """The numpy engine's `fc.weight`; its `fc.bias` stands for a stem."""
@@ -98,10 +98,10 @@ def test_a_resumed_run_needs_the_file_no_more(
     assert main(arguments(store, whole, *pretrained)) == 0
     take_step = NumpyEngine.train_step
 
-    def stop_before_the_fourth(self, batch, rate, step, stop):
+    def stop_before_the_fourth(self, batch, rate, step, *rest):
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return take_step(self, batch, rate, step, stop)
+        return take_step(self, batch, rate, step, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(NumpyEngine, "train_step", stop_before_the_fourth)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from anatobench.compile_cache import VARIABLE
 from anatobench.engine import ModelSpec, load_engine
 from anatobench.parity.inputs import parity_batch
 from anatobench.recipes import Recipe
+from anatobench.system.compile_cache import VARIABLE
 from anatobench.tasks import RATIC
 from jax_impl import compilation
 from jax_impl.compilation import OPTIONS, CompilerOption, compiler_options, keep_compiled_programs
@@ -46,10 +46,10 @@ def test_an_option_that_this_xla_does_not_have_is_left_out(monkeypatch: pytest.M
 
 PROGRAMS: dict[str, Callable[[Any], Any]] = {
     "train_step": lambda engine: engine.train_step(BATCH, 1e-3, 0),
-    "predict": lambda engine: engine.predict(BATCH.volume),
-    "segment": lambda engine: engine.segment(BATCH.volume),
+    "predict": lambda engine: engine.predict(BATCH["volume"]),
+    "segment": lambda engine: engine.segment(BATCH["volume"]),
     "inspect": lambda engine: engine.inspect(BATCH),
-    "attribution": lambda engine: engine.attribution(BATCH.volume, np.ones((2, RATIC.logit_count))),
+    "attribution": lambda engine: engine.attribution(BATCH["volume"], np.ones((2, RATIC.logit_count))),
     "hessian_product": lambda engine: engine.hessian_product(
         BATCH, {name: np.ones(shape) for name, shape in engine.parameter_shapes().items()}
     ),

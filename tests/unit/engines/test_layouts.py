@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torchvision.models.video import MViT, SwinTransformer3d, VideoResNet, mvit, resnet, swin_transformer
 
-from anatobench.architectures import mvit_v2_s, r3d_18, swin3d_t
+from anatobench.backbones import mvit_v2_s, r3d_18, swin3d_t
 from anatobench.engine import ModelSpec
 from anatobench.recipes import MODELS
 from anatobench.tasks import Size, get_task
@@ -38,7 +38,7 @@ def reference(model: str) -> Any:
 
 
 def full_size(model: str) -> ModelSpec:
-    return ModelSpec(model, "full", TASK, TASK.geometry("full").crop_size, segmentation=False)
+    return ModelSpec(model, "full", TASK, TASK.geometry("full").crop_size, heads=("classifier",))
 
 
 def only(values: set[Any]) -> Any:

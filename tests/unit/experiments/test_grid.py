@@ -34,10 +34,10 @@ from anatobench.experiments.grid_runs import (
     training_chain,
     what_is_missing,
 )
-from anatobench.published import TABLE_1, published_gain
-from anatobench.runs import RunConfig
-from anatobench.supervision import supervising_organs
+from anatobench.experiments.published import TABLE_1, published_gain
+from anatobench.store.mask_noise import supervising_organs
 from anatobench.tasks import RATIC, TASKS
+from anatobench.training.run_folder import RunConfig
 
 SWIN = Condition("ratic", "swin3d_t", pretrained=True)
 EVERYTHING = Selection(seeds=1)

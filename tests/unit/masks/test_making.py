@@ -22,10 +22,10 @@ from anatobench.masks import making
 from anatobench.masks.folder import MasksFolder
 from anatobench.masks.making import FAILURES_IN_A_ROW, Summary, make_masks, segment_scan
 from anatobench.masks.scans import Scan, scans_in_folder, scans_of_listing
+from anatobench.system.worker_pool import WorkerPlace
 from anatobench.volumes.coverage import coverage
 from anatobench.volumes.nifti import read_nifti_mask, write_nifti
 from anatobench.volumes.read import read_volume
-from anatobench.worker_pool import WorkerPlace
 
 AFFINE = np.array([[0, 0, -2.0, 70], [0, -2.5, 0, 60], [-4.0, 0, 0, 30], [0, 0, 0, 1]])
 

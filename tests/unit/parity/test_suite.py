@@ -16,8 +16,8 @@ from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.parity.climb import Climb, climb, tolerances_for
 from anatobench.parity.suite import ODD_CROP, climb_all, whole_ladder
 from anatobench.recipes import MODELS
+from anatobench.system.worker_pool import WorkerDied
 from anatobench.tasks import TASKS
-from anatobench.worker_pool import WorkerDied
 
 
 def test_every_model_and_task_climbs_in_float64_at_two_sizes() -> None:

@@ -16,6 +16,7 @@ from tiny_store import write_store
 
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError
+from anatobench.evaluation.worst_cases import most_wrong, worst_case_ids
 from anatobench.report.beside_paper import beside_paper, class_table
 from anatobench.report.curves import training_dynamics
 from anatobench.report.plots import debiased_average, line_styles
@@ -25,7 +26,6 @@ from anatobench.report.slices import ORGAN_COLOURS, OVERLAY_OPACITY, border, col
 from anatobench.report.summary import agreements, summary_rows, text_table
 from anatobench.report.worst import worst_cases
 from anatobench.tasks import RATIC
-from anatobench.worst_cases import most_wrong, worst_case_ids
 
 PARITY = {"passed": True, "tolerance": 1e-9, "max_rel_error": {"logits": 3e-15, "params": 2e-12, "seg_logits": None}}
 

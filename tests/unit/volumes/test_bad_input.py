@@ -13,9 +13,9 @@ import pydicom
 import pytest
 from scan_files import AFFINE, distinct_voxels, turned, write_dicom_series, write_dicom_slice, write_nifti_file
 
-from anatobench.datasets.case import HeaderOverride
 from anatobench.errors import CaseError
 from anatobench.volumes.read import read_mask, read_volume
+from anatobench.volumes.volume import HeaderOverride
 
 SCAN, SCAN_AFFINE = turned(distinct_voxels(), AFFINE, "RAS")
 PIXELS = np.full((6, 7), 1000, np.uint16)

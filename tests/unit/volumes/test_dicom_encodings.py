@@ -136,6 +136,15 @@ def test_a_process_without_decoder_is_named(tmp_path: Path, syntax: str, frame: 
     assert caught.value.reason == "unsupported-pixels"
 
 
+@pytest.mark.parametrize("written", [b"1.2.840.10008.1\\2.1", b"1.2.840.10008.1.x.1", b"1.2.840.10008,1.2.1"])
+def test_a_transfer_syntax_that_is_none_is_one_sentence(tmp_path: Path, written: bytes) -> None:
+    folder = write_dicom_series(tmp_path / "s", BODY)
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1", written, 1))
+    with pytest.raises(CaseError, match="its TransferSyntaxUID is"):
+        read_volume(folder)
+
+
 def test_damage_is_told_without_an_objects_address(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="pixel data is damaged") as caught:
         read_volume(series(tmp_path / "s", lambda d: encapsulated(d, uid.JPEG2000Lossless, b"no image" * 9)))

@@ -17,10 +17,10 @@ from scan_files import (
     write_nifti_file,
 )
 
-from anatobench.datasets.case import HeaderOverride
 from anatobench.errors import CaseError
 from anatobench.volumes.hounsfield import why_not_hounsfield
 from anatobench.volumes.read import read_volume
+from anatobench.volumes.volume import HeaderOverride
 
 BODY = np.maximum(body_voxels(), -1024)
 

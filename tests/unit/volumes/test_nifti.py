@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scan_files import AFFINE, distinct_voxels, turned, write_nifti_file
 
-from anatobench.datasets.case import HeaderOverride
 from anatobench.volumes.nifti import read_nifti_mask, read_nifti_volume, write_nifti
 from anatobench.volumes.read import read_volume
+from anatobench.volumes.volume import HeaderOverride
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])

@@ -1,0 +1,147 @@
+"""A trained model on one split: predictions, metrics, organ Dice, and a few slices to look at."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from anatobench.engine import Engine, load_engine
+from anatobench.errors import AnatoBenchError
+from anatobench.evaluation.case_slices import case_slices, example_cases
+from anatobench.evaluation.metrics import evaluate
+from anatobench.evaluation.organ_dice import dice_of_split, write_organ_dice
+from anatobench.evaluation.predictions import Predictions, classify, default_aggregation, write_predictions
+from anatobench.evaluation.worst_cases import worst_case_ids
+from anatobench.fast_forms import BY_DEVICE
+from anatobench.objectives.heads import SEGMENTATION
+from anatobench.store.batches import PADDING, evaluation_batches
+from anatobench.store.reader import Store
+from anatobench.system.array_files import safetensors_bytes
+from anatobench.system.atomic_files import write_atomically
+from anatobench.training.checkpoints import read_best
+from anatobench.training.run_folder import RunConfig, evaluation_file
+
+
+def open_store(config: RunConfig, path: str | None = None) -> Store:
+    """The run's store, or the one at `path`; `AnatoBenchError` if it was prepared for another task or size."""
+    store = Store.open(path or config.store)
+    for name, mine, theirs in (("task", config.task, store.task), ("size", config.size, store.size)):
+        if mine != theirs:
+            shown = (mine, theirs) if name == "size" else (config.task.name, store.task.name)
+            raise AnatoBenchError(f"{store.root}: was prepared for {name} {shown[1]}, the run is for {name} {shown[0]}")
+    return store
+
+
+def predict_split(
+    engine: Engine, store: Store, split: str, batch_size: int, check: Callable[[], None] = lambda: None
+) -> Predictions:
+    """Logits of every case of a split, in the store's order, from centre crops. `check` is called between batches.
+
+    Several processes share out the cases; all of them get all logits.
+    """
+    expected, processes = store.split(split), engine.processes
+    place = {"process_index": processes.index, "process_count": processes.count}
+    no_bar = not (processes.leads and sys.stderr.isatty())
+    indices, rows = [], []
+    with (
+        evaluation_batches(store, split, batch_size, **place) as batches,
+        tqdm(total=len(expected), unit="case", desc=split, leave=False, disable=no_bar) as bar,
+    ):
+        for batch in batches:
+            check()
+            indices.append(batch.case_index)
+            rows.append(engine.predict(batch["volume"]))
+            bar.update(int((batch.case_index != PADDING).sum()) * processes.count)
+    gathered = zip(_of_all(engine, indices), _of_all(engine, rows), strict=True)
+    logits = {int(index): _finite(row, store.cases[index].case_id) for index, row in gathered if index != PADDING}
+    cases = [store.cases[index] for index in expected]
+    return Predictions(
+        store.task,
+        tuple(case.case_id for case in cases),
+        tuple(case.patient_id for case in cases),
+        np.stack([logits[index] for index in expected]).astype(np.float32),
+        np.array([case.targets for case in cases], dtype=np.int8),
+    )
+
+
+def evaluate_run(
+    run: Path,
+    split: str = "test",
+    store_path: str | None = None,
+    framework: str | None = None,
+    rule: str = "closest_to_corner",
+    threshold_split: str | None = None,
+    aggregation: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run's best checkpoint; the figures, which `RUN/evaluation_<split>.json` then holds, too.
+
+    Also writes `RUN/predictions_<split>.csv`, slices of a few cases and of the worst ones
+    (`RUN/examples_<split>.safetensors`, `RUN/worst_cases_<split>.safetensors`) and, for a model with the auxiliary
+    head, `RUN/organ_dice_<split>.csv`. Thresholds are chosen on `threshold_split`, or as in the paper on the
+    evaluated split itself.
+    """
+    config = RunConfig.read(run)
+    store = open_store(config, store_path)
+    if not store.split(split):
+        raise AnatoBenchError(f"{store.root}: has no {split} cases: choose another --split")
+    checkpoint = read_best(run)
+    recipe = config.recipe
+    if recipe.compile != "false":  # what was compiled for training need not be, where it cannot
+        recipe = replace(recipe, compile=BY_DEVICE)
+    engine = load_engine(framework or config.framework, config.spec, recipe)
+    engine.load_weights(checkpoint.weights)
+    batch_size = config.recipe.batch_size
+    aggregation = aggregation or default_aggregation(config.task)
+
+    predictions = predict_split(engine, store, split, batch_size)
+    write_predictions(run / f"predictions_{split}.csv", predictions)
+    dice = dice_of_split(engine, store, split, batch_size) if SEGMENTATION in config.spec.heads else None
+    if dice is not None:
+        write_organ_dice(run / f"organ_dice_{split}.csv", dice)
+    other = None
+    if threshold_split not in (None, split):
+        other = classify(predict_split(engine, store, str(threshold_split), batch_size), aggregation)
+    figures = {
+        **evaluate(classify(predictions, aggregation), rule, other, seed=config.recipe.seed),
+        "threshold_split": threshold_split or split,
+        "split": split,
+        "aggregation": aggregation,
+        "cases": len(predictions.case_ids),
+        "task": config.task.name,
+        "model": config.model,
+        "size": config.size,
+        "segmentation": config.segmentation,
+        "framework": engine.name,
+        "step": checkpoint.progress.step,
+        "organ_dice": None if dice is None else dice.to_json(),
+    }
+    write_atomically(run / evaluation_file(split), (json.dumps(figures, allow_nan=False, indent=2) + "\n").encode())
+    worst = set(worst_case_ids(predictions, dice))
+    for name, indices in (
+        ("examples", example_cases(store, split)),
+        ("worst_cases", [index for index in store.split(split) if store.cases[index].case_id in worst]),
+    ):
+        content = safetensors_bytes(case_slices(engine, store, indices))
+        write_atomically(run / f"{name}_{split}.safetensors", content)
+    return figures
+
+
+def _of_all(engine: Engine, parts: list[np.ndarray]) -> np.ndarray:
+    """[cases of all processes, ...]"""
+    gathered = engine.gather(np.concatenate(parts))
+    return gathered.reshape(-1, *gathered.shape[2:])
+
+
+def _finite(logits: np.ndarray, case_id: str) -> np.ndarray:
+    if not np.isfinite(logits).all():
+        raise AnatoBenchError(
+            f"case {case_id}: the model's output is not finite: look at the case, or use precision fp32"
+        )
+    return logits

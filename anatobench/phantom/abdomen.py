@@ -1,0 +1,279 @@
+"""Abdomens of trauma patients in the portal venous phase, with RATIC's injuries and their look-alikes.
+
+What the labels mean here, so that a model must know where it looks:
+- liver, spleen, kidney `low`/`high`: a smaller and fainter / a larger and darker laceration inside that organ;
+- extravasation: a blob of contrast inside the liver, spleen, a kidney or the bowel;
+- bowel injury: a stretch of bowel whose wall and lumen turn into bright soft tissue.
+The same changes stand in muscle, the pelvis, fat or the bladder of injured and healthy patients alike, as often.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from anatobench.phantom.body import BOWEL, Body, Finding, Part
+from anatobench.phantom.placing import BodyMap, shaped_blob
+from anatobench.phantom.shapes import Bars, Blob, Cut, Grown, Ripple, Shape, Trunk, Tube
+from anatobench.tasks import RATIC
+
+KIDNEYS = ("kidney_left", "kidney_right")
+SOLID_HOSTS = {"liver": ("liver",), "spleen": ("spleen",), "kidney": KIDNEYS}
+VERTEBRAE = tuple(f"vertebrae_{name}" for name in ("T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1"))
+ELSEWHERE = (
+    ("autochthon_left", "autochthon_right"),
+    ("iliopsoas_left", "iliopsoas_right"),
+    ("prostate",),
+)
+"""Tissue outside every organ of the task, where the look-alikes stand."""
+
+
+@dataclass(frozen=True)
+class InjuryLook:
+    """Radii in mm (low, high ends of a range) and changes in HU."""
+
+    low_radius: tuple[float, float]
+    high_radius: tuple[float, float]
+    bleed_radius: tuple[float, float]
+    bowel_radius: tuple[float, float]
+    low_change: tuple[float, float] = (-52.0, -42.0)
+    high_change: tuple[float, float] = (-85.0, -70.0)
+    bleed_hu: tuple[float, float] = (300.0, 420.0)
+    bowel_hu: tuple[float, float] = (105.0, 130.0)
+    elsewhere: tuple[tuple[str, ...], ...] = ELSEWHERE
+    """Where look-alikes may stand."""
+
+
+LOOKS = {
+    ("full", "typical"): InjuryLook((8.0, 12.0), (17.0, 24.0), (6.0, 10.0), (12.0, 17.0)),
+    ("tiny", "typical"): InjuryLook((12.0, 15.0), (20.0, 26.0), (11.0, 14.0), (17.0, 22.0)),
+}
+"""Per size and `CohortPlan.injuries`. Large ones take much of their organ, at any resolution; moderate ones are in
+between and have all the look-alikes, so that a small model learns them from some hundred patients, and only by where
+they are."""
+LOOKS["full", "moderate"] = LOOKS["tiny", "moderate"] = InjuryLook(
+    low_radius=(19.0, 23.0),
+    high_radius=(31.0, 38.0),
+    bleed_radius=(18.0, 22.0),
+    bowel_radius=(27.0, 33.0),
+    low_change=(-75.0, -62.0),
+    high_change=(-120.0, -100.0),
+    bleed_hu=(360.0, 440.0),
+    bowel_hu=(150.0, 180.0),
+)
+LOOKS["full", "large"] = LOOKS["tiny", "large"] = InjuryLook(
+    low_radius=(26.0, 32.0),
+    high_radius=(48.0, 60.0),
+    bleed_radius=(26.0, 32.0),
+    bowel_radius=(40.0, 50.0),
+    low_change=(-95.0, -80.0),
+    high_change=(-145.0, -125.0),
+    bleed_hu=(430.0, 480.0),
+    bowel_hu=(190.0, 220.0),
+    elsewhere=ELSEWHERE[:1],
+)
+
+
+def abdomen_body(rng: np.random.Generator) -> Body:
+    """A patient of random size and shape, seen from the lung bases to the pelvis (z from about 150 to -170 mm)."""
+    half_width, half_depth = rng.uniform(132, 152), rng.uniform(92, 108)
+    fat, wall = rng.uniform(6, 16), rng.uniform(9, 13)
+    muscle_hu = rng.uniform(62, 90)
+    swell = rng.uniform(-2e-4, 4e-4)
+    outline = Trunk((0, 0), (half_width, half_depth), rng.uniform(2.2, 2.6), swell)
+    muscle = Trunk((0, 0), (half_width - fat, half_depth - fat), 2.35, swell)
+    cavity = Trunk((0, 8), (half_width - fat - wall, half_depth - fat - wall - 6), 2.3, swell)
+    chest_wall = Trunk((0, 0), (half_width - fat - 2, half_depth - fat - 2), 2.35, swell, (20.0, np.inf))
+    ribs = Cut(Grown(chest_wall, -1.0), (Bars(rng.uniform(26, 32), 9.0, 0.35),), (Grown(chest_wall, -8.0),))
+    parts = [
+        Part(outline, rng.uniform(-115, -95)),
+        Part(muscle, muscle_hu),
+        Part(ribs, rng.uniform(280, 420)),
+        Part(cavity, rng.uniform(-110, -90)),
+        *_lung_bases(rng, cavity),
+        *_back(rng, muscle_hu, Grown(outline, -5.0)),
+        *_vessels(rng),
+        *_pelvis(rng),
+        *_bowel(rng, cavity),
+        *_solid_organs(rng, cavity),
+    ]
+    return Body(tuple(parts))
+
+
+def _organ(
+    rng: np.random.Generator, centre: tuple[float, float, float], radii: tuple[float, float, float], **options: float
+) -> Blob:
+    """A blob about there and about that large, with a slow ripple."""
+    jitter = rng.normal(0, 4.5, 3)
+    scale = rng.uniform(0.86, 1.14) * rng.uniform(0.93, 1.07, 3)
+    ripple = Ripple.draw(rng, 0.055 * float(np.mean(radii)), (50.0, 130.0))
+    x, y, z = (float(c + j) for c, j in zip(centre, jitter, strict=True))
+    rx, ry, rz = (float(r * s) for r, s in zip(radii, scale, strict=True))
+    return Blob((x, y, z), (rx, ry, rz), ripple, **options)
+
+
+def _lung_bases(rng: np.random.Generator, cavity: Shape) -> list[Part]:
+    air = rng.uniform(-870, -800)
+    domes = (_organ(rng, (62, -8, 175), (62, 75, 75)), _organ(rng, (-66, -8, 172), (58, 75, 72)))
+    return [Part(Cut(dome, (cavity,)), air) for dome in domes]
+
+
+def _back(rng: np.random.Generator, muscle_hu: float, skin: Shape) -> list[Part]:
+    parts = [Part(Trunk((0, -52), (18, 15), 2.0), 85.0, "vertebrae_L1")]
+    period, top, bone = rng.uniform(30, 36), rng.uniform(130, 150), rng.uniform(180, 260)
+    for index, name in enumerate(VERTEBRAE):
+        upper = top - index * period
+        parts.append(Part(Trunk((0, -52), (19, 16), 2.0, 0.0, (upper - period + 7, upper)), bone, name))
+    parts.append(Part(Trunk((0, -74), (9, 8), 2.0), 35.0, "spinal_cord"))
+    for side, name in ((-1, "left"), (1, "right")):
+        x = side * rng.uniform(29, 33)
+        muscle = Blob((x, -74, 0), (22, 17, 420), Ripple.draw(rng, 1.2, (40, 90)), 2.6)
+        parts.append(Part(Cut(muscle, (skin,)), muscle_hu + rng.uniform(-6, 10), f"autochthon_{name}"))
+        psoas = Blob((side * 36.0, -44, -85), (19, 20, 85), Ripple.draw(rng, 1.5, (40, 90)), tilt=side * -0.10)
+        parts.append(Part(psoas, muscle_hu + rng.uniform(-6, 10), f"iliopsoas_{name}"))
+    return parts
+
+
+def _vessels(rng: np.random.Generator) -> list[Part]:
+    radius = rng.uniform(8, 11)
+    aorta = Tube.of([(-10, -30, 220), (-12, -27, 60), (-9, -28, -70), (-28, -18, -150)], radius)
+    cava = Tube.of([(18, -12, 220), (17, -25, 40), (15, -27, -70), (32, -20, -150)], radius * 1.1)
+    return [
+        Part(cava, rng.uniform(110, 160), "inferior_vena_cava"),
+        Part(aorta, rng.uniform(140, 240), "aorta"),
+    ]
+
+
+def _pelvis(rng: np.random.Generator) -> list[Part]:
+    parts = []
+    for side, name in ((-1, "left"), (1, "right")):
+        wing = Blob((side * 88.0, -25, -150), (11, 52, 62), Ripple.draw(rng, 2.5, (60, 120)), tilt=side * 0.35)
+        parts.append(Part(wing, rng.uniform(220, 330), f"hip_{name}"))
+    bladder = _organ(rng, (0, 36, -150), (34, 25, 26))
+    mass = _organ(rng, (2, -4, -135), (36, 30, 32), exponent=2.3)
+    return [*parts, Part(bladder, rng.uniform(0, 15), "urinary_bladder"), Part(mass, rng.uniform(78, 112), "prostate")]
+
+
+def _bowel(rng: np.random.Generator, cavity: Shape) -> list[Part]:
+    esophagus = Tube.of([(-6, -16, 220), (-10, -14, 110), (-24, 4, 78)], rng.uniform(7, 9))
+    stomach = _organ(rng, (-46, 42, 52), (36, 27, 40), tilt=0.35)
+    loop = np.array([(14, 32, 18), (34, 18, 2), (36, 6, -26), (14, -6, -38), (-16, 0, -30)])
+    duodenum = Tube.of(loop + rng.normal(0, 3, loop.shape), rng.uniform(10, 12))
+    frame = [(76, 4, -120), (84, 8, -70), (78, 26, -18), (40, 56, -30), (0, 64, -38), (-44, 56, -22), (-82, 14, -2)]
+    frame += [(-90, 0, -60), (-84, 0, -110), (-50, 10, -140)]
+    colon_line = np.array(frame) * [rng.uniform(0.92, 1.04), rng.uniform(0.92, 1.05), 1] + rng.normal(0, 4, (10, 3))
+    colon = Tube(colon_line, rng.uniform(14, 19, len(colon_line)))
+    wall, lumen = rng.uniform(55, 80), rng.uniform(10, 35)
+    parts = [
+        *_tube_parts(esophagus, "esophagus", wall, lumen, 4.0),
+        *_tube_parts(_small_bowel_line(rng), "small_bowel", wall, lumen, 4.0),
+        *_tube_parts(duodenum, "duodenum", wall, lumen, 4.0),
+        *_tube_parts(colon, "colon", wall, lumen + rng.uniform(-20, 10), 4.0),
+        Part(stomach, wall, "stomach"),
+        Part(Grown(stomach, -5.0), lumen, "stomach"),
+    ]
+    gas_top = stomach.centre[1] + rng.uniform(4, 14)
+    x, _, z = stomach.centre
+    gas = Cut(Blob((x, gas_top + 22, z), (24, 22, 26)), (Grown(stomach, -6.0),))
+    parts.append(Part(gas, -850.0, "stomach"))
+    for index in rng.choice(np.arange(1, 9), size=3, replace=False):
+        px, py, pz = colon_line[index]
+        pocket = Cut(Blob((px, py + 7, pz), (12, 8, 14)), (Grown(colon, -4.0),))
+        parts.append(Part(pocket, -700.0, "colon"))
+    return [Part(Cut(part.shape, (cavity,)), part.hu, part.structure) if _is_local(part) else part for part in parts]
+
+
+def _is_local(part: Part) -> bool:
+    """Whether a part's box is small, so that keeping it inside the cavity costs little."""
+    low, high = part.shape.box
+    return bool(np.prod(high - low) < 1.2e6)
+
+
+def _tube_parts(tube: Tube, structure: str, wall_hu: float, lumen_hu: float, wall: float) -> list[Part]:
+    """Wall and lumen, one pair of small parts per segment; all walls first, so that loops stay open."""
+    walls = [Part(piece, wall_hu, structure) for piece in tube.segments()]
+    lumens = [Part(Tube(piece.line, piece.radii - wall), lumen_hu, structure) for piece in tube.segments()]
+    return walls + lumens
+
+
+def _small_bowel_line(rng: np.random.Generator) -> Tube:
+    """A walk that coils through the middle of the lower abdomen."""
+    centre, radii = np.array([0.0, 26.0, -82.0]), np.array([58.0, 30.0, 42.0])
+    point, heading = rng.uniform(-0.5, 0.5, 3), rng.normal(size=3)
+    line = []
+    for _ in range(44):
+        heading = heading + rng.normal(0, 0.8, 3) - 0.9 * point
+        heading /= np.linalg.norm(heading)
+        point = point + 0.42 * heading
+        point /= max(1.0, float(np.linalg.norm(point)))
+        line.append(centre + radii * point)
+    return Tube.of(line, rng.uniform(9.5, 12.5))
+
+
+def _solid_organs(rng: np.random.Generator, cavity: Shape) -> list[Part]:
+    parts = [
+        Part(_organ(rng, (6, 6, 8), (52, 12, 14), tilt=0.15), rng.uniform(85, 115), "pancreas"),
+    ]
+    for side, name in ((-1, "left"), (1, "right")):
+        kidney = _organ(rng, (side * 62.0, -38, -22 if side < 0 else -32), (26, 28, 52), tilt=side * -0.12)
+        cortex = rng.uniform(120, 165)
+        x, y, z = kidney.centre
+        sinus = Blob((x - side * 14, y + 4, z), (11, 8, 16))
+        parts.append(Part(Cut(kidney, (cavity,)), cortex, f"kidney_{name}"))
+        parts.append(Part(Cut(sinus, (Grown(kidney, -3.0),)), cortex - rng.uniform(6, 14), f"kidney_{name}"))
+    spleen = _organ(rng, (-88, -24, 58), (31, 44, 48), turn=0.35)
+    parts.append(Part(Cut(spleen, (cavity,)), rng.uniform(95, 135), "spleen"))
+    liver_hu = rng.uniform(90, 130)
+    right, left = _organ(rng, (66, 4, 56), (62, 66, 66), exponent=2.2), _organ(rng, (12, 40, 66), (48, 28, 34))
+    parts += [Part(Cut(lobe, (cavity,)), liver_hu, "liver") for lobe in (left, right)]
+    gallbladder = _organ(rng, (38, 44, 0), (14, 16, 22))
+    return [*parts, Part(gallbladder, rng.uniform(5, 20), "gallbladder")]
+
+
+def abdomen_findings(
+    rng: np.random.Generator, body: Body, targets: tuple[int, ...], look: InjuryLook
+) -> tuple[Finding, ...]:
+    """The injuries that `targets` (grades in the order of RATIC's groups) ask for, and look-alikes drawn freely."""
+    grades = dict(zip((group.name for group in RATIC.groups), targets, strict=True))
+    body_map, findings = BodyMap.of(body), []
+    for group, hosts in SOLID_HOSTS.items():
+        findings += _laceration(rng, body_map, hosts, grades[group], look)
+    if grades["bowel"]:
+        findings += _thick_bowel(rng, body_map, BOWEL, look)
+    if grades["extravasation"]:
+        organ = (("liver",), ("spleen",), KIDNEYS, BOWEL)[rng.integers(4)]
+        findings += _bleed(rng, body_map, organ, look)
+    for hosts in look.elsewhere:
+        findings += _laceration(rng, body_map, hosts, int(rng.choice(3, p=(0.4, 0.3, 0.3))), look)
+    for _ in range(rng.integers(0, 5)):
+        findings += _bleed(rng, body_map, look.elsewhere[rng.integers(len(look.elsewhere))], look)
+    for _ in range(rng.integers(0, 5)):
+        findings += _thick_bowel(rng, body_map, (("urinary_bladder",), ("",), ("",))[rng.integers(3)], look)
+    return tuple(findings)
+
+
+def _laceration(
+    rng: np.random.Generator, body_map: BodyMap, hosts: tuple[str, ...], grade: int, look: InjuryLook
+) -> list[Finding]:
+    if grade == 0:
+        return []
+    radius = rng.uniform(*(look.low_radius if grade == 1 else look.high_radius))
+    change = rng.uniform(*(look.low_change if grade == 1 else look.high_change))
+    host = hosts[rng.integers(len(hosts))]
+    centre = body_map.place(rng, (host,), depth=0.6 * radius)
+    return [Finding(shaped_blob(rng, centre, radius), change, hosts=(host,))]
+
+
+def _bleed(rng: np.random.Generator, body_map: BodyMap, hosts: tuple[str, ...], look: InjuryLook) -> list[Finding]:
+    radius = rng.uniform(*look.bleed_radius)
+    centre = body_map.place(rng, hosts, depth=0.7 * radius)
+    return [Finding(shaped_blob(rng, centre, radius), rng.uniform(*look.bleed_hu), absolute=True, hosts=hosts)]
+
+
+def _thick_bowel(
+    rng: np.random.Generator, body_map: BodyMap, hosts: tuple[str, ...], look: InjuryLook
+) -> list[Finding]:
+    radius = rng.uniform(*look.bowel_radius)
+    centre = body_map.place(rng, hosts, depth=0.6 * radius)
+    return [Finding(shaped_blob(rng, centre, radius), rng.uniform(*look.bowel_hu), absolute=True, hosts=hosts)]

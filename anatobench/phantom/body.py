@@ -1,0 +1,129 @@
+"""A body as an ordered list of parts: later parts are painted over earlier ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from anatobench.phantom.shapes import Points, Shape
+from anatobench.tasks import Size, Spacing
+from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
+
+STRUCTURES = {name: label for label, name in TOTALSEGMENTATOR_V2.items()}
+"""TotalSegmentator v2 labels by name."""
+BOWEL = ("esophagus", "stomach", "duodenum", "small_bowel", "colon")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tissue in one place."""
+
+    shape: Shape
+    hu: float
+    structure: str | None = ""
+    """TotalSegmentator v2 name; empty for tissue without a label, which erases the label beneath; None keeps it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A local change of the image: an injury, a disease, or a distractor that looks the same elsewhere.
+
+    `amount` is added to the HU where `absolute` is False, else it replaces them. With `hosts` the change stays inside
+    these structures ("" is unlabelled tissue); without, it shows wherever the shape lies.
+    """
+
+    shape: Shape
+    amount: float
+    absolute: bool = False
+    hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Body:
+    """A patient."""
+
+    parts: tuple[Part, ...]
+    background: float = -1000.0
+
+    def part(self, structure: str) -> Part:
+        """The last part of that structure."""
+        return next(part for part in reversed(self.parts) if part.structure == structure)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A scan in the making: axis-aligned, orientation IPL."""
+
+    hu: np.ndarray
+    """float32 [D, H, W]"""
+    labels: np.ndarray
+    """uint8 [D, H, W], `STRUCTURES`"""
+    x: np.ndarray
+    """float32 [W], descending (to the patient's left)"""
+    y: np.ndarray
+    """float32 [H], descending (to posterior)"""
+    z: np.ndarray
+    """float32 [D], descending (to inferior)"""
+    spacing: Spacing
+
+    @staticmethod
+    def blank(size: Size, spacing: Spacing, centre: tuple[float, float, float], background: float) -> Canvas:
+        """Nothing but background on a grid about a point (x, y, z) of the body."""
+        d, h, w = ((np.arange(n, dtype=np.float32) - (n - 1) / 2) * s for n, s in zip(size, spacing, strict=True))
+        return Canvas(
+            hu=np.full(size, background, dtype=np.float32),
+            labels=np.zeros(size, dtype=np.uint8),
+            x=(centre[0] - w).astype(np.float32),
+            y=(centre[1] - h).astype(np.float32),
+            z=(centre[2] - d).astype(np.float32),
+            spacing=spacing,
+        )
+
+    @property
+    def softness(self) -> float:
+        """Width of an edge in mm: how far a voxel averages over what it covers."""
+        return float(np.prod(self.spacing) ** (1 / 3))
+
+    def window(self, shape: Shape) -> tuple[tuple[slice, slice, slice], Points] | None:
+        """The voxels in a shape's box and their coordinates; None where the shape lies outside the scan."""
+        low, high = shape.box
+        pieces = []
+        for axis, (lower, upper) in (
+            (self.z, (low[2], high[2])),
+            (self.y, (low[1], high[1])),
+            (self.x, (low[0], high[0])),
+        ):
+            inside = np.flatnonzero((axis >= lower) & (axis <= upper))
+            if not len(inside):
+                return None
+            pieces.append(slice(int(inside[0]), int(inside[-1]) + 1))
+        where = (pieces[0], pieces[1], pieces[2])
+        points = (self.x[where[2]][None, None, :], self.y[where[1]][None, :, None], self.z[where[0]][:, None, None])
+        return where, points
+
+    def paint(self, part: Part) -> None:
+        """Blend a part in by how much of each voxel it covers."""
+        window = self.window(part.shape)
+        if window is None:
+            return
+        where, points = window
+        level = part.shape.level(points)
+        cover = np.clip(0.5 - level / np.float32(self.softness), 0, 1)
+        hu = self.hu[where]
+        hu += cover * (np.float32(part.hu) - hu)
+        if part.structure is not None:
+            self.labels[where][np.broadcast_to(level < 0, hu.shape)] = STRUCTURES.get(part.structure, 0)
+
+    def apply(self, finding: Finding) -> None:
+        """Change the image where a finding lies; labels stay as they are."""
+        window = self.window(finding.shape)
+        if window is None:
+            return
+        where, points = window
+        cover = np.clip(0.5 - finding.shape.level(points) / np.float32(self.softness), 0, 1)
+        hu = self.hu[where]
+        if finding.hosts:
+            hosts = [STRUCTURES.get(name, 0) for name in finding.hosts]
+            cover = cover * np.isin(self.labels[where], hosts)
+        hu += cover * (np.float32(finding.amount) - hu if finding.absolute else np.float32(finding.amount))

@@ -1,0 +1,62 @@
+"""A body and its findings as a CT scan: sampled, blurred, noisy, in whole HU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from anatobench.phantom.body import Body, Canvas, Finding
+from anatobench.tasks import Size, Spacing
+from anatobench.volumes.volume import Volume
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """How one series was taken."""
+
+    size: Size
+    spacing: Spacing
+    centre: tuple[float, float, float]
+    """What lies in the middle of the field of view, in the body's mm."""
+    isocentre: tuple[float, float, float]
+    """RAS+ mm of the body's origin in the scanner."""
+    noise: float
+    """Standard deviation, HU."""
+    grain: float = 0.7
+    """Correlation of the noise in plane, voxels."""
+
+    @property
+    def affine(self) -> np.ndarray:
+        """float64 [4, 4]: voxel index (d, h, w, 1) to the scanner's RAS+ millimetres."""
+        d, h, w = self.spacing
+        affine = np.array([[0, 0, -w, 0], [0, -h, 0, 0], [-d, 0, 0, 0], [0, 0, 0, 1]], dtype=np.float64)
+        middle = affine[:3, :3] @ ((np.array(self.size) - 1) / 2)
+        affine[:3, 3] = np.array(self.centre) + self.isocentre - middle
+        return affine
+
+
+HU_RANGE = (-1024, 3071)
+
+
+def render(
+    rng: np.random.Generator, body: Body, findings: tuple[Finding, ...], scanner: Scanner
+) -> tuple[Volume, np.ndarray]:
+    """The scan in HU and its structures: uint8 [D, H, W], TotalSegmentator v2 labels on the same grid."""
+    canvas = Canvas.blank(scanner.size, scanner.spacing, scanner.centre, body.background)
+    for part in body.parts:
+        canvas.paint(part)
+    for finding in findings:
+        canvas.apply(finding)
+    hu = gaussian_filter(canvas.hu, (0.0, 0.45, 0.45))
+    hu += correlated_noise(rng, scanner)
+    voxels = np.clip(np.rint(hu), *HU_RANGE).astype(np.int16)
+    return Volume(voxels, scanner.affine), canvas.labels
+
+
+def correlated_noise(rng: np.random.Generator, scanner: Scanner) -> np.ndarray:
+    """float32 [D, H, W]: white noise through the reconstruction's blur, back at the wanted standard deviation."""
+    white = rng.standard_normal(scanner.size, dtype=np.float32)
+    soft = gaussian_filter(white, (0.3, scanner.grain, scanner.grain), mode="wrap")
+    return np.asarray(soft * np.float32(scanner.noise / max(float(soft.std()), 1e-6)))

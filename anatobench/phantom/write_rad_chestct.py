@@ -1,0 +1,159 @@
+"""A synthetic cohort in RAD-ChestCT's layout: `.npz` in HU at 0.8 mm, label tables, metadata, and masks/<scan>.nii.gz.
+
+The format is 0.8 mm isotropic by definition, so a coarser rendering is repeated (tiny) or interpolated (full) to it.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import zoom
+
+from anatobench.phantom.chest_scanner import (
+    CARDIOMEGALY,
+    HIGHEST,
+    LOWEST,
+    chest_patient,
+    draw_targets,
+)
+from anatobench.phantom.files import write_csv, write_totalsegmentator_mask
+from anatobench.phantom.plan import CohortPlan, Stream
+from anatobench.phantom.render import Scanner, render
+from anatobench.system.atomic_files import write_atomically
+from anatobench.tasks import RAD_CHESTCT_LABELS
+
+SPACING_MM = 0.8
+ENLARGEMENT = {"full": 2, "tiny": 6}
+"""Voxels of 0.8 mm per rendered voxel and axis."""
+NOISE = {"full": 24.0, "tiny": 15.0}
+FIELD_OF_VIEW_MM = 336.0
+HU_LIMITS = (-1000, 1000)
+SIGN_OF_LABEL: Mapping[str, str] = {
+    "catheter_or_port": "Medical material",
+    "lymphadenopathy": "Lymphadenopathy",
+    "septal_thickening": "Interlobular septal thickening",
+    "hernia": "Hiatal hernia",
+    "nodule": "Lung nodule",
+    "pericardial_effusion": "Pericardial effusion",
+    "scarring": "Pulmonary fibrotic sequela",
+    "bronchial_wall_thickening": "Peribronchial thickening",
+    "opacity": "Lung opacity",
+    "emphysema": "Emphysema",
+    "cardiomegaly": CARDIOMEGALY,
+    "pleural_effusion": "Pleural effusion",
+    "bronchiectasis": "Bronchiectasis",
+    "consolidation": "Consolidation",
+    "atelectasis": "Atelectasis",
+    "calcification": "Calcification",
+}
+OTHER_ABNORMALITIES = ("nodulegr1cm", "scattered_calc", "scattered_nod", "pericardial_thickening", "pleural_thickening")
+"""Columns whose names lie near those of the task's labels; their values are drawn and mean nothing."""
+LOCATIONS = (
+    "right_upper",
+    "right_mid",
+    "right_lower",
+    "left_upper",
+    "left_lower",
+    "heart",
+    "mediastinum",
+    "other_location",
+)
+SUBSETS = {"imgtrain": "trn", "imgvalid": "val", "imgtest": "tst"}
+"""Label table and the first letters of its scans' names."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan, known without rendering."""
+
+    name: str
+    subset: str
+    patient: int
+
+
+def scan_of(plan: CohortPlan, index: int) -> Scan:
+    """Of five patients in a row three are imgtrain, one imgvalid, one imgtest."""
+    subset = ("imgtrain", "imgtrain", "imgvalid", "imgtrain", "imgtest")[index % 5]
+    number = int(7 * index + plan.rng(index, Stream.IDENTITY).integers(1, 8))
+    return Scan(f"{SUBSETS[subset]}{number:05d}", subset, 500_000 + number)
+
+
+def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
+    """Write the scan of a patient with its mask, unless it already stands."""
+    scan = scan_of(plan, index)
+    path = root / f"{scan.name}.npz"
+    if path.is_file():
+        return
+    targets = dict(zip(RAD_CHESTCT_LABELS, draw_targets(plan, index, RAD_CHESTCT_LABELS), strict=True))
+    body, findings = chest_patient(plan, index, {SIGN_OF_LABEL[label]: value for label, value in targets.items()})
+    rng = plan.rng(index, Stream.SERIES)
+    factor = ENLARGEMENT[plan.size]
+    volume, labels = render(rng, body, findings, _scanner(rng, plan.size))
+    if plan.is_masked(index):
+        write_totalsegmentator_mask(root / "masks" / f"{scan.name}.nii.gz", labels, _placed_like_npz(factor), "LPS")
+    _write_npz(path, _enlarged(np.clip(volume.voxels, *HU_LIMITS), factor))
+
+
+def _scanner(rng: np.random.Generator, size: str) -> Scanner:
+    spacing = SPACING_MM * ENLARGEMENT[size]
+    side = round(FIELD_OF_VIEW_MM * rng.uniform(0.97, 1.03) / spacing)
+    slices = round((HIGHEST - LOWEST + rng.uniform(4, 20)) / spacing)
+    x, y, z = (float(v) for v in rng.uniform(-4, 4, 3))
+    middle = (x, y, (HIGHEST + LOWEST) / 2 + z)
+    return Scanner((slices, side, side), (spacing, spacing, spacing), middle, (0.0, 0.0, 0.0), NOISE[size])
+
+
+def _enlarged(voxels: np.ndarray, factor: int) -> np.ndarray:
+    """[D, H, W] to [fD, fH, fW] with voxel blocks aligned: interpolated by 2, repeated by more."""
+    if factor == 2:
+        return np.asarray(zoom(voxels, factor, order=1, grid_mode=True, mode="nearest"))
+    return voxels.repeat(factor, axis=0).repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _placed_like_npz(factor: int) -> np.ndarray:
+    """The rendered grid in the frame of a file without a header: its first 0.8 mm voxel lies at the origin."""
+    spacing, shift = SPACING_MM * factor, SPACING_MM * (factor - 1) / 2
+    affine = np.zeros((4, 4))
+    affine[2, 0] = affine[1, 1] = affine[0, 2] = -spacing
+    affine[:3, 3] = -shift
+    affine[3, 3] = 1.0
+    return affine
+
+
+def _write_npz(path: Path, voxels: np.ndarray) -> None:
+    """What `numpy.savez_compressed(path, ct=voxels)` writes, without the time, and faster."""
+    array, content = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array(array, np.ascontiguousarray(voxels), allow_pickle=False)
+    with zipfile.ZipFile(content, "w") as archive:
+        member = zipfile.ZipInfo("ct.npy", date_time=(1980, 1, 1, 0, 0, 0))
+        archive.writestr(member, array.getbuffer(), zipfile.ZIP_DEFLATED, compresslevel=1)
+    write_atomically(path, content.getvalue())
+
+
+def write_tables(root: Path, plan: CohortPlan) -> list[tuple[int, ...]]:
+    """Write the label table of each subset and the metadata."""
+    abnormalities = (*RAD_CHESTCT_LABELS, *OTHER_ABNORMALITIES)
+    header = ["NoteAcc_DEID", *(f"{name}*{location}" for name in abnormalities for location in LOCATIONS)]
+    rows: dict[str, list[list[object]]] = {subset: [] for subset in SUBSETS}
+    all_targets, metadata = [], []
+    for index in range(plan.cases):
+        scan, targets = scan_of(plan, index), draw_targets(plan, index, RAD_CHESTCT_LABELS)
+        rng = plan.rng(index, Stream.LABELS)
+        others = rng.integers(0, 2, len(OTHER_ABNORMALITIES))
+        fields: list[object] = [scan.name]
+        for value in (*targets, *others):
+            where = rng.integers(len(LOCATIONS))
+            fields += [int(value and position == where) for position in range(len(LOCATIONS))]
+        rows[scan.subset].append(fields)
+        metadata.append([scan.patient, scan.name, scan.subset, SPACING_MM])
+        all_targets.append(targets)
+    for subset in SUBSETS:
+        write_csv(root / f"{subset}_Abnormality_and_Location_Labels.csv", header, rows[subset])
+    columns = ["MRN_DEID", "NoteAcc_DEID", "status", "final_spacing"]
+    write_csv(root / "CT_Scan_Metadata_Complete_35747.csv", columns, metadata)
+    return all_targets

@@ -1,0 +1,150 @@
+"""A synthetic cohort in RATIC's Kaggle layout, plus TotalSegmentator masks under `masks/`.
+
+train.csv, train_series_meta.csv, train_images/<patient>/<series>/<instance>.dcm, segmentations/<series>.nii (some),
+masks/<series>.nii.gz (all but those of unmasked patients).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from anatobench.phantom.abdomen import LOOKS, abdomen_body, abdomen_findings
+from anatobench.phantom.body import BOWEL, STRUCTURES, Body
+from anatobench.phantom.dicom_files import PIXEL_FORMATS, SeriesIdentity, write_series
+from anatobench.phantom.files import reoriented, write_csv, write_totalsegmentator_mask
+from anatobench.phantom.plan import CohortPlan, Stream
+from anatobench.phantom.render import Scanner, render
+from anatobench.tasks import RATIC
+from anatobench.volumes.nifti import write_nifti
+
+GRADE_SHARES = {
+    "typical": {2: (0.7, 0.3), 3: (0.7, 0.15, 0.15)},
+    "moderate": {2: (0.6, 0.4), 3: (0.6, 0.15, 0.25)},
+    "large": {2: (0.6, 0.4), 3: (0.6, 0.15, 0.25)},
+}
+"""Per `CohortPlan.injuries` and number of grades."""
+TWO_SERIES_SHARE = 0.25
+SEGMENTATION_SHARE = 0.4
+KAGGLE_LABELS = {
+    "liver": 1,
+    "spleen": 2,
+    "kidney_left": 3,
+    "kidney_right": 4,
+    **dict.fromkeys(BOWEL, 5),
+}
+LOWEST, HIGHEST = -166.0, 148.0
+"""What every scan covers, in the body's mm."""
+
+
+@dataclass(frozen=True)
+class RaticPatient:
+    """Who a patient is, known without rendering anything."""
+
+    patient_id: int
+    targets: tuple[int, ...]
+    series_ids: tuple[int, ...]
+    has_segmentation: tuple[bool, ...]
+    """Per series, whether Kaggle's own segmentation exists."""
+
+
+def ratic_patient(plan: CohortPlan, index: int) -> RaticPatient:
+    """Identity and labels of patient `index`."""
+    rng = plan.rng(index, Stream.IDENTITY)
+    shares = GRADE_SHARES[plan.injuries]
+    targets = tuple(
+        plan.grade(index, question, shares[len(group.grades)]) for question, group in enumerate(RATIC.groups)
+    )
+    count = 2 if plan.share(index, 50) < TWO_SERIES_SHARE else 1
+    series_ids = tuple(int(1000 + 29 * (2 * index + number) + rng.integers(29)) for number in range(count))
+    segmented = plan.is_masked(index) and plan.share(index, 51) < SEGMENTATION_SHARE
+    patient_id = int(10_000 + 61 * index + rng.integers(61))
+    return RaticPatient(patient_id, targets, series_ids, (segmented,) * count)
+
+
+def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
+    """Write every series of a patient with its masks, except series that already stand."""
+    patient = ratic_patient(plan, index)
+    folders = [root / "train_images" / str(patient.patient_id) / str(series) for series in patient.series_ids]
+    if all(folder.is_dir() for folder in folders):
+        return
+    body = abdomen_body(plan.rng(index, Stream.BODY))
+    findings = abdomen_findings(
+        plan.rng(index, Stream.FINDINGS), body, patient.targets, LOOKS[plan.size, plan.injuries]
+    )
+    for number, folder in enumerate(folders):
+        if folder.is_dir():
+            continue
+        rng = plan.rng(index, Stream.SERIES + number)
+        volume, labels = render(rng, _in_phase(rng, body, number), findings, abdomen_scanner(rng, plan.size))
+        series = patient.series_ids[number]
+        if plan.is_masked(index):
+            write_totalsegmentator_mask(root / "masks" / f"{series}.nii.gz", labels, volume.affine, "LAS")
+        if patient.has_segmentation[number]:
+            _write_segmentation(root / "segmentations" / f"{series}.nii", labels, volume.affine)
+        identity = SeriesIdentity(
+            patient_id=patient.patient_id,
+            series_id=series,
+            first_instance=int(rng.integers(2, 400)),
+            head_first=bool((index + number) % 2),
+            pixels=PIXEL_FORMATS[(index // 2 + number) % len(PIXEL_FORMATS)],
+        )
+        write_series(folder, volume, identity)
+
+
+def abdomen_scanner(rng: np.random.Generator, size: str) -> Scanner:
+    """A scan of the abdomen: about 5 x 5 x 9 mm (tiny) or 1.4 x 1.4 x 2 mm (full) voxels."""
+    if size == "tiny":
+        pixels, in_plane, between = int(rng.choice((64, 68, 72))), rng.uniform(4.7, 5.3), rng.uniform(8.0, 10.0)
+        noise = rng.uniform(9, 15)
+    else:
+        pixels, in_plane, between = 256, rng.uniform(1.28, 1.5), rng.uniform(1.5, 3.0)
+        noise = rng.uniform(12, 22)
+    slices = int(np.ceil((HIGHEST - LOWEST) / between)) + int(rng.integers(1, 5))
+    x, y, z = rng.uniform(-6, 6, 3)
+    isocentre = (float(rng.uniform(-20, 20)), float(rng.uniform(-40, 40)), float(rng.uniform(-900, 200)))
+    middle = (HIGHEST + LOWEST) / 2 + z
+    spacing = (round(float(between), 2), round(float(in_plane), 3), round(float(in_plane), 3))
+    return Scanner((slices, pixels, pixels), spacing, (float(x), float(y), float(middle)), isocentre, float(noise))
+
+
+def _in_phase(rng: np.random.Generator, body: Body, number: int) -> Body:
+    """The second series is later: vessels are fainter."""
+    if number == 0:
+        return body
+    fade = rng.uniform(0.7, 0.85)
+    vessels = ("aorta", "inferior_vena_cava")
+    parts = (replace(part, hu=part.hu * fade) if part.structure in vessels else part for part in body.parts)
+    return Body(tuple(parts), body.background)
+
+
+def _write_segmentation(path: Path, labels: np.ndarray, affine: np.ndarray) -> None:
+    """Kaggle's own labels, on a grid that is flipped against the series in two axes."""
+    table = np.zeros(256, dtype=np.uint8)
+    for structure, value in KAGGLE_LABELS.items():
+        table[STRUCTURES[structure]] = value
+    write_nifti(path, *reoriented(table[labels], affine, "LAS"))
+
+
+def write_tables(root: Path, plan: CohortPlan) -> list[tuple[int, ...]]:
+    """Write train.csv (one-hot per group, then any_injury) and train_series_meta.csv."""
+    patients = [ratic_patient(plan, index) for index in range(plan.cases)]
+    columns = [f"{group.name}_{grade}" for group in RATIC.groups for grade in group.grades]
+    rows = []
+    for patient in patients:
+        one_hot = [
+            int(target == grade)
+            for group, target in zip(RATIC.groups, patient.targets, strict=True)
+            for grade in range(len(group.grades))
+        ]
+        rows.append([patient.patient_id, *one_hot, int(any(patient.targets))])
+    series_rows = []
+    for index, patient in enumerate(patients):
+        body = abdomen_body(plan.rng(index, Stream.BODY))
+        for series in patient.series_ids:
+            series_rows.append([patient.patient_id, series, round(body.part("aorta").hu, 1), 0])
+    write_csv(root / "train_series_meta.csv", ["patient_id", "series_id", "aortic_hu", "incomplete_organ"], series_rows)
+    write_csv(root / "train.csv", ["patient_id", *columns, "any_injury"], rows)
+    return [patient.targets for patient in patients for _ in patient.series_ids]

@@ -1,0 +1,1 @@
+"""A trained model at work on scans that belong to no store."""

@@ -1,0 +1,88 @@
+"""One file with all that prediction needs: a run's weights without the segmentation head, and what they are for.
+
+The names are torchvision's, so `load_state_dict(safetensors.torch.load_file(path))` fills a torchvision model that
+was changed as the AutoSeg paper's Table 7 says. The header's metadata says which model, size and task it is.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from anatobench import __version__
+from anatobench.engine import Arrays, ModelSpec
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.objectives.heads import SEGMENTATION, diagnosis_heads, without_auxiliary
+from anatobench.recipes import MODELS, SIZES
+from anatobench.system.array_files import safetensors_bytes
+from anatobench.system.atomic_files import write_atomically
+from anatobench.system.json_text import parse_json
+from anatobench.tasks import Task
+from anatobench.training.checkpoints import read_best
+from anatobench.training.run_folder import RunConfig
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A model that predicts, without optimizer and, unless it was asked for, segmentation head."""
+
+    spec: ModelSpec
+    weights: Arrays
+    step: int | None = None
+    """Of the checkpoint; None for an exported file, which does not say."""
+
+
+def read_run_model(run: Path, segmentation: bool = False) -> ExportedModel:
+    """The best checkpoint of a run, ready to predict or to export; with the auxiliary head on request, `UsageError`
+    if the run has none."""
+    config = RunConfig.read(run)
+    checkpoint = read_best(run)
+    if segmentation:
+        if SEGMENTATION not in config.spec.heads:
+            raise UsageError(f"{run}: was trained without the segmentation branch, so it predicts no organs")
+        return ExportedModel(config.spec, dict(checkpoint.weights), checkpoint.progress.step)
+    kept = without_auxiliary(checkpoint.weights)
+    return ExportedModel(_spec(config.model, config.size, config.task), kept, checkpoint.progress.step)
+
+
+def export_run(run: Path, path: Path) -> dict[str, Any]:
+    """Write a run's best checkpoint as one file; what its metadata says, and its size."""
+    model = read_run_model(run)
+    metadata = {
+        "anatobench_version": __version__,
+        "model": model.spec.model,
+        "size": model.spec.size,
+        "task": json.dumps(model.spec.task.to_json()),
+    }
+    content = safetensors_bytes(model.weights, metadata)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        raise AnatoBenchError(f"{path}: cannot be written ({error.strerror}): choose another --to") from None
+    return {"file": str(path), "bytes": len(content), **metadata, "task": model.spec.task.name}
+
+
+def read_exported(path: Path) -> ExportedModel:
+    """Read what `export_run` wrote; `AnatoBenchError` if the file is something else or damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata["model"] not in MODELS or metadata["size"] not in SIZES:
+                raise ValueError(f"no such model: {metadata['model']}, {metadata['size']}")
+            spec = _spec(metadata["model"], metadata["size"], Task.from_json(parse_json(metadata["task"])))
+            return ExportedModel(spec, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except KeyError as error:
+        raise AnatoBenchError(
+            f"{path}: its metadata does not say {error.args[0]}: give a file that `anatobench export` wrote"
+        ) from None
+    except (OSError, ValueError, TypeError, SafetensorError, AnatoBenchError) as error:
+        raise AnatoBenchError(f"{path}: cannot be read as exported weights: {error}") from None
+
+
+def _spec(model: str, size: str, task: Task) -> ModelSpec:
+    return ModelSpec(model, size, task, task.geometry(size).crop_size, diagnosis_heads(segmentation=False))

@@ -1,0 +1,1 @@
+"""Prepared cases: written once, read as crops and batches."""

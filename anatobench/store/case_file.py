@@ -1,0 +1,121 @@
+"""One prepared case's voxels on disk, read crop by crop.
+
+The format is safetensors (https://huggingface.co/docs/safetensors): an 8-byte little-endian header length, a JSON
+header with dtype, shape and offsets of each tensor, then the raw bytes. It is public, holds no code, and a crop can
+be read from it in place.
+
+Crops are read in pieces of about 1 MiB, whole slices as they lie, and the crop is copied out of each piece while it is
+in the processor's cache: a read costs more than the bytes it brings too many, and memory that was just asked for costs
+as much as a copy. benchmarks/storage_formats.py measures it beside other ways and other formats. A memory map is the
+fastest but kills the whole process with SIGBUS when a network file system fails or the file is cut short, where pread
+raises an error that names the case.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from anatobench.errors import AnatoBenchError
+from anatobench.system.json_text import parse_json
+from anatobench.tasks import IGNORED_ORGAN, Size
+
+_DTYPES: Mapping[str, tuple[str, np.dtype]] = {"volume": ("I16", np.dtype("<i2")), "organs": ("U8", np.dtype("u1"))}
+_HEADER_READ = 4096
+"""Bytes read to get the header; that of a case is about 150."""
+_PIECE = 1 << 20
+"""Bytes read at once; more than a core's own cache holds would be written to memory and read back."""
+
+_scratch = threading.local()
+"""Each thread's own memory for a piece: a fresh one for every crop would be cleared by the system first."""
+
+
+def encode_case(volume: np.ndarray, organs: np.ndarray | None) -> bytes:
+    """The file's content: `volume` int16 [D, H, W] and, where the case has a mask, `organs` uint8 [D, H, W]."""
+    tensors = {"volume": np.ascontiguousarray(volume, dtype=np.int16)}
+    if organs is not None:
+        tensors["organs"] = np.ascontiguousarray(organs, dtype=np.uint8)
+    return save(tensors)
+
+
+def read_crop(path: Path, size: Size, start: Size, volume: np.ndarray, organs: np.ndarray) -> None:
+    """Fill `volume` (int16) and `organs` (uint8), both C-contiguous [d, h, w], from the file's crop at `start`.
+
+    `size` is what the stored arrays must have. `organs` is filled with `IGNORED_ORGAN` where the file has none.
+    Raises OSError if the file cannot be read and AnatoBenchError if it is not what `encode_case` wrote.
+    """
+    crop = volume.shape
+    if any(s < 0 or s + c > full for s, c, full in zip(start, crop, size, strict=True)):
+        raise AnatoBenchError(f"crop of size {crop} at {start} leaves the volume of size {size}")
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        tensors = _read_header(descriptor, size)
+        _read_tensor(descriptor, tensors["volume"], size, start, volume)
+        if "organs" in tensors:
+            _read_tensor(descriptor, tensors["organs"], size, start, organs)
+        else:
+            organs.fill(IGNORED_ORGAN)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class _StoredTensor:
+    dtype: np.dtype
+    offset: int
+    """Bytes from the start of the file."""
+
+
+def _read_header(descriptor: int, size: Size) -> dict[str, _StoredTensor]:
+    """The file's tensors, each checked against the dtype and size that a case has."""
+    beginning = os.pread(descriptor, _HEADER_READ, 0)
+    length = int.from_bytes(beginning[:8], "little")
+    if len(beginning) < 8 or not 2 <= length <= len(beginning) - 8:
+        raise AnatoBenchError("the header is cut short or not that of a prepared case")
+    try:
+        header = parse_json(beginning[8 : 8 + length])
+        tensors = {}
+        for name, entry in header.items():
+            stored_dtype, dtype = _DTYPES[name]
+            begin, end = entry["data_offsets"]
+            if (entry["dtype"], tuple(entry["shape"])) != (stored_dtype, size):
+                raise AnatoBenchError(f"{name} is {entry['dtype']} {entry['shape']}, not {stored_dtype} {list(size)}")
+            if begin < 0 or end - begin != dtype.itemsize * size[0] * size[1] * size[2]:
+                raise AnatoBenchError(f"{name} has impossible offsets {begin} to {end}")
+            tensors[name] = _StoredTensor(dtype, 8 + length + begin)
+        if "volume" not in tensors:
+            raise AnatoBenchError("the header lists no volume")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AnatoBenchError(f"the header is not that of a prepared case ({error!r})") from None
+    return tensors
+
+
+def _read_tensor(descriptor: int, tensor: _StoredTensor, size: Size, start: Size, crop: np.ndarray) -> None:
+    """Fill `crop`: per piece of some slices one read from their first row on, then a copy of rows and columns."""
+    _, height, width = size
+    depth, crop_height, crop_width = crop.shape
+    row_bytes = width * tensor.dtype.itemsize
+    count = min(depth, max(1, _PIECE // (height * row_bytes)))
+    memory = _piece_memory(count * height * row_bytes)
+    slices = memory.view(tensor.dtype).reshape(count, height, width)[:, :crop_height, start[2] : start[2] + crop_width]
+    for first in range(0, depth, count):
+        wanted = min(count, depth - first)
+        piece = memoryview(memory)[: ((wanted - 1) * height + crop_height) * row_bytes]
+        row = (start[0] + first) * height + start[1]
+        if os.preadv(descriptor, [piece], tensor.offset + row * row_bytes) != piece.nbytes:
+            raise AnatoBenchError("the file is cut short")
+        np.copyto(crop[first : first + wanted], slices[:wanted])
+
+
+def _piece_memory(size: int) -> np.ndarray:
+    """uint8 [size], this thread's own and used again."""
+    memory: np.ndarray | None = getattr(_scratch, "memory", None)
+    if memory is None or memory.nbytes < size:
+        memory = _scratch.memory = np.empty(size, np.uint8)
+    return memory[:size]

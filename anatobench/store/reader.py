@@ -1,0 +1,247 @@
+"""Prepared cases on disk: what `anatobench prepare` writes and everything else reads.
+
+    STORE/store.json                 format version, task, size, geometry, data set and how it was listed
+    STORE/index.json                 every case's record, sorted by case id
+    STORE/cases/<case_id>.safetensors  voxels (see case_file.py)
+    STORE/cases/<case_id>.json       the case's record; its presence means that the case is done
+    STORE/rejected.csv               cases that could not be used, and why
+    STORE/rejected/<case_id>.json    the same, one by one
+
+Everything is written atomically by writer.py; this module only reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anatobench.datasets.case import SAFE_CASE_ID, SPLITS
+from anatobench.errors import AnatoBenchError
+from anatobench.store.case_file import read_crop
+from anatobench.system.json_text import parse_json
+from anatobench.tasks import Geometry, Size, Task
+
+FORMAT_VERSION = 1
+STORE_FILE = "store.json"
+INDEX_FILE = "index.json"
+REJECTED_FILE = "rejected.csv"
+CASES_FOLDER = "cases"
+REJECTED_FOLDER = "rejected"
+
+_PREPARE_AGAIN = "run `anatobench prepare` again with the same arguments: it does only what is missing"
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """The record of one prepared case."""
+
+    case_id: str
+    patient_id: str
+    split: str
+    targets: tuple[int, ...]
+    """Grade per label group of the task; `MISSING_TARGET` where unknown."""
+    has_mask: bool
+    affine: tuple[tuple[float, ...], ...]
+    """[4, 4], voxel index (d, h, w, 1) of the stored volume to RAS+ millimetres."""
+    source: str
+    """The scan, relative to the raw data's folder, or its whole path where it lies elsewhere."""
+    mask_source: str | None
+    """The mask, relative to the raw data's (or masks') folder."""
+    checksum: str
+    """BLAKE2b (32 bytes, hexadecimal) of the data file."""
+    byte_size: int
+    """Size of the data file."""
+    mask_checksum: str | None = None
+    """BLAKE2b of the mask file, which may lie anywhere; None without a mask, or in a store older than this field."""
+    reading: str | None = None
+    """Digest of what was read otherwise than the files themselves say: the mask's label map, the metadata put in place
+    of the scan's header. None in a store older than this field."""
+    volume_checksum: str | None = None
+    """Digest of the scan's voxels as they were read: equal for one scan under two names or with two headers. None for a
+    blank scan, or in a store older than this field."""
+    slice_digests: tuple[str, ...] = ()
+    """Digests of some of its slices, chosen by content: two scans that share several are one, cut differently."""
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in plain JSON types."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> StoredCase:
+        """The inverse of `to_json`; ValueError, KeyError or TypeError if it is not a record."""
+        if data.keys() | _LATER_FIELDS != _RECORD_FIELDS:
+            raise ValueError("fields are missing or unknown")
+        if not SAFE_CASE_ID.fullmatch(data["case_id"]) or data["split"] not in SPLITS:
+            raise ValueError(f"case id {data['case_id']!r} or split {data['split']!r} is not allowed")
+        return StoredCase(
+            case_id=data["case_id"],
+            patient_id=str(data["patient_id"]),
+            split=data["split"],
+            targets=tuple(int(grade) for grade in data["targets"]),
+            has_mask=bool(data["has_mask"]),
+            affine=tuple(tuple(float(x) for x in row) for row in data["affine"]),
+            source=str(data["source"]),
+            mask_source=None if data["mask_source"] is None else str(data["mask_source"]),
+            checksum=str(data["checksum"]),
+            byte_size=int(data["byte_size"]),
+            mask_checksum=None if data.get("mask_checksum") is None else str(data["mask_checksum"]),
+            reading=None if data.get("reading") is None else str(data["reading"]),
+            volume_checksum=None if data.get("volume_checksum") is None else str(data["volume_checksum"]),
+            slice_digests=tuple(str(digest) for digest in data.get("slice_digests", ())),
+            notes=tuple(str(note) for note in data["notes"]),
+        )
+
+
+_RECORD_FIELDS = {field.name for field in fields(StoredCase)}
+_LATER_FIELDS = {"mask_checksum", "reading", "volume_checksum", "slice_digests"}
+"""What older stores do not have."""
+
+
+def data_file(root: Path, case_id: str) -> Path:
+    """Where a case's voxels are."""
+    return root / CASES_FOLDER / f"{case_id}.safetensors"
+
+
+def record_file(root: Path, case_id: str) -> Path:
+    """Where a case's record is."""
+    return root / CASES_FOLDER / f"{case_id}.json"
+
+
+def file_checksum(path: Path) -> str:
+    """BLAKE2b of a file's bytes, as records hold it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    """An opened store. It holds no open file, so it can be sent to other processes."""
+
+    root: Path
+    task: Task
+    size: str
+    """`full` or `tiny`."""
+    geometry: Geometry
+    """That of the stored volumes: `padded_size` is their shape, `crop_size` what models see."""
+    dataset: str
+    options: Mapping[str, Any]
+    """How the data set was listed: splits, seed, rescale."""
+    cases: tuple[StoredCase, ...]
+    """Sorted by case id; positions here are the `case_index` of batches."""
+
+    @staticmethod
+    def open(path: Path | str) -> Store:
+        """Read a store's index and check that every data file is there with its recorded size.
+
+        Raises AnatoBenchError, naming the file and what to do, if it is not a finished store of this format.
+        """
+        root = Path(path)
+        description = read_description(root)
+        if not (root / INDEX_FILE).is_file():
+            raise AnatoBenchError(f"{root}: {INDEX_FILE} is missing, preparing was not finished: {_PREPARE_AGAIN}")
+        index = _read_json(root / INDEX_FILE)
+        try:
+            cases = tuple(StoredCase.from_json(entry) for entry in index["cases"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AnatoBenchError(f"{root / INDEX_FILE}: is damaged ({error}): {_PREPARE_AGAIN}") from None
+        for case in cases:
+            _check_size(root, case)
+        return Store(root, cases=cases, **description)
+
+    def split(self, name: str) -> list[int]:
+        """Positions in `cases` of that split's cases, in the store's order."""
+        if name not in SPLITS:
+            raise AnatoBenchError(f"split {name!r}: choose one of {', '.join(SPLITS)}")
+        return [index for index, case in enumerate(self.cases) if case.split == name]
+
+    def read_crop(
+        self, index: int, start: Size, size: Size, out: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One case's crop: volume int16 [d, h, w] in HU and organs uint8 [d, h, w].
+
+        Organs are `IGNORED_ORGAN` throughout where the case has no mask. `out` gives C-contiguous arrays to fill.
+        Raises AnatoBenchError naming the case and its file if that is missing or damaged.
+        """
+        volume, organs = out or (np.empty(size, np.int16), np.empty(size, np.uint8))
+        case = self.cases[index]
+        path = data_file(self.root, case.case_id)
+        try:
+            read_crop(path, self.geometry.padded_size, start, volume, organs)
+        except (OSError, AnatoBenchError) as error:
+            reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+            raise AnatoBenchError(
+                f"case {case.case_id}: cannot read {path}: {reason}: delete {path} and {_PREPARE_AGAIN}"
+            ) from None
+        return volume, organs
+
+    def verify(self, progress: Callable[[int], object] | None = None) -> list[str]:
+        """Read every data file whole and compare it with its checksum; a sentence for each fault found.
+
+        `progress` is called with the number of bytes read after each file.
+        """
+        faults = []
+        for case in self.cases:
+            path = data_file(self.root, case.case_id)
+            try:
+                if file_checksum(path) != case.checksum:
+                    faults.append(f"case {case.case_id}: {path} differs from its checksum: delete it, {_PREPARE_AGAIN}")
+            except OSError as error:
+                faults.append(f"case {case.case_id}: {path} cannot be read ({error.strerror}): {_PREPARE_AGAIN}")
+            if progress is not None:
+                progress(case.byte_size)
+        return faults
+
+
+def read_description(root: Path) -> dict[str, Any]:
+    """The fields of `Store` that `store.json` holds; AnatoBenchError if it is missing, damaged or of another format."""
+    path = root / STORE_FILE
+    if not path.is_file():
+        raise AnatoBenchError(f"{root}: is not a store ({STORE_FILE} is missing): make one with `anatobench prepare`")
+    data = _read_json(path)
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        raise AnatoBenchError(
+            f"{path}: has format version {version}, this AnatoBench reads {FORMAT_VERSION}: prepare into a new folder"
+        )
+    try:
+        spacing, padded, crop = (data["geometry"][name] for name in ("spacing", "padded_size", "crop_size"))
+        return {
+            "task": Task.from_json(data["task"]),
+            "size": str(data["size"]),
+            "geometry": Geometry(
+                (float(spacing[0]), float(spacing[1]), float(spacing[2])),
+                (int(padded[0]), int(padded[1]), int(padded[2])),
+                (int(crop[0]), int(crop[1]), int(crop[2])),
+            ),
+            "dataset": str(data["dataset"]),
+            "options": dict(data["options"]),
+        }
+    except (ValueError, KeyError, TypeError, IndexError, AnatoBenchError) as error:
+        raise AnatoBenchError(f"{path}: is damaged ({error!r}): prepare into a new folder") from None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return parse_json(path.read_bytes())
+    except OSError as error:
+        raise AnatoBenchError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise AnatoBenchError(f"{path}: is damaged ({error}): {_PREPARE_AGAIN}") from None
+
+
+def _check_size(root: Path, case: StoredCase) -> None:
+    path = data_file(root, case.case_id)
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise AnatoBenchError(f"case {case.case_id}: {path}: {error.strerror}: {_PREPARE_AGAIN}") from None
+    if found != case.byte_size:
+        raise AnatoBenchError(
+            f"case {case.case_id}: {path} has {found} bytes instead of {case.byte_size}: {_PREPARE_AGAIN}"
+        )

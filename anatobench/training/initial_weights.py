@@ -1,0 +1,89 @@
+"""The weights a run begins with: kept beside it, and taken from a file where the person names one.
+
+Two frameworks draw different weights from the same seed. A run that starts from another's `initial.safetensors` starts
+from the very same model, so that what differs afterwards is arithmetic alone. A run may also begin with the video
+weights that torchvision publishes; its stem and heads are drawn all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from anatobench.engine import Arrays, Engine
+from anatobench.errors import AnatoBenchError
+from anatobench.objectives.heads import of_auxiliary
+from anatobench.system.array_files import safetensors_bytes
+from anatobench.system.atomic_files import write_atomically
+from anatobench.system.processes import after_leader
+from anatobench.training.pretrained.kinetics import KINETICS_400
+from anatobench.training.pretrained.transfer import pretrained_weights
+from anatobench.training.pretrained.weights_file import WeightsFile, find_or_download, read_weights_file
+from anatobench.training.run_folder import RunConfig
+
+INITIAL_WEIGHTS_FILE = "initial.safetensors"
+
+
+def begin_with(run: Path, config: RunConfig, engine: Engine) -> None:
+    """Load `config.initial_weights` or `config.pretrained` if there is one, then keep what the engine begins with in
+    the run's folder; the header says by name and SHA-256 which published file that was. Where several processes train
+    the run, the first one does this, and the others begin with what it kept."""
+    if engine.processes.alone:
+        _begin(run, config, engine)
+        return
+    after_leader(engine.processes, engine.gather, lambda: _begin(run, config, engine))
+    if not engine.processes.leads:
+        load_initial_weights(run / INITIAL_WEIGHTS_FILE, engine)
+
+
+def _begin(run: Path, config: RunConfig, engine: Engine) -> None:
+    metadata = {"model": config.model, "size": config.size, "task": json.dumps(config.task.to_json())}
+    if config.initial_weights is not None:
+        load_initial_weights(Path(config.initial_weights), engine)
+    if config.pretrained is not None:
+        file = load_pretrained(config.pretrained, engine)
+        metadata |= {"pretrained": file.path.name, "pretrained_sha256": file.sha256}
+    write_atomically(run / INITIAL_WEIGHTS_FILE, safetensors_bytes(engine.weights(), metadata))
+
+
+def load_initial_weights(path: Path, engine: Engine) -> None:
+    """Weights in canonical form: a run's `initial.safetensors`, a checkpoint's `model.safetensors`, or an export.
+
+    An export has no segmentation head: the engine keeps the one it drew. `AnatoBenchError` if the file is damaged or
+    does not fit the model.
+    """
+    weights = _read(path)
+    try:
+        engine.load_weights(of_auxiliary(engine.weights()) | weights)
+    except AnatoBenchError as error:
+        raise AnatoBenchError(f"{path}: {error}") from None
+
+
+def load_pretrained(pretrained: str, engine: Engine) -> WeightsFile:
+    """Fill the engine's backbone from a file of torchvision's Kinetics-400 weights and say on stderr what was done.
+
+    `pretrained` is a path, or the published file's bare name for wherever it is found or can be downloaded to.
+    `AnatoBenchError` if there is no such file, it is damaged, or it is not the published one of the engine's model.
+    """
+    published = KINETICS_400[engine.spec.model]
+    file = read_weights_file(find_or_download(published) if pretrained == published.file else Path(pretrained))
+    try:
+        engine.load_weights(pretrained_weights(published, file.arrays, engine.weights()))
+    except AnatoBenchError as error:
+        raise AnatoBenchError(f"{file.path}: {error}") from None
+    drawn = "; ".join(f"{name}* ({reason})" for name, reason in published.skipped.items())
+    print(f"begins with {file.path}, SHA-256 {file.sha256}; drawn from the seed instead: {drawn}", file=sys.stderr)
+    return file
+
+
+def _read(path: Path) -> Arrays:
+    if not path.is_file():
+        raise AnatoBenchError(f"{path}: no such file of weights")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise AnatoBenchError(f"{path}: cannot be read as weights: {error}") from None

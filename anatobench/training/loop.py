@@ -1,0 +1,301 @@
+"""The one training loop. It knows a framework only as an `Engine`, so what is not arithmetic on tensors exists once."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from anatobench.engine import Engine, PendingMetrics, StepMetrics
+from anatobench.errors import AnatoBenchError
+from anatobench.objectives.registry import plan_of
+from anatobench.store.batch import Batch
+from anatobench.system.signals import Interrupted, StopSignals
+from anatobench.training.checkpoints import Best, Checkpoint, Progress, read_newest, record_best, save_checkpoint
+from anatobench.training.initial_weights import begin_with
+from anatobench.training.metrics_log import MetricsLog, NoLog
+from anatobench.training.run_folder import RunConfig
+from anatobench.training.schedule import learning_rate
+from anatobench.training.sharpness import sharpness
+from anatobench.training.step_progress import StepProgress
+
+SESSIONS_FILE = "sessions.jsonl"
+"""One line per start of a run: when, from which step, in which framework, on which device."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What an evaluation on the validation split found."""
+
+    name: str
+    """Of the score that chooses the best checkpoint; higher is better."""
+    score: float | None
+    """None where it is undefined."""
+    details: Mapping[str, Any]
+    """What is logged besides, plain JSON types."""
+
+
+class TrainingBatches(Protocol):
+    """Endless batches whose place can be saved."""
+
+    def __next__(self) -> Batch: ...
+    def get_state(self) -> dict[str, Any]: ...
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What the loop needs to know of a store."""
+
+    batches: TrainingBatches
+    steps_per_epoch: int
+    case_id: Callable[[int], str]
+    """Name of a `Batch.case_index`, for messages."""
+    validate: Callable[[Callable[[], None]], Judgement] | None
+    """Judges the model on the validation split, calling its argument between batches; None without such a split."""
+    sharpness_batch: Batch | None = None
+    """On which sharpness is measured: the same one all along, so that a curve is a property of the weights."""
+
+
+@dataclass(frozen=True)
+class _StepInFlight:
+    """A step that the device may still be working on."""
+
+    step: int
+    learning_rate: float
+    batch_digest: str
+    case_index: np.ndarray
+    pending: PendingMetrics
+    seconds: float
+    """What it took to get the batch and to give it to the device."""
+
+
+def train(run: Path, config: RunConfig, engine: Engine, data: TrainingData) -> Progress:
+    """Train until the run's last step, going on from its newest checkpoint; where the run then stands.
+
+    A signal to stop saves a checkpoint and raises `Interrupted`. `AnatoBenchError` if the loss, a gradient or a weight
+    is not finite; the checkpoints before it stay. Where several processes train the run, the first one writes.
+    """
+    training = _Training(run, config, engine, data)
+    training.restore()
+    leads = engine.processes.leads
+    if leads:
+        training.begin_session()
+    with (
+        StopSignals() as stop,
+        closing(MetricsLog(run, training.step, training.evaluated_step) if leads else NoLog()) as log,
+        closing(StepProgress(training.step, training.total_steps, silent=not leads)) as progress,
+    ):
+        return training.loop(stop, log, progress)
+
+
+class _Training:
+    """The state of one run while it trains."""
+
+    def __init__(self, run: Path, config: RunConfig, engine: Engine, data: TrainingData) -> None:
+        self._run, self._config, self._engine, self._data = run, config, engine, data
+        self._processes = engine.processes
+        self._plan = plan_of(config.recipe, config.task)
+        self._stop_agreed = False
+        """Whether all processes know that one of them was asked to stop."""
+        self.total_steps = config.total_steps(data.steps_per_epoch)
+        self.step = 0
+        """Steps given to the device."""
+        self.evaluated_step = 0
+        self._best: Best | None = None
+        self._saved = (0, 0)
+        """Step and evaluated step of the checkpoint last written or read."""
+        self._in_flight: _StepInFlight | None = None
+        self._compiled = False
+        """Whether this process has given the device a step."""
+        learning_rate(config.recipe, 0, self.total_steps)  # refuses an impossible schedule before any work
+
+    def restore(self) -> None:
+        """Take up the newest checkpoint, or begin with the initial weights if there is none."""
+        checkpoint = read_newest(self._run)
+        found = self._engine.gather(np.array([0 if checkpoint is None else checkpoint.progress.step]))
+        if len(np.unique(found)) > 1:
+            raise AnatoBenchError(
+                f"{self._run}: the processes found different checkpoints, of steps {np.unique(found).tolist()}: "
+                "the run's folder must be on a file system that all of them share"
+            )
+        if checkpoint is None:
+            begin_with(self._run, self._config, self._engine)
+            return
+        progress = checkpoint.progress
+        self._engine.load_state(checkpoint.trees)
+        self._data.batches.set_state(dict(progress.batches))
+        self.step, self.evaluated_step, self._best = progress.step, progress.evaluated_step, progress.best
+        self._saved = (self.step, self.evaluated_step)
+        if self._processes.leads:
+            record_best(self._run, self._best)
+
+    def begin_session(self) -> None:
+        """Note who trains from here on."""
+        session = {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "step": self.step,
+            "framework": self._engine.name,
+            "device": self._engine.device(),
+            "fast": self._config.recipe.fast,
+            "compile": self._config.recipe.compile,
+        }
+        with (self._run / SESSIONS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(session) + "\n")
+
+    def loop(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> Progress:
+        """Steps, evaluations and checkpoints until the end or a signal."""
+        if self.step:
+            progress.say(f"going on after step {self.step} of {self.total_steps}")
+        try:
+            if self.step == 0:
+                self._measure_sharpness_if_due(log, progress)
+            self._evaluate_if_due(stop, log, progress)  # the run may have been stopped while it evaluated
+            while self.step < self.total_steps:
+                self._start_step(stop, log, progress)
+                self._measure_sharpness_if_due(log, progress)
+                self._evaluate_if_due(stop, log, progress)
+                if self.step % self._config.checkpoint_every == 0 or self.step == self.total_steps:
+                    self._save(log, progress)
+                self._check_stop(stop)
+        except Interrupted as interrupted:
+            self._save(log, progress)
+            raise Interrupted(
+                f"{interrupted} after step {self.step} of {self.total_steps}, which is saved: "
+                f"give the same command with --resume to go on"
+            ) from None
+        finally:
+            self._wait_for_the_others()
+        return self._progress()
+
+    def _check_stop(self, stop: StopSignals) -> None:
+        """Raise `Interrupted` after the same step in every process: signals do not reach all of them at once."""
+        if self._processes.alone:
+            stop.check()
+        elif self._stop_agreed:
+            stop.check()
+            raise Interrupted("another process was asked to stop")
+
+    def _wait_for_the_others(self) -> None:
+        """Nobody leaves before the first process has written its files; who comes here by an error goes at once."""
+        if not self._processes.alone and isinstance(sys.exception(), Interrupted | None):
+            self._engine.gather(np.zeros(1))
+
+    def _start_step(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> None:
+        """Give the device a step, and only then look at the previous one, so that the device never waits for it."""
+        started = time.perf_counter()
+        batch = next(self._data.batches)
+        rate = learning_rate(self._config.recipe, self.step, self.total_steps)
+        with nullcontext() if self._compiled else progress.compiling():
+            phase = self._plan.phase_of_epoch(self.step // self._data.steps_per_epoch)
+            pending = self._engine.train_step(batch, rate, self.step, stop.received, phase)
+        self._compiled = True
+        self.step += 1
+        digest = batch.digest()  # while the device works
+        seconds = time.perf_counter() - started
+        begun = _StepInFlight(self.step, rate, digest, batch.case_index, pending, seconds)
+        self._finish_step(log, progress)
+        self._in_flight = begun
+
+    def _finish_step(self, log: MetricsLog, progress: StepProgress) -> None:
+        """Wait for the step in flight, if there is one, check it and log it."""
+        step, self._in_flight = self._in_flight, None
+        if step is None:
+            return
+        started = time.perf_counter()
+        metrics = step.pending.fetch()
+        # Host time of this step and the wait for it: what a step costs whether the device works alongside or not.
+        seconds = step.seconds + time.perf_counter() - started
+        self._check_finite(step, metrics)
+        self._stop_agreed = metrics.stop
+        epoch = (step.step - 1) // self._data.steps_per_epoch + 1
+        log.step(_step_record(step, epoch, metrics, seconds))
+        progress.show(step.step, epoch, metrics.loss)
+
+    def _measure_sharpness_if_due(self, log: MetricsLog, progress: StepProgress) -> None:
+        every, batch = self._config.sharpness_every, self._data.sharpness_batch
+        if batch is None or not every or self.step % every:
+            return
+        self._finish_step(log, progress)
+        found = sharpness(self._engine, batch)
+        log.sharpness({"kind": "sharpness", "step": self.step, **asdict(found)})
+
+    def _evaluate_if_due(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> None:
+        epochs, rest = divmod(self.step, self._data.steps_per_epoch)
+        due = self.step == self.total_steps or (rest == 0 and epochs % self._config.evaluate_every == 0)
+        if self._data.validate is None or not due or self.step == self.evaluated_step:
+            return
+        self._finish_step(log, progress)
+        found = self._data.validate(stop.check if self._processes.alone else _go_on)
+        record = {"kind": "evaluation", "step": self.step, "epoch": epochs, "split": "validation"}
+        log.evaluation({**record, found.name: found.score, **found.details})
+        shown = "undefined" if found.score is None else f"{found.score:.4f}"
+        progress.say(f"epoch {epochs}: validation {found.name} {shown}")
+        self.evaluated_step = self.step
+        if found.score is not None and (self._best is None or found.score > self._best.score):
+            self._best = Best(self.step, found.name, found.score)
+        self._save(log, progress)
+
+    def _save(self, log: MetricsLog, progress: StepProgress) -> None:
+        if self._saved == (self.step, self.evaluated_step):
+            return
+        self._finish_step(log, progress)
+        log.sync()
+        if self._processes.leads:
+            save_checkpoint(self._run, Checkpoint(self._progress(), self._engine.state()))
+        self._saved = (self.step, self.evaluated_step)
+
+    def _progress(self) -> Progress:
+        return Progress(
+            step=self.step,
+            epoch=self.step // self._data.steps_per_epoch,
+            batches=self._data.batches.get_state(),
+            evaluated_step=self.evaluated_step,
+            best=self._best,
+            framework=self._engine.name,
+            versions=self._engine.device()["versions"],
+        )
+
+    def _check_finite(self, step: _StepInFlight, metrics: StepMetrics) -> None:
+        if math.isfinite(metrics.loss) and math.isfinite(metrics.gradient_norm):
+            return
+        names = [self._data.case_id(int(index)) for index in step.case_index]
+        broken = [name for name, loss in zip(names, metrics.case_losses, strict=True) if not math.isfinite(loss)]
+        what = (
+            f"the loss of {'case' if len(broken) == 1 else 'cases'} {', '.join(broken)} is not finite"
+            if broken
+            else f"the loss or the gradient is not finite; this process's cases are {', '.join(names)}"
+            if not self._processes.alone
+            else f"the gradient is not finite; its cases are {', '.join(names)}"
+        )
+        intact = f"; the checkpoint of step {self._saved[0]} is intact" if self._saved[0] else ""
+        raise AnatoBenchError(
+            f"step {step.step}: {what}: look at the data, lower the learning rate or use precision fp32{intact}"
+        )
+
+
+def _go_on() -> None:
+    """Several processes do not stop while they evaluate: each would stop at another batch."""
+
+
+def _step_record(step: _StepInFlight, epoch: int, metrics: StepMetrics, seconds: float) -> Mapping[str, Any]:
+    return {
+        "kind": "step",
+        "step": step.step,
+        "epoch": epoch,
+        "loss": metrics.loss,
+        **metrics.terms,
+        "gradient_norm": metrics.gradient_norm,
+        "learning_rate": step.learning_rate,
+        "batch_digest": step.batch_digest,
+        "seconds": seconds,
+    }

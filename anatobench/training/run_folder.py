@@ -1,0 +1,205 @@
+"""A run's folder and the configuration that is saved whole in it before anything else."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from anatobench import __version__
+from anatobench.engine import ModelSpec
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.objectives.registry import plan_of
+from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe
+from anatobench.store.mask_noise import supervising_organs
+from anatobench.system.atomic_files import write_atomically
+from anatobench.system.json_text import parse_json
+from anatobench.tasks import Task
+
+CONFIG_FILE = "config.json"
+LOCK_FILE = ".lock"
+_FRAMEWORK_PACKAGES = {"torch": ("torch", "torchvision"), "jax": ("jax", "jaxlib", "flax", "optax")}
+FORMAT = 1
+OF_THE_MACHINE = ("fast", "compile")
+"""Fields of the recipe that change the results by rounding alone (and what dropout draws), so that a run may go on
+where one of them does not work."""
+
+
+def evaluation_file(split: str) -> str:
+    """Name of what `evaluate` writes about a split in a run's folder."""
+    return f"evaluation_{split}.json"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that fixes what a run computes; `RUN/config.json`."""
+
+    task: Task
+    store: str
+    """Path of the store."""
+    framework: str
+    model: str
+    size: str
+    """`full` or `tiny`, as the store."""
+    recipe: Recipe
+    segmentation: bool = True
+    """Whether the model has the auxiliary head; False trains the paper's baseline."""
+    initial_weights: str | None = None
+    """File to begin with instead of weights drawn from `recipe.seed`."""
+    pretrained: str | None = None
+    """File of torchvision's Kinetics-400 weights to begin with: a path, or its published name for wherever it is found.
+    Read when the run begins, never when it resumes; `RUN/initial.safetensors` holds what came of it."""
+    max_steps: int | None = None
+    """Ends the run, and its learning-rate schedule, before `recipe.epochs` are over."""
+    evaluate_every: int = 1
+    """Epochs between evaluations on the validation split; there is always one at the end."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; there is always one after an evaluation, and on a signal to stop."""
+    sharpness_every: int = 0
+    """Steps between measurements of the loss's sharpness on the run's first batch; 0 for none."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of Python, AnatoBench, the framework and its parts when the run began."""
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.framework not in FRAMEWORKS or self.model not in MODELS or self.size not in SIZES:
+            raise UsageError(f"run: no such combination: {self.framework}, {self.model}, {self.size}")
+        if self.segmentation != (self.recipe.segmentation_weight > 0):
+            raise UsageError("run: segmentation_weight must be 0 without the segmentation branch, and above 0 with it")
+        supervising_organs(self.recipe, self.task)  # refuses organs that the task does not have
+        if self.pretrained is not None and self.initial_weights is not None:
+            raise UsageError("run: --pretrained and --initial-weights exclude each other: give one of them")
+        if self.pretrained is not None and self.size != "full":
+            raise UsageError(f"run: there are no pretrained weights of size {self.size}: use a store of size full")
+        for name in ("max_steps", "evaluate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"run: {name}={value} must be at least 1")
+        if self.sharpness_every < 0:
+            raise UsageError(f"run: sharpness_every={self.sharpness_every} must not be negative")
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the engine is built for."""
+        crop_size = self.task.geometry(self.size).crop_size
+        return ModelSpec(self.model, self.size, self.task, crop_size, plan_of(self.recipe, self.task).heads)
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run."""
+        full = self.recipe.epochs * steps_per_epoch
+        return full if self.max_steps is None else min(full, self.max_steps)
+
+    @staticmethod
+    def installed_versions(framework: str) -> dict[str, str]:
+        """What to save as `versions`. Nothing is imported for it; a package that is not installed is left out."""
+        packages = ("numpy", "grain", *_FRAMEWORK_PACKAGES[framework])
+        found = {"python": platform.python_version(), "anatobench": __version__}
+        for package in packages:
+            with suppress(PackageNotFoundError):
+                found[package] = version(package)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**asdict(self), "task": self.task.to_json()}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> RunConfig:
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError on anything else.
+
+        A field that was not there yet when the run began has its default, which is what the run did.
+        """
+        if data["format"] != FORMAT:
+            raise ValueError(f"format {data['format']}, this version reads {FORMAT}")
+        unknown = set(data) - {field.name for field in fields(RunConfig)}
+        if unknown:
+            raise ValueError(f"fields {sorted(unknown)} are unknown")
+        return RunConfig(**{**data, "task": Task.from_json(data["task"]), "recipe": Recipe(**data["recipe"])})
+
+    @staticmethod
+    def read(run: Path) -> RunConfig:
+        """Read `RUN/config.json`; `AnatoBenchError` if there is no run or the file is damaged."""
+        path = run / CONFIG_FILE
+        if not path.is_file():
+            raise AnatoBenchError(
+                f"{run}: no run here ({CONFIG_FILE} is missing): give a folder that train has written"
+            )
+        try:
+            return RunConfig.from_json(parse_json(path.read_text(encoding="utf-8")))
+        except (OSError, KeyError, TypeError, ValueError, AnatoBenchError) as error:
+            raise AnatoBenchError(f"{path}: not a run's configuration: {error}") from None
+
+
+def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool = False) -> RunConfig:
+    """Save the configuration of a new run, or check that an existing run is the one asked for; the one to train.
+
+    With `resume` an existing run goes on and a missing one begins, so that a job script can always say it. A run in
+    which nothing was trained counts as missing. The store may have moved, packages may have changed, and so may how the
+    machine computes (`OF_THE_MACHINE`); with `switch_framework` the framework may, too.
+    `AnatoBenchError` if there is a run and it may not be resumed; nothing is written then.
+    """
+    path = run / CONFIG_FILE
+    contents = {entry.name for entry in run.iterdir() if not entry.name.startswith(".")} if run.is_dir() else set()
+    if contents <= {CONFIG_FILE}:  # nothing was trained with a configuration that lies there alone
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, (json.dumps(config.to_json(), indent=2) + "\n").encode())
+        except OSError as error:
+            raise AnatoBenchError(f"{run}: cannot be written ({error.strerror}): choose another --out") from None
+        return config
+    if CONFIG_FILE not in contents:
+        raise AnatoBenchError(f"{run}: not empty and not a run: choose another --out")
+    saved = RunConfig.read(run)
+    saved = replace(saved, recipe=as_on(saved.recipe, config.recipe))
+    changed = {
+        name: f"{name}: {was!r:.80} -> {now!r:.80}"
+        for name, was, now in _differences(
+            replace(saved, versions={}).to_json(), replace(config, versions={}, store=saved.store).to_json()
+        )
+    }
+    if "framework" in changed and switch_framework:
+        del changed["framework"]
+    if changed:
+        hint = " (--switch-framework allows it)" if set(changed) == {"framework"} and resume else ""
+        raise AnatoBenchError(
+            f"{run}: holds a run with another configuration: {'; '.join(changed.values())}{hint}: choose another --out"
+        )
+    if not resume:
+        raise AnatoBenchError(f"{run}: holds this run already: add --resume to go on with it, or choose another --out")
+    return replace(saved, framework=config.framework, store=config.store)
+
+
+def as_on(recipe: Recipe, asked: Recipe) -> Recipe:
+    """The recipe, computed as `asked` says."""
+    return replace(recipe, **{name: getattr(asked, name) for name in OF_THE_MACHINE})
+
+
+def _differences(saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted name, saved value, asked value) of every leaf that differs, both being JSON objects of the same keys."""
+    found: list[tuple[str, Any, Any]] = []
+    for name, was in json.loads(json.dumps(saved)).items():
+        now = json.loads(json.dumps(asked))[name]
+        if isinstance(was, dict):
+            found += _differences(was, now, f"{prefix}{name}.")
+        elif was != now:
+            found.append((f"{prefix}{name}", was, now))
+    return found
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run for one training process; `AnatoBenchError` if another holds it. A killed process lets go of it."""
+    with (run / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AnatoBenchError(f"{run}: another process is training this run: wait for it, or stop it") from None
+        except OSError:  # a file system without locks: nothing to hold
+            pass
+        yield

@@ -1,0 +1,104 @@
+"""The terms of a diagnosis with organ masks, per case; the engine takes the mean over the batch.
+
+Equations 1 to 5 of the AutoSeg paper with the choices named in `anatobench/recipes.py`: a sample's weight multiplies
+its loss, and nothing is divided by the sum of weights. A missing target and a voxel without mask contribute 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jax.nn import log_sigmoid, logsumexp
+
+from anatobench.objectives.heads import SEGMENTATION
+from anatobench.recipes import Recipe
+from anatobench.tasks import MISSING_TARGET, LabelGroup, Task
+from jax_impl.losses.segmentation import segmentation_loss
+from jax_impl.losses.segmentation_by_parts import segmentation_loss_by_parts
+from jax_impl.view import View
+
+
+def diagnosis_terms(task: Task, recipe: Recipe, view: View, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """`classification`, `any_injury` and `segmentation` (0 without that head), each [B].
+
+    arrays: targets int8 [B, groups], organs uint8 [B, D, H, W].
+    """
+    classification = classification_loss(task, view.logits, arrays["targets"])
+    any_injury = any_injury_loss(task, view.logits, arrays["targets"])
+    segmentation = segmentation_term(recipe, view, arrays["organs"])
+    if segmentation is None:
+        segmentation = jnp.zeros_like(classification)
+    return {"classification": classification, "any_injury": any_injury, "segmentation": segmentation}
+
+
+def segmentation_term(recipe: Recipe, view: View, organs: jax.Array) -> jax.Array | None:
+    """The segmentation head's loss [B] in the plain form or a fast one; None for a model without the head."""
+    if "segmentation" not in view.forms:
+        seg_logits = view.upsampled(SEGMENTATION)
+        return None if seg_logits is None else segmentation_loss(recipe, seg_logits, organs)
+    coarse = view.coarse(SEGMENTATION)
+    return None if coarse is None else segmentation_loss_by_parts(recipe, coarse, organs)
+
+
+def classification_loss(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean over the binary groups plus mean over the graded groups, [B]."""
+    binary: list[jax.Array] = []
+    graded: list[jax.Array] = []
+    for index, (group, columns) in enumerate(zip(task.groups, task.logit_slices, strict=True)):
+        (binary if group.binary else graded).append(group_loss(group, logits[:, columns], targets[:, index]))
+    terms = [jnp.stack(losses, 1).mean(1) for losses in (binary, graded) if losses]
+    return jnp.stack(terms).sum(0)
+
+
+def group_loss(group: LabelGroup, logits: jax.Array, grade: jax.Array) -> jax.Array:
+    """Weighted binary cross-entropy (one logit) or cross-entropy (one logit per grade), [B]."""
+    known = grade != MISSING_TARGET
+    if group.binary:
+        loss = -jnp.where(grade > 0, log_sigmoid(logits[:, 0]), log_sigmoid(-logits[:, 0]))
+    else:
+        true_grade = grade[:, None] == jnp.arange(len(group.grades))
+        loss = logsumexp(logits, 1) - jnp.where(true_grade, logits, 0.0).sum(1)
+    return jnp.where(known, sample_weight(group, grade, logits.dtype) * loss, 0.0)
+
+
+def sample_weight(group: LabelGroup, grade: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The weight of each case's true grade, [B]."""
+    return jnp.stack(
+        [(grade == index).astype(dtype) * weight for index, weight in enumerate(group.sample_weights)]
+    ).sum(0)
+
+
+def any_injury_loss(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Weighted binary cross-entropy of p = 1 - prod(p_healthy) against "any group injured", [B].
+
+    A case counts as missing if it has no known injury and some group is unknown. log p is never taken of a
+    difference: p is the sum over groups of "this group is the first injured one", prod(p_healthy of those before) *
+    p_injured, so that log p is a logsumexp of sums of log-sigmoids, exact and with bounded gradients at any logits.
+    """
+    if task.any_injury_sample_weights is None:
+        return jnp.zeros_like(logits[:, 0])
+    injured = jnp.stack(
+        [
+            injury_logit(group, logits[:, columns])
+            for group, columns in zip(task.groups, task.logit_slices, strict=True)
+        ],
+        1,
+    )
+    log_healthy = log_sigmoid(-injured)
+    log_all_before_healthy = log_healthy.cumsum(1) - log_healthy
+    log_none = log_healthy.sum(1)
+    log_any = logsumexp(log_all_before_healthy + log_sigmoid(injured), 1)
+    truth = (targets > 0).any(1)
+    known = truth | (targets != MISSING_TARGET).all(1)
+    weight_none, weight_any = task.any_injury_sample_weights
+    loss = jnp.where(truth, -weight_any * log_any, -weight_none * log_none)
+    return jnp.where(known, loss, 0.0)
+
+
+def injury_logit(group: LabelGroup, logits: jax.Array) -> jax.Array:
+    """The logit of "not grade 0", [B]: p_healthy = sigmoid(-injury_logit) for sigmoid and softmax groups alike."""
+    if group.binary:
+        return logits[:, 0]
+    return logsumexp(logits[:, 1:], 1) - logits[:, 0]

@@ -1,0 +1,55 @@
+"""Processes that would do the same cases never write a store at once; shards of one count do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anatobench.errors import AnatoBenchError
+from anatobench.system.folder_lock import shard_locked
+
+
+@pytest.mark.parametrize(("first", "second"), [((0, 1), (0, 1)), ((1, 3), (1, 3)), ((0, 1), (1, 3)), ((0, 2), (1, 3))])
+def test_shards_with_cases_in_common_are_refused(
+    tmp_path: Path, first: tuple[int, int], second: tuple[int, int]
+) -> None:
+    for one, other in ((first, second), (second, first)):
+        with (
+            shard_locked(tmp_path, one),
+            pytest.raises(AnatoBenchError, match="wait for it") as refusal,
+            shard_locked(tmp_path, other),
+        ):
+            pass
+        assert "\n" not in str(refusal.value)
+        with shard_locked(tmp_path, other):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_of_one_count_run_at_once(tmp_path: Path) -> None:
+    with shard_locked(tmp_path, (0, 3)), shard_locked(tmp_path, (2, 3)), shard_locked(tmp_path, (1, 3)):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_process_takes_no_lock_away(tmp_path: Path) -> None:
+    with shard_locked(tmp_path, (0, 1)):
+        for _ in range(2):
+            with pytest.raises(AnatoBenchError), shard_locked(tmp_path, (0, 1)):
+                pass
+
+
+def test_a_killed_process_lets_go(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "from anatobench.system.folder_lock import shard_locked\n"
+        "with shard_locked(pathlib.Path(sys.argv[1]), (0, 1)):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert list(tmp_path.iterdir())
+    with shard_locked(tmp_path, (1, 2)):
+        assert [path.name for path in tmp_path.iterdir()] == [".shard-1-of-2.lock"]

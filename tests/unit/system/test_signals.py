@@ -1,0 +1,58 @@
+"""Work that waits for other processes ends at once when it is asked to, and its cleaning up is not disturbed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from anatobench.system.signals import STOPPING, Interrupted, interrupted_by_signals
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_wait_ends_and_the_cleaning_up_does_not(number: signal.Signals) -> None:
+    before = [signal.getsignal(one) for one in STOPPING]
+    cleaned = False
+    with pytest.raises(Interrupted, match=f"stopped by {number.name}"), interrupted_by_signals():  # noqa: PT012
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        try:
+            threading.Event().wait(30)
+        finally:
+            for one in STOPPING:
+                os.kill(os.getpid(), one)
+            cleaned = True
+    assert cleaned
+    assert [signal.getsignal(one) for one in STOPPING] == before
+
+
+@pytest.mark.parametrize("starts", ["worker", "command"])
+def test_sigterm_ends_a_commands_children(tmp_path: Path, starts: str) -> None:
+    """Whatever the command: here `prepare` with work that does not end, in a worker and in a process it waits for."""
+    mark = tmp_path / "pid"
+    busy = f"open({str(mark)!r}, 'w').write(str(__import__('os').getpid())), __import__('time').sleep(600)"
+    work = {
+        "worker": f"lambda args: list(run_in_workers(eval, [{busy!r}], 1))",
+        "command": f"lambda args: subprocess.run([sys.executable, '-c', {busy!r}])",
+    }[starts]
+    code = (
+        "import subprocess, sys\nimport anatobench.cli.prepare as command\nfrom anatobench.cli.main import main\n"
+        "from anatobench.system.worker_pool import run_in_workers\n"
+        f"if __name__ == '__main__':\n    command.run = {work}\n    sys.exit(main(['prepare', '--store', 'x']))\n"
+    )
+    (tmp_path / "command.py").write_text(code)
+    process = subprocess.Popen([sys.executable, tmp_path / "command.py"], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 100
+    while not mark.is_file() or not mark.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    said = process.communicate(timeout=100)[1].decode()
+    assert (process.returncode, said.strip()) == (130, "anatobench prepare: stopped by SIGTERM")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
