@@ -51,7 +51,7 @@ AIR_PEAK, PEAK_WIDTH, PEAK_SHARE = (-1400, -600), 21, 0.05
 LARGEST_DRIFT, FARTHEST_PEAK = 130, 400
 """Of air's peak from -1000 on scanners that are not calibrated; farther than the second other things lie there."""
 FAT_PEAK, MUSCLE_PEAK = (-125, -85), (20, 80)
-MOVED_RATIO, MOVED_SHARE = 3, 0.05
+MOVED_RATIO, MOVED_SHARE, LEAST_OF_EACH = 3, 0.05, 0.01
 """Fat and muscle lie where air's shift puts them so many times as often as at their own place."""
 STRETCHED_TO, STRETCHED_SPAN = 0.85, 500
 """Share of the values between both limits that occur at all after a narrower window was stretched."""
@@ -185,12 +185,16 @@ def _moved(found: Histogram) -> str | None:
     smooth = np.convolve(air.counts[first : AIR_PEAK[1] + OFFSET], np.ones(PEAK_WIDTH), "same")
     peak = int(smooth.argmax()) + AIR_PEAK[0]
     shift = peak + 1000
-    if not LARGEST_DRIFT <= abs(shift) <= FARTHEST_PEAK or smooth.max() < PEAK_SHARE * air.total:
+    if (
+        found.distinct <= FEW_VALUES
+        or not LARGEST_DRIFT <= abs(shift) <= FARTHEST_PEAK
+        or smooth.max() < PEAK_SHARE * air.total
+    ):
         return None
     there, here = (
-        sum(found.share(low + moved, high + moved) for low, high in (FAT_PEAK, MUSCLE_PEAK)) for moved in (shift, 0)
+        [found.share(low + moved, high + moved) for low, high in (FAT_PEAK, MUSCLE_PEAK)] for moved in (shift, 0)
     )
-    if there < max(MOVED_SHARE, MOVED_RATIO * here):
+    if min(there) < LEAST_OF_EACH or sum(there) < max(MOVED_SHARE, MOVED_RATIO * sum(here)):
         return None
     return f"air lies at {peak} instead of -1000, and fat and muscle as far from their places: another intercept"
 
