@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anatobench.backbones import card_of
 from anatobench.datasets.case import content_leakage
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.objectives.registry import plan_of
@@ -20,7 +21,6 @@ from anatobench.store.reader import Store
 from anatobench.system.processes import Processes, after_leader, find_processes
 from anatobench.system.signals import Interrupted
 from anatobench.tasks import Task, get_task
-from anatobench.training.pretrained.kinetics import KINETICS_400
 from anatobench.training.run_folder import CONFIG_FILE, OF_THE_MACHINE, RunConfig, as_on, begin_run, locked
 
 if TYPE_CHECKING:
@@ -259,7 +259,9 @@ def _pretrained(args: argparse.Namespace) -> str | None:
     """As a configuration names it: `auto` as the published file's name, which is the same wherever it lies."""
     if args.pretrained is None:
         return None
-    return KINETICS_400[args.model].file if args.pretrained == "auto" else str(Path(args.pretrained).resolve())
+    if args.pretrained == "auto":
+        return card_of(args.model).published_weights().file
+    return str(Path(args.pretrained).resolve())
 
 
 def _recipe(args: argparse.Namespace, task: Task) -> Recipe:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from anatobench.backbones import card_of
 from anatobench.bench.flops import count
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
@@ -27,7 +28,6 @@ from anatobench.system.atomic_files import write_atomically
 from anatobench.system.json_text import parse_json
 from anatobench.tasks import get_task
 from anatobench.training.metrics_records import METRICS_FILE
-from anatobench.training.pretrained.kinetics import KINETICS_400
 from anatobench.training.pretrained.weights_file import find, how_to_fetch
 from anatobench.training.run_folder import CONFIG_FILE, evaluation_file
 
@@ -173,8 +173,9 @@ def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
         path = settings.store_of(dataset)
         found.append(f"{path}: is of size tiny, for which there are no pretrained weights: give --from-scratch")
     for model in dict.fromkeys(condition.model for condition in pretrained if condition.dataset not in tiny):
-        if find(KINETICS_400[model]) is None:
-            found.append(how_to_fetch(KINETICS_400[model]))
+        published = card_of(model).published_weights()
+        if find(published) is None:
+            found.append(how_to_fetch(published))
     return found
 
 
