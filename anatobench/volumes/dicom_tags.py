@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLittleEndian
 
@@ -36,7 +37,6 @@ SEPARATING = (
 """Slices that differ in one of these and lie between each other are several scans in one series."""
 NEVER_CHANGING = ("KVP", "ConvolutionKernel", "TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase")
 """One reconstruction has one value of each: two parts that differ are two scans even if one follows the other."""
-UID_LETTERS = set("0123456789.")
 CONTRAST = "ContrastBolusAgent"
 IDENTIFYING = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
 """Slices that differ in one of these are never one scan: another person, or positions in another space."""
@@ -81,8 +81,9 @@ def read_dataset(path: Path, pixels: bool, deflated: bool) -> FileDataset:
             dataset = pydicom.dcmread(source, force=True)
         else:
             dataset = pydicom.dcmread(source, force=True, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS))
-        named = str(dataset.file_meta.get("TransferSyntaxUID") or "").strip(" \0")
-        if not set(named) <= UID_LETTERS:
+        stated = dataset.file_meta.get("TransferSyntaxUID")
+        named = str(stated or "").strip(" \0")
+        if isinstance(stated, MultiValue) or "\\" in named:
             raise CaseError("bad-header", f"{path}: its TransferSyntaxUID is {named[:60]!r}: copy it again")
         dataset.file_meta.TransferSyntaxUID = UID(named) if named else _written_as(dataset)
         return dataset
