@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.experiments import child_processes
 
 TASK = "ratic"
 MODEL = "r3d_18"
@@ -103,14 +102,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_command(command: str, *arguments: str | Path, capture: bool = False) -> str:
     """Run a command as a person would, each in a process of its own: PyTorch and JAX then do not share threads."""
-    words: Sequence[str] = [command, *map(str, arguments)]
+    words = [command, *map(str, arguments)]
     print(f"\n$ anatobench {' '.join(words)}", file=sys.stderr, flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "anatobench", *words],
-        stdout=subprocess.PIPE if capture else sys.stderr,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
+    printed = child_processes.run_command(words, capture)
+    if printed is None:
         raise AnatoBenchError(f"`anatobench {' '.join(words)}` failed; its message stands above")
-    return done.stdout.strip().splitlines()[-1] if capture else ""
+    return printed.strip().splitlines()[-1] if capture else ""
