@@ -30,7 +30,11 @@ from anatobench.training.run_folder import RunConfig, evaluation_file
 
 def open_store(config: RunConfig, path: str | None = None) -> Store:
     """The run's store, or the one at `path`; `AnatoBenchError` if it was prepared for another task or size."""
-    store = Store.open(path or config.store)
+    return fitting(Store.open(path or config.store), config)
+
+
+def fitting(store: Store, config: RunConfig) -> Store:
+    """The store; `AnatoBenchError` if it was prepared for another task or size than the run's."""
     for name, mine, theirs in (("task", config.task, store.task), ("size", config.size, store.size)):
         if mine != theirs:
             shown = (mine, theirs) if name == "size" else (config.task.name, store.task.name)
@@ -39,21 +43,27 @@ def open_store(config: RunConfig, path: str | None = None) -> Store:
 
 
 def validator(
-    engine: Engine, store: Store, batch_size: int
+    engine: Engine, store: Store, batch_size: int, silent: bool = False
 ) -> Callable[[Callable[[], None]], tuple[float | None, dict[str, float | None]]] | None:
-    """What the training loop calls to watch the validation AUC; None if the store has no validation cases."""
+    """What the training loop calls to watch the validation AUC; None if the store has no validation cases. A terminal
+    shows a bar, unless `silent`."""
     if not store.split("validation"):
         return None
 
     def validate(check: Callable[[], None]) -> tuple[float | None, dict[str, float | None]]:
-        predictions = predict_split(engine, store, "validation", batch_size, check)
+        predictions = predict_split(engine, store, "validation", batch_size, check, silent)
         return auc_per_class(classify(predictions, default_aggregation(store.task)))
 
     return validate
 
 
 def predict_split(
-    engine: Engine, store: Store, split: str, batch_size: int, check: Callable[[], None] = lambda: None
+    engine: Engine,
+    store: Store,
+    split: str,
+    batch_size: int,
+    check: Callable[[], None] = lambda: None,
+    silent: bool = False,
 ) -> Predictions:
     """Logits of every case of a split, in the store's order, from centre crops. `check` is called between batches.
 
@@ -61,7 +71,7 @@ def predict_split(
     """
     expected, processes = store.split(split), engine.processes
     place = {"process_index": processes.index, "process_count": processes.count}
-    no_bar = not (processes.leads and sys.stderr.isatty())
+    no_bar = silent or not (processes.leads and sys.stderr.isatty())
     indices, rows = [], []
     with (
         evaluation_batches(store, split, batch_size, **place) as batches,
