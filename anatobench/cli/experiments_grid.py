@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
@@ -11,17 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.experiments.child_processes import run_chains
 from anatobench.experiments.grid import TABLES, Cell, Selection
 from anatobench.recipes import FRAMEWORKS, MODELS
 from anatobench.system.atomic_files import write_atomically
+from anatobench.system.json_text import json_bytes
 from anatobench.tasks import TASKS
 
 if TYPE_CHECKING:
     from anatobench.experiments.grid_runs import GridSettings
+    from anatobench.experiments.runs import PlannedRun
 
 RECORD_FILE = "record.json"
 CSV_FILE = "results.csv"
@@ -58,14 +56,7 @@ def add_parser(experiments: Any) -> None:
         "--workers", type=int, default=1, metavar="W",
         help="runs at a time; they share this machine's cores, and its first GPU if it has any (default: 1)",
     )  # fmt: skip
-    parsers["submit"].add_argument(
-        "--at-a-time", type=int, metavar="N", help="run at most N elements of the array at once"
-    )
-    parsers["submit"].add_argument("--sbatch", action="append", default=[], metavar="OPTION",
-                                   help="for sbatch, for example --sbatch=--gpus-per-node=4; can be repeated (source "
-                                        "slurm/site.conf sets the usual ones)")  # fmt: skip
-    parsers["submit"].add_argument("--dry-run", action="store_true",
-                                   help="write the plan and print the sbatch line, submit nothing")  # fmt: skip
+    add_submission(parsers["submit"])
     for parser in parsers.values():
         parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
 
@@ -79,6 +70,16 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="NAMES",
                             help=f"only these of {', '.join(choices)}, separated by commas")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=defaults.seeds, help="repetitions (default: %(default)s)")
+
+
+def add_submission(parser: argparse.ArgumentParser) -> None:
+    """What may be said about a job array."""
+    parser.add_argument("--at-a-time", type=int, metavar="N", help="run at most N elements of the array at once")
+    parser.add_argument("--sbatch", action="append", default=[], metavar="OPTION",
+                        help="for sbatch, for example --sbatch=--gpus-per-node=4; can be repeated (source "
+                             "slurm/site.conf sets the usual ones)")  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true",
+                        help="write the plan and print the sbatch line, submit nothing")  # fmt: skip
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -128,11 +129,12 @@ def _settings(args: argparse.Namespace) -> GridSettings:
 
 def _to_do(args: argparse.Namespace) -> tuple[Selection, GridSettings, list[Cell]]:
     """The folder begun and the runs that are not done; `AnatoBenchError` if they lack something."""
-    from anatobench.experiments.grid_runs import DONE, begin, state_of, what_is_missing
+    from anatobench.experiments.grid_runs import begin, what_is_missing
+    from anatobench.experiments.runs import DONE, state_of
 
     settings = _settings(args)
     selection = _selection(args, settings)
-    waiting = [cell for cell in selection.cells if state_of(args.out, cell) != DONE]
+    waiting = [cell for cell in selection.cells if state_of(args.out, cell.name) != DONE]
     missing = what_is_missing(waiting, settings)
     if missing:
         print("\n".join(missing), file=sys.stderr)
@@ -142,7 +144,8 @@ def _to_do(args: argparse.Namespace) -> tuple[Selection, GridSettings, list[Cell
 
 
 def run_list(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.experiments.grid_runs import STATES, WorkOf, last_step, run_folder, state_of
+    from anatobench.experiments.grid_runs import WorkOf
+    from anatobench.experiments.runs import STATES, last_step, run_folder, state_of
     from anatobench.report.summary import text_table
 
     settings = _settings(args)
@@ -154,8 +157,8 @@ def run_list(args: argparse.Namespace) -> dict[str, Any]:
         cells.append({
             "cell": cell.name,
             "tables": list(selection.tables_of(cell.condition)),
-            "state": state_of(args.out, cell),
-            "step": last_step(run_folder(args.out, cell)),
+            "state": state_of(args.out, cell.name),
+            "step": last_step(run_folder(args.out, cell.name)),
             "steps": None if work is None else work.steps,
             "flop": None if work is None else work.flop,
         })  # fmt: skip
@@ -193,43 +196,47 @@ def _hours(flop: float) -> str:
 
 
 def run_here(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.experiments.grid_runs import logs_folder, training_chain
+    from anatobench.experiments.grid_runs import planned
+    from anatobench.experiments.runs import train_here
 
     if args.workers < 1:
         raise UsageError(f"--workers {args.workers}: at least one")
     selection, settings, waiting = _to_do(args)
     before = len(selection.cells) - len(waiting)
-    chains = [training_chain(cell, settings, args.out) for cell in waiting]
-    with tqdm(total=len(selection.cells), initial=before, desc="grid", unit="run", file=sys.stderr) as bar:
-        for chain in run_chains(chains, logs_folder(args.out), args.workers):
-            bar.set_postfix_str(chain.name)
-            bar.update()
+    train_here(planned(waiting, settings), args.out, args.workers, "grid", before)
     print(f"{len(waiting)} runs trained and evaluated, {before} were done before; next: anatobench experiments grid "
           f"collect --out {args.out}", file=sys.stderr)  # fmt: skip
     return {"out": str(args.out), "done_before": before, "done_now": len(waiting)}
 
 
 def run_submit(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.experiments.grid_jobs import submission, submit
+    from anatobench.experiments.grid_runs import planned
+
+    selection, settings, waiting = _to_do(args)
+    return hand_over(args, planned(waiting, settings), len(selection.cells) - len(waiting))
+
+
+def hand_over(args: argparse.Namespace, waiting: Sequence[PlannedRun], before: int) -> dict[str, Any]:
+    """Give the runs to Slurm, `before` of them all being done; the figures name the last job and its plan."""
+    from anatobench.experiments.jobs import shell_lines, submissions, submit
 
     if args.at_a_time is not None and args.at_a_time < 1:
         raise UsageError(f"--at-a-time {args.at_a_time}: at least one")
-    selection, settings, waiting = _to_do(args)
-    before = len(selection.cells) - len(waiting)
     figures = {"out": str(args.out), "done_before": before, "submitted": 0, "job": None, "plan": None, "command": None}
     if not waiting:
         print(f"all {before} runs are done: nothing to submit", file=sys.stderr)
         return figures
-    ready = submission(waiting, settings, args.out, args.at_a_time, args.sbatch)
-    figures |= {"plan": str(ready.plan), "command": ready.line}
+    arrays = submissions(waiting, args.out, args.at_a_time, args.sbatch)
+    lines = shell_lines(arrays)
+    figures |= {"plan": str(arrays[-1].plan), "command": "\n".join(lines)}
     if args.dry_run:
         if not args.json:
-            print(ready.line)
+            print("\n".join(lines))
         print(f"{len(waiting)} runs, {before} were done before: nothing was submitted", file=sys.stderr)
         return figures
-    job = submit(ready)
-    print(f"job {job}: {len(waiting)} runs, {before} were done before", file=sys.stderr)
-    return figures | {"job": job, "submitted": len(waiting)}
+    jobs = submit(arrays)
+    print(f"job {', '.join(jobs)}: {len(waiting)} runs, {before} were done before", file=sys.stderr)
+    return figures | {"job": jobs[-1], "submitted": len(waiting)}
 
 
 def run_collect(args: argparse.Namespace) -> dict[str, Any]:
@@ -265,7 +272,7 @@ def run_collect(args: argparse.Namespace) -> dict[str, Any]:
     for kind, what in (("missing", "not done yet"), ("undefined", "evaluated, but the macro AUC is undefined")):
         if record[kind]:
             print(f"{len(record[kind])} runs {what}: {_shortened(record[kind])}", file=sys.stderr)
-    write_atomically(args.out / RECORD_FILE, (json.dumps(record, allow_nan=False, indent=1) + "\n").encode())
+    write_atomically(args.out / RECORD_FILE, json_bytes(record))
     write_atomically(args.out / CSV_FILE, csv_text(record).encode())
     write_atomically(args.out / PAGE_FILE, build_grid_page(record, *tables, notes_of(record)).encode())
     print(f"AUC and gains with 95 % intervals over seeds; {args.out / PAGE_FILE} shows them, {RECORD_FILE} and "

@@ -1,16 +1,8 @@
-"""The grid on disk: one folder with the runs, what they have in common, and which are done.
-
-OUT/grid.json       the settings that all runs share
-OUT/runs/<cell>     a run of `anatobench train`, with the evaluation that ends it
-OUT/logs            what the runs said
-OUT/plans           what was submitted to Slurm (grid_jobs.py)
-OUT/record.json     what `collect` found, also as results.csv and report.html (grid_results.py)
-"""
+"""The grid's runs: the settings that all of a folder share (`OUT/grid.json`), what each is trained with and takes."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,24 +10,18 @@ from typing import Any
 from anatobench.bench.flops import count
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.experiments.child_processes import Chain, Command
 from anatobench.experiments.grid import OWN_SETTINGS, Cell
+from anatobench.experiments.runs import PlannedRun, keep_settings
 from anatobench.recipes import Recipe, override, paper_recipe
+from anatobench.session import AUTO, configure
 from anatobench.store.reader import INDEX_FILE, Store, read_description
-from anatobench.system.atomic_files import write_atomically
-from anatobench.system.json_text import parse_json
+from anatobench.system.json_text import read_json, typed_fields
 from anatobench.tasks import get_task
-from anatobench.training.metrics_records import METRICS_FILE
 from anatobench.training.pretrained.kinetics import KINETICS_400
 from anatobench.training.pretrained.weights_file import find, how_to_fetch
-from anatobench.training.run_folder import CONFIG_FILE, evaluation_file
+from anatobench.training.run_folder import RunConfig
 
 GRID_FILE = "grid.json"
-ABSENT, BEGUN, DONE = "absent", "begun", "done"
-STATES = (ABSENT, BEGUN, DONE)
-"""A run that is begun may be running or may have been stopped: both go on the same way."""
-_LAST_BYTES = 65536
-"""Enough of a metrics file for its last record."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +46,11 @@ class GridSettings:
 
     def recipe(self, cell: Cell) -> Recipe:
         """What a cell is trained with."""
-        own = [f"{name}={value}" for name, value in cell.condition.settings.items()]
-        base = paper_recipe(get_task(cell.condition.dataset), cell.condition.model)
-        return override(base, [*self.settings, *own, f"seed={cell.seed}"])
+        return override(paper_recipe(get_task(cell.condition.dataset), cell.condition.model), self.settings_of(cell))
+
+    def settings_of(self, cell: Cell) -> tuple[str, ...]:
+        """The changes of the paper's recipe for a cell."""
+        return (*self.settings, *cell.condition.settings, f"seed={cell.seed}")
 
     def store_of(self, dataset: str) -> Path:
         """Where a data set's store lies."""
@@ -79,9 +67,9 @@ def read_settings(out: Path) -> GridSettings | None:
     if not path.exists():
         return None
     try:
-        data = parse_json(path.read_text())
-        return GridSettings(**{**data, "settings": tuple(data["settings"])})
-    except (OSError, ValueError, KeyError, TypeError, AnatoBenchError) as error:
+        data = typed_fields(GridSettings, read_json(path))
+        return GridSettings(**{**data, "settings": tuple(map(str, data.get("settings", ())))})
+    except (ValueError, TypeError, AnatoBenchError) as error:
         raise AnatoBenchError(f"{path}: not a grid's settings ({error}): choose another --out") from None
 
 
@@ -105,49 +93,8 @@ def settings_for(out: Path, asked: Mapping[str, Any], default_stores: str = "sto
 
 def begin(out: Path, settings: GridSettings) -> None:
     """Keep the settings of a new folder; `AnatoBenchError` if it holds something else."""
-    if read_settings(out) == settings:
-        return
-    if out.exists() and any(out.iterdir()):
-        raise AnatoBenchError(f"{out}: not empty and not this grid: choose another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / GRID_FILE, (json.dumps(settings.to_json(), indent=1) + "\n").encode())
-    except OSError as error:
-        raise AnatoBenchError(f"{out}: cannot be written ({error.strerror}): choose another --out") from None
-
-
-def run_folder(out: Path, cell: Cell) -> Path:
-    """Where a cell's run lies."""
-    return out / "runs" / cell.name
-
-
-def logs_folder(out: Path) -> Path:
-    """Where what the runs said lies."""
-    return out / "logs"
-
-
-def state_of(out: Path, cell: Cell) -> str:
-    """One of `STATES`."""
-    run = run_folder(out, cell)
-    if (run / evaluation_file("test")).is_file():
-        return DONE
-    return BEGUN if (run / CONFIG_FILE).is_file() else ABSENT
-
-
-def last_step(run: Path) -> int:
-    """The last step that a run has logged, 0 if none."""
-    try:
-        with (run / METRICS_FILE).open("rb") as file:
-            file.seek(max(file.seek(0, 2) - _LAST_BYTES, 0))
-            lines = file.read().splitlines()
-    except OSError:
-        return 0
-    for line in reversed(lines):
-        try:
-            return int(parse_json(line)["step"])
-        except (ValueError, KeyError, TypeError):  # the line is being written, or was cut
-            continue
-    return 0
+    if read_settings(out) != settings:
+        keep_settings(out / GRID_FILE, settings.to_json(), "this grid")
 
 
 def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
@@ -177,25 +124,21 @@ def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
     return found
 
 
-def train_options(cell: Cell, settings: GridSettings) -> list[str]:
-    """`anatobench train`'s options but --task and --out."""
-    store = settings.store_of(cell.condition.dataset)
-    words = ["--store", str(store), "--model", cell.condition.model, "--framework", cell.framework]
-    if settings.steps is not None:
-        words += ["--steps", str(settings.steps)]
-    if cell.condition.pretrained:
-        words += ["--pretrained", "auto"]
-    own = [f"{name}={value}" for name, value in cell.condition.settings.items()]
-    for setting in (*settings.settings, *own, f"seed={cell.seed}"):
-        words += ["--set", setting]
-    return words
+def planned(cells: Iterable[Cell], settings: GridSettings) -> list[PlannedRun]:
+    """What the cells are trained with, their stores being there."""
+    return [PlannedRun(cell.name, _config(cell, settings)) for cell in cells]
 
 
-def training_chain(cell: Cell, settings: GridSettings, out: Path) -> Chain:
-    """Train a cell, or go on, and evaluate it."""
-    run = str(run_folder(out, cell))
-    train: Command = ["train", "--task", cell.condition.dataset, "--out", run, "--resume"]
-    return Chain(cell.name, [[*train, *train_options(cell, settings)], ["evaluate", run]])
+def _config(cell: Cell, settings: GridSettings) -> RunConfig:
+    condition = cell.condition
+    return configure(
+        settings.store_of(condition.dataset),
+        condition.model,
+        cell.framework,
+        settings.settings_of(cell),
+        pretrained=AUTO if condition.pretrained else None,
+        max_steps=settings.steps,
+    )
 
 
 @dataclass(frozen=True)

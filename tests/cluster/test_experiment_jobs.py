@@ -12,7 +12,7 @@ from cluster_jobs import REPOSITORY, processes_with
 from virtual_cluster import VirtualCluster, wait_for
 
 from anatobench.experiments.grid import Selection
-from anatobench.experiments.grid_runs import run_folder
+from anatobench.experiments.runs import run_folder
 from anatobench.training.run_folder import evaluation_file
 
 pytest.importorskip("torch")
@@ -55,7 +55,7 @@ def test_an_array_trains_and_evaluates_every_cell_though_one_is_killed_and_one_p
     cluster: VirtualCluster, grid: Grid
 ) -> None:
     job = json.loads(grid.do("submit", "--at-a-time", "2", "--json").stdout)["job"]
-    first, second = (str(run_folder(grid.out, cell)) for cell in CELLS[:2])
+    first, second = (str(run_folder(grid.out, cell.name)) for cell in CELLS[:2])
     wait_for(lambda: processes_with("train", first), 90, "element 0 did not begin")
     os.kill(processes_with("train", first)[0], signal.SIGKILL)
     wait_for(lambda: (Path(second) / "metrics.jsonl").exists(), 120, "element 1 did not train")
@@ -63,7 +63,7 @@ def test_an_array_trains_and_evaluates_every_cell_though_one_is_killed_and_one_p
     ends = [cluster.finish(f"{job}_{element}", 300) for element in range(len(CELLS))]
     assert [end["JobState"] for end in ends] == ["COMPLETED"] * len(CELLS), grid.said()
     assert [end["Restarts"] for end in ends] == ["1", "1", "0", "0"], grid.said()
-    evaluated = [run_folder(grid.out, cell) / evaluation_file("test") for cell in CELLS]
+    evaluated = [run_folder(grid.out, cell.name) / evaluation_file("test") for cell in CELLS]
     times = [path.stat().st_mtime_ns for path in evaluated]
     record = json.loads(grid.do("collect", "--json").stdout)
     assert len(record["results"]) == len(CELLS)
