@@ -11,7 +11,7 @@ call give equal weights to the bit. It stands after `evaluation`, whose AUC on t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,20 +21,17 @@ from anatobench.datasets.case import content_leakage
 from anatobench.engine import Engine, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.evaluation.run_evaluation import fitting, open_store, validator
-from anatobench.recipes import override, paper_recipe
 from anatobench.store.batch import Batch
 from anatobench.store.batches import steps_per_epoch, training_batches
 from anatobench.store.mask_noise import Supervision
-from anatobench.store.reader import Store, read_description
+from anatobench.store.reader import Store
 from anatobench.system.processes import ALONE, Processes, after_leader
 from anatobench.system.signals import Interrupted
 from anatobench.training.checkpoints import Best
 from anatobench.training.loop import TrainingData, train
-from anatobench.training.pretrained.kinetics import KINETICS_400
-from anatobench.training.run_folder import CONFIG_FILE, RunConfig, as_on, begun
+from anatobench.training.run_folder import CONFIG_FILE, RunConfig, as_on, begun, configure
 
-AUTO = "auto"
-"""In place of a file of pretrained weights: the published one, wherever it is found."""
+__all__ = ["Introduction", "Outcome", "configure", "train_run"]
 
 
 @dataclass(frozen=True)
@@ -85,42 +82,6 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """What `anatobench train --json` prints."""
         return {**asdict(self), "run": str(self.run)}
-
-
-def configure(
-    store: Path | str,
-    model: str,
-    framework: str,
-    settings: Iterable[str] = (),
-    *,
-    pretrained: Path | str | None = None,
-    initial_weights: Path | str | None = None,
-    **others: Any,
-) -> RunConfig:
-    """The paper's recipe for a prepared store and a backbone, as a run's configuration.
-
-    `settings` are changes of the recipe, `field=value` as after `--set`. `pretrained` is a file of torchvision's
-    Kinetics-400 weights or "auto", `initial_weights` a file to begin with instead; `others` are `RunConfig`'s other
-    fields (`max_steps`, `evaluate_every`, `checkpoint_every`, `sharpness_every`). `AnatoBenchError` if there is no
-    store, `UsageError` if the parts do not go together.
-    """
-    description = read_description(Path(store))
-    recipe = override(paper_recipe(description["task"], model), settings)
-    if pretrained is not None:  # the published name stands for the file wherever it lies
-        pretrained = KINETICS_400[model].file if pretrained == AUTO else str(Path(pretrained).resolve())
-    return RunConfig(
-        task=description["task"],
-        store=str(Path(store).resolve()),
-        framework=framework,
-        model=model,
-        size=description["size"],
-        recipe=recipe,
-        segmentation=recipe.segmentation_weight > 0,
-        initial_weights=None if initial_weights is None else str(Path(initial_weights).resolve()),
-        pretrained=pretrained,
-        versions=RunConfig.installed_versions(framework),
-        **others,
-    )
 
 
 def train_run(

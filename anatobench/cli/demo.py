@@ -13,6 +13,7 @@ from typing import Any
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.runs import PlannedRun, chains_of, initial_weights_of, write_configs
 from anatobench.system.json_text import parse_json
+from anatobench.training.run_folder import configure
 
 TASK = "ratic"
 MODEL = "r3d_18"
@@ -94,8 +95,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def planned_runs(out: Path, store: Path, epochs: int, seed: int) -> list[PlannedRun]:
     """What is trained, written where `train --config` reads it. The second framework begins with the weights that the
     first one drew: what differs then is arithmetic alone."""
-    from anatobench.session import configure
-
     settings = [f"epochs={epochs}", f"batch_size={BATCH_SIZE}", f"learning_rate={LEARNING_RATE}", f"seed={seed}"]
     planned = []
     for name, (framework, segmentation) in RUNS.items():

@@ -74,22 +74,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_auc(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.experiments.auc_results import (
-        AUC_HEADER,
-        DIFFERENCE_HEADER,
-        GAIN_HEADER,
-        auc_rows,
-        collect,
-        difference_rows,
-        gain_rows,
-    )
+    from anatobench.experiments import auc_results
     from anatobench.report.auc_page import build_auc_page
     from anatobench.report.summary import text_table
 
     if args.workers < 1:
         raise UsageError(f"--workers {args.workers}: at least one")
     settings = {field.name: getattr(args, field.name) for field in fields(AucStudy) if hasattr(args, field.name)}
-    study = AucStudy(**{**settings, "models": tuple(name for name in MODELS if name in _names(args.models))})
+    asked = [name.strip() for name in args.models.split(",")]
+    models = dict.fromkeys(name for name in (*MODELS, *asked) if name in asked)  # in one order, whoever asks
+    study = AucStudy(**{**settings, "models": tuple(models)})
     out: Path = args.out
     begin(study, out)
     list(run_chains([Chain("cohort", cohort_commands(study, out))], logs_folder(out), workers=1))
@@ -99,22 +93,14 @@ def run_auc(args: argparse.Namespace) -> dict[str, Any]:
     if args.submit:
         return hand_over(args, waiting, before)
     train_here(waiting, out, args.workers, "experiments auc", before)
-    record = collect(study, out)
+    record = auc_results.collect(study, out)
     write_atomically(out / RECORD_FILE, json_bytes(record))
     write_atomically(out / PAGE_FILE, build_auc_page(record).encode())
     for header, rows in (
-        (AUC_HEADER, auc_rows(record)),
-        (DIFFERENCE_HEADER, difference_rows(record)),
-        (GAIN_HEADER, gain_rows(record)),
+        (auc_results.AUC_HEADER, auc_results.auc_rows(record)),
+        (auc_results.DIFFERENCE_HEADER, auc_results.difference_rows(record)),
+        (auc_results.GAIN_HEADER, auc_results.gain_rows(record)),
     ):
         print(text_table(header, rows) + "\n", file=sys.stderr)
     print(f"{out / PAGE_FILE} shows it; the record is {out / RECORD_FILE}", file=sys.stderr)
     return record
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    unknown = sorted(set(names) - set(MODELS))
-    if unknown:
-        raise UsageError(f"--models {', '.join(unknown)}: choose from {', '.join(MODELS)}")
-    return names

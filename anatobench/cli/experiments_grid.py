@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,8 +130,8 @@ def _settings(args: argparse.Namespace) -> GridSettings:
 
 def _to_do(args: argparse.Namespace) -> tuple[Selection, GridSettings, list[Cell]]:
     """The folder begun and the runs that are not done; `AnatoBenchError` if they lack something."""
-    from anatobench.experiments.grid_runs import begin, what_is_missing
-    from anatobench.experiments.runs import DONE, state_of
+    from anatobench.experiments.grid_runs import GRID_FILE, what_is_missing
+    from anatobench.experiments.runs import DONE, keep_settings, state_of
 
     settings = _settings(args)
     selection = _selection(args, settings)
@@ -139,31 +140,30 @@ def _to_do(args: argparse.Namespace) -> tuple[Selection, GridSettings, list[Cell
     if missing:
         print("\n".join(missing), file=sys.stderr)
         raise AnatoBenchError(f"{len(missing)} of the things that the runs need are missing (above): nothing was begun")
-    begin(args.out, settings)
+    keep_settings(args.out / GRID_FILE, settings, "this grid")
     return selection, settings, waiting
 
 
 def run_list(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.experiments.grid_runs import WorkOf
+    from anatobench.experiments.grid_runs import work_of
     from anatobench.experiments.runs import STATES, last_step, run_folder, state_of
     from anatobench.report.summary import text_table
 
     settings = _settings(args)
     selection = _selection(args, settings)
-    work_of = WorkOf(settings)
     cells: list[dict[str, Any]] = []
-    for cell in selection.cells:
-        work = work_of(cell)
+    for cell, work in zip(selection.cells, work_of(selection.cells, settings), strict=True):
+        steps, flop = work or (None, None)
         cells.append({
             "cell": cell.name,
             "tables": list(selection.tables_of(cell.condition)),
             "state": state_of(args.out, cell.name),
             "step": last_step(run_folder(args.out, cell.name)),
-            "steps": None if work is None else work.steps,
-            "flop": None if work is None else work.flop,
+            "steps": steps,
+            "flop": flop,
         })  # fmt: skip
     states = Counter(str(row["state"]) for row in cells)
-    figures = {"settings": settings.to_json(), "states": {state: states[state] for state in STATES}, "cells": cells}
+    figures = {"settings": asdict(settings), "states": {state: states[state] for state in STATES}, "cells": cells}
     if not args.json:
         header = ("cell", "tables", "state", "step", "of", "PFLOP", f"hours at {REFERENCE_FLOPS / 1e12:.0f} TFLOP/s")
         print(text_table(header, [_list_row(row) for row in cells]))
@@ -218,7 +218,7 @@ def run_submit(args: argparse.Namespace) -> dict[str, Any]:
 
 def hand_over(args: argparse.Namespace, waiting: Sequence[PlannedRun], before: int) -> dict[str, Any]:
     """Give the runs to Slurm, `before` of them all being done; the figures name the last job and its plan."""
-    from anatobench.experiments.jobs import shell_lines, submissions, submit
+    from anatobench.experiments.jobs import job_arrays, shell_lines, submit
 
     if args.at_a_time is not None and args.at_a_time < 1:
         raise UsageError(f"--at-a-time {args.at_a_time}: at least one")
@@ -226,7 +226,7 @@ def hand_over(args: argparse.Namespace, waiting: Sequence[PlannedRun], before: i
     if not waiting:
         print(f"all {before} runs are done: nothing to submit", file=sys.stderr)
         return figures
-    arrays = submissions(waiting, args.out, args.at_a_time, args.sbatch)
+    arrays = job_arrays(waiting, args.out, args.at_a_time, args.sbatch)
     lines = shell_lines(arrays)
     figures |= {"plan": str(arrays[-1].plan), "command": "\n".join(lines)}
     if args.dry_run:
@@ -240,31 +240,22 @@ def hand_over(args: argparse.Namespace, waiting: Sequence[PlannedRun], before: i
 
 
 def run_collect(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.experiments.grid_results import (
-        FRAMEWORK_HEADER,
-        GAIN_HEADER,
-        RESULT_HEADER,
-        collect,
-        csv_text,
-        framework_rows,
-        gain_rows,
-        notes_of,
-        result_rows,
-    )
+    from anatobench.experiments import grid_results
     from anatobench.report.grid_page import TextTable, build_grid_page
     from anatobench.report.summary import text_table
 
     settings = _settings(args)
-    record = collect(_selection(args, settings), settings, args.out)
+    record = grid_results.collect(_selection(args, settings), settings, args.out)
+    remarks = grid_results.notes_of(record)
     tables = (
-        TextTable(RESULT_HEADER, result_rows(record)),
-        TextTable(GAIN_HEADER, gain_rows(record)),
-        TextTable(FRAMEWORK_HEADER, framework_rows(record)),
+        TextTable(grid_results.RESULT_HEADER, grid_results.result_rows(record)),
+        TextTable(grid_results.GAIN_HEADER, grid_results.gain_rows(record)),
+        TextTable(grid_results.FRAMEWORK_HEADER, grid_results.framework_rows(record)),
     )
     for table in tables:
         if table.rows:
             print(text_table(table.header, table.rows) + "\n", file=sys.stderr)
-    for number, note in enumerate(notes_of(record), start=1):
+    for number, note in enumerate(remarks, start=1):
         print(f"[{number}] {note}", file=sys.stderr)
     tiny = [dataset for dataset, size in record["sizes"].items() if size == "tiny"]
     if tiny:
@@ -273,8 +264,8 @@ def run_collect(args: argparse.Namespace) -> dict[str, Any]:
         if record[kind]:
             print(f"{len(record[kind])} runs {what}: {_shortened(record[kind])}", file=sys.stderr)
     write_atomically(args.out / RECORD_FILE, json_bytes(record))
-    write_atomically(args.out / CSV_FILE, csv_text(record).encode())
-    write_atomically(args.out / PAGE_FILE, build_grid_page(record, *tables, notes_of(record)).encode())
+    write_atomically(args.out / CSV_FILE, grid_results.csv_text(record).encode())
+    write_atomically(args.out / PAGE_FILE, build_grid_page(record, *tables, remarks).encode())
     print(f"AUC and gains with 95 % intervals over seeds; {args.out / PAGE_FILE} shows them, {RECORD_FILE} and "
           f"{CSV_FILE} beside it hold all", file=sys.stderr)  # fmt: skip
     return record

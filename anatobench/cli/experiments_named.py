@@ -21,12 +21,11 @@ def add_parser(experiments: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.experiments.named import NAMED_HEADER, NAMED_RUNS, named_rows
+    from anatobench.experiments.named import NAMED_HEADER, NAMED_RUNS
     from anatobench.report.summary import text_table
 
+    named = NAMED_RUNS.values()
     if not args.json:
-        print(text_table(NAMED_HEADER, named_rows()))
-        for run_ in NAMED_RUNS.values():
-            if run_.expected.note:
-                print(f"* {run_.name}: {run_.expected.note}")
-    return {"runs": [run_.to_json() for run_ in NAMED_RUNS.values()]}
+        print(text_table(NAMED_HEADER, [run.row for run in named]))
+        print("\n".join(f"* {run.name}: {run.expected.note}" for run in named if run.expected.note))
+    return {"runs": [run.to_json() for run in named]}

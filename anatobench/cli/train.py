@@ -13,7 +13,7 @@ from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override
 from anatobench.system.processes import find_processes
 from anatobench.tasks import get_task
-from anatobench.training.run_folder import CONFIG_FILE, OF_THE_MACHINE, RunConfig
+from anatobench.training.run_folder import AUTO, CONFIG_FILE, OF_THE_MACHINE, RunConfig, configure
 
 if TYPE_CHECKING:
     from anatobench.session import Introduction
@@ -163,14 +163,14 @@ def _take_named(args: argparse.Namespace) -> None:
     stated = _given(args, NAMED)
     if stated:
         raise UsageError(f"{', '.join(stated)}: --named says it already: leave one of them out")
-    run = named_run(args.named)
-    args.task, args.model, args.pretrained, args.no_seg = run.task, run.model, run.pretrained, run.no_seg
+    condition = named_run(args.named).condition
+    args.task, args.model = condition.dataset, condition.model
+    args.pretrained = AUTO if condition.pretrained else None
+    args.no_seg = condition.segmentation_weight == 0
     args.framework = args.framework or FRAMEWORKS[0]
 
 
 def _new_configuration(args: argparse.Namespace) -> RunConfig:
-    from anatobench.session import configure
-
     if args.named is not None:
         _take_named(args)
     missing = [f"--{name}" for name in ("task", "store", "model", "framework") if getattr(args, name) is None]

@@ -13,7 +13,6 @@ Its runs are cells of the grid, of a table of its own: `AucStudy.conditions`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,11 @@ from typing import Any
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.child_processes import Command
 from anatobench.experiments.grid import Cell, Condition
-from anatobench.experiments.runs import PlannedRun, initial_weights_of, keep_settings
+from anatobench.experiments.runs import PlannedRun, initial_weights_of, keep_settings, read_settings
 from anatobench.phantom.plan import CohortPlan
 from anatobench.recipes import FRAMEWORKS, MODELS
-from anatobench.session import configure
-from anatobench.system.json_text import read_json, typed_fields
 from anatobench.tasks import get_task
+from anatobench.training.run_folder import configure
 
 STUDY_FILE = "study.json"
 GROWING = ("models", "seeds", "control_seeds")
@@ -167,9 +165,8 @@ def _planned(study: AucStudy, out: Path, cell: Cell, first: Cell) -> PlannedRun:
 
 def begin(study: AucStudy, out: Path) -> None:
     """Keep the settings, or check that the folder holds the same study, or one that this one only adds runs to."""
-    path, asked = out / STUDY_FILE, study.to_json()
-    if path.exists():
-        saved = read_study(path)
+    saved, asked = read_settings(out / STUDY_FILE, AucStudy), study.to_json()
+    if saved is not None:
         was = saved.to_json()
         changed = [name for name in asked if was[name] != asked[name]]
         if set(changed) - set(GROWING) or not set(saved.cells) <= set(study.cells):
@@ -178,13 +175,4 @@ def begin(study: AucStudy, out: Path) -> None:
                 f"{out}: holds a study with other settings ({told}): choose another --out; seeds and models alone may "
                 "be added"
             )
-    keep_settings(path, asked, "a study")
-
-
-def read_study(path: Path) -> AucStudy:
-    """The settings of a folder; `AnatoBenchError` if the file is damaged."""
-    try:
-        saved: Mapping[str, Any] = typed_fields(AucStudy, read_json(path))
-        return AucStudy(**{**saved, "models": tuple(saved["models"])})
-    except (ValueError, KeyError, TypeError, AnatoBenchError) as error:
-        raise AnatoBenchError(f"{path}: not a study's settings ({error}): choose another --out") from None
+    keep_settings(out / STUDY_FILE, study, "a study")

@@ -51,7 +51,7 @@ def collect(selection: Selection, settings: GridSettings, out: Path) -> dict[str
     found = read_results(runs)
     return {
         "format": FORMAT,
-        "grid": settings.to_json(),
+        "grid": {**asdict(settings), "settings": list(settings.settings)},
         "results": list(_results(selection, found)),
         "gains": list(_gains(selection, found)),
         "framework_differences": list(_framework_differences(selection, found)),

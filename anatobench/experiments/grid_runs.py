@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,13 @@ from anatobench.bench.flops import count
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.grid import OWN_SETTINGS, Cell
-from anatobench.experiments.runs import PlannedRun, keep_settings
+from anatobench.experiments.runs import PlannedRun, read_settings
 from anatobench.recipes import Recipe, override, paper_recipe
-from anatobench.session import AUTO, configure
 from anatobench.store.reader import INDEX_FILE, Store, read_description
-from anatobench.system.json_text import read_json, typed_fields
 from anatobench.tasks import get_task
 from anatobench.training.pretrained.kinetics import KINETICS_400
 from anatobench.training.pretrained.weights_file import find, how_to_fetch
-from anatobench.training.run_folder import RunConfig
+from anatobench.training.run_folder import AUTO, configure
 
 GRID_FILE = "grid.json"
 
@@ -56,29 +54,13 @@ class GridSettings:
         """Where a data set's store lies."""
         return Path(self.stores) / dataset
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {**asdict(self), "settings": list(self.settings)}
-
-
-def read_settings(out: Path) -> GridSettings | None:
-    """Those of an existing folder; None where there is none yet, `AnatoBenchError` if the file is damaged."""
-    path = out / GRID_FILE
-    if not path.exists():
-        return None
-    try:
-        data = typed_fields(GridSettings, read_json(path))
-        return GridSettings(**{**data, "settings": tuple(map(str, data.get("settings", ())))})
-    except (ValueError, TypeError, AnatoBenchError) as error:
-        raise AnatoBenchError(f"{path}: not a grid's settings ({error}): choose another --out") from None
-
 
 def settings_for(out: Path, asked: Mapping[str, Any], default_stores: str = "stores") -> GridSettings:
     """The folder's settings, or in a new folder those asked for; `AnatoBenchError` names what is asked otherwise.
 
     `asked` has the fields of `GridSettings` that a person named.
     """
-    saved = read_settings(out)
+    saved = read_settings(out / GRID_FILE, GridSettings)
     if saved is None:
         return GridSettings(**{**asked, "stores": str(Path(asked.get("stores", default_stores)).resolve())})
     changed = []
@@ -89,12 +71,6 @@ def settings_for(out: Path, asked: Mapping[str, Any], default_stores: str = "sto
     if changed:
         raise AnatoBenchError(f"{out}: its runs have other settings: {'; '.join(changed)}: choose another --out")
     return saved
-
-
-def begin(out: Path, settings: GridSettings) -> None:
-    """Keep the settings of a new folder; `AnatoBenchError` if it holds something else."""
-    if read_settings(out) != settings:
-        keep_settings(out / GRID_FILE, settings.to_json(), "this grid")
 
 
 def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
@@ -126,53 +102,37 @@ def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
 
 def planned(cells: Iterable[Cell], settings: GridSettings) -> list[PlannedRun]:
     """What the cells are trained with, their stores being there."""
-    return [PlannedRun(cell.name, _config(cell, settings)) for cell in cells]
+    return [
+        PlannedRun(
+            cell.name,
+            configure(
+                settings.store_of(cell.condition.dataset),
+                cell.condition.model,
+                cell.framework,
+                settings.settings_of(cell),
+                pretrained=AUTO if cell.condition.pretrained else None,
+                max_steps=settings.steps,
+            ),
+        )
+        for cell in cells
+    ]
 
 
-def _config(cell: Cell, settings: GridSettings) -> RunConfig:
-    condition = cell.condition
-    return configure(
-        settings.store_of(condition.dataset),
-        condition.model,
-        cell.framework,
-        settings.settings_of(cell),
-        pretrained=AUTO if condition.pretrained else None,
-        max_steps=settings.steps,
-    )
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a run takes."""
-
-    steps: int
-    batch_size: int
-    flop: float
-    """Floating-point operations of all its training steps, a multiply and an add counted as two."""
-
-
-class WorkOf:
-    """Counts the work of cells, opening each store once."""
-
-    def __init__(self, settings: GridSettings) -> None:
-        self._settings = settings
-        self._stores: dict[str, Store | None] = {}
-
-    def __call__(self, cell: Cell) -> Work | None:
-        """None where there is no store yet, or too few cases in it for one batch."""
-        store = self._store(cell.condition.dataset)
-        recipe = self._settings.recipe(cell)
-        steps_per_epoch = 0 if store is None else len(store.split("train")) // recipe.batch_size
-        if store is None or steps_per_epoch == 0:
-            return None
-        steps = recipe.epochs * steps_per_epoch
-        steps = steps if self._settings.steps is None else min(steps, self._settings.steps)
+def work_of(cells: Iterable[Cell], settings: GridSettings) -> Iterator[tuple[int, float] | None]:
+    """Of each cell the steps that training takes and their floating-point operations, a multiply and an add counted as
+    two; None where there is no store yet, or too few cases in it for one batch. Each store is opened once."""
+    stores: dict[str, Store | None] = {}
+    for cell in cells:
+        condition, recipe = cell.condition, settings.recipe(cell)
+        if condition.dataset not in stores:
+            path = settings.store_of(condition.dataset)
+            stores[condition.dataset] = Store.open(path) if (path / INDEX_FILE).is_file() else None
+        store = stores[condition.dataset]
+        steps = 0 if store is None else recipe.epochs * (len(store.split("train")) // recipe.batch_size)
+        if store is None or steps == 0:
+            yield None
+            continue
+        steps = steps if settings.steps is None else min(steps, settings.steps)
         segmentation = recipe.segmentation_weight > 0
-        spec = ModelSpec(cell.condition.model, store.size, store.task, store.geometry.crop_size, segmentation)
-        return Work(steps, recipe.batch_size, float(count(spec).training) * recipe.batch_size * steps)
-
-    def _store(self, dataset: str) -> Store | None:
-        if dataset not in self._stores:
-            path = self._settings.store_of(dataset)
-            self._stores[dataset] = Store.open(path) if (path / INDEX_FILE).is_file() else None
-        return self._stores[dataset]
+        spec = ModelSpec(condition.model, store.size, store.task, store.geometry.crop_size, segmentation)
+        yield steps, float(count(spec).training) * recipe.batch_size * steps

@@ -13,8 +13,7 @@ from typing import Any
 from anatobench.errors import UsageError
 from anatobench.experiments.grid import Condition
 from anatobench.experiments.published import TABLE_1, PublishedAuc
-from anatobench.recipes import Recipe, paper_recipe
-from anatobench.session import AUTO
+from anatobench.recipes import paper_recipe
 from anatobench.tasks import get_task
 
 GPU_HOURS: Mapping[str, float] = {}
@@ -31,43 +30,10 @@ class NamedRun:
     expected: PublishedAuc
     """Macro AUC on the test split of real, full-size scans."""
 
-    @property
-    def task(self) -> str:
-        return self.condition.dataset
-
-    @property
-    def model(self) -> str:
-        return self.condition.model
-
-    @property
-    def pretrained(self) -> str | None:
-        """As `configure` takes it."""
-        return AUTO if self.condition.pretrained else None
-
-    @property
-    def no_seg(self) -> bool:
-        """Whether it is the paper's baseline."""
-        return self.condition.segmentation_weight == 0
-
-    @property
-    def recipe(self) -> Recipe:
-        """Table 6's."""
-        return paper_recipe(get_task(self.task), self.model)
-
-    @property
-    def command(self) -> str:
-        """What trains it."""
-        place = self.name.replace("/", "_")
-        return f"anatobench train --named {self.name} --store stores/{self.task} --out runs/{place}"
-
-    @property
-    def hours(self) -> float | None:
-        """On one H100; None where not measured."""
-        return GPU_HOURS.get(self.name)
-
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        recipe = self.recipe
+        """With Table 6's recipe, the hours on one H100 (None where not measured) and what trains it."""
+        recipe = paper_recipe(get_task(self.condition.dataset), self.condition.model)
+        place = f"--store stores/{self.condition.dataset} --out runs/{self.name.replace('/', '_')}"
         return {
             "name": self.name,
             **asdict(self.condition),
@@ -75,22 +41,36 @@ class NamedRun:
             "batch_size": recipe.batch_size,
             "learning_rate": recipe.learning_rate,
             "expected": asdict(self.expected),
-            "gpu_hours": self.hours,
-            "command": self.command,
+            "gpu_hours": GPU_HOURS.get(self.name),
+            "command": f"anatobench train --named {self.name} {place}",
         }
 
+    @property
+    def row(self) -> tuple[str, ...]:
+        """Under `NAMED_HEADER`."""
+        data = self.to_json()
+        mark = " *" if self.expected.note else ""
+        hours = "not measured" if data["gpu_hours"] is None else f"{data['gpu_hours']:.3g}"
+        recipe = [f"{data[name]:g}" for name in ("epochs", "batch_size", "learning_rate")]
+        return (
+            self.name,
+            *recipe,
+            f"{100 * self.expected.auc:.2f}{mark}",
+            self.expected.source,
+            hours,
+            data["command"],
+        )
 
-def _named(condition: Condition, expected: PublishedAuc) -> NamedRun:
-    words = [condition.dataset, condition.model]
-    words += ["pretrained"] if condition.pretrained else []
-    words += ["no_seg"] if condition.segmentation_weight == 0 else []
-    return NamedRun("/".join(words), condition, expected)
+
+def _name_of(condition: Condition) -> str:
+    words = {"pretrained": condition.pretrained, "no_seg": condition.segmentation_weight == 0}
+    return "/".join([condition.dataset, condition.model, *(word for word, said in words.items() if said)])
 
 
 NAMED_RUNS: Mapping[str, NamedRun] = {
-    run.name: run
+    (name := _name_of(condition)): NamedRun(name, condition, auc)
     for (dataset, model, pretrained, segmentation), auc in TABLE_1.items()
-    for run in (_named(Condition(dataset, model, pretrained, 1.0 if segmentation else 0.0), auc),)
+    for condition in (Condition(dataset, model, pretrained, float(segmentation)),)
 }
 
 
@@ -102,20 +82,3 @@ def named_run(name: str) -> NamedRun:
             "`anatobench experiments named` lists them"
         )
     return NAMED_RUNS[name]
-
-
-def named_rows() -> list[tuple[str, ...]]:
-    """Under `NAMED_HEADER`."""
-    return [
-        (
-            run.name,
-            str(run.recipe.epochs),
-            str(run.recipe.batch_size),
-            f"{run.recipe.learning_rate:g}",
-            f"{100 * run.expected.auc:.2f}{' *' if run.expected.note else ''}",
-            run.expected.source,
-            "not measured" if run.hours is None else f"{run.hours:.3g}",
-            run.command,
-        )
-        for run in NAMED_RUNS.values()
-    ]

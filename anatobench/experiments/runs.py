@@ -10,15 +10,15 @@ What is done is never run again, and what was stopped goes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.child_processes import Chain, Command, run_chains
 from anatobench.system.atomic_files import write_atomically
-from anatobench.system.json_text import json_bytes, parse_json
+from anatobench.system.json_text import json_bytes, parse_json, read_json, typed_fields
 from anatobench.system.progress import progress_bar
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
 from anatobench.training.metrics_records import METRICS_FILE
@@ -27,6 +27,7 @@ from anatobench.training.run_folder import CONFIG_FILE, RunConfig, evaluation_fi
 ABSENT, BEGUN, DONE = "absent", "begun", "done"
 STATES = (ABSENT, BEGUN, DONE)
 """A run that is begun may be running or may have been stopped: both go on the same way."""
+Settings = TypeVar("Settings")
 _LAST_BYTES = 65536
 """Enough of a metrics file for its last record."""
 
@@ -86,17 +87,26 @@ def last_step(run: Path) -> int:
     return 0
 
 
-def keep_settings(path: Path, settings: Mapping[str, Any], what: str) -> None:
-    """Write what all runs of a folder have in common into it; `AnatoBenchError` if it holds something else.
+def read_settings(path: Path, kind: type[Settings]) -> Settings | None:
+    """What all runs of a folder have in common, a dataclass; None where there is none yet, `AnatoBenchError` if the
+    file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        data = typed_fields(kind, read_json(path))
+        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+    except (ValueError, TypeError, AnatoBenchError) as error:
+        raise AnatoBenchError(f"{path}: not this command's settings ({error}): choose another --out") from None
 
-    `what` names the kind of folder.
-    """
+
+def keep_settings(path: Path, settings: Any, what: str) -> None:
+    """Write what all runs of a folder, `what`, have in common; `AnatoBenchError` if it holds something else."""
     out = path.parent
     if not path.exists() and out.exists() and any(out.iterdir()):
         raise AnatoBenchError(f"{out}: not empty and not {what}: choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json_bytes(settings))
+        write_atomically(path, json_bytes(asdict(settings)))
     except OSError as error:
         raise AnatoBenchError(f"{out}: cannot be written ({error.strerror}): choose another --out") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -15,16 +15,20 @@ from typing import Any
 from anatobench import __version__
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe
+from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe, override, paper_recipe
 from anatobench.store.mask_noise import supervising_organs
+from anatobench.store.reader import read_description
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.json_text import read_json, typed_fields
 from anatobench.tasks import Task
+from anatobench.training.pretrained.kinetics import KINETICS_400
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
 _FRAMEWORK_PACKAGES = {"torch": ("torch", "torchvision"), "jax": ("jax", "jaxlib", "flax", "optax")}
 FORMAT = 1
+AUTO = "auto"
+"""In place of a file of pretrained weights: the published one, wherever it is found."""
 OF_THE_MACHINE = ("fast", "compile")
 """Fields of the recipe that change the results by rounding alone (and what dropout draws), so that a run may go on
 where one of them does not work."""
@@ -147,6 +151,42 @@ class RunConfig:
     def write(self, path: Path) -> None:
         """Write what `read_file` reads; OSError if that fails, and nothing is left behind then."""
         write_atomically(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
+
+
+def configure(
+    store: Path | str,
+    model: str,
+    framework: str,
+    settings: Iterable[str] = (),
+    *,
+    pretrained: Path | str | None = None,
+    initial_weights: Path | str | None = None,
+    **others: Any,
+) -> RunConfig:
+    """The paper's recipe for a prepared store and a backbone, as a run's configuration.
+
+    `settings` are changes of the recipe, `field=value` as after `--set`. `pretrained` is a file of torchvision's
+    Kinetics-400 weights or "auto", `initial_weights` a file to begin with instead; `others` are `RunConfig`'s other
+    fields (`max_steps`, `evaluate_every`, `checkpoint_every`, `sharpness_every`). `AnatoBenchError` if there is no
+    store, `UsageError` if the parts do not go together.
+    """
+    description = read_description(Path(store))
+    recipe = override(paper_recipe(description["task"], model), settings)
+    if pretrained is not None:  # the published name stands for the file wherever it lies
+        pretrained = KINETICS_400[model].file if pretrained == AUTO else str(Path(pretrained).resolve())
+    return RunConfig(
+        task=description["task"],
+        store=str(Path(store).resolve()),
+        framework=framework,
+        model=model,
+        size=description["size"],
+        recipe=recipe,
+        segmentation=recipe.segmentation_weight > 0,
+        initial_weights=None if initial_weights is None else str(Path(initial_weights).resolve()),
+        pretrained=pretrained,
+        versions=RunConfig.installed_versions(framework),
+        **others,
+    )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from anatobench.experiments.child_processes import Chain, run_chains
 from anatobench.experiments.runs import DONE, chains_of, run_folder, state_of
 from anatobench.report.auc_page import build_auc_page
 from anatobench.tasks import get_task
-from anatobench.training.run_folder import evaluation_file
+from anatobench.training.run_folder import RunConfig, evaluation_file
 
 SMALL = ["--models", "r3d_18", "--seeds", "2", "--cases", "40", "--steps", "24", "--workers", "2"]
 STUDY = AucStudy(models=("r3d_18",), seeds=2, cases=40, steps=24)
@@ -126,6 +126,31 @@ def test_folders_and_what_is_trained_in_them_are_as_ever(tmp_path: Path) -> None
         if config.initial_weights is not None:
             words += ["--initial-weights", config.initial_weights]
         assert config == _configuration(build_parser(["train"]).parse_args(words))
+
+
+def test_it_is_handed_over_to_slurm_as_two_arrays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(chains: list[Chain], logs: Path, workers: int) -> list[Chain]:
+        write_store(store_of(logs.parent), get_task("ct_rate"), {"train": 1})
+        return chains
+
+    monkeypatch.setattr("anatobench.cli.experiments.run_chains", prepare)
+    words = ["experiments", "auc", "--out", str(tmp_path / "auc"), *SMALL, "--submit", "--dry-run"]
+    assert main([*words, "--at-a-time", "2", "--sbatch=--gpus-per-node=1"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("job=$(ANATOBENCH_REPOSITORY=")
+    assert " --array=0-3%2 " in first
+    assert " --array=0-7%2 " in second
+    assert '"--dependency=afterok:$job"' in second
+    for plan in (tmp_path / "auc" / "plans").iterdir():
+        for line in plan.read_text().splitlines():
+            task, run, _, config, *_ = line.split("\t")
+            begins = RunConfig.read_file(Path(config)).initial_weights
+            assert task == "ct_rate"
+            assert (
+                (begins is None) == (plan.name in first) == (run.endswith("seed0_torch") or run.endswith("seed1_torch"))
+            )
 
 
 def test_the_control_can_be_left_to_some_seeds() -> None:

@@ -156,7 +156,7 @@ def test_every_model_of_table_1_has_a_name_with_what_the_paper_found() -> None:
     run = NAMED_RUNS["ct_rate/mvit_v2_s/pretrained/no_seg"]
     assert run.expected == TABLE_1["ct_rate", "mvit_v2_s", True, False]
     assert (run.expected.auc, run.expected.source) == (0.8213, "Table 1")
-    assert "--named ct_rate/mvit_v2_s/pretrained/no_seg " in run.command
+    assert "--named ct_rate/mvit_v2_s/pretrained/no_seg " in run.to_json()["command"]
 
 
 def test_they_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

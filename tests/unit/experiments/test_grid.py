@@ -19,8 +19,8 @@ from anatobench.cli.train import _configuration
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.grid import MACRO, TABLES, Cell, Condition, Selection
 from anatobench.experiments.grid_results import collect, csv_text, gain_rows, notes_of, result_rows
-from anatobench.experiments.grid_runs import GridSettings, begin, planned, settings_for, what_is_missing
-from anatobench.experiments.jobs import shell_lines, submissions
+from anatobench.experiments.grid_runs import GRID_FILE, GridSettings, planned, settings_for, what_is_missing
+from anatobench.experiments.jobs import job_arrays, shell_lines
 from anatobench.experiments.published import TABLE_1, published_gain
 from anatobench.experiments.runs import (
     ABSENT,
@@ -29,6 +29,7 @@ from anatobench.experiments.runs import (
     PlannedRun,
     chains_of,
     config_file,
+    keep_settings,
     last_step,
     run_folder,
     state_of,
@@ -181,7 +182,7 @@ def test_all_that_is_missing_is_said_before_anything_runs(
 def test_a_folder_keeps_its_settings(stores: Path, tmp_path: Path) -> None:
     out = tmp_path / "grid"
     first = settings_for(out, {"stores": str(stores), "steps": 5, "from_scratch": True})
-    begin(out, first)
+    keep_settings(out / GRID_FILE, first, "this grid")
     assert settings_for(out, {}) == settings_for(out, {"steps": 5, "stores": f"{stores}/../{stores.name}"}) == first
     with pytest.raises(AnatoBenchError, match="steps: 5 -> 6"):
         settings_for(out, {"steps": 6})
@@ -189,9 +190,9 @@ def test_a_folder_keeps_its_settings(stores: Path, tmp_path: Path) -> None:
     other.mkdir()
     (other / "notes.txt").touch()
     with pytest.raises(AnatoBenchError, match="not empty and not this grid"):
-        begin(other, first)
+        keep_settings(other / GRID_FILE, first, "this grid")
     (out / "grid.json").write_text('{"steps": 5}')
-    with pytest.raises(AnatoBenchError, match="not a grid's settings"):
+    with pytest.raises(AnatoBenchError, match=r"grid\.json: not this command's settings \(stores is missing\)"):
         settings_for(out, {})
 
 
@@ -210,7 +211,7 @@ def test_the_state_of_a_run(tmp_path: Path) -> None:
 def test_a_plan_has_a_line_per_run(stores: Path, tmp_path: Path) -> None:
     settings = GridSettings(str(stores), True, 7)
     out, runs = tmp_path / "grid", planned(SMALL.cells, settings)
-    (array,) = submissions(runs, out, 2, ["--nodes=2"])
+    (array,) = job_arrays(runs, out, 2, ["--nodes=2"])
     lines = [line.split("\t") for line in array.plan.read_text().splitlines()]
     assert [line[:2] for line in lines] == [["ratic", str(run_folder(out, cell.name))] for cell in SMALL.cells]
     file = config_file(out, runs[3].name)
@@ -223,20 +224,19 @@ def test_a_plan_has_a_line_per_run(stores: Path, tmp_path: Path) -> None:
     assert line.startswith("ANATOBENCH_REPOSITORY=")
     assert "dependency" not in line
     with pytest.raises(AnatoBenchError, match="tabs"):
-        submissions(runs, tmp_path / "a\tb", None, [])
+        job_arrays(runs, tmp_path / "a\tb", None, [])
 
 
 def test_runs_that_begin_with_anothers_weights_wait_for_its_array(stores: Path, tmp_path: Path) -> None:
     first, second, third = planned(SMALL.cells[:3], GridSettings(str(stores), True, 7))
     runs = [first, PlannedRun(second.name, second.config, first.name), third]
-    arrays = submissions(runs, tmp_path / "out", None, [])
+    arrays = job_arrays(runs, tmp_path / "out", None, [])
     assert [len(array.plan.read_text().splitlines()) for array in arrays] == [2, 1]
     lines = shell_lines(arrays)
     assert lines[0].startswith("job=$(ANATOBENCH_REPOSITORY=")
     assert '"--dependency=afterok:$job"' in lines[1]
-    assert "--dependency=afterok:17" in arrays[1].command("17")
     assert [len(chain.commands) for chain in chains_of(runs, tmp_path)] == [4, 2]
-    (alone,) = submissions(runs[1:2], tmp_path / "out", None, [])
+    (alone,) = job_arrays(runs[1:2], tmp_path / "out", None, [])
     assert "dependency" not in shell_lines([alone])[0], "what it begins with is there"
 
 
