@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 "--out", raw, *seed)  # fmt: skip
     run_command("prepare", "--dataset", TASK, "--size", "tiny", "--raw", raw, "--masks", raw / MASKS, "--store", store,
                 "--validation-fraction", "0.1", *seed)  # fmt: skip
-    for run in planned_runs(out, store, args.epochs, args.seed):
-        for command in chains_of([run], out)[0].commands:
+    for chain in chains_of(planned_runs(out, store, args.epochs, args.seed), out):
+        for command in chain.commands:
             run_command(*command)
     parity = run_command(
         "parity", "--model", MODEL, "--task", TASK, "--dtype", "float64", "--size", "tiny", "--steps", "10", "--json",

@@ -175,16 +175,8 @@ def run_list(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _list_row(row: dict[str, Any]) -> tuple[str, ...]:
-    known = row["flop"] is not None
-    return (
-        row["cell"],
-        ",".join(row["tables"]),
-        row["state"],
-        str(row["step"]),
-        str(row["steps"]) if known else "-",
-        _petaflop(row["flop"]) if known else "-",
-        _hours(row["flop"]) if known else "-",
-    )
+    work = ("-",) * 3 if row["flop"] is None else (str(row["steps"]), _petaflop(row["flop"]), _hours(row["flop"]))
+    return (row["cell"], ",".join(row["tables"]), row["state"], str(row["step"]), *work)
 
 
 def _petaflop(flop: float) -> str:
