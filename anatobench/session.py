@@ -132,9 +132,14 @@ def train_run(
             told = (engine.name, device["name"], processes.count, len(cases), masks, total, validate is not None)
             introduce(Introduction(config, *told))
         supervision = Supervision.of(recipe, store.task)
-        share = {"process_index": processes.index, "process_count": processes.count}
         with training_batches(
-            store, recipe.seed, recipe.batch_size, **share, workers=workers, supervision=supervision
+            store,
+            recipe.seed,
+            recipe.batch_size,
+            process_index=processes.index,
+            process_count=processes.count,
+            workers=workers,
+            supervision=supervision,
         ) as batches:
             data = TrainingData(
                 batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store)
