@@ -16,15 +16,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION
 from anatobench.recipes import FRAMEWORKS, Recipe
 from anatobench.store.batch import Batch
 from anatobench.system.processes import ALONE, Processes
 from anatobench.tasks import Size, Task
 
 Arrays = dict[str, np.ndarray]
-
-SEGMENTATION_HEAD = "segmentation_head."
-"""Prefix of the auxiliary head's names in the canonical form: what export and prediction leave out."""
 
 UNREAD = (".num_batches_tracked", ".relative_position_index")
 """Ends of torchvision's names that the canonical form leaves out and a file may have: with a fixed momentum nothing
@@ -42,28 +40,31 @@ class ModelSpec:
     task: Task
     crop_size: Size
     """What the model is built for, (D, H, W)."""
-    segmentation: bool = True
-    """Whether the auxiliary head exists; export and prediction drop it."""
+    heads: tuple[str, ...] = (CLASSIFIER, SEGMENTATION)
+    """Names of `objectives.heads.HEADS`. Export and prediction drop those that only supervise."""
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one training step measured."""
+    """What one training step measured, over all processes but for `case_losses`."""
 
     loss: float
-    classification: float
-    """The sum of the task's classification terms, any_injury left out."""
-    any_injury: float
-    """Unweighted; 0 where the task has none."""
-    segmentation: float
-    """Unweighted; 0 without the segmentation branch."""
+    """The weighted sum of the terms."""
+    terms: Mapping[str, float]
+    """Each term of the phase's objective, unweighted."""
     gradient_norm: float
     """Before clipping."""
     case_losses: np.ndarray
     """float [B]: each case's own share before the mean, to name the case when the loss is not finite. Of this
-    process's cases; the other figures are those of the global batch."""
+    process's cases."""
     stop: bool = False
     """Whether any process was asked to stop before this step."""
+
+    @staticmethod
+    def of(figures: Mapping[str, float], case_losses: np.ndarray) -> StepMetrics:
+        """From a step's figures by name: `loss`, `gradient_norm`, `stop` (above 0: yes) and the terms."""
+        terms = {n: value for n, value in figures.items() if n not in ("loss", "gradient_norm", "stop")}
+        return StepMetrics(figures["loss"], terms, figures["gradient_norm"], case_losses, figures["stop"] > 0)
 
 
 class PendingMetrics(Protocol):
@@ -78,14 +79,13 @@ class Inspection:
 
     activations: Arrays
     """Output of every stage in order, torch layout [B, C, D, H, W] (token models: as torchvision has them)."""
-    logits: np.ndarray
-    """[B, logits]"""
-    seg_logits: np.ndarray
-    """[B, classes, D, H, W], upsampled to the input's size."""
+    outputs: Arrays
+    """Every head's logits under `Head.shown_as`: `logits` [B, logits], `seg_logits` [B, classes, D, H, W] of the
+    input's size."""
     losses: dict[str, float]
-    """`loss`, `classification`, `any_injury`, `segmentation`."""
+    """`loss` and every term."""
     gradients: Arrays
-    """Of `loss` with respect to every parameter, before clipping."""
+    """Of `loss` with respect to every parameter that the phase trains, before clipping."""
 
 
 @dataclass(frozen=True)
@@ -116,36 +116,63 @@ class Instruments(Protocol):
         """Operations per second of a large product of random square matrices in the engine's precision."""
 
 
-class Engine(Protocol):
-    """One model with its optimizer, in training mode for `train_step` and `inspect`, evaluation mode elsewhere.
+class Trainable(Protocol):
+    """A model with its optimizer and what else a run's state holds."""
 
-    Several processes may train one model (`processes`). Then all of them call `train_step` and `gather` together,
-    each with its own part; everything else is done by each process for itself.
-    """
-
-    name: str
-    spec: ModelSpec
     recipe: Recipe
-    processes: Processes
 
-    def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> PendingMetrics:
+    def train_step(
+        self, batch: Batch, learning_rate: float, step: int, stop: bool = False, phase: int = 0
+    ) -> PendingMetrics:
         """Forward, backward, clip, AdamW. `step` (from 0) seeds dropout, so a resumed run draws what it would have.
 
         `batch` is this process's part of the global batch, whose loss is the mean over all its cases, as are
-        BatchNorm's statistics. `stop` tells every process that this one was asked to stop.
+        BatchNorm's statistics. `stop` tells every process that this one was asked to stop. `phase` is the place of a
+        phase in the recipe's plan.
         """
 
-    def gather(self, array: np.ndarray) -> np.ndarray:
-        """[processes, ...]: every process's array of the same shape and type, in order."""
+    def state(self) -> dict[str, Arrays]:
+        """All that training goes on from, as named trees of arrays in canonical form, copied.
 
-    def close(self) -> None:
-        """Part from the other processes. The engine is of no use afterwards."""
+        `model`: as `weights`. `optimizer`: `exp_avg/<parameter>`, `exp_avg_sq/<parameter>` and `step` (int64 scalar);
+        where phases train different parameters also `step/<parameter>`, and `step` is the largest of them.
+        `teacher`, where the plan has one: as `weights`.
+        """
+
+    def load_state(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """The inverse of `state`; trees that are not given stay. Names and shapes are checked."""
+
+    def weights(self) -> Arrays:
+        """Parameters and buffers (BatchNorm's running values) in canonical form."""
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """The inverse of `weights`; a teacher begins as the same. Unknown, missing or misshapen names are errors; an
+        auxiliary head that this model does not have is dropped."""
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every parameter in canonical form, in one order in all frameworks."""
+
+
+class Predictor(Protocol):
+    """A model at work, in evaluation mode."""
 
     def predict(self, volume: np.ndarray) -> np.ndarray:
-        """int16 [B, D, H, W] to float32 logits [B, logits], without the segmentation branch."""
+        """int16 [B, D, H, W] to float32 logits [B, logits], without the auxiliary heads."""
 
     def segment(self, volume: np.ndarray) -> np.ndarray:
-        """int16 [B, D, H, W] to uint8 organ indices of the same shape, by the auxiliary head."""
+        """int16 [B, D, H, W] to uint8 organ indices of the same shape, by the segmentation head."""
+
+
+class Probe(Protocol):
+    """What looks into a model: parity, sharpness and attribution."""
+
+    def inspect(self, batch: Batch, train: bool = True, gradients: bool = True, phase: int = 0) -> Inspection:
+        """Forward and backward with everything in between, in training or evaluation mode. Without `gradients` the
+        backward pass is left out (full-size crops on a CPU)."""
+
+    def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays:
+        """The Hessian of `inspect`'s `loss` in training mode times `direction` (an array per parameter); of the plan's
+        first phase, in which every parameter is free."""
 
     def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """Grad-CAM (Selvaraju et al. 2017) on the feature map: where a score's evidence lies, [B, d, h, w], 0 or more.
@@ -154,28 +181,28 @@ class Engine(Protocol):
         with weights, each the mean over the map of the score's derivative by that channel; what is negative becomes 0.
         """
 
-    def inspect(self, batch: Batch, train: bool = True, gradients: bool = True) -> Inspection:
-        """Forward and backward with everything in between, in training or evaluation mode. Without `gradients` the
-        backward pass is left out (full-size crops on a CPU)."""
 
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of every parameter in canonical form, in one order in all frameworks."""
+class Collective(Protocol):
+    """One of several processes that train one model, or the only one."""
 
-    def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays:
-        """The Hessian of `inspect`'s `loss` in training mode times `direction` (an array per parameter)."""
+    processes: Processes
 
-    def weights(self) -> Arrays:
-        """Parameters and buffers (BatchNorm's running values) in canonical form."""
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        """[processes, ...]: every process's array of the same shape and type, in order."""
 
-    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """The inverse of `weights`. Unknown, missing or misshapen names are errors; a segmentation head that this
-        model does not have is dropped."""
+    def close(self) -> None:
+        """Part from the other processes. The engine is of no use afterwards."""
 
-    def optimizer_state(self) -> Arrays:
-        """`exp_avg/<parameter>` and `exp_avg_sq/<parameter>` in canonical form, and `step` (int64 scalar)."""
 
-    def load_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """The inverse of `optimizer_state`."""
+class Engine(Trainable, Predictor, Probe, Collective, Protocol):
+    """One model with its optimizer on one device.
+
+    Where several processes train one model, all of them call `train_step` and `gather` together, each with its own
+    part; everything else is done by each process for itself.
+    """
+
+    name: str
+    spec: ModelSpec
 
     def device(self) -> dict[str, Any]:
         """`kind` (`cpu`, `gpu`), `name`, `count` and the framework's `versions`."""

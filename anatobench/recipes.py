@@ -27,6 +27,8 @@ CHOICES = {"precision": PRECISIONS, "segmentation_loss": SEGMENTATION_LOSSES, "c
 class Recipe:
     """Optimisation and loss of one run."""
 
+    objective: str = "diagnosis"
+    """The kind of supervision (anatobench/objectives/registry.py)."""
     epochs: int = 20
     batch_size: int = 10
     """Cases per step over all processes."""

@@ -20,10 +20,12 @@ from typing import Any
 from anatobench.datasets.case import content_leakage
 from anatobench.engine import Engine, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.evaluation.run_evaluation import fitting, open_store, validator
+from anatobench.evaluation.judges import validator
+from anatobench.evaluation.run_evaluation import fitting, open_store
+from anatobench.objectives.registry import plan_of
 from anatobench.store.batch import Batch
 from anatobench.store.batches import steps_per_epoch, training_batches
-from anatobench.store.mask_noise import Supervision
+from anatobench.store.mask_noise import MaskNoise
 from anatobench.store.reader import Store
 from anatobench.system.processes import ALONE, Processes, after_leader
 from anatobench.system.signals import Interrupted
@@ -47,7 +49,7 @@ class Introduction:
     """Training cases that have organ masks."""
     total_steps: int
     validated: bool
-    """Whether the store has validation cases, by whose AUC the best checkpoint is chosen."""
+    """Whether the store has validation cases, by which the best checkpoint is chosen."""
 
     def __str__(self) -> str:
         supervision = "without segmentation supervision"
@@ -72,7 +74,7 @@ class Outcome:
     steps: int
     epochs: int
     best: Best | None
-    """The checkpoint with the highest validation AUC; None where the store has no validation cases."""
+    """The checkpoint that validation judged best; None where the store has no validation cases."""
     framework: str
     device: Mapping[str, Any]
     """`kind`, `name`, `count` and the framework's `versions`."""
@@ -81,7 +83,8 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """What `anatobench train --json` prints."""
-        return {**asdict(self), "run": str(self.run)}
+        best = None if self.best is None else self.best.to_json()
+        return {**asdict(self), "run": str(self.run), "best": best}
 
 
 def train_run(
@@ -131,7 +134,6 @@ def train_run(
             masks, total = sum(case.has_mask for case in cases), config.total_steps(steps)
             told = (engine.name, device["name"], processes.count, len(cases), masks, total, validate is not None)
             introduce(Introduction(config, *told))
-        supervision = Supervision.of(recipe, store.task)
         with training_batches(
             store,
             recipe.seed,
@@ -139,7 +141,8 @@ def train_run(
             process_index=processes.index,
             process_count=processes.count,
             workers=workers,
-            supervision=supervision,
+            reads=plan_of(recipe, store.task).reads(steps),
+            mask_noise=MaskNoise.of(recipe, store.task),
         ) as batches:
             data = TrainingData(
                 batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store)
@@ -179,8 +182,8 @@ def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
     if not config.sharpness_every:
         return None
     recipe = config.recipe
-    supervision = Supervision.of(recipe, store.task)
-    with training_batches(store, recipe.seed, recipe.batch_size, workers=0, supervision=supervision) as batches:
+    reads, noise = plan_of(recipe, store.task).reads(1), MaskNoise.of(recipe, store.task)
+    with training_batches(store, recipe.seed, recipe.batch_size, workers=0, reads=reads, mask_noise=noise) as batches:
         return next(batches)
 
 

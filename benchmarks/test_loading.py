@@ -25,7 +25,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_batches_of_four(benchmark, store: Store, workers: int) -> None:
     with training_batches(store, 0, 4, workers=workers) as batches:
         batch = benchmark(lambda: next(batches))
-    assert batch.volume.shape == (4, *store.geometry.crop_size)
+    assert batch["volume"].shape == (4, *store.geometry.crop_size)
 
 
 def test_plain_copy_of_four(benchmark, store: Store) -> None:

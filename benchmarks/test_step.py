@@ -13,6 +13,7 @@ import pytest
 
 from anatobench.bench.random_batch import random_batch
 from anatobench.engine import ModelSpec, load_engine
+from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import FRAMEWORKS, MODELS, paper_recipe
 from anatobench.tasks import TASKS
 
@@ -27,7 +28,7 @@ PACKAGES = {"torch": "torch", "jax": "flax"}
 def test_step(benchmark: Any, framework: str, model: str, segmentation: bool) -> None:
     pytest.importorskip(PACKAGES[framework])
     task = TASKS["ratic"]
-    spec = ModelSpec(model, "tiny", task, task.geometry("tiny").crop_size, segmentation)
+    spec = ModelSpec(model, "tiny", task, task.geometry("tiny").crop_size, diagnosis_heads(segmentation))
     recipe = dataclasses.replace(paper_recipe(task, model), segmentation_weight=float(segmentation))
     engine = load_engine(framework, spec, recipe)
     batch = random_batch(spec, BATCH_SIZE, seed=0)

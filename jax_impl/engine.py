@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,23 +20,21 @@ from jax.typing import DTypeLike
 from anatobench.engine import Arrays, Inspection, ModelSpec, StepMetrics
 from anatobench.errors import UsageError
 from anatobench.fast_forms import fast_forms
+from anatobench.objectives.heads import HEADS, SEGMENTATION, auxiliary_heads
+from anatobench.objectives.registry import plan_of
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.system.processes import ALONE, Processes
-from anatobench.tasks import Size
 from jax_impl import parallel
 from jax_impl.compilation import compiler_options, keep_compiled_programs
 from jax_impl.forms import DEFAULT_FORMS, PLAIN
 from jax_impl.instruments import JaxInstruments
 from jax_impl.layers.noise import Key
-from jax_impl.layers.upsampling import upsample_trilinear
-from jax_impl.losses import CaseLosses, case_losses, segmentation_loss
-from jax_impl.losses_by_parts import segmentation_loss_by_parts
 from jax_impl.models import build_backbone
 from jax_impl.models.diagnosis_model import DiagnosisModel
-from jax_impl.optimizer import Tree, build_optimizer, clip_and_update
+from jax_impl.optimizer import AdamW, Moments, Tree
 from jax_impl.precision import Precision
-from jax_impl.preprocessing import normalise
+from jax_impl.step import Objective, TrainState, gradients, means, size_of, train_step
 from jax_impl.weights import (
     check_table,
     export_arrays,
@@ -44,6 +42,7 @@ from jax_impl.weights import (
     import_arrays,
     import_moments,
     import_weights,
+    names_of,
 )
 
 
@@ -51,23 +50,22 @@ from jax_impl.weights import (
 class PendingStep:
     """The figures of a step, still on the device."""
 
-    means: jax.Array
-    """[6]: loss, classification, any_injury, segmentation, gradient norm, whether any process was asked to stop."""
+    names: tuple[str, ...]
+    figures: jax.Array
+    """[names]"""
     case_losses: jax.Array
     """[B], split by case"""
 
     def fetch(self) -> StepMetrics:
         """Wait for the device."""
-        loss, classification, any_injury, segmentation, norm, stop = np.asarray(self.means).tolist()
-        case_losses = parallel.own_part(self.case_losses)
-        return StepMetrics(loss, classification, any_injury, segmentation, norm, case_losses, stop > 0)
+        figures = dict(zip(self.names, np.asarray(self.figures).tolist(), strict=True))
+        return StepMetrics.of(figures, parallel.own_part(self.case_losses))
 
 
 class JaxEngine:
     """One model and its optimizer on one device, the GPU if there is one.
 
-    The state is three trees of arrays (parameters, BatchNorm's running statistics, Adam's moments), which `train_step`
-    donates to the compiled step and replaces by its results.
+    The state is trees of arrays, which `train_step` donates to the compiled step and replaces by its results.
     """
 
     name = "jax"
@@ -85,124 +83,156 @@ class JaxEngine:
         self._table = model.weight_table()
         self._stage_names = model.stage_names()  # in order, which a dict loses on its way through `jax.jit`
         self._graph = nnx.graphdef(model)
-        parameters, statistics = nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat)
-        self._optimizer = build_optimizer(recipe)
+        plan = plan_of(recipe, spec.task)
+        self._phases = plan.phases
+        parameters, statistics = (nnx.to_pure_dict(nnx.state(model, part)) for part in (nnx.Param, nnx.BatchStat))
+        check_table(self._table, parameters, statistics)
+        self._optimizer = AdamW(recipe, plan.phases, names_of(self._table, parameters))
         with self._precision.applied():
-            place = partial(parallel.place_whole, self._mesh, dtype=self._precision.parameter_dtype)
-            self._parameters: Tree = jax.tree.map(place, nnx.to_pure_dict(parameters))
-            self._statistics: Tree = jax.tree.map(place, nnx.to_pure_dict(statistics))
-            whole = parallel.whole(self._mesh)
-            self._optimizer_state = jax.jit(self._optimizer.init, out_shardings=whole)(self._parameters)
-        check_table(self._table, self._parameters, self._statistics)
+            self._state = self._first_state(parameters, statistics, plan.has_teacher)
         compiled = partial(jax.jit, compiler_options=compiler_options(recipe, kind))
+        whole = parallel.whole(self._mesh)
         self._train_step = compiled(
             self._pure_train_step,
-            donate_argnums=(0, 1, 2),
+            static_argnums=0,
+            donate_argnums=1,
             out_shardings=(whole, whole, parallel.by_case(self._mesh)),
         )
         self._predict = compiled(self._pure_predict)
         self._segment = compiled(self._pure_segment)
         self._hessian_product = compiled(self._pure_hessian_product)
         self._attribution = compiled(self._pure_attribution)
-        self._inspect = compiled(self._pure_inspect, static_argnums=(0, 1))
+        self._inspect = compiled(self._pure_inspect, static_argnums=(0, 1, 2))
 
-    def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> PendingStep:
-        """See `anatobench.engine.Engine.train_step`."""
+    def _first_state(self, parameters: Tree, statistics: Tree, has_teacher: bool) -> TrainState:
+        place = partial(parallel.place_whole, self._mesh, dtype=self._precision.parameter_dtype)
+        placed, running = jax.tree.map(place, parameters), jax.tree.map(place, statistics)
+        moments = jax.jit(self._optimizer.init, out_shardings=parallel.whole(self._mesh))(placed)
+        teacher = jax.tree.map(place, (parameters, statistics)) if has_teacher else None
+        return TrainState(placed, running, moments, teacher)
+
+    def train_step(
+        self, batch: Batch, learning_rate: float, step: int, stop: bool = False, phase: int = 0
+    ) -> PendingStep:
+        """See `anatobench.engine.Trainable.train_step`."""
         with self._precision.applied():
-            state = (self._parameters, self._statistics, self._optimizer_state)
             rate = np.asarray(learning_rate, self._precision.parameter_dtype)
-            arrays = (batch.volume, batch.organs, batch.targets, np.array([stop]))
-            placed = [parallel.place_by_case(self._mesh, array) for array in arrays]
-            state, means, per_case = self._train_step(*state, *placed, rate, np.uint32(step))
-            self._parameters, self._statistics, self._optimizer_state = state
-        return PendingStep(means, per_case)
+            arrays = {
+                name: parallel.place_by_case(self._mesh, array) for name, array in self._read(batch, phase).items()
+            }
+            asked = parallel.place_by_case(self._mesh, np.array([stop]))
+            self._state, figures, case_losses = self._train_step(
+                phase, self._state, arrays, asked, rate, np.uint32(step)
+            )
+        return PendingStep((*self._figures(phase), "stop"), figures, case_losses)
 
     def predict(self, volume: np.ndarray) -> np.ndarray:
-        """See `anatobench.engine.Engine.predict`."""
+        """See `anatobench.engine.Predictor.predict`."""
         with self._precision.applied():
-            return np.array(self._predict(*self._own_state(), volume))
+            return np.array(self._predict(*self._own_model(), volume))
 
     def segment(self, volume: np.ndarray) -> np.ndarray:
-        """See `anatobench.engine.Engine.segment`; `UsageError` for a model without the head."""
-        if not self.spec.segmentation:
-            raise UsageError("this model was built without the segmentation head: build it with segmentation=True")
+        """See `anatobench.engine.Predictor.segment`; `UsageError` for a model without the head."""
+        if SEGMENTATION not in self.spec.heads:
+            raise UsageError(f"this model was built without the head {SEGMENTATION!r}: it has {self.spec.heads}")
         with self._precision.applied():
-            return np.array(self._segment(*self._own_state(), volume))
+            return np.array(self._segment(*self._own_model(), volume))
 
     def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
-        """See `anatobench.engine.Engine.attribution`."""
+        """See `anatobench.engine.Probe.attribution`."""
         with self._precision.applied():
-            return np.array(self._attribution(*self._own_state(), volume, slope))
+            return np.array(self._attribution(*self._own_model(), volume, slope))
 
-    def inspect(self, batch: Batch, train: bool = True, gradients: bool = True) -> Inspection:
-        """See `anatobench.engine.Engine.inspect`."""
+    def inspect(self, batch: Batch, train: bool = True, gradients: bool = True, phase: int = 0) -> Inspection:
+        """See `anatobench.engine.Probe.inspect`."""
         with self._precision.applied():
-            losses, (outputs, logits, seg_logits), found = self._inspect(
-                train, gradients, *self._own_state(), batch.volume, batch.organs, batch.targets
-            )
-            parameters = [entry for entry in self._table if not entry.buffer]
+            losses, seen, found = self._inspect(phase, train, gradients, self._own_state(), self._read(batch, phase))
+            trained = [e for e in self._table if not e.buffer and self._phases[phase].trains(e.name)]
             return Inspection(
-                activations={name: _channels_first(outputs[name]) for name in self._stage_names},
-                logits=np.array(logits),
-                seg_logits=np.zeros(0) if seg_logits is None else np.array(seg_logits),
-                losses={name: float(value) for name, value in losses.items()},
-                gradients=export_arrays(parameters, found) if gradients else {},
+                activations={name: _channels_first(seen[name]) for name in self._stage_names},
+                outputs={name: np.array(seen[name]) for name in [HEADS[head].shown_as for head in self.spec.heads]},
+                losses={name: float(losses[name]) for name in self._figures(phase) if name in losses},
+                gradients=export_arrays(trained, found) if gradients else {},
             )
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """See `anatobench.engine.Engine.parameter_shapes`."""
+        """See `anatobench.engine.Trainable.parameter_shapes`."""
         return dict(sorted((entry.name, entry.shape) for entry in self._table if not entry.buffer))
 
     def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays:
-        """See `anatobench.engine.Engine.hessian_product`."""
+        """See `anatobench.engine.Probe.hessian_product`."""
         parameters = [entry for entry in self._table if not entry.buffer]
         with self._precision.applied():
-            along = import_arrays(parameters, direction, self._parameters, self._place, "the direction")
-            product = self._hessian_product(
-                *self._own_state(), parallel.own_copy(along), batch.volume, batch.organs, batch.targets
-            )
+            along = import_arrays(parameters, direction, self._state.parameters, self._place, "the direction")
+            product = self._hessian_product(self._own_state(), parallel.own_copy(along), self._read(batch, 0))
             return export_arrays(parameters, product)
 
+    def state(self) -> dict[str, Arrays]:
+        """See `anatobench.engine.Trainable.state`."""
+        trees = {"model": self.weights(), "optimizer": export_moments(self._table, self._state.optimizer, self._group)}
+        if self._state.teacher is not None:
+            trees["teacher"] = self._exported(*self._state.teacher)
+        return trees
+
+    def load_state(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """See `anatobench.engine.Trainable.load_state`."""
+        now, place = self._state, self._place
+        with self._precision.applied():
+            if "model" in state:
+                parameters, statistics = import_weights(
+                    self._table, state["model"], now.parameters, now.statistics, place
+                )
+                now = replace(now, parameters=parameters, statistics=statistics)
+            if "optimizer" in state:
+                moments = import_moments(self._table, state["optimizer"], now.optimizer, self._group, place)
+                now = replace(now, optimizer=moments)
+            if "teacher" in state and now.teacher is not None:
+                now = replace(now, teacher=import_weights(self._table, state["teacher"], *now.teacher, place))
+        self._state = now
+
     def weights(self) -> Arrays:
-        """See `anatobench.engine.Engine.weights`."""
-        parameters = export_arrays([e for e in self._table if not e.buffer], self._parameters)
-        statistics = export_arrays([e for e in self._table if e.buffer], self._statistics)
-        arrays = parameters | statistics
-        return {entry.name: arrays[entry.name] for entry in self._table}
+        """See `anatobench.engine.Trainable.weights`."""
+        return self._exported(self._state.parameters, self._state.statistics)
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """See `anatobench.engine.Engine.load_weights`."""
-        with self._precision.applied():
-            self._parameters, self._statistics = import_weights(
-                self._table, weights, self._parameters, self._statistics, self._place
-            )
-
-    def optimizer_state(self) -> Arrays:
-        """See `anatobench.engine.Engine.optimizer_state`."""
-        adam, _ = self._optimizer_state
-        return export_moments(self._table, adam.mu, adam.nu, int(adam.count))
-
-    def load_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """See `anatobench.engine.Engine.load_optimizer_state`."""
-        with self._precision.applied():
-            adam, decay = self._optimizer_state
-            first, second, step = import_moments(self._table, state, self._parameters, self._place)
-            count = self._place(np.asarray(step), adam.count.dtype)
-            self._optimizer_state = (adam._replace(count=count, mu=first, nu=second), decay)
+        """See `anatobench.engine.Trainable.load_weights`."""
+        self.load_state({"model": weights, "teacher": weights})
 
     def gather(self, array: np.ndarray) -> np.ndarray:
-        """See `anatobench.engine.Engine.gather`."""
+        """See `anatobench.engine.Collective.gather`."""
         return parallel.gather(array, self.processes)
 
     def close(self) -> None:
-        """See `anatobench.engine.Engine.close`."""
+        """See `anatobench.engine.Collective.close`."""
         parallel.leave(self.processes)
 
     def _place(self, array: np.ndarray, dtype: DTypeLike) -> jax.Array:
         return parallel.place_whole(self._mesh, array, dtype)
 
-    def _own_state(self) -> tuple[Tree, Tree]:
-        return parallel.own_copy(self._parameters), parallel.own_copy(self._statistics)
+    def _exported(self, parameters: Tree, statistics: Tree) -> Arrays:
+        arrays = export_arrays([e for e in self._table if not e.buffer], parameters)
+        arrays |= export_arrays([e for e in self._table if e.buffer], statistics)
+        return {entry.name: arrays[entry.name] for entry in self._table}
+
+    def _group(self, name: str) -> str:
+        return self._optimizer.group_of(name)
+
+    def _read(self, batch: Batch, phase: int) -> dict[str, np.ndarray]:
+        """What the phase's objective reads."""
+        return {name: batch[name] for name in self._phases[phase].objective.reads}
+
+    def _figures(self, phase: int) -> tuple[str, ...]:
+        """What a step measures, in order: a dict forgets its own on its way through JAX."""
+        return ("loss", *self._phases[phase].objective.terms, "gradient_norm")
+
+    def _own_model(self) -> tuple[Tree, Tree]:
+        return parallel.own_copy(self._state.parameters), parallel.own_copy(self._state.statistics)
+
+    def _own_state(self) -> TrainState:
+        """Without Adam's moments."""
+        parameters, statistics = self._own_model()
+        nothing = Moments({}, {}, {})
+        return TrainState(parameters, statistics, nothing, parallel.own_copy(self._state.teacher))
 
     def device(self) -> dict[str, Any]:
         """See `anatobench.engine.Engine.device`."""
@@ -224,97 +254,64 @@ class JaxEngine:
 
     def instruments(self) -> JaxInstruments:
         """See `anatobench.engine.Engine.instruments`."""
-        return JaxInstruments(self._mesh.local_devices[0], self._precision, lambda: self._parameters)
+        return JaxInstruments(self._mesh.local_devices[0], self._precision, lambda: self._state.parameters)
 
     # The compiled functions: state and arrays in, arrays out.
 
     def _pure_train_step(
         self,
-        parameters: Tree,
-        statistics: Tree,
-        optimizer_state: optax.OptState,
-        volume: jax.Array,
-        organs: jax.Array,
-        targets: jax.Array,
+        phase: int,
+        state: TrainState,
+        arrays: dict[str, jax.Array],
         stop: jax.Array,
         learning_rate: jax.Array,
         step: jax.Array,
-    ) -> tuple[tuple[Tree, Tree, optax.OptState], jax.Array, jax.Array]:
-        def objective(parameters: Tree) -> tuple[jax.Array, tuple[CaseLosses, Tree]]:
-            model = self._model(parameters, statistics)
-            key = self._key(step)
-            features = self._features(model, volume, train=True, key=key)
-            losses = self._losses(model, features, model.classify(features, key), targets, organs, self.forms)
-            return losses.total.mean(), (losses, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
-
-        gradients, (losses, statistics) = jax.grad(objective, has_aux=True)(parameters)
-        parameters, optimizer_state, norm = clip_and_update(
-            self._optimizer, self.recipe.clip_norm, learning_rate, gradients, optimizer_state, parameters
+    ) -> tuple[TrainState, jax.Array, jax.Array]:
+        objective = self._objective(phase)
+        state, figures, case_losses = train_step(
+            objective, self._optimizer, state, arrays, learning_rate, self._key(step)
         )
-        means = jnp.stack([*_means(losses).values(), norm, stop.any()])
-        return (parameters, statistics, optimizer_state), means, losses.total
+        return state, jnp.stack([*(figures[name] for name in self._figures(phase)), stop.any()]), case_losses
 
     def _pure_predict(self, parameters: Tree, statistics: Tree, volume: jax.Array) -> jax.Array:
-        model = self._model(parameters, statistics)
-        return model.classify(self._features(model, volume, train=False)).astype(jnp.float32)
+        model = nnx.merge(self._graph, parameters, statistics)
+        return model.classify(self._objective(0).features(model, volume)).astype(jnp.float32)
 
     def _pure_segment(self, parameters: Tree, statistics: Tree, volume: jax.Array) -> jax.Array:
-        model = self._model(parameters, statistics)
-        seg_logits = model.segment(self._features(model, volume, train=False), _size(volume))
+        model = nnx.merge(self._graph, parameters, statistics)
+        seg_logits = model.upsampled(SEGMENTATION, self._objective(0).features(model, volume), size_of(volume))
         assert seg_logits is not None, "segment() refuses a model without the head"
         return jnp.argmax(seg_logits, 1).astype(jnp.uint8)
 
     def _pure_attribution(self, parameters: Tree, statistics: Tree, volume: jax.Array, slope: jax.Array) -> jax.Array:
-        model = self._model(parameters, statistics)
-        features = self._features(model, volume, train=False).astype(model.head_dtype)
+        model = nnx.merge(self._graph, parameters, statistics)
+        features = self._objective(0).features(model, volume).astype(model.head_dtype)
         logits, pull_back = jax.vjp(model.classify, features)
         (gradient,) = pull_back(slope.astype(logits.dtype))
         weights = gradient.mean((1, 2, 3), keepdims=True)
         return jax.nn.relu((weights * features).sum(-1))
 
     def _pure_inspect(
-        self,
-        train: bool,
-        gradients: bool,
-        parameters: Tree,
-        statistics: Tree,
-        volume: jax.Array,
-        organs: jax.Array,
-        targets: jax.Array,
-    ) -> tuple[dict[str, jax.Array], tuple[dict[str, jax.Array], jax.Array, jax.Array | None], Tree]:
-        def objective(parameters: Tree) -> tuple[jax.Array, tuple[CaseLosses, Tree]]:
-            activations: dict[str, jax.Array] = {}
-            model = self._model(parameters, statistics)
-            key = self._key(0) if train else None
-            features = self._features(model, volume, train, key, activations.__setitem__)
-            logits = model.classify(features, key)
-            losses = self._losses(model, features, logits, targets, organs, self.forms)
-            return losses.total.mean(), (losses, (activations, logits, model.segment(features, _size(volume))))
-
-        if gradients:
-            found, (losses, outputs) = jax.grad(objective, has_aux=True)(parameters)
+        self, phase: int, train: bool, with_gradients: bool, state: TrainState, arrays: dict[str, jax.Array]
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array], Tree]:
+        objective, key = self._objective(phase), self._key(0) if train else None
+        if with_gradients:
+            slopes, found = gradients(objective, self._optimizer, state, arrays, train, key, lay_open=True)
         else:
-            found, (_, (losses, outputs)) = {}, objective(parameters)
-        return _means(losses), outputs, found
+            slopes, found = {}, objective(state, arrays, train, key, lay_open=True)
+        return means(found), found.seen, slopes
 
-    def _pure_hessian_product(
-        self,
-        parameters: Tree,
-        statistics: Tree,
-        direction: Tree,
-        volume: jax.Array,
-        organs: jax.Array,
-        targets: jax.Array,
-    ) -> Tree:
-        def objective(parameters: Tree) -> jax.Array:
-            model = nnx.merge(self._plain_graph, parameters, statistics)
-            key = self._key(0)
-            features = self._features(model, volume, train=True, key=key)
-            logits = model.classify(features, key)
-            return self._losses(model, features, logits, targets, organs, PLAIN).total.mean()
+    def _pure_hessian_product(self, state: TrainState, direction: Tree, arrays: dict[str, jax.Array]) -> Tree:
+        objective = replace(self._objective(0), graph=self._plain_graph, forms=PLAIN)
+
+        def loss(parameters: Tree) -> jax.Array:
+            return objective(replace(state, parameters=parameters), arrays, True, self._key(0)).total.mean()
 
         # Backward over backward: the depthwise convolution has a backward rule of its own, but no forward one.
-        return jax.grad(lambda at: optax.tree.vdot(jax.grad(objective)(at), direction))(parameters)
+        return jax.grad(lambda at: optax.tree.vdot(jax.grad(loss)(at), direction))(state.parameters)
+
+    def _objective(self, phase: int) -> Objective:
+        return Objective(self._graph, self._phases[phase], self.spec, self.recipe, self._precision, self.forms)
 
     def _key(self, step: jax.Array | int) -> Key | None:
         """For what a step draws at random, the same whenever it is taken; None where the recipe draws nothing."""
@@ -325,44 +322,6 @@ class JaxEngine:
         """The same model in plain forms alone: the arrays of its state are the same."""
         return nnx.graphdef(_build_model(self.spec, self.recipe, self._precision, PLAIN))
 
-    def _model(self, parameters: Tree, statistics: Tree) -> DiagnosisModel:
-        return nnx.merge(self._graph, parameters, statistics)
-
-    def _features(
-        self,
-        model: DiagnosisModel,
-        volume: jax.Array,
-        train: bool,
-        key: Key | None = None,
-        record: Callable[[str, jax.Array], None] | None = None,
-    ) -> jax.Array:
-        """int16 [B, D, H, W] to the feature map; `record` is shown every stage's output."""
-        x = normalise(volume, self.spec.task.window, self._precision.parameter_dtype)
-        return model.features(x, train, key, record)
-
-    def _losses(
-        self,
-        model: DiagnosisModel,
-        features: jax.Array,
-        logits: jax.Array,
-        targets: jax.Array,
-        organs: jax.Array,
-        forms: Collection[str],
-    ) -> CaseLosses:
-        """With the segmentation branch's, by the form that `forms` name."""
-        coarse, segmentation = model.segment_coarse(features), None
-        if coarse is not None and "segmentation" in forms:
-            segmentation = segmentation_loss_by_parts(self.recipe, coarse, organs)
-        elif coarse is not None:
-            segmentation = segmentation_loss(self.recipe, upsample_trilinear(coarse, _size(organs)), organs)
-        return case_losses(self.spec.task, self.recipe, logits, targets, segmentation)
-
-
-def _size(volume: jax.Array) -> Size:
-    """Of a scan [B, D, H, W]."""
-    _, depth, height, width = volume.shape
-    return depth, height, width
-
 
 def _channels_first(output: jax.Array) -> np.ndarray:
     """Maps to torch's layout; tokens [B, N, C] are the same in both."""
@@ -372,22 +331,13 @@ def _channels_first(output: jax.Array) -> np.ndarray:
     return np.array(array if array.dtype == np.float64 else array.astype(np.float32), order="C")
 
 
-def _means(losses: CaseLosses) -> dict[str, jax.Array]:
-    return {
-        "loss": losses.total.mean(),
-        "classification": losses.classification.mean(),
-        "any_injury": losses.any_injury.mean(),
-        "segmentation": losses.segmentation.mean(),
-    }
-
-
 def _build_model(spec: ModelSpec, recipe: Recipe, precision: Precision, forms: Collection[str]) -> DiagnosisModel:
     """Weights drawn from the seed, in float32 whatever the precision, so that all precisions start from the same."""
     generator = np.random.default_rng(recipe.seed)
-    classes = spec.task.segmentation_classes if spec.segmentation else None
+    auxiliary = {name: HEADS[name].outputs(spec.task) for name in auxiliary_heads(spec.heads)}
     backbone = build_backbone(spec, precision.compute_dtype, forms, generator)
     return DiagnosisModel(
-        backbone, classes, head_dtype=precision.parameter_dtype, generator=generator, recompute=recipe.recompute
+        backbone, auxiliary, head_dtype=precision.parameter_dtype, generator=generator, recompute=recipe.recompute
     )
 
 

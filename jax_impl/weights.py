@@ -14,9 +14,10 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from anatobench.engine import SEGMENTATION_HEAD, UNREAD, Arrays
+from anatobench.engine import UNREAD, Arrays
 from anatobench.errors import AnatoBenchError
-from jax_impl.optimizer import Tree
+from anatobench.objectives.heads import HEADS, auxiliary_heads, of_another_head, weights_prefix
+from jax_impl.optimizer import Moments, Tree
 
 Path = tuple[str | int, ...]
 Place = Callable[[np.ndarray, DTypeLike], jax.Array]
@@ -99,11 +100,12 @@ def import_weights(
     place: Place,
 ) -> tuple[Tree, Tree]:
     """Canonical weights as (parameters, statistics) of the types of the trees given, each put on the device by `place`.
-    A segmentation head that the
-    table does not have is dropped; any other mismatch is an error."""
+
+    An auxiliary head that the table does not have is dropped; any other mismatch is an error.
+    """
     given = {n: w for n, w in weights.items() if not n.endswith(UNREAD)}
-    if not any(entry.name.startswith(SEGMENTATION_HEAD) for entry in table):
-        given = {n: w for n, w in given.items() if not n.startswith(SEGMENTATION_HEAD)}
+    own = tuple(h for h in auxiliary_heads(tuple(HEADS)) if any(e.name.startswith(weights_prefix(h)) for e in table))
+    given = {n: w for n, w in given.items() if not of_another_head(n, own)}
     _check_names({e.name: e.shape for e in table}, given, "weights")
     parameters = [e for e in table if not e.buffer]
     statistics = [e for e in table if e.buffer]
@@ -118,27 +120,46 @@ def import_arrays(
     return _filled(like, table, arrays, place)
 
 
-def export_moments(table: Iterable[Entry], first: Tree, second: Tree, step: int) -> Arrays:
-    """`exp_avg/<name>`, `exp_avg_sq/<name>` and `step`."""
+def names_of(table: Iterable[Entry], parameters: Tree) -> Tree:
+    """The parameters' canonical names in their structure."""
+    names = {entry.path: entry.name for entry in table if not entry.buffer}
+    return jax.tree.map_with_path(lambda path, leaf: names[_path(path)], parameters)
+
+
+def export_moments(table: Iterable[Entry], moments: Moments, group_of: Callable[[str], str]) -> Arrays:
+    """`exp_avg/<name>`, `exp_avg_sq/<name>` and `step`, the largest count; where counts differ, each parameter's as
+    `step/<name>`, too. `group_of` is that of a parameter's name."""
     parameters = [entry for entry in table if not entry.buffer]
-    arrays: Arrays = {"step": np.asarray(step, np.int64)}
-    for moment, tree in (("exp_avg", first), ("exp_avg_sq", second)):
+    counts = {group: np.asarray(int(count), np.int64) for group, count in moments.counts.items()}
+    arrays: Arrays = {"step": max(counts.values())}
+    for moment, tree in (("exp_avg", moments.first), ("exp_avg_sq", moments.second)):
         arrays |= {f"{moment}/{name}": array for name, array in export_arrays(parameters, tree).items()}
+    if len({int(count) for count in counts.values()}) > 1:
+        arrays |= {f"step/{entry.name}": counts[group_of(entry.name)] for entry in parameters}
     return arrays
 
 
 def import_moments(
-    table: Iterable[Entry], arrays: Mapping[str, np.ndarray], like: Tree, place: Place
-) -> tuple[Tree, Tree, int]:
+    table: Iterable[Entry],
+    arrays: Mapping[str, np.ndarray],
+    like: Moments,
+    group_of: Callable[[str], str],
+    place: Place,
+) -> Moments:
     """The inverse of `export_moments`; names and shapes are checked as for weights."""
     parameters = [entry for entry in table if not entry.buffer]
     shapes: dict[str, tuple[int, ...]] = {
         f"{moment}/{e.name}": e.shape for moment in ("exp_avg", "exp_avg_sq") for e in parameters
     }
-    _check_names({**shapes, "step": ()}, arrays, "optimizer state")
-    first = _filled(like, parameters, {e.name: arrays[f"exp_avg/{e.name}"] for e in parameters}, place)
-    second = _filled(like, parameters, {e.name: arrays[f"exp_avg_sq/{e.name}"] for e in parameters}, place)
-    return first, second, int(arrays["step"])
+    shapes["step"] = ()
+    if any(name.startswith("step/") for name in arrays):
+        shapes |= {f"step/{entry.name}": () for entry in parameters}
+    _check_names(shapes, arrays, "optimizer state")
+    first = _filled(like.first, parameters, {e.name: arrays[f"exp_avg/{e.name}"] for e in parameters}, place)
+    second = _filled(like.second, parameters, {e.name: arrays[f"exp_avg_sq/{e.name}"] for e in parameters}, place)
+    steps = {group_of(e.name): arrays.get(f"step/{e.name}", arrays["step"]) for e in parameters}
+    counts = {group: place(np.asarray(int(steps[group])), count.dtype) for group, count in like.counts.items()}
+    return Moments(first, second, counts)
 
 
 def _check_names(shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray], what: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,23 +19,20 @@ from torchvision.ops import StochasticDepth
 from anatobench.engine import Arrays, Inspection, ModelSpec, StepMetrics
 from anatobench.errors import UsageError
 from anatobench.fast_forms import fast_forms
+from anatobench.objectives.heads import HEADS, SEGMENTATION, auxiliary_heads
+from anatobench.objectives.registry import plan_of
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.system.processes import ALONE, Processes
-from anatobench.tasks import Size
 from torch_ref import parallel
 from torch_ref.compilation import compile_module, compiled, compiles, keep_compiled_programs
 from torch_ref.forms import DEFAULT_FORMS, plain_forms, preferred_kernels
 from torch_ref.instruments import TorchInstruments
-from torch_ref.layers.segmentation_kernels import segmentation_loss_fused
-from torch_ref.layers.triton_language import kernels_run_on
-from torch_ref.losses import CaseLosses, case_losses, segmentation_loss
-from torch_ref.losses_by_parts import segmentation_loss_by_parts
 from torch_ref.models import build_backbone
 from torch_ref.models.diagnosis_model import DiagnosisModel
-from torch_ref.optimizer import build_optimizer, clip_and_update
+from torch_ref.optimizer import build_optimizer
 from torch_ref.precision import Precision
-from torch_ref.preprocessing import normalise
+from torch_ref.step import Objective, TrainState, means, size_of, train_step
 from torch_ref.transfer import Transfer
 from torch_ref.weights import (
     copy_by_name,
@@ -51,15 +49,16 @@ from torch_ref.weights import (
 class PendingStep:
     """The figures of a step, still on the device."""
 
-    means: Tensor
-    """[6]: loss, classification, any_injury, segmentation, gradient norm, share of processes asked to stop."""
+    names: tuple[str, ...]
+    figures: Tensor
+    """[names]"""
     case_losses: Tensor
     """[B]"""
 
     def fetch(self) -> StepMetrics:
         """Wait for the device."""
-        loss, classification, any_injury, segmentation, norm, stop = self.means.tolist()
-        return StepMetrics(loss, classification, any_injury, segmentation, norm, to_numpy(self.case_losses), stop > 0)
+        figures = dict(zip(self.names, self.figures.tolist(), strict=True))
+        return StepMetrics.of(figures, to_numpy(self.case_losses))
 
 
 class TorchEngine:
@@ -78,122 +77,160 @@ class TorchEngine:
             keep_compiled_programs()
         self._to_device = Transfer(self._device)
         forms = fast_forms(recipe.fast, DEFAULT_FORMS[self._device.type])
-        model = parallel.with_global_batch_norm(_build_model(spec, recipe, forms), self._device, processes)
-        self._model = model.to(self._device, self._precision.parameter_dtype)
-        if self._device.type == "cuda":
-            self._model = self._model.to(memory_format=self._model.memory_format)
-        self._optimizer = build_optimizer(self._model.parameters(), recipe)
-        self._objective = Objective(self._model, spec, recipe, self._precision, forms)
-        self._logits = self._objective.logits
+        plan = plan_of(recipe, spec.task)
+        self._phases = plan.phases
+        self._begun: int | None = None
+        self._state = self._first_state(forms, plan.has_teacher)
+        self._objectives = [
+            Objective(self._state, phase, spec, recipe, self._precision, set(forms)) for phase in plan.phases
+        ]
+        self._logits = self._objectives[0].logits
         if compiling:
-            compile_module(self._objective, recipe.compile, processes.alone)
-            self._logits = compiled(self._objective.logits, recipe.compile, alone=True)
-        self._distributed = parallel.distributed(self._objective, self._device, processes)
+            for objective in self._objectives:
+                compile_module(objective, recipe.compile, processes.alone)
+            self._logits = compiled(self._logits, recipe.compile, alone=True)
+        self._distributed = []
+        for index, objective in enumerate(self._objectives):
+            self._begin(index)  # gradients are averaged of what is trained then
+            self._distributed.append(parallel.distributed(objective, self._device, processes))
 
-    def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> PendingStep:
-        """See `anatobench.engine.Engine.train_step`."""
+    def _first_state(self, forms: frozenset[str], has_teacher: bool) -> TrainState:
+        model = _build_model(self.spec, self.recipe, forms)
+        model = parallel.with_global_batch_norm(model, self._device, self.processes)
+        model = model.to(self._device, self._precision.parameter_dtype)
+        if self._device.type == "cuda":
+            model = model.to(memory_format=model.memory_format)
+        teacher = copy.deepcopy(model).eval().requires_grad_(False) if has_teacher else None
+        return TrainState(model, build_optimizer(model.parameters(), self.recipe), teacher)
+
+    @property
+    def _model(self) -> DiagnosisModel:
+        return self._state.model
+
+    def _begin(self, phase: int) -> None:
+        """Let gradients reach what the phase trains, and nothing else."""
+        if phase != self._begun:
+            for name, parameter in named_parameters(self._model):
+                parameter.requires_grad_(self._phases[phase].trains(name))
+            self._begun = phase
+
+    def train_step(
+        self, batch: Batch, learning_rate: float, step: int, stop: bool = False, phase: int = 0
+    ) -> PendingStep:
+        """See `anatobench.engine.Trainable.train_step`."""
         self._model.train()
-        self._optimizer.zero_grad()  # before the forward pass, which can use their memory
+        self._begin(phase)
         with self._settings(), self._seeded(step):
-            losses = CaseLosses(*self._distributed(*self._moved(batch)))
-            losses.total.mean().backward()
-        norm = clip_and_update(self._optimizer, self.recipe.clip_norm, learning_rate)
-        asked = torch.full_like(norm, float(stop))
-        means = torch.stack([*(_means(losses).values()), norm, asked]).detach()
+            figures, case_losses = train_step(
+                self._distributed[phase], self._state, self._phases[phase], self.recipe.clip_norm, learning_rate,
+                self._moved(batch, phase),
+            )  # fmt: skip
+        figures["stop"] = torch.full_like(figures["gradient_norm"], float(stop))
+        values = parallel.mean_of_all(torch.stack(list(figures.values())).detach(), self.processes)
         # Copied: CUDA graphs write the next step's losses to the same place.
-        return PendingStep(parallel.mean_of_all(means, self.processes), losses.total.detach().clone())
+        return PendingStep(tuple(figures), values, case_losses.detach().clone())
 
     @torch.no_grad()
     def predict(self, volume: np.ndarray) -> np.ndarray:
-        """See `anatobench.engine.Engine.predict`."""
+        """See `anatobench.engine.Predictor.predict`."""
         self._model.eval()
         with self._settings():
             return to_numpy(self._logits(self._to_device(volume)).float())
 
     @torch.no_grad()
     def segment(self, volume: np.ndarray) -> np.ndarray:
-        """See `anatobench.engine.Engine.segment`; `UsageError` for a model without the head."""
+        """See `anatobench.engine.Predictor.segment`; `UsageError` for a model without the head."""
         self._model.eval()
-        seg_logits = self._model.segment(self._features(volume), _size(volume))
+        scans = self._to_device(volume)
+        seg_logits = self._model.upsampled(SEGMENTATION, self._features(scans), size_of(scans))
         if seg_logits is None:
-            raise UsageError("this model was built without the segmentation head: build it with segmentation=True")
+            raise UsageError(f"this model was built without the head {SEGMENTATION!r}: it has {self.spec.heads}")
         return to_numpy(seg_logits.argmax(1).to(torch.uint8))
 
     def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
-        """See `anatobench.engine.Engine.attribution`."""
+        """See `anatobench.engine.Probe.attribution`."""
         self._model.eval()
         with torch.no_grad():
-            features = self._features(volume).to(self._model.head_dtype)
+            features = self._features(self._to_device(volume)).to(self._model.head_dtype)
         features.requires_grad_()
         logits = self._model.classify(features)
         (gradient,) = torch.autograd.grad(logits, features, self._to_device(slope).to(logits.dtype))
         weights = gradient.mean((2, 3, 4), keepdim=True)
         return to_numpy((weights * features.detach()).sum(1).relu())
 
-    def inspect(self, batch: Batch, train: bool = True, gradients: bool = True) -> Inspection:
-        """See `anatobench.engine.Engine.inspect`."""
+    def inspect(self, batch: Batch, train: bool = True, gradients: bool = True, phase: int = 0) -> Inspection:
+        """See `anatobench.engine.Probe.inspect`."""
         seen: Arrays = {}
 
         def record(name: str, output: Tensor) -> None:  # copied at once: a later in-place ReLU may not change it
             seen[name] = to_numpy(output.to(self._precision.parameter_dtype))
 
         self._model.train(train)
+        self._begin(phase)
         with self._settings(), self._kept_buffers(), torch.set_grad_enabled(gradients), self._seeded(0):
-            losses = CaseLosses(*self._objective.forward(*self._moved(batch), record))
-            found = self._gradients(losses) if gradients else {}
-        return Inspection(
-            logits=seen.pop(LOGITS),
-            seg_logits=seen.pop(SEG_LOGITS, np.zeros(0)),
-            activations=seen,
-            losses={name: value.item() for name, value in _means(losses).items()},
-            gradients=found,
-        )
+            total, terms = self._objectives[phase].forward(self._moved(batch, phase), record)
+            found = self._gradients(total.mean()) if gradients else {}
+        outputs = {name: seen.pop(name) for name in [HEADS[head].shown_as for head in self.spec.heads]}
+        losses = {name: value.item() for name, value in means(total, terms).items()}
+        return Inspection(activations=seen, outputs=outputs, losses=losses, gradients=found)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """See `anatobench.engine.Engine.parameter_shapes`."""
+        """See `anatobench.engine.Trainable.parameter_shapes`."""
         return {name: tuple(parameter.shape) for name, parameter in sorted(named_parameters(self._model))}
 
     def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays:
-        """See `anatobench.engine.Engine.hessian_product`."""
+        """See `anatobench.engine.Probe.hessian_product`."""
+        self._model.requires_grad_()
+        self._begun = None
         names, parameters = zip(*named_parameters(self._model), strict=True)
         along = {name: torch.zeros_like(parameter) for name, parameter in zip(names, parameters, strict=True)}
         copy_by_name(along, direction, "the direction")
         self._model.train()
-        with self._settings(), self._kept_buffers(), self._seeded(0), plain_forms(self._objective):
-            loss = CaseLosses(*self._objective.forward(*self._moved(batch))).total.mean()
-            gradients = torch.autograd.grad(loss, parameters, create_graph=True)
-            slope = sum(((g * along[name]).sum() for name, g in zip(names, gradients, strict=True)), loss.new_zeros(()))
+        objective = self._objectives[0]
+        with self._settings(), self._kept_buffers(), self._seeded(0), plain_forms(objective):
+            total, _ = objective.forward(self._moved(batch, 0))
+            gradients = torch.autograd.grad(total.mean(), parameters, create_graph=True)
+            slope = sum(
+                ((g * along[name]).sum() for name, g in zip(names, gradients, strict=True)), total.new_zeros(())
+            )
             products = torch.autograd.grad(slope, parameters, materialize_grads=True)
         return {name: to_numpy(product) for name, product in zip(names, products, strict=True)}
 
+    def state(self) -> dict[str, Arrays]:
+        """See `anatobench.engine.Trainable.state`."""
+        trees = {"model": self.weights(), "optimizer": export_optimizer(self._model, self._state.optimizer)}
+        if self._state.teacher is not None:
+            trees["teacher"] = export_weights(self._state.teacher)
+        return trees
+
+    def load_state(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """See `anatobench.engine.Trainable.load_state`."""
+        if "model" in state:
+            import_weights(self._model, state["model"])
+        if "optimizer" in state:
+            import_optimizer(self._model, self._state.optimizer, state["optimizer"])
+        if "teacher" in state and self._state.teacher is not None:
+            import_weights(self._state.teacher, state["teacher"])
+
     def weights(self) -> Arrays:
-        """See `anatobench.engine.Engine.weights`."""
+        """See `anatobench.engine.Trainable.weights`."""
         return export_weights(self._model)
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """See `anatobench.engine.Engine.load_weights`."""
-        import_weights(self._model, weights)
-
-    def optimizer_state(self) -> Arrays:
-        """See `anatobench.engine.Engine.optimizer_state`."""
-        return export_optimizer(self._model, self._optimizer)
-
-    def load_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """See `anatobench.engine.Engine.load_optimizer_state`."""
-        import_optimizer(self._model, self._optimizer, state)
+        """See `anatobench.engine.Trainable.load_weights`."""
+        self.load_state({"model": weights, "teacher": weights})
 
     def gather(self, array: np.ndarray) -> np.ndarray:
-        """See `anatobench.engine.Engine.gather`."""
+        """See `anatobench.engine.Collective.gather`."""
         return parallel.gather(array, self._device, self.processes)
 
     def close(self) -> None:
-        """See `anatobench.engine.Engine.close`."""
+        """See `anatobench.engine.Collective.close`."""
         del (
             self._distributed,
-            self._objective,
+            self._objectives,
             self._logits,
-            self._optimizer,
-            self._model,
+            self._state,
         )  # gloo aborts if a reducer outlives its group
         gc.collect()
         parallel.leave(self.processes)
@@ -218,14 +255,14 @@ class TorchEngine:
         """See `anatobench.engine.Engine.instruments`."""
         return TorchInstruments(self._device, self._precision)
 
-    def _features(self, volume: np.ndarray) -> Tensor:
+    def _features(self, volume: Tensor) -> Tensor:
         """int16 [B, D, H, W] to the feature map."""
         with self._settings():
-            return self._objective.features(self._to_device(volume))
+            return self._objectives[0].features(volume)
 
-    def _moved(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """What the objective takes, on the device."""
-        return self._to_device(batch.volume), self._to_device(batch.organs), self._to_device(batch.targets)
+    def _moved(self, batch: Batch, phase: int) -> dict[str, Tensor]:
+        """What the phase's objective reads, on the device."""
+        return {name: self._to_device(batch[name]) for name in self._phases[phase].objective.reads}
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
@@ -254,87 +291,18 @@ class TorchEngine:
             for name, buffer in self._model.named_buffers():
                 buffer.copy_(buffers[name])
 
-    def _gradients(self, losses: CaseLosses) -> Arrays:
-        names, parameters = zip(*named_parameters(self._model), strict=True)
-        gradients = torch.autograd.grad(losses.total.mean(), parameters)
-        return {name: to_numpy(gradient) for name, gradient in zip(names, gradients, strict=True)}
-
-
-LOGITS, SEG_LOGITS = "logits", "seg_logits"
-"""What the objective shows besides the stages."""
-
-
-class Objective(nn.Module):
-    """What a step differentiates: from a batch as it travels to every term of the loss per case."""
-
-    def __init__(
-        self, model: DiagnosisModel, spec: ModelSpec, recipe: Recipe, precision: Precision, forms: frozenset[str]
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.spec, self.recipe, self.precision = spec, recipe, precision
-        self.forms = forms & {"segmentation", "segmentation_kernel"}
-
-    def forward(
-        self, volume: Tensor, organs: Tensor, targets: Tensor, record: Callable[[str, Tensor], None] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """int16 and uint8 [B, D, H, W], int8 [B, groups] to the fields of `CaseLosses`; `record` is shown the stages'
-        outputs and both heads' logits."""
-        features = self.features(volume, record)
-        logits = self.model.classify(features)
-        segmentation = self._segmentation(features, organs)
-        if record is not None:
-            record(LOGITS, logits)
-            if (seg_logits := self.model.segment(features, _size(volume))) is not None:
-                record(SEG_LOGITS, seg_logits)
-        losses = case_losses(self.spec.task, self.recipe, logits, targets, segmentation)
-        return losses.total, losses.classification, losses.any_injury, losses.segmentation
-
-    def features(self, volume: Tensor, record: Callable[[str, Tensor], None] | None = None) -> Tensor:
-        """int16 [B, D, H, W] to the feature map."""
-        x = normalise(volume, self.spec.task.window, self.precision.parameter_dtype)
-        with self.precision.autocast(x.device):
-            return self.model.features(x, record)
-
-    def logits(self, volume: Tensor) -> Tensor:
-        """int16 [B, D, H, W] to [B, logits]."""
-        return self.model.classify(self.features(volume))
-
-    def _segmentation(self, features: Tensor, organs: Tensor) -> Tensor | None:
-        if self.forms:
-            coarse = self.model.segment_coarse(features)
-            if coarse is None:
-                return None
-            kernel = "segmentation_kernel" in self.forms and kernels_run_on(coarse)
-            return (_fused_segmentation_loss if kernel else segmentation_loss_by_parts)(self.recipe, coarse, organs)
-        seg_logits = self.model.segment(features, _size(organs))
-        return None if seg_logits is None else segmentation_loss(self.recipe, seg_logits, organs)
-
-
-def _size(volume: np.ndarray | Tensor) -> Size:
-    depth, height, width = volume.shape[1:]
-    return depth, height, width
-
-
-def _fused_segmentation_loss(recipe: Recipe, coarse: Tensor, organs: Tensor) -> Tensor:
-    return segmentation_loss_fused(coarse, organs, recipe.segmentation_loss, recipe.dice_smooth)
-
-
-def _means(losses: CaseLosses) -> dict[str, Tensor]:
-    return {
-        "loss": losses.total.mean(),
-        "classification": losses.classification.mean(),
-        "any_injury": losses.any_injury.mean(),
-        "segmentation": losses.segmentation.mean(),
-    }
+    def _gradients(self, loss: Tensor) -> Arrays:
+        trained = {name: parameter for name, parameter in named_parameters(self._model) if parameter.requires_grad}
+        gradients = torch.autograd.grad(loss, list(trained.values()))
+        return {name: to_numpy(gradient) for name, gradient in zip(trained, gradients, strict=True)}
 
 
 def _build_model(spec: ModelSpec, recipe: Recipe, forms: frozenset[str]) -> DiagnosisModel:
     """Weights drawn from the seed on the CPU, whatever the device, without touching the process's own generator."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
-        classes = spec.task.segmentation_classes if spec.segmentation else None
-        model = DiagnosisModel(build_backbone(spec, forms), classes, recompute=recipe.recompute)
+        auxiliary = {name: HEADS[name].outputs(spec.task) for name in auxiliary_heads(spec.heads)}
+        model = DiagnosisModel(build_backbone(spec, forms), auxiliary, recompute=recipe.recompute)
     if not recipe.dropout:
         switch_off_dropout(model)
     return model

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anatobench.engine import SEGMENTATION_HEAD, UNREAD, Arrays
+from anatobench.engine import UNREAD, Arrays
 from anatobench.errors import AnatoBenchError
+from anatobench.objectives.heads import of_another_head
 from torch_ref.models.diagnosis_model import DiagnosisModel
 
 
 def canonical_name(name: str) -> str:
-    """The backbone's parameters stand under torchvision's own names, beside `segmentation_head.*`."""
+    """The backbone's parameters stand under torchvision's own names, beside `<auxiliary head>_head.*`."""
     return name.removeprefix("backbone.")
 
 
@@ -44,10 +45,9 @@ def export_weights(model: DiagnosisModel) -> Arrays:
 
 
 def import_weights(model: DiagnosisModel, weights: Mapping[str, np.ndarray]) -> None:
-    """Fill the model. A head that the model does not have is dropped; any other mismatch is an error."""
+    """Fill the model. An auxiliary head that it does not have is dropped; any other mismatch is an error."""
     given = {n: w for n, w in weights.items() if not n.endswith(UNREAD)}
-    if model.segmentation_head is None:
-        given = {n: w for n, w in given.items() if not n.startswith(SEGMENTATION_HEAD)}
+    given = {n: w for n, w in given.items() if not of_another_head(n, model.auxiliary)}
     copy_by_name(named_tensors(model), given, "weights")
 
 
@@ -71,30 +71,37 @@ def copy_by_name(targets: Mapping[str, Tensor], given: Mapping[str, np.ndarray],
 
 
 def export_optimizer(model: DiagnosisModel, optimizer: torch.optim.AdamW) -> Arrays:
-    """`exp_avg/<name>`, `exp_avg_sq/<name>` (zeros before the first step) and `step`."""
-    arrays: Arrays = {"step": np.asarray(0, np.int64)}
+    """`exp_avg/<name>`, `exp_avg_sq/<name>` (zeros before the first step) and `step`, the largest count; where counts
+    differ, each parameter's as `step/<name>`, too."""
+    arrays: Arrays = {}
+    counts: dict[str, int] = {}
     for name, parameter in named_parameters(model):
         state = optimizer.state.get(parameter, {})
-        if "step" in state:
-            arrays["step"] = np.asarray(int(state["step"]), np.int64)
+        counts[name] = int(state.get("step", 0))
         for moment in ("exp_avg", "exp_avg_sq"):
             arrays[f"{moment}/{name}"] = to_numpy(state.get(moment, torch.zeros_like(parameter)))
-    return arrays
+    if len(set(counts.values())) > 1:
+        arrays |= {f"step/{name}": np.asarray(count, np.int64) for name, count in counts.items()}
+    return {"step": np.asarray(max(counts.values()), np.int64), **arrays}
 
 
 def import_optimizer(model: DiagnosisModel, optimizer: torch.optim.AdamW, arrays: Mapping[str, np.ndarray]) -> None:
     """The inverse of `export_optimizer`; names and shapes are checked as for weights."""
-    moments = {
+    parameters = dict(named_parameters(model))
+    targets = {
         f"{moment}/{name}": torch.zeros_like(parameter)
-        for name, parameter in named_parameters(model)
+        for name, parameter in parameters.items()
         for moment in ("exp_avg", "exp_avg_sq")
     }
-    step = torch.zeros((), dtype=torch.int64)
-    copy_by_name({**moments, "step": step}, arrays, "optimizer state")
+    targets["step"] = torch.zeros((), dtype=torch.int64)
+    if any(name.startswith("step/") for name in arrays):
+        targets |= {f"step/{name}": torch.zeros((), dtype=torch.int64) for name in parameters}
+    copy_by_name(targets, arrays, "optimizer state")
     fused = optimizer.param_groups[0]["fused"]  # then its counts are the device's
-    for name, parameter in named_parameters(model):
+    for name, parameter in parameters.items():
+        count = float(targets.get(f"step/{name}", targets["step"]))
         optimizer.state[parameter] = {
-            "step": torch.tensor(float(step), device=parameter.device if fused else "cpu"),
-            "exp_avg": moments[f"exp_avg/{name}"],
-            "exp_avg_sq": moments[f"exp_avg_sq/{name}"],
+            "step": torch.tensor(count, device=parameter.device if fused else "cpu"),
+            "exp_avg": targets[f"exp_avg/{name}"],
+            "exp_avg_sq": targets[f"exp_avg_sq/{name}"],
         }

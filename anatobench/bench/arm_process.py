@@ -24,8 +24,9 @@ from safetensors.numpy import load_file
 
 from anatobench.bench.arms import MEMORY_WORDS
 from anatobench.bench.random_batch import read_batch
-from anatobench.engine import SEGMENTATION_HEAD, Arrays, Instruments, ModelSpec, PendingMetrics, load_engine
+from anatobench.engine import Arrays, Instruments, ModelSpec, PendingMetrics, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.objectives.heads import diagnosis_heads, of_auxiliary
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.system.array_files import safetensors_bytes
@@ -94,7 +95,7 @@ class Arm:
 
     def load_weights(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The inverse; a file without segmentation head leaves this model's as it is."""
-        own = {name: array for name, array in self._model.weights().items() if name.startswith(SEGMENTATION_HEAD)}
+        own = of_auxiliary(self._model.weights())
         self._model.load_weights(own | load_file(request["file"]))
         return {}
 
@@ -143,9 +144,10 @@ class Arm:
 def _build(request: Mapping[str, Any]) -> Model:
     task = Task.from_json(request["task"])
     depth, height, width = request["crop_size"]
-    spec = ModelSpec(request["model"], request["size"], task, (depth, height, width), request["segmentation"])
+    heads = diagnosis_heads(request["segmentation"])
+    spec = ModelSpec(request["model"], request["size"], task, (depth, height, width), heads)
     recipe = Recipe(**request["recipe"])
-    if not spec.segmentation:
+    if not request["segmentation"]:
         recipe = replace(recipe, segmentation_weight=0.0)
     if request["framework"]:
         return load_engine(request["framework"], spec, recipe)

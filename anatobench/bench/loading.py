@@ -153,8 +153,8 @@ class MemoryCopy:
     """As many bytes from memory to memory."""
 
     def __init__(self, batch: Batch, batches: int) -> None:
-        self._source, self._batches = batch.volume.copy(), batches
-        self._organs = batch.organs.copy()
+        self._source, self._batches = batch["volume"].copy(), batches
+        self._organs = batch["organs"].copy()
         self._volume, self._mask = np.ones_like(self._source), np.ones_like(self._organs)
 
     def __call__(self) -> None:
@@ -165,7 +165,7 @@ class MemoryCopy:
 
 def crop_bytes(batch: Batch) -> int:
     """Bytes of all its crops."""
-    return batch.volume.nbytes + batch.organs.nbytes
+    return batch["volume"].nbytes + batch["organs"].nbytes
 
 
 def store_record(store: Store) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from anatobench.engine import ModelSpec
 from anatobench.store.batch import Batch
+from anatobench.store.batches import DIAGNOSIS
+
+CASE_INDEX = "case_index"
 
 
 def random_batch(spec: ModelSpec, size: int, seed: int) -> Batch:
@@ -25,20 +27,21 @@ def random_batch(spec: ModelSpec, size: int, seed: int) -> Batch:
     organ = ((d[:, None, None] > 0) * 1 + (h[:, None] > 0) * 2 + (w > 0) * 4) % spec.task.segmentation_classes
     organs = np.where(body, organ[None], 0).astype(np.uint8)
     targets = np.stack([rng.integers(0, len(group.grades), size) for group in spec.task.groups], axis=1)
-    return Batch(
-        volume=np.clip(volume, -1000, 1000).astype(np.int16),
-        organs=np.array(np.broadcast_to(organs, shape)),
-        targets=targets.astype(np.int8),
-        case_index=np.arange(size, dtype=np.int32),
-    )
+    arrays: dict[str, np.ndarray] = {
+        "volume": np.clip(volume, -1000, 1000).astype(np.int16),
+        "organs": np.array(np.broadcast_to(organs, shape)),
+        "targets": targets.astype(np.int8),
+    }
+    return Batch(arrays, np.arange(size, dtype=np.int32))
 
 
 def write_batch(batch: Batch, folder: Path) -> None:
     """One .npy file per array, for processes that are to see the same bytes."""
-    for field in fields(batch):
-        np.save(folder / f"{field.name}.npy", getattr(batch, field.name), allow_pickle=False)
+    for name, array in (*batch.arrays.items(), (CASE_INDEX, batch.case_index)):
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
 def read_batch(folder: Path) -> Batch:
     """The inverse of `write_batch`."""
-    return Batch(**{f.name: np.load(folder / f"{f.name}.npy", allow_pickle=False) for f in fields(Batch)})
+    arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in (*DIAGNOSIS, CASE_INDEX)}
+    return Batch(arrays, arrays.pop(CASE_INDEX))

@@ -32,7 +32,7 @@ def write_random_store(root: Path, task: Task, size: str, cases: int, scans: int
     with progress_bar(scans, "write random scans", "scan") as bar:
         for number in range(min(scans, cases)):
             shift = tuple(int(rng.integers(0, length)) for length in geometry.padded_size)
-            volume, organs = (np.roll(array[0], shift, (0, 1, 2)) for array in (scan.volume, scan.organs))
+            volume, organs = (np.roll(array[0], shift, (0, 1, 2)) for array in (scan["volume"], scan["organs"]))
             targets = tuple(int(rng.integers(0, len(group.grades))) for group in task.groups)
             origin = CaseOrigin(_case_id(number), f"patient_{number}", "train", targets, "random", "random")
             record = writer.write(origin, PreparedCase(volume, organs, affine))

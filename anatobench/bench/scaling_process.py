@@ -13,6 +13,7 @@ from typing import Any
 
 from anatobench.bench.step import random_batch
 from anatobench.engine import Engine, ModelSpec, load_engine
+from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import paper_recipe
 from anatobench.store.batch import Batch
 from anatobench.system.processes import find_processes
@@ -41,7 +42,8 @@ def measure(settings: StepSettings) -> dict[str, Any] | None:
     """Seconds of each step, and what travels between processes; None in a process that does not lead."""
     processes = find_processes()
     task = get_task(settings.task)
-    spec = ModelSpec(settings.model, settings.size, task, task.geometry(settings.size).crop_size, settings.segmentation)
+    crop_size = task.geometry(settings.size).crop_size
+    spec = ModelSpec(settings.model, settings.size, task, crop_size, diagnosis_heads(settings.segmentation))
     recipe = replace(
         paper_recipe(task, settings.model),
         batch_size=settings.global_batch,

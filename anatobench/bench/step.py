@@ -32,6 +32,7 @@ from anatobench.bench.quiet import OtherWork, disturbances, gpu_use
 from anatobench.bench.random_batch import random_batch, write_batch
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError
+from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import Recipe
 from anatobench.system.compile_cache import compile_cache
 
@@ -249,7 +250,7 @@ def _arm_record(contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping
     arm, told = contestant.arm, contestant.told
     seconds, batch_size = np.array(contestant.seconds), asked.recipe.batch_size
     median = float(np.median(seconds))
-    flops = count(replace(asked.spec, segmentation=arm.segmentation)).training * batch_size
+    flops = count(replace(asked.spec, heads=diagnosis_heads(arm.segmentation))).training * batch_size
     peak, measured = peak_flops(told["device"]["name"], told["precision"]), ceilings[told["precision"]]
     ceiling = peak or measured
     return {

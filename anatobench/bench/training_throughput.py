@@ -13,6 +13,7 @@ import numpy as np
 from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import Closable, Rounds, measure_in_turns, median_with_interval, ratio_with_interval
 from anatobench.engine import Engine, ModelSpec, load_engine
+from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.store.batches import Batches, training_batches
@@ -38,7 +39,7 @@ class TrainingPlan:
 
 def bench_train(store: Store, plan: TrainingPlan) -> dict[str, Any]:
     """The record that `benchmarks/results/schemas/train.json` describes."""
-    spec = ModelSpec(plan.model, store.size, store.task, store.geometry.crop_size, plan.segmentation)
+    spec = ModelSpec(plan.model, store.size, store.task, store.geometry.crop_size, diagnosis_heads(plan.segmentation))
     engine = load_engine(plan.framework, spec, plan.recipe)
     device = engine.device()
     versions = device.pop("versions")

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from anatobench.cli.bench_step import add_cache_argument, add_model_arguments, peer, task_and_recipe
 from anatobench.errors import UsageError
+from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import FRAMEWORKS
 
 
@@ -56,9 +57,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError("--peer: one variant at a time")
     task, recipe = task_and_recipe(args)
     arm = Arm(args.framework) if args.framework else Arm(None, path, variants[0])
+    crop_size = task.geometry(args.size).crop_size
     asked = MemoryBenchmark(
         arm=dataclasses.replace(arm, segmentation=not args.no_seg),
-        spec=ModelSpec(args.model, args.size, task, task.geometry(args.size).crop_size, not args.no_seg),
+        spec=ModelSpec(args.model, args.size, task, crop_size, diagnosis_heads(not args.no_seg)),
         recipe=recipe,
         limit=None if args.limit is None else int(args.limit * 2**30),
         margin=args.margin,

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from anatobench.cli.arguments import TASK_OF_GEOMETRY
 from anatobench.errors import UsageError
+from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, Recipe, override, paper_recipe
 from anatobench.tasks import TASKS, Task
 
@@ -99,9 +100,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     task, recipe = task_and_recipe(args)
     if args.batch_size is not None:
         recipe = dataclasses.replace(recipe, batch_size=args.batch_size)
+    crop_size = task.geometry(args.size).crop_size
     asked = StepBenchmark(
         arms=_arms(args),
-        spec=ModelSpec(args.model, args.size, task, task.geometry(args.size).crop_size, not args.no_seg),
+        spec=ModelSpec(args.model, args.size, task, crop_size, diagnosis_heads(not args.no_seg)),
         recipe=recipe,
         rounds=args.repeats,
         steps_per_turn=args.steps_per_turn,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from anatobench.engine import Engine
+from anatobench.objectives.heads import SEGMENTATION
 from anatobench.store.crops import centre_crop_start
 from anatobench.store.reader import Store
 from anatobench.tasks import IGNORED_ORGAN
@@ -32,7 +33,7 @@ def case_slices(engine: Engine, store: Store, indices: Sequence[int]) -> dict[st
         slices = slices_through_organs(organs)
         arrays[f"{case_id}/volume"] = volume[slices]
         arrays[f"{case_id}/organs"] = organs[slices]
-        if engine.spec.segmentation:
+        if SEGMENTATION in engine.spec.heads:
             arrays[f"{case_id}/predicted_organs"] = engine.segment(volume[None])[0][slices]
     return arrays
 

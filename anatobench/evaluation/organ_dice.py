@@ -67,10 +67,10 @@ def dice_of_split(engine: Engine, store: Store, split: str, batch_size: int) -> 
         for batch in batches:
             has_mask = [index != PADDING and store.cases[index].has_mask for index in batch.case_index]
             if any(has_mask):
-                predicted = engine.segment(batch.volume)
+                predicted = engine.segment(batch["volume"])
                 for place in np.flatnonzero(has_mask):
                     case_ids.append(store.cases[int(batch.case_index[place])].case_id)
-                    rows.append(dice_of_organs(batch.organs[place], predicted[place], len(organs)))
+                    rows.append(dice_of_organs(batch["organs"][place], predicted[place], len(organs)))
             bar.update(int((batch.case_index != PADDING).sum()))
     return OrganDice(organs, tuple(case_ids), np.array(rows, dtype=np.float64).reshape(len(rows), len(organs)))
 

@@ -15,11 +15,12 @@ from tqdm import tqdm
 from anatobench.engine import Engine, load_engine
 from anatobench.errors import AnatoBenchError
 from anatobench.evaluation.case_slices import case_slices, example_cases
-from anatobench.evaluation.metrics import auc_per_class, evaluate
+from anatobench.evaluation.metrics import evaluate
 from anatobench.evaluation.organ_dice import dice_of_split, write_organ_dice
 from anatobench.evaluation.predictions import Predictions, classify, default_aggregation, write_predictions
 from anatobench.evaluation.worst_cases import worst_case_ids
 from anatobench.fast_forms import BY_DEVICE
+from anatobench.objectives.heads import SEGMENTATION
 from anatobench.store.batches import PADDING, evaluation_batches
 from anatobench.store.reader import Store
 from anatobench.system.array_files import safetensors_bytes
@@ -40,21 +41,6 @@ def fitting(store: Store, config: RunConfig) -> Store:
             shown = (mine, theirs) if name == "size" else (config.task.name, store.task.name)
             raise AnatoBenchError(f"{store.root}: was prepared for {name} {shown[1]}, the run is for {name} {shown[0]}")
     return store
-
-
-def validator(
-    engine: Engine, store: Store, batch_size: int, silent: bool = False
-) -> Callable[[Callable[[], None]], tuple[float | None, dict[str, float | None]]] | None:
-    """What the training loop calls to watch the validation AUC; None if the store has no validation cases. A terminal
-    shows a bar, unless `silent`."""
-    if not store.split("validation"):
-        return None
-
-    def validate(check: Callable[[], None]) -> tuple[float | None, dict[str, float | None]]:
-        predictions = predict_split(engine, store, "validation", batch_size, check, silent)
-        return auc_per_class(classify(predictions, default_aggregation(store.task)))
-
-    return validate
 
 
 def predict_split(
@@ -80,7 +66,7 @@ def predict_split(
         for batch in batches:
             check()
             indices.append(batch.case_index)
-            rows.append(engine.predict(batch.volume))
+            rows.append(engine.predict(batch["volume"]))
             bar.update(int((batch.case_index != PADDING).sum()) * processes.count)
     gathered = zip(_of_all(engine, indices), _of_all(engine, rows), strict=True)
     logits = {int(index): _finite(row, store.cases[index].case_id) for index, row in gathered if index != PADDING}
@@ -125,7 +111,7 @@ def evaluate_run(
 
     predictions = predict_split(engine, store, split, batch_size)
     write_predictions(run / f"predictions_{split}.csv", predictions)
-    dice = dice_of_split(engine, store, split, batch_size) if config.segmentation else None
+    dice = dice_of_split(engine, store, split, batch_size) if SEGMENTATION in config.spec.heads else None
     if dice is not None:
         write_organ_dice(run / f"organ_dice_{split}.csv", dice)
     other = None

@@ -12,6 +12,7 @@ from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.grid import OWN_SETTINGS, Cell
 from anatobench.experiments.runs import PlannedRun, read_settings
+from anatobench.objectives.registry import plan_of
 from anatobench.recipes import Recipe, override, paper_recipe
 from anatobench.store.reader import INDEX_FILE, Store, read_description
 from anatobench.tasks import get_task
@@ -133,6 +134,6 @@ def work_of(cells: Iterable[Cell], settings: GridSettings) -> Iterator[tuple[int
             yield None
             continue
         steps = steps if settings.steps is None else min(steps, settings.steps)
-        segmentation = recipe.segmentation_weight > 0
-        spec = ModelSpec(condition.model, store.size, store.task, store.geometry.crop_size, segmentation)
+        heads = plan_of(recipe, store.task).heads
+        spec = ModelSpec(condition.model, store.size, store.task, store.geometry.crop_size, heads)
         yield steps, float(count(spec).training) * recipe.batch_size * steps

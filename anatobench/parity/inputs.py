@@ -68,7 +68,8 @@ def parity_batch(spec: ModelSpec, batch_size: int, seed: int, step: int) -> Batc
     targets = _targets(generator, spec.task, batch_size)
     if batch_size >= 2:
         targets[1 - step % 2, step % len(spec.task.groups)] = MISSING_TARGET
-    return Batch(volume, organs, targets, np.arange(batch_size, dtype=np.int32))
+    arrays = {"volume": volume, "organs": organs, "targets": targets}
+    return Batch(arrays, np.arange(batch_size, dtype=np.int32))
 
 
 def _organs(generator: np.random.Generator, size: Size, count: int) -> np.ndarray:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from anatobench.engine import Arrays, Engine, Inspection, StepMetrics
+from anatobench.objectives.objective import Plan
+from anatobench.objectives.registry import plan_of
 from anatobench.parity.comparison import Difference, difference_of_norms, exact_difference, largest_difference
 from anatobench.parity.inputs import learning_rate, parity_batch, perturbed_weights
 
@@ -65,6 +67,10 @@ class Ladder:
     seed: int
     tolerances: Tolerances
 
+    @property
+    def _plan(self) -> Plan:
+        return plan_of(self.reference.recipe, self.reference.spec.task)
+
     def climb(self, progress: Callable[[str], None] = lambda what: None) -> Iterator[Rung]:
         """Every rung in order, whether or not one below has failed; `progress` is told what comes next."""
         progress("weights")
@@ -72,7 +78,9 @@ class Ladder:
         yield from self._weight_rungs(weights)
         if self.steps or self.backward:
             progress("forward and backward, training mode")
-            yield from self._inspection_rungs("", train=True, gradients=True)
+            for phase in range(len(self._plan.phases)):
+                prefix = f"phase {phase + 1}: " if phase else ""
+                yield from self._inspection_rungs(prefix, train=True, gradients=True, phase=phase)
         if self.steps or not self.backward:
             progress("forward, evaluation mode")
             yield from self._inspection_rungs("evaluation ", train=False, gradients=False)
@@ -86,14 +94,14 @@ class Ladder:
         self.reference.load_weights(weights)
         self.candidate.load_weights(self.reference.weights())
         yield self._forward("weights there and back", "weights", exact_difference(weights, self.candidate.weights()))
-        zeros = {name: np.zeros_like(array) for name, array in self.reference.optimizer_state().items()}
+        zeros = {name: np.zeros_like(array) for name, array in self.reference.state()["optimizer"].items()}
         for engine in (self.reference, self.candidate):
-            engine.load_optimizer_state(zeros)
+            engine.load_state({"optimizer": zeros})
 
-    def _inspection_rungs(self, prefix: str, train: bool, gradients: bool) -> Iterator[Rung]:
+    def _inspection_rungs(self, prefix: str, train: bool, gradients: bool, phase: int = 0) -> Iterator[Rung]:
         batch = parity_batch(self.reference.spec, self.batch_size, self.seed, step=0)
-        ours: Inspection = self.reference.inspect(batch, train=train, gradients=gradients)
-        theirs: Inspection = self.candidate.inspect(batch, train=train, gradients=gradients)
+        ours: Inspection = self.reference.inspect(batch, train, gradients, phase)
+        theirs: Inspection = self.candidate.inspect(batch, train, gradients, phase)
         stages = list(ours.activations)
         names = ({"stage names": np.asarray(list(found.activations))} for found in (ours, theirs))
         yield self._forward(f"{prefix}stage names", "shapes", exact_difference(*names))
@@ -101,16 +109,16 @@ class Ladder:
             found = {name: output for name, output in theirs.activations.items() if name == stage}
             difference = largest_difference({stage: ours.activations[stage]}, found)
             yield self._forward(f"{prefix}stage {stage}", "activations", difference)
-        for name in ("logits", "seg_logits"):
-            difference = largest_difference({name: getattr(ours, name)}, {name: getattr(theirs, name)})
+        for name, output in ours.outputs.items():
+            difference = largest_difference({name: output}, {n: o for n, o in theirs.outputs.items() if n == name})
             yield self._forward(f"{prefix}{name}", name, difference)
         losses = largest_difference(_scalars(ours.losses), _scalars(theirs.losses))
         yield self._forward(f"{prefix}losses", "loss", losses)
         if gradients:
             difference = largest_difference(ours.gradients, theirs.gradients)
-            yield Rung("gradients", "grads", difference, self.tolerances.gradients)
+            yield Rung(f"{prefix}gradients", "grads", difference, self.tolerances.gradients)
             difference = difference_of_norms(ours.gradients, theirs.gradients)
-            yield Rung("gradient as a whole", "whole_gradient", difference, self.tolerances.whole_gradient)
+            yield Rung(f"{prefix}gradient as a whole", "whole_gradient", difference, self.tolerances.whole_gradient)
 
     def _training_rungs(self, progress: Callable[[str], None]) -> Iterator[Rung]:
         measured: dict[str, tuple[Arrays, Arrays]] = {}
@@ -118,7 +126,8 @@ class Ladder:
             progress(f"step {step + 1} of {self.steps}")
             batch = parity_batch(self.reference.spec, self.batch_size, self.seed, step)
             rate = learning_rate(step)
-            pending = [engine.train_step(batch, rate, step) for engine in (self.reference, self.candidate)]
+            phase = self._plan.phase_of_epoch(step)  # a step of each in turns
+            pending = [engine.train_step(batch, rate, step, phase=phase) for engine in (self.reference, self.candidate)]
             ours, theirs = (_figures(step, p.fetch()) for p in pending)
             for kind in ours:
                 both = measured.setdefault(kind, ({}, {}))
@@ -129,7 +138,7 @@ class Ladder:
         if self.steps > 1:
             yield from self._state_rungs(f"{self.steps} steps: ", measured)
         progress("prediction")
-        volume = parity_batch(self.reference.spec, self.batch_size, self.seed, self.steps).volume
+        volume = parity_batch(self.reference.spec, self.batch_size, self.seed, self.steps)["volume"]
         logits = ({"logits": engine.predict(volume)} for engine in (self.reference, self.candidate))
         difference = largest_difference(*logits)
         # `predict` returns float32 whatever the precision, so two equal values may round to neighbours.
@@ -139,18 +148,17 @@ class Ladder:
     def _state_rungs(self, prefix: str, measured: Mapping[str, tuple[Arrays, Arrays]]) -> Iterator[Rung]:
         yield self._training(f"{prefix}losses", "loss", largest_difference(*measured["loss"]))
         yield self._training(f"{prefix}gradient norm", "gradient_norm", largest_difference(*measured["gradient_norm"]))
-        ours, theirs = self.reference.optimizer_state(), self.candidate.optimizer_state()
+        ours, theirs = self.reference.state(), self.candidate.state()
+        yield self._training(f"{prefix}trees", "shapes", exact_difference(_names_of(ours), _names_of(theirs)))
         for moment in ("exp_avg/", "exp_avg_sq/", "step"):
             # Apart, because the floor of the comparison is a part of the largest value: squares have another scale.
-            difference = largest_difference(_starting(moment, ours), _starting(moment, theirs))
+            difference = largest_difference(*(_starting(moment, state["optimizer"]) for state in (ours, theirs)))
             yield self._training(f"{prefix}{moment.rstrip('/')}", "optimizer", difference)
-        ours, theirs = self.reference.weights(), self.candidate.weights()
-        yield self._training(
-            f"{prefix}parameters", "params", largest_difference(*(_buffers(w, False) for w in (ours, theirs)))
-        )
-        yield self._training(
-            f"{prefix}batch_stats", "batch_stats", largest_difference(*(_buffers(w, True) for w in (ours, theirs)))
-        )
+        for tree in ours.keys() & theirs.keys() - {"optimizer"}:
+            named = "" if tree == "model" else f"{tree}'s "
+            for what, kind, buffers in (("parameters", "params", False), ("batch_stats", "batch_stats", True)):
+                difference = largest_difference(*(_buffers(state[tree], buffers) for state in (ours, theirs)))
+                yield self._training(f"{prefix}{named}{what}", kind, difference)
 
     def _forward(self, name: str, kind: str, difference: Difference) -> Rung:
         return Rung(name, kind, difference, self.tolerances.forward)
@@ -164,17 +172,15 @@ def _scalars(values: Mapping[str, float]) -> Arrays:
 
 
 def _figures(step: int, metrics: StepMetrics) -> dict[str, Arrays]:
-    losses = {
-        "loss": np.asarray(metrics.loss),
-        "classification": np.asarray(metrics.classification),
-        "any_injury": np.asarray(metrics.any_injury),
-        "segmentation": np.asarray(metrics.segmentation),
-        "case_losses": metrics.case_losses,
-    }
+    losses = {"loss": np.asarray(metrics.loss), **_scalars(metrics.terms), "case_losses": metrics.case_losses}
     return {
         "loss": {f"{name} of step {step + 1}": value for name, value in losses.items()},
         "gradient_norm": {f"gradient norm of step {step + 1}": np.asarray(metrics.gradient_norm)},
     }
+
+
+def _names_of(state: Mapping[str, Arrays]) -> Arrays:
+    return {"trees": np.asarray(sorted(state))}
 
 
 def _starting(prefix: str, arrays: Arrays) -> Arrays:

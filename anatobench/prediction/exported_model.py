@@ -14,8 +14,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from anatobench import __version__
-from anatobench.engine import SEGMENTATION_HEAD, Arrays, ModelSpec
+from anatobench.engine import Arrays, ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.objectives.heads import SEGMENTATION, diagnosis_heads, without_auxiliary
 from anatobench.recipes import MODELS, SIZES
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
@@ -41,10 +42,10 @@ def read_run_model(run: Path, segmentation: bool = False) -> ExportedModel:
     config = RunConfig.read(run)
     checkpoint = read_best(run)
     if segmentation:
-        if not config.segmentation:
+        if SEGMENTATION not in config.spec.heads:
             raise UsageError(f"{run}: was trained without the segmentation branch, so it predicts no organs")
         return ExportedModel(config.spec, dict(checkpoint.weights), checkpoint.progress.step)
-    kept = {name: array for name, array in checkpoint.weights.items() if not name.startswith(SEGMENTATION_HEAD)}
+    kept = without_auxiliary(checkpoint.weights)
     return ExportedModel(_spec(config.model, config.size, config.task), kept, checkpoint.progress.step)
 
 
@@ -84,4 +85,4 @@ def read_exported(path: Path) -> ExportedModel:
 
 
 def _spec(model: str, size: str, task: Task) -> ModelSpec:
-    return ModelSpec(model, size, task, task.geometry(size).crop_size, segmentation=False)
+    return ModelSpec(model, size, task, task.geometry(size).crop_size, diagnosis_heads(segmentation=False))

@@ -14,6 +14,7 @@ from anatobench.engine import load_engine
 from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.evaluation.predictions import class_probabilities, healthy_columns
 from anatobench.evaluation.thresholds import Thresholds
+from anatobench.objectives.heads import SEGMENTATION
 from anatobench.prediction.attribution import attribution_on_grid, log_odds_slope
 from anatobench.prediction.exported_model import ExportedModel
 from anatobench.recipes import FRAMEWORKS, Recipe
@@ -73,7 +74,7 @@ class ScanPredictor:
 
     def __init__(self, model: ExportedModel, framework: str, thresholds: Thresholds) -> None:
         self.spec, self.framework, self.thresholds = model.spec, framework, thresholds
-        weight = 1.0 if model.spec.segmentation else 0.0
+        weight = 1.0 if SEGMENTATION in model.spec.heads else 0.0
         recipe = Recipe(segmentation_weight=weight, compile="false")  # a few scans are sooner done than it is compiled
         self._engine = load_engine(framework, model.spec, recipe)
         self._engine.load_weights(model.weights)

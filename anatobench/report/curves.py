@@ -20,6 +20,7 @@ from anatobench.report.plots import (
     run_legend,
 )
 from anatobench.report.run_results import RunResults
+from anatobench.training.metrics_records import term_names
 
 LOSS_WEIGHT = 0.9
 """Of the moving average of a learning curve: about the last ten steps."""
@@ -30,15 +31,15 @@ Points = Callable[[RunResults], list[tuple[float, float]]]
 
 
 def learning_curves(runs: Sequence[RunResults]) -> str:
-    """Classification loss, segmentation loss and validation AUC over steps; a plot without data is left out."""
+    """Every term of the loss and validation AUC over steps; a plot without data is left out."""
     averaged = "loss, moving average"
+    terms = dict.fromkeys(name for run in runs for name in term_names(run.steps))
 
     def loss(name: str) -> Points:
         def points(run: RunResults) -> list[tuple[float, float]]:
-            if name == "segmentation" and not run.config.segmentation:
-                return []
-            values = debiased_average([step[name] for step in run.steps], LOSS_WEIGHT)
-            return list(zip([step["step"] for step in run.steps], values.tolist(), strict=True))
+            steps = [step for step in run.steps if name in step] if name in term_names(run.steps) else []
+            values = debiased_average([step[name] for step in steps], LOSS_WEIGHT)
+            return list(zip([step["step"] for step in steps], values.tolist(), strict=True))
 
         return points
 
@@ -48,8 +49,7 @@ def learning_curves(runs: Sequence[RunResults]) -> str:
     return _row(
         runs,
         [
-            _plot(runs, "Classification loss", averaged, loss("classification")),
-            _plot(runs, "Segmentation loss", averaged, loss("segmentation")),
+            *(_plot(runs, f"{name.replace('_', ' ').capitalize()} loss", averaged, loss(name)) for name in terms),
             _plot(runs, "Validation AUC, macro", "AUC, 0 to 1", validation_auc, marker="o", markersize=3),
         ],
     )

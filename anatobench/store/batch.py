@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What travels from the host to a device for one step."""
+    """Arrays of some cases, by name."""
 
-    volume: np.ndarray
-    """int16 [B, D, H, W], HU: the device clips, normalises and casts."""
-    organs: np.ndarray
-    """uint8 [B, D, H, W], organ indices; `IGNORED_ORGAN` where a case has no mask."""
-    targets: np.ndarray
-    """int8 [B, groups], grade per label group; `MISSING_TARGET` where unknown."""
+    arrays: Mapping[str, np.ndarray]
+    """Each [B, ...]; what the objective reads. A diagnosis has
+    `volume`, int16 [B, D, H, W], HU: the device clips, normalises and casts;
+    `organs`, uint8 [B, D, H, W], organ indices, `IGNORED_ORGAN` where a case has no mask;
+    `targets`, int8 [B, groups], grade per label group, `MISSING_TARGET` where unknown."""
     case_index: np.ndarray
     """int32 [B], position of each case in the store's index; -1 for padding of an evaluation batch."""
 
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
     @property
     def size(self) -> int:
-        return int(self.volume.shape[0])
+        """Number of cases, padding included."""
+        return len(self.case_index)
+
+    def part(self, cases: slice) -> Batch:
+        """Some of its cases."""
+        return Batch({name: array[cases] for name, array in self.arrays.items()}, self.case_index[cases])
 
     def digest(self) -> str:
         """BLAKE2b of every byte: equal digests prove that two frameworks saw the same batch."""
         state = hashlib.blake2b(digest_size=16)
-        for field in fields(self):
-            array = np.ascontiguousarray(getattr(self, field.name))
-            state.update(f"{field.name}{array.dtype}{array.shape}".encode())
+        for name, given in (*self.arrays.items(), ("case_index", self.case_index)):
+            array = np.ascontiguousarray(given)
+            state.update(f"{name}{array.dtype}{array.shape}".encode())
             state.update(array.data)
         return state.hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from anatobench.datasets.case import SPLITS
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.store.batch import Batch
 from anatobench.store.crops import centre_crop_start, random_crop_start
-from anatobench.store.mask_noise import Supervision
+from anatobench.store.mask_noise import MaskNoise
 from anatobench.store.reader import Store
 from anatobench.system.processes import Processes
 from anatobench.system.recycled_memory import RecycledMemory
@@ -35,6 +35,15 @@ WORKERS = 2
 
 CropPlan = tuple[int, Size]
 """Position of a case in the store, and where its crop starts (D, H, W)."""
+DIAGNOSIS = ("volume", "organs", "targets")
+"""The arrays that a diagnosis reads."""
+TABLES: dict[str, tuple[np.dtype, Callable[[Store, int], Sequence[int]]]] = {
+    "targets": (np.dtype(np.int8), lambda store, index: store.cases[index].targets),
+}
+"""Arrays that come whole with a case, whatever its crop: their type and the row of a case. What fills the places that
+hold no case is `MISSING_TARGET`."""
+_DENSE = {"volume": np.int16, "organs": np.uint8}
+_WITHOUT_CASE = {"volume": AIR_HU, "organs": IGNORED_ORGAN}
 
 
 class Batches(Iterator[Batch]):
@@ -49,7 +58,7 @@ class Batches(Iterator[Batch]):
         self._open(start_step)
 
     def __next__(self) -> Batch:
-        batch = Batch(**next(self._iterator))
+        batch: Batch = next(self._iterator)
         self._step += 1
         return batch
 
@@ -115,12 +124,14 @@ def training_batches(
     process_count: int = 1,
     start_step: int = 0,
     workers: int = WORKERS,
-    supervision: Supervision | None = None,
+    reads: Callable[[int], Sequence[str]] = lambda step: DIAGNOSIS,
+    mask_noise: MaskNoise | None = None,
 ) -> Batches:
     """Endless training batches: the cases in a new order every epoch, each cropped at a random place.
 
     `batch_size` counts cases over all processes; each process gets as many of each global batch, one process's
-    behind the other's. `workers` threads read ahead, none if 0: the same bytes. `supervision` changes the organs.
+    behind the other's. `workers` threads read ahead, none if 0: the same bytes. `reads` names the arrays of a step's
+    batch, from 0, in the order of its digest; `mask_noise` changes the organs.
     """
     import grain
 
@@ -140,9 +151,10 @@ def training_batches(
         .batch(batch_size, batch_fn=list)
         .map(lambda plans: plans[part])
         .repeat()
+        .map_with_index(lambda step, plans: (tuple(reads(step)), plans))
     )
     identity = {"seed": seed, "batch_size": batch_size, "cases": _fingerprint(store, indices)}
-    return Batches(plan, _CropReader(store, supervision), identity, start_step, workers)
+    return Batches(plan, _CropReader(store, mask_noise), identity, start_step, workers)
 
 
 def evaluation_batches(
@@ -168,7 +180,7 @@ def evaluation_batches(
     centre = centre_crop_start(store.geometry.padded_size, store.geometry.crop_size)
     padded = indices + [PADDING] * (-len(indices) % batch_size)
     plans: list[CropPlan] = [(index, centre) for index in padded]
-    plan = grain.MapDataset.source(plans).batch(batch_size, batch_fn=list).map(lambda batch: batch[part])
+    plan = grain.MapDataset.source(plans).batch(batch_size, batch_fn=list).map(lambda batch: (DIAGNOSIS, batch[part]))
     identity = {"split": split, "batch_size": batch_size, "cases": _fingerprint(store, indices)}
     return Batches(plan, _CropReader(store), identity, 0, workers)
 
@@ -176,30 +188,40 @@ def evaluation_batches(
 class _CropReader:
     """Reads the crops of one planned batch straight into the batch's arrays."""
 
-    def __init__(self, store: Store, supervision: Supervision | None = None):
+    def __init__(self, store: Store, mask_noise: MaskNoise | None = None):
         self._store = store
         self._memory = RecycledMemory()
-        self._supervision = supervision
+        self._mask_noise = mask_noise
 
-    def __call__(self, plans: Sequence[CropPlan]) -> dict[str, np.ndarray]:
-        crop = self._store.geometry.crop_size
-        volume = self._memory.empty((len(plans), *crop), np.int16)
-        organs = self._memory.empty((len(plans), *crop), np.uint8)
-        targets = np.empty((len(plans), len(self._store.task.groups)), np.int8)
+    def __call__(self, planned: tuple[tuple[str, ...], Sequence[CropPlan]]) -> Batch:
+        reads, plans = planned
+        arrays = {name: self._empty(name, len(plans)) for name in dict.fromkeys(("volume", *reads))}
         for place, (index, start) in enumerate(plans):
+            rows = {name: array[place] for name, array in arrays.items()}
             if index == PADDING:
-                volume[place], organs[place], targets[place] = AIR_HU, IGNORED_ORGAN, MISSING_TARGET
+                for name, row in rows.items():
+                    row[...] = _WITHOUT_CASE.get(name, MISSING_TARGET)
             else:
-                self._read(index, start, (volume[place], organs[place]))
-                targets[place] = self._store.cases[index].targets
+                self._read(index, start, rows)
         case_index = np.array([index for index, _ in plans], np.int32)
-        return {"volume": volume, "organs": organs, "targets": targets, "case_index": case_index}
+        return Batch({name: arrays[name] for name in reads}, case_index)
 
-    def _read(self, index: int, start: Size, out: tuple[np.ndarray, np.ndarray]) -> None:
-        if self._supervision is None:
+    def _empty(self, name: str, cases: int) -> np.ndarray:
+        """An array of the batch without content."""
+        if name in _DENSE:
+            return self._memory.empty((cases, *self._store.geometry.crop_size), _DENSE[name])
+        dtype, row = TABLES[name]
+        return np.empty((cases, len(row(self._store, 0))), dtype)
+
+    def _read(self, index: int, start: Size, rows: dict[str, np.ndarray]) -> None:
+        volume = rows["volume"]
+        out = (volume, rows["organs"] if "organs" in rows else np.empty(volume.shape, np.uint8))
+        if self._mask_noise is None:
             self._store.read_crop(index, start, self._store.geometry.crop_size, out)
         else:
-            self._supervision.read_crop(self._store, index, start, out)
+            self._mask_noise.read_crop(self._store, index, start, out)
+        for name in rows.keys() & TABLES.keys():
+            rows[name][...] = TABLES[name][1](self._store, index)
 
 
 def _part_of_batch(batch_size: int, process_index: int, process_count: int) -> slice:

@@ -31,8 +31,8 @@ REACH = 2
 
 
 @dataclass(frozen=True)
-class Supervision:
-    """What of a store's organ masks supervises."""
+class MaskNoise:
+    """What training batches change in a store's organ masks."""
 
     organs: tuple[str, ...]
     """The organs that supervise."""
@@ -41,12 +41,12 @@ class Supervision:
     seed: int
 
     @staticmethod
-    def of(recipe: Recipe, task: Task) -> Supervision | None:
+    def of(recipe: Recipe, task: Task) -> MaskNoise | None:
         """None where the masks supervise as they are; `UsageError` if the recipe names an organ the task has not."""
         organs = supervising_organs(recipe, task)
         if organs == task.organs and recipe.boundary_distortion == 0:
             return None
-        return Supervision(organs, recipe.boundary_distortion, recipe.seed)
+        return MaskNoise(organs, recipe.boundary_distortion, recipe.seed)
 
     def read_crop(
         self, store: Store, index: int, start: Size, out: tuple[np.ndarray, np.ndarray]

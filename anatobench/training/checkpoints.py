@@ -2,8 +2,9 @@
 
 RUN/checkpoints/step_00000100/model.safetensors      weights, canonical names and layouts
 RUN/checkpoints/step_00000100/optimizer.safetensors  AdamW's moments, likewise
-RUN/checkpoints/step_00000100/state.json             everything else, and the checksums of the two files
-RUN/checkpoints/best.json                            the checkpoint with the best validation macro AUC
+RUN/checkpoints/step_00000100/teacher.safetensors    a teacher's weights, where the run has one
+RUN/checkpoints/step_00000100/state.json             everything else, and the checksums of the files
+RUN/checkpoints/best.json                            the checkpoint with the best score on the validation split
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from anatobench.system.json_text import parse_json
 
 FOLDER = "checkpoints"
 BEST_FILE = "best.json"
-MODEL_FILE = "model.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
+MODEL = "model"
+"""The tree that every run has: what evaluation and export read."""
+_WORDS = {MODEL: "weight", "optimizer": "moment"}
+_TREE_FILE = re.compile(r"([a-z_]+)\.safetensors")
 STATE_FILE = "state.json"
 FORMAT = 1
 KEPT = 2
@@ -45,7 +48,19 @@ class Best:
     """The evaluation that the best checkpoint stands for."""
 
     step: int
-    auc_macro: float
+    name: str
+    """Of the score."""
+    score: float
+
+    def to_json(self) -> dict[str, Any]:
+        """`step` and the score under its name."""
+        return {"step": self.step, self.name: self.score}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Best:
+        """The inverse; raises KeyError, TypeError or ValueError on anything else."""
+        ((name, score),) = [(name, value) for name, value in data.items() if name != "step"]
+        return Best(int(data["step"]), str(name), float(score))
 
 
 @dataclass(frozen=True)
@@ -71,8 +86,13 @@ class Checkpoint:
     """Everything that a run needs to go on."""
 
     progress: Progress
-    weights: Arrays
-    optimizer: Arrays
+    trees: Mapping[str, Arrays]
+    """The engine's `state`."""
+
+    @property
+    def weights(self) -> Arrays:
+        """The model's."""
+        return self.trees[MODEL]
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
@@ -104,11 +124,13 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
     files = {}
-    for name, arrays in ((MODEL_FILE, checkpoint.weights), (OPTIMIZER_FILE, checkpoint.optimizer)):
-        content = safetensors_bytes(arrays)
+    for tree, arrays in checkpoint.trees.items():
+        name, content = f"{tree}.safetensors", safetensors_bytes(arrays)
         write_atomically(folder / name, content)
         files[name] = {"bytes": len(content), "blake2b": _digest(content)}
-    state = {"format": FORMAT, **asdict(checkpoint.progress), "files": files}
+    best = checkpoint.progress.best
+    progress = {**asdict(checkpoint.progress), "best": None if best is None else best.to_json()}
+    state = {"format": FORMAT, **progress, "files": files}
     write_atomically(folder / STATE_FILE, _sealed(state))
 
 
@@ -118,7 +140,7 @@ def record_best(run: Path, best: Best | None) -> None:
     if best is None:
         path.unlink(missing_ok=True)
         return
-    record = {"step": best.step, "auc_macro": best.auc_macro, "checkpoint": _step_folder(run, best.step).name}
+    record = {**best.to_json(), "checkpoint": _step_folder(run, best.step).name}
     write_atomically(path, (json.dumps(record) + "\n").encode())
 
 
@@ -168,17 +190,22 @@ def _read(folder: Path) -> Checkpoint:
             epoch=int(state["epoch"]),
             batches=state["batches"],
             evaluated_step=int(state["evaluated_step"]),
-            best=None if best is None else Best(int(best["step"]), float(best["auc_macro"])),
+            best=None if best is None else Best.from_json(best),
             framework=str(state["framework"]),
             versions=state["versions"],
         )
-        arrays = {}
-        for name in (MODEL_FILE, OPTIMIZER_FILE):
+        trees = {}
+        for name, expected in state["files"].items():
+            named = _TREE_FILE.fullmatch(name)
+            if named is None:
+                raise ValueError(f"{name!r} is no file of a checkpoint")
             path = folder / name
-            arrays[name] = load(_verified(path, state["files"][name]))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            trees[named[1]] = load(_verified(path, expected))
+        if MODEL not in trees:
+            raise ValueError(f"{MODEL} is missing")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise AnatoBenchError(f"{path}: damaged checkpoint ({error})") from None
-    return Checkpoint(progress, arrays[MODEL_FILE], arrays[OPTIMIZER_FILE])
+    return Checkpoint(progress, trees)
 
 
 def _verified(path: Path, expected: Mapping[str, Any]) -> bytes:
@@ -212,7 +239,8 @@ def _digest(content: bytes) -> str:
 
 
 def _check_finite(checkpoint: Checkpoint) -> None:
-    for kind, arrays in (("weight", checkpoint.weights), ("moment", checkpoint.optimizer)):
+    for tree, arrays in checkpoint.trees.items():
+        kind = _WORDS.get(tree, f"{tree}'s")
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise AnatoBenchError(

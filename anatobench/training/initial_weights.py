@@ -14,8 +14,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from anatobench.engine import SEGMENTATION_HEAD, Arrays, Engine
+from anatobench.engine import Arrays, Engine
 from anatobench.errors import AnatoBenchError
+from anatobench.objectives.heads import of_auxiliary
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.processes import after_leader
@@ -63,9 +64,8 @@ def load_initial_weights(path: Path, engine: Engine) -> None:
     does not fit the model.
     """
     weights = _read(path)
-    head = {name: array for name, array in engine.weights().items() if name.startswith(SEGMENTATION_HEAD)}
     try:
-        engine.load_weights(head | weights)
+        engine.load_weights(of_auxiliary(engine.weights()) | weights)
     except AnatoBenchError as error:
         raise AnatoBenchError(f"{path}: {error}") from None
 

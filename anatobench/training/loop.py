@@ -17,6 +17,7 @@ import numpy as np
 
 from anatobench.engine import Engine, PendingMetrics, StepMetrics
 from anatobench.errors import AnatoBenchError
+from anatobench.objectives.registry import plan_of
 from anatobench.store.batch import Batch
 from anatobench.system.signals import Interrupted, StopSignals
 from anatobench.training.checkpoints import Best, Checkpoint, Progress, read_newest, record_best, save_checkpoint
@@ -30,8 +31,17 @@ from anatobench.training.step_progress import StepProgress
 SESSIONS_FILE = "sessions.jsonl"
 """One line per start of a run: when, from which step, in which framework, on which device."""
 
-AucPerClass = tuple[float | None, dict[str, float | None]]
-"""Macro AUC and AUC per class, None where undefined."""
+
+@dataclass(frozen=True)
+class Judgement:
+    """What an evaluation on the validation split found."""
+
+    name: str
+    """Of the score that chooses the best checkpoint; higher is better."""
+    score: float | None
+    """None where it is undefined."""
+    details: Mapping[str, Any]
+    """What is logged besides, plain JSON types."""
 
 
 class TrainingBatches(Protocol):
@@ -50,8 +60,8 @@ class TrainingData:
     steps_per_epoch: int
     case_id: Callable[[int], str]
     """Name of a `Batch.case_index`, for messages."""
-    validate: Callable[[Callable[[], None]], AucPerClass] | None
-    """Evaluates on the validation split, calling its argument between batches; None without such a split."""
+    validate: Callable[[Callable[[], None]], Judgement] | None
+    """Judges the model on the validation split, calling its argument between batches; None without such a split."""
     sharpness_batch: Batch | None = None
     """On which sharpness is measured: the same one all along, so that a curve is a property of the weights."""
 
@@ -98,6 +108,7 @@ class _Training:
     def __init__(self, run: Path, config: RunConfig, engine: Engine, data: TrainingData) -> None:
         self._run, self._config, self._engine, self._data = run, config, engine, data
         self._processes = engine.processes
+        self._plan = plan_of(config.recipe, config.task)
         self._stop_agreed = False
         """Whether all processes know that one of them was asked to stop."""
         self.total_steps = config.total_steps(data.steps_per_epoch)
@@ -125,8 +136,7 @@ class _Training:
             begin_with(self._run, self._config, self._engine, say)
             return
         progress = checkpoint.progress
-        self._engine.load_weights(checkpoint.weights)
-        self._engine.load_optimizer_state(checkpoint.optimizer)
+        self._engine.load_state(checkpoint.trees)
         self._data.batches.set_state(dict(progress.batches))
         self.step, self.evaluated_step, self._best = progress.step, progress.evaluated_step, progress.best
         self._saved = (self.step, self.evaluated_step)
@@ -190,7 +200,8 @@ class _Training:
         batch = next(self._data.batches)
         rate = learning_rate(self._config.recipe, self.step, self.total_steps)
         with nullcontext() if self._compiled else progress.compiling():
-            pending = self._engine.train_step(batch, rate, self.step, stop.received)
+            phase = self._plan.phase_of_epoch(self.step // self._data.steps_per_epoch)
+            pending = self._engine.train_step(batch, rate, self.step, stop.received, phase)
         self._compiled = True
         self.step += 1
         digest = batch.digest()  # while the device works
@@ -228,13 +239,14 @@ class _Training:
         if self._data.validate is None or not due or self.step == self.evaluated_step:
             return
         self._finish_step(log, progress)
-        macro, per_class = self._data.validate(stop.check if self._processes.alone else _go_on)
+        found = self._data.validate(stop.check if self._processes.alone else _go_on)
         record = {"kind": "evaluation", "step": self.step, "epoch": epochs, "split": "validation"}
-        log.evaluation({**record, "auc_macro": macro, "auc": per_class})
-        progress.say(f"epoch {epochs}: validation AUC {'undefined' if macro is None else f'{macro:.4f}'}")
+        log.evaluation({**record, found.name: found.score, **found.details})
+        shown = "undefined" if found.score is None else f"{found.score:.4f}"
+        progress.say(f"epoch {epochs}: validation {found.name} {shown}")
         self.evaluated_step = self.step
-        if macro is not None and (self._best is None or macro > self._best.auc_macro):
-            self._best = Best(self.step, macro)
+        if found.score is not None and (self._best is None or found.score > self._best.score):
+            self._best = Best(self.step, found.name, found.score)
         self._save(log, progress)
 
     def _save(self, log: MetricsLog, progress: StepProgress) -> None:
@@ -243,8 +255,7 @@ class _Training:
         self._finish_step(log, progress)
         log.sync()
         if self._processes.leads:
-            weights, moments = self._engine.weights(), self._engine.optimizer_state()
-            save_checkpoint(self._run, Checkpoint(self._progress(), weights, moments))
+            save_checkpoint(self._run, Checkpoint(self._progress(), self._engine.state()))
         self._saved = (self.step, self.evaluated_step)
 
     def _progress(self) -> Progress:
@@ -286,9 +297,7 @@ def _step_record(step: _StepInFlight, epoch: int, metrics: StepMetrics, seconds:
         "step": step.step,
         "epoch": epoch,
         "loss": metrics.loss,
-        "classification": metrics.classification,
-        "any_injury": metrics.any_injury,
-        "segmentation": metrics.segmentation,
+        **metrics.terms,
         "gradient_norm": metrics.gradient_norm,
         "learning_rate": step.learning_rate,
         "batch_digest": step.batch_digest,

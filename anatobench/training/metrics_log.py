@@ -18,7 +18,7 @@ from anatobench.system.json_text import parse_json
 from anatobench.training.metrics_records import METRICS_FILE
 
 TENSORBOARD_FOLDER = "tensorboard"
-_PLOTTED = ("loss", "classification", "any_injury", "segmentation", "gradient_norm", "learning_rate", "seconds")
+_NOT_PLOTTED = ("kind", "step", "epoch", "batch_digest")
 
 
 class MetricsLog:
@@ -37,12 +37,20 @@ class MetricsLog:
     def step(self, record: Mapping[str, Any]) -> None:
         """Log a training step: a flat JSON object with `kind` "step"."""
         self._append(record)
-        self._plot(record["step"], {f"train/{name}": record[name] for name in _PLOTTED})
+        self._plot(
+            record["step"], {f"train/{name}": value for name, value in record.items() if name not in _NOT_PLOTTED}
+        )
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
-        """Log an evaluation: `kind` "evaluation", `split`, `auc_macro` and `auc` per class, None where undefined."""
+        """Log an evaluation: `kind` "evaluation", `split`, `epoch`, the judge's score under its name and its details,
+        None where undefined."""
         self._append(record)
-        values = {"auc_macro": record["auc_macro"], **{f"auc/{name}": auc for name, auc in record["auc"].items()}}
+        values: dict[str, float | None] = {}
+        for name, value in record.items():
+            if isinstance(value, Mapping):
+                values |= {f"{name}/{part}": figure for part, figure in value.items()}
+            elif name not in ("kind", "step", "epoch", "split"):
+                values[name] = value
         defined = {f"{record['split']}/{name}": value for name, value in values.items() if value is not None}
         self._plot(record["step"], defined)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,13 @@ from anatobench.errors import AnatoBenchError
 from anatobench.system.json_text import parse_json
 
 METRICS_FILE = "metrics.jsonl"
+_NO_TERMS = ("kind", "step", "epoch", "loss", "gradient_norm", "learning_rate", "batch_digest", "seconds")
+
+
+def term_names(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The terms of the loss that step records hold, in order; one that is 0 throughout was not part of it."""
+    names = dict.fromkeys(name for step in steps for name in step if name not in _NO_TERMS)
+    return [name for name in names if any(step.get(name) for step in steps)]
 
 
 def read_records(run: Path) -> list[dict[str, Any]]:

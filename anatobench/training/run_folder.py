@@ -15,6 +15,7 @@ from typing import Any
 from anatobench import __version__
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.objectives.registry import plan_of
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe, override, paper_recipe
 from anatobench.store.mask_noise import supervising_organs
 from anatobench.store.reader import read_description
@@ -91,7 +92,7 @@ class RunConfig:
     def spec(self) -> ModelSpec:
         """What the engine is built for."""
         crop_size = self.task.geometry(self.size).crop_size
-        return ModelSpec(self.model, self.size, self.task, crop_size, self.segmentation)
+        return ModelSpec(self.model, self.size, self.task, crop_size, plan_of(self.recipe, self.task).heads)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole run."""

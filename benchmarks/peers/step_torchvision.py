@@ -27,10 +27,12 @@ from torchvision.models.video.swin_transformer import PatchEmbed3d
 from anatobench.backbones.mvit_v2_s import LAYOUTS as MVIT_LAYOUTS
 from anatobench.backbones.mvit_v2_s import STOCHASTIC_DEPTH
 from anatobench.engine import Arrays, ModelSpec, StepMetrics
+from anatobench.objectives.heads import SEGMENTATION
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from torch_ref.instruments import TorchInstruments
-from torch_ref.losses import case_losses, segmentation_loss
+from torch_ref.losses.diagnosis import any_injury_loss, classification_loss
+from torch_ref.losses.segmentation import segmentation_loss
 from torch_ref.models import build_backbone
 from torch_ref.optimizer import build_optimizer, clip_and_update
 from torch_ref.precision import Precision
@@ -62,7 +64,7 @@ class StockModel(nn.Module):
         # The tiny sizes exist in this suite alone: torchvision's classes with the suite's numbers.
         self.backbone: Any = build_backbone(spec) if spec.size == "tiny" else self.stock_backbone(spec)
         self.segmentation_head: nn.Module | None = None
-        if spec.segmentation:
+        if SEGMENTATION in spec.heads:
             channels = self.classifier().in_features
             self.segmentation_head = nn.Conv3d(channels, spec.task.segmentation_classes, kernel_size=1)
 
@@ -192,11 +194,8 @@ class PendingStep:
     case_losses: Tensor
 
     def fetch(self) -> StepMetrics:
-        """Wait for the device. (What a stock step does not compute is NaN.)"""
-        nan = float("nan")
-        return StepMetrics(
-            self.loss.item(), nan, nan, nan, self.gradient_norm.item(), to_numpy(self.case_losses.float())
-        )
+        """Wait for the device. (A stock step keeps no account of single terms.)"""
+        return StepMetrics(self.loss.item(), {}, self.gradient_norm.item(), to_numpy(self.case_losses.float()))
 
 
 class StockStep:
@@ -215,19 +214,26 @@ class StockStep:
     def train_step(self, batch: Batch, learning_rate: float, step: int) -> PendingStep:
         """Forward, backward, clip, AdamW."""
         volume, organs, targets = (
-            torch.from_numpy(array).to(self._device) for array in (batch.volume, batch.organs, batch.targets)
+            torch.from_numpy(array).to(self._device) for array in (batch["volume"], batch["organs"], batch["targets"])
         )
         x = normalise(volume, self._spec.task.window, torch.float32)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._variant.autocast):
             logits, seg_logits = self._forward(x)
         seg_logits = None if seg_logits is None else seg_logits.float()
-        segmentation = None if seg_logits is None else segmentation_loss(self.recipe, seg_logits, organs)
-        losses = case_losses(self._spec.task, self.recipe, logits.float(), targets, segmentation)
-        loss = losses.total.mean()
+        case_losses = self._case_losses(logits.float(), seg_logits, organs, targets.long())
+        loss = case_losses.mean()
         self._optimizer.zero_grad()
         loss.backward()
         norm = clip_and_update(self._optimizer, self.recipe.clip_norm, learning_rate)
-        return PendingStep(loss.detach(), norm, losses.total.detach())
+        return PendingStep(loss.detach(), norm, case_losses.detach())
+
+    def _case_losses(self, logits: Tensor, seg_logits: Tensor | None, organs: Tensor, targets: Tensor) -> Tensor:
+        task, recipe = self._spec.task, self.recipe
+        loss = classification_loss(task, logits, targets)
+        loss = loss + recipe.any_injury_weight * any_injury_loss(task, logits, targets)
+        if seg_logits is not None:
+            loss = loss + recipe.segmentation_weight * segmentation_loss(recipe, seg_logits, organs)
+        return loss
 
     def weights(self) -> Arrays:
         """In canonical form."""

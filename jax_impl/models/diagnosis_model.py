@@ -1,8 +1,8 @@
-"""A backbone with its linear classifier and the auxiliary segmentation head."""
+"""A backbone with its linear classifier and auxiliary heads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Protocol, cast
 
@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from anatobench.tasks import Size
 from jax_impl.layers.noise import Key, key_at
 from jax_impl.layers.upsampling import upsample_trilinear
-from jax_impl.models.segmentation_head import SegmentationHead
+from jax_impl.models.auxiliary_head import AuxiliaryHead
 from jax_impl.weights import Entry
 
 
@@ -31,27 +31,25 @@ class Backbone(Protocol):
 
 
 class DiagnosisModel(nnx.Module):
-    """Logits from globally averaged features; segmentation logits from the features themselves."""
+    """Logits from globally averaged features; the auxiliary heads' logits from the features themselves."""
 
     def __init__(
         self,
         backbone: Backbone,
-        segmentation_classes: int | None,
+        auxiliary: Mapping[str, int],
         *,
         head_dtype: DTypeLike,
         generator: np.random.Generator,
         recompute: bool = False,
     ) -> None:
-        """`segmentation_classes` None builds no head. Both heads are small: they compute in `head_dtype`, the
-        parameters' type, even where the backbone uses bfloat16. `recompute` keeps of each stage its input alone, and
-        computes the rest again in the backward pass."""
+        """`auxiliary` gives each auxiliary head's name and classes. All heads are small: they compute in `head_dtype`,
+        the parameters' type, even where the backbone uses bfloat16. `recompute` keeps of each stage its input alone,
+        and computes the rest again in the backward pass."""
         self.recompute = recompute
         self.backbone = cast(nnx.Module, backbone)
-        self.segmentation_head = (
-            None
-            if segmentation_classes is None
-            else SegmentationHead(backbone.feature_channels, segmentation_classes, generator=generator)
-        )
+        self.auxiliary = tuple(auxiliary)
+        for name, classes in auxiliary.items():
+            setattr(self, f"{name}_head", AuxiliaryHead(name, backbone.feature_channels, classes, generator=generator))
         self.head_dtype = head_dtype
 
     def features(
@@ -76,24 +74,27 @@ class DiagnosisModel(nnx.Module):
         pooled = features.astype(self.head_dtype).mean((1, 2, 3))
         return cast(Backbone, self.backbone).classify(pooled, key_at(key, 1))
 
-    def segment_coarse(self, features: jax.Array) -> jax.Array | None:
-        """The head's output [B, classes, d, h, w] in the parameters' type, or None for a model without the head."""
-        if self.segmentation_head is None:
+    def coarse(self, head: str, features: jax.Array) -> jax.Array | None:
+        """An auxiliary head's logits [B, classes, d, h, w] in the parameters' type; None for a model without it."""
+        if head not in self.auxiliary:
             return None
-        return self.segmentation_head(features.astype(self.head_dtype))
+        return self._head(head)(features.astype(self.head_dtype))
 
-    def segment(self, features: jax.Array, size: Size) -> jax.Array | None:
+    def upsampled(self, head: str, features: jax.Array, size: Size) -> jax.Array | None:
         """The same upsampled to [B, classes, D, H, W]: trilinear with align_corners=False, as the paper's head."""
-        coarse = self.segment_coarse(features)
+        coarse = self.coarse(head, features)
         return None if coarse is None else upsample_trilinear(coarse, size)
+
+    def _head(self, name: str) -> AuxiliaryHead:
+        return cast(AuxiliaryHead, getattr(self, f"{name}_head"))
 
     def stage_names(self) -> list[str]:
         """Of the backbone's stages, in order."""
         return [name for name, _ in cast(Backbone, self.backbone).stages(train=False, key=None)]
 
     def weight_table(self) -> list[Entry]:
-        """The backbone's arrays under torchvision's own names, beside `segmentation_head.*`."""
+        """The backbone's arrays under torchvision's own names, beside `<auxiliary head>_head.*`."""
         table = [
             replace(entry, path=("backbone", *entry.path)) for entry in cast(Backbone, self.backbone).weight_table()
         ]
-        return table if self.segmentation_head is None else [*table, *self.segmentation_head.weight_table()]
+        return [*table, *(entry for name in self.auxiliary for entry in self._head(name).weight_table())]

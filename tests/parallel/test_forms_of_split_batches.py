@@ -16,7 +16,7 @@ from functools import partial
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from anatobench.recipes import Recipe
 from jax_impl.layers.batch_norm import fast_batch_norm
-from jax_impl.losses_by_parts import segmentation_loss_by_parts
+from jax_impl.losses.segmentation_by_parts import segmentation_loss_by_parts
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_enable_x64", True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anatobench.engine import Arrays, ModelSpec, StepMetrics
+from anatobench.objectives.heads import SEGMENTATION
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.system.processes import ALONE
@@ -44,7 +45,7 @@ class NumpyEngine:
             "fc.weight": rng.normal(0, 0.1, shape).astype(np.float32),
             "fc.bias": np.zeros(shape[0], np.float32),
         }
-        if spec.segmentation:
+        if SEGMENTATION in spec.heads:
             self._weights["segmentation_head.weight"] = np.zeros(spec.task.segmentation_classes, np.float32)
         self._moments = {
             f"{moment}/{name}": np.zeros_like(array)
@@ -61,12 +62,12 @@ class NumpyEngine:
     def close(self) -> None:
         pass
 
-    def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False) -> Measured:
+    def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False, phase: int = 0) -> Measured:
         self.events.append(step + 1)
         noise = np.random.default_rng((self.recipe.seed, step)).normal(0, 0.05, (batch.size, FEATURES))
-        features = (_features(batch.volume) + noise).astype(np.float32)
-        losses, slopes = self._losses(self._logits(features), batch.targets)
-        losses[(batch.volume == POISON_HU).any(axis=(1, 2, 3))] = np.nan
+        features = (_features(batch["volume"]) + noise).astype(np.float32)
+        losses, slopes = self._losses(self._logits(features), batch["targets"])
+        losses[(batch["volume"] == POISON_HU).any(axis=(1, 2, 3))] = np.nan
         slopes[np.isnan(losses)] = np.nan
         gradients = {
             "fc.weight": slopes.T @ features / batch.size,
@@ -78,7 +79,8 @@ class NumpyEngine:
         self._update(gradients, norm, learning_rate)
         mean = float(losses.mean())
         fetched = _Negated(self.events)
-        return Measured(StepMetrics(mean, mean, 0.0, 0.0, norm, losses), fetched, step + 1)
+        terms = {"classification": mean, "any_injury": 0.0, "segmentation": 0.0}
+        return Measured(StepMetrics(mean, terms, norm, losses), fetched, step + 1)
 
     def _update(self, gradients: Arrays, norm: float, learning_rate: float) -> None:
         recipe, scale = self.recipe, min(1.0, self.recipe.clip_norm / (norm + 1e-6))
@@ -117,13 +119,17 @@ class NumpyEngine:
         for name, array in self._weights.items():
             array[...] = weights[name]
 
-    def optimizer_state(self) -> Arrays:
-        return {**{name: array.copy() for name, array in self._moments.items()}, "step": np.array(self._updates)}
+    def state(self) -> dict[str, Arrays]:
+        moments = {name: array.copy() for name, array in self._moments.items()}
+        return {"model": self.weights(), "optimizer": {**moments, "step": np.array(self._updates)}}
 
-    def load_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
-        for name, array in self._moments.items():
-            array[...] = state[name]
-        self._updates = int(state["step"])
+    def load_state(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        if "model" in state:
+            self.load_weights(state["model"])
+        if "optimizer" in state:
+            for name, array in self._moments.items():
+                array[...] = state["optimizer"][name]
+            self._updates = int(state["optimizer"]["step"])
 
     def device(self) -> dict:
         return {"kind": "cpu", "name": "test", "count": 1, "versions": {"numpy": np.__version__}}

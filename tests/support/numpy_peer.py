@@ -34,7 +34,7 @@ class Measured:
     loss: float
 
     def fetch(self) -> StepMetrics:
-        return StepMetrics(self.loss, 0, 0, 0, 0, np.zeros(1))
+        return StepMetrics(self.loss, {}, 0.0, np.zeros(1))
 
 
 class NumpyInstruments:

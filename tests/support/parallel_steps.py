@@ -7,7 +7,6 @@ MASTER_ADDR, MASTER_PORT.
 from __future__ import annotations
 
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import numpy as np
 from anatobench.engine import ModelSpec, load_engine
 from anatobench.parity.inputs import learning_rate, parity_batch, parity_recipe, perturbed_weights
 from anatobench.recipes import override
-from anatobench.store.batch import Batch
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.processes import find_processes
 from anatobench.tasks import get_task
@@ -38,16 +36,16 @@ def main() -> None:
     figures, stops = [], []
     for step in range(steps):
         batch = parity_batch(spec, BATCH_SIZE, 0, step)
-        part = Batch(**{field.name: getattr(batch, field.name)[own] for field in fields(Batch)})
+        part = batch.part(own)
         # Each step another process is asked to stop, in the last step nobody.
         stop = step % processes.count == processes.index and step + 1 < steps
         found = engine.train_step(part, learning_rate(step), step, stop).fetch()
-        figures.append([found.loss, found.classification, found.any_injury, found.segmentation, found.gradient_norm])
+        figures.append([found.loss, *found.terms.values(), found.gradient_norm])
         stops.append(found.stop)
         cases = engine.gather(found.case_losses).reshape(-1)
-    logits = engine.gather(engine.predict(batch.volume[own])).reshape(BATCH_SIZE, -1)
+    logits = engine.gather(engine.predict(batch["volume"][own])).reshape(BATCH_SIZE, -1)
     arrays = {f"weights/{name}": array for name, array in engine.weights().items()}
-    arrays |= {f"optimizer/{name}": array for name, array in engine.optimizer_state().items()}
+    arrays |= {f"optimizer/{name}": array for name, array in engine.state()["optimizer"].items()}
     arrays |= {"figures": np.array(figures), "stops": np.array(stops), "case_losses": cases, "logits": logits}
     path = out / f"process_{processes.index}_of_{processes.count}.safetensors"
     path.write_bytes(safetensors_bytes(arrays, {"device": str(engine.device()["count"])}))

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 import torch_ref.engine as engine_module
 import torch_ref.layers.upsampling as upsampling_module
-import torch_ref.losses as losses_module
+import torch_ref.losses.diagnosis as losses_module
+import torch_ref.losses.segmentation as segmentation_module
+import torch_ref.step as step_module
 from anatobench.tasks import WINDOWS
 from torch_ref.models.diagnosis_model import DiagnosisModel
 
@@ -49,6 +51,11 @@ def in_model(change: Callable[[DiagnosisModel], None]) -> Plant:
 def in_place_of(module: Any, name: str, make: Callable[[Any], Any]) -> Plant:
     """A fault in one function or method: `make` is given the right one."""
     return lambda monkeypatch: monkeypatch.setattr(module, name, make(getattr(module, name)))
+
+
+def in_dict(table: dict[str, Any], name: str, make: Callable[[Any], Any]) -> Plant:
+    """As `in_place_of`, of an entry of a registry."""
+    return lambda monkeypatch: monkeypatch.setitem(table, name, make(table[name]))
 
 
 def for_every(kind: type[nn.Module], **settings: Any) -> Plant:
@@ -119,7 +126,7 @@ _INTERPOLATE = F.interpolate
 
 def with_task(change: Callable[[Any], Any]) -> Plant:
     """The losses see another task."""
-    return in_place_of(engine_module, "case_losses", lambda right: lambda task, *rest: right(change(task), *rest))
+    return in_dict(step_module.CASE_TERMS, "diagnosis", lambda right: lambda task, *rest: right(change(task), *rest))
 
 
 def swapped_sample_weights(task: Any) -> Any:
@@ -242,7 +249,7 @@ def clip_by_value(right: Any) -> Any:
 
 
 def rate_of_next_step(right: Any) -> Any:
-    return lambda self, batch, learning_rate, step: right(self, batch, 0.9 * learning_rate, step)
+    return lambda self, batch, learning_rate, step, **rest: right(self, batch, 0.9 * learning_rate, step, **rest)
 
 
 def gradients_not_cleared(right: Any) -> Any:
@@ -256,11 +263,11 @@ def gradients_not_cleared(right: Any) -> Any:
 
 BATCH_NORM = nn.BatchNorm3d
 FAULTS = (
-    Fault("window of the other anatomy", "stage stem", in_place_of(engine_module, "normalise", lambda right: lambda
+    Fault("window of the other anatomy", "stage stem", in_place_of(step_module, "normalise", lambda right: lambda
           volume, window, dtype: right(volume, WINDOWS["chest"], dtype))),
-    Fault("not clipped to the window", "stage stem", in_place_of(engine_module, "normalise", lambda right: lambda
+    Fault("not clipped to the window", "stage stem", in_place_of(step_module, "normalise", lambda right: lambda
           volume, window, dtype: ((volume.to(dtype) - window[0]) * (2 / (window[1] - window[0])) - 1).unsqueeze(1))),
-    Fault("window mapped to [0, 1]", "stage stem", in_place_of(engine_module, "normalise", lambda right: lambda
+    Fault("window mapped to [0, 1]", "stage stem", in_place_of(step_module, "normalise", lambda right: lambda
           *arguments: (right(*arguments) + 1) / 2)),
     Fault("BatchNorm epsilon 1e-3", "stage stem", for_every(BATCH_NORM, eps=1e-3)),
     Fault("BatchNorm epsilon 1e-6", "stage stem", for_every(BATCH_NORM, eps=1e-6)),
@@ -271,7 +278,7 @@ FAULTS = (
           self, features, *rest: right(self, features.amax((2, 3, 4), keepdim=True), *rest))),
     Fault("classifier without bias", "logits", in_place_of(DiagnosisModel, "classify", lambda right: lambda
           self, *rest: right(self, *rest) - self.backbone.fc.bias)),
-    Fault("segmentation head without bias", "seg_logits", in_place_of(DiagnosisModel, "segment", lambda right: lambda
+    Fault("segmentation head without bias", "seg_logits", in_place_of(DiagnosisModel, "upsampled", lambda right: lambda
           self, *rest: right(self, *rest) - self.segmentation_head.bias[:, None, None, None])),
     Fault("align_corners=True", "seg_logits", interpolated(mode="trilinear", align_corners=True)),
     Fault("nearest upsampling", "seg_logits", interpolated(mode="nearest")),
@@ -279,26 +286,26 @@ FAULTS = (
     Fault("divided by the sum of weights", "losses", in_place_of(losses_module, "group_loss", divided_by_weights)),
     Fault("missing label taken as healthy", "losses", in_place_of(losses_module, "group_loss", missing_as_healthy)),
     Fault("any_injury as maximum", "losses", in_place_of(losses_module, "any_injury_loss", any_injury_of_maximum)),
-    Fault("background ignored", "losses", in_place_of(losses_module, "voxel_cross_entropy", background_ignored)),
+    Fault("background ignored", "losses", in_place_of(segmentation_module, "voxel_cross_entropy", background_ignored)),
     Fault("mean over the batch's voxels", "losses",
-          in_place_of(losses_module, "voxel_cross_entropy", mean_over_the_batch_of_voxels)),
-    Fault("Dice of the batch", "losses", in_place_of(losses_module, "dice_loss", dice_of_the_batch)),
+          in_place_of(segmentation_module, "voxel_cross_entropy", mean_over_the_batch_of_voxels)),
+    Fault("Dice of the batch", "losses", in_place_of(segmentation_module, "dice_loss", dice_of_the_batch)),
     Fault("any_injury without gradient", "gradients", in_place_of(losses_module, "any_injury_loss", lambda right:
           lambda *arguments: right(*arguments).detach())),
-    Fault("segmentation does not reach the backbone", "gradients", in_place_of(DiagnosisModel, "segment", lambda right:
-          lambda self, features, size: right(self, features.detach(), size))),
+    Fault("segmentation does not reach the backbone", "gradients", in_place_of(DiagnosisModel, "upsampled", lambda
+          right: lambda self, head, features, size: right(self, head, features.detach(), size))),
     Fault("batch statistics in evaluation", "evaluation stage stem",
           in_place_of(BATCH_NORM, "forward", lambda right: always_batch_statistics)),
     Fault("clip without + 1e-6", "step 1: exp_avg",
-          in_place_of(engine_module, "clip_and_update", clip_without_constant)),
-    Fault("clip by value", "step 1: exp_avg", in_place_of(engine_module, "clip_and_update", clip_by_value)),
+          in_place_of(step_module, "clip_and_update", clip_without_constant)),
+    Fault("clip by value", "step 1: exp_avg", in_place_of(step_module, "clip_and_update", clip_by_value)),
     Fault("weight decay coupled", "step 1: exp_avg",
           in_place_of(engine_module, "build_optimizer", coupled_weight_decay)),
     Fault("Adam beta 2 of 0.99", "step 1: exp_avg_sq", optimizer_with(betas=(0.9, 0.99))),
     Fault("Adam epsilon 1e-6", "step 1: parameters", optimizer_with(eps=1e-6)),
     Fault("no weight decay", "step 1: parameters", optimizer_with(weight_decay=0.0)),
     Fault("weight decay of kernels alone", "step 1: parameters",
-          in_place_of(engine_module, "clip_and_update", decay_of_kernels_alone)),
+          in_place_of(step_module, "clip_and_update", decay_of_kernels_alone)),
     Fault("learning rate of the next step", "step 1: parameters",
           in_place_of(engine_module.TorchEngine, "train_step", rate_of_next_step)),
     Fault("BatchNorm momentum 0.01", "step 1: batch_stats", for_every(BATCH_NORM, momentum=0.01)),

@@ -70,7 +70,7 @@ def wait_for_steps(process: subprocess.Popen[str], run: Path, count: int) -> Non
 
 def state(run: Path) -> dict[str, bytes]:
     newest = read_newest(run)
-    return {name: array.tobytes() for name, array in {**newest.weights, **newest.optimizer}.items()}
+    return {name: array.tobytes() for name, array in {**newest.weights, **newest.trees["optimizer"]}.items()}
 
 
 @pytest.mark.parametrize(("framework", "kills"), [("torch", [(1, 4), (5, 8)]), ("jax", [(3, 6)])])
@@ -113,6 +113,6 @@ def test_a_run_goes_on_in_the_other_framework(tmp_path: Path, store: Store, envi
             assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-7)
     expected, found = read_newest(whole), read_newest(switched)
     assert found.progress.framework == "jax"
-    assert found.optimizer.keys() == expected.optimizer.keys()
+    assert found.trees["optimizer"].keys() == expected.trees["optimizer"].keys()
     for name, array in expected.weights.items():
         np.testing.assert_allclose(found.weights[name], array, rtol=1e-6, atol=1e-9, err_msg=name)

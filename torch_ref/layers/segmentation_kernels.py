@@ -25,7 +25,7 @@ from anatobench.recipes import Recipe
 from anatobench.tasks import IGNORED_ORGAN
 from torch_ref.layers.triton_language import OFFSETS, accumulator, blocks, jit, kernels_run_on, tl
 from torch_ref.layers.upsampling import interpolation_matrix, upsample_trilinear
-from torch_ref.losses import segmentation_loss
+from torch_ref.losses.segmentation import segmentation_loss
 
 KINDS = ("ce", "dice", "ce_dice")
 SLICES = 4

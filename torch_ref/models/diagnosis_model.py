@@ -1,8 +1,8 @@
-"""A backbone with its linear classifier and the auxiliary segmentation head."""
+"""A backbone with its linear classifier and auxiliary heads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, cast
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from anatobench.tasks import Size
-from torch_ref.models.segmentation_head import SegmentationHead
+from torch_ref.models.auxiliary_head import AuxiliaryHead
 
 
 class Backbone(Protocol):
@@ -25,17 +25,17 @@ class Backbone(Protocol):
 
 
 class DiagnosisModel(nn.Module):
-    """Logits from globally averaged features; segmentation logits from the features themselves."""
+    """Logits from globally averaged features; the auxiliary heads' logits from the features themselves."""
 
-    def __init__(self, backbone: Backbone, segmentation_classes: int | None, *, recompute: bool = False) -> None:
-        """`segmentation_classes` None builds no head; `recompute` keeps of each stage its input alone, and computes
-        the rest again in the backward pass."""
+    def __init__(self, backbone: Backbone, auxiliary: Mapping[str, int], *, recompute: bool = False) -> None:
+        """`auxiliary` gives each auxiliary head's name and classes; `recompute` keeps of each stage its input alone,
+        and computes the rest again in the backward pass."""
         super().__init__()
         self.recompute = recompute
         self.backbone = cast(nn.Module, backbone)
-        self.segmentation_head = (
-            None if segmentation_classes is None else SegmentationHead(backbone.feature_channels, segmentation_classes)
-        )
+        self.auxiliary = tuple(auxiliary)
+        for name, classes in auxiliary.items():
+            self.add_module(f"{name}_head", AuxiliaryHead(backbone.feature_channels, classes))
 
     def features(self, x: Tensor, record: Callable[[str, Tensor], None] | None = None) -> Tensor:
         """[B, 1, D, H, W] to the feature map [B, C, d, h, w]; `record` is shown every stage's output."""
@@ -50,17 +50,20 @@ class DiagnosisModel(nn.Module):
         pooled = features.to(self.head_dtype).mean((2, 3, 4))
         return cast(Backbone, self.backbone).classify(pooled)
 
-    def segment(self, features: Tensor, size: Size) -> Tensor | None:
-        """[B, classes, D, H, W] in the parameters' type, or None for a model without the head."""
-        if self.segmentation_head is None:
+    def upsampled(self, head: str, features: Tensor, size: Size) -> Tensor | None:
+        """An auxiliary head's logits [B, classes, D, H, W] in the parameters' type; None for a model without it."""
+        if head not in self.auxiliary:
             return None
-        return self.segmentation_head(features.to(self.head_dtype), size)
+        return self._head(head)(features.to(self.head_dtype), size)
 
-    def segment_coarse(self, features: Tensor) -> Tensor | None:
+    def coarse(self, head: str, features: Tensor) -> Tensor | None:
         """The same before upsampling, [B, classes, d, h, w]."""
-        if self.segmentation_head is None:
+        if head not in self.auxiliary:
             return None
-        return self.segmentation_head.coarse(features.to(self.head_dtype))
+        return self._head(head).coarse(features.to(self.head_dtype))
+
+    def _head(self, name: str) -> AuxiliaryHead:
+        return cast(AuxiliaryHead, self.get_submodule(f"{name}_head"))
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -69,5 +72,5 @@ class DiagnosisModel(nn.Module):
 
     @property
     def head_dtype(self) -> torch.dtype:
-        """Both heads are small: they compute in the parameters' type even where the backbone uses bfloat16."""
+        """All heads are small: they compute in the parameters' type even where the backbone uses bfloat16."""
         return next(self.parameters()).dtype

@@ -15,6 +15,7 @@ from anatobench.bench.flops import mvit_v2_s, r3d_18, swin3d_t
 from anatobench.bench.flops.product import Product, voxels
 from anatobench.engine import ModelSpec
 from anatobench.errors import UsageError
+from anatobench.objectives.heads import HEADS, auxiliary_heads
 from anatobench.tasks import Size
 
 BACKBONES: dict[str, Callable[[str, Size], Iterator[Product]]] = {
@@ -39,12 +40,12 @@ class Flops:
 
 
 def count(spec: ModelSpec) -> Flops:
-    """Operations per case of that model at `spec.crop_size`, with the segmentation head if it has one."""
+    """Operations per case of that model at `spec.crop_size`, with its auxiliary heads."""
     if spec.model not in BACKBONES:
         raise UsageError(f"model {spec.model!r} has no FLOP count: {', '.join(BACKBONES)} have")
     channels, size = FEATURES[spec.model](spec.size, spec.crop_size)
     products = [*BACKBONES[spec.model](spec.size, spec.crop_size), Product(1, channels, spec.task.logit_count)]
-    if spec.segmentation:
-        products.append(Product(voxels(size), channels, spec.task.segmentation_classes))
+    for head in auxiliary_heads(spec.heads):
+        products.append(Product(voxels(size), channels, HEADS[head].outputs(spec.task)))
     forward = sum(product.forward for product in products)
     return Flops(forward, forward + sum(product.backward for product in products))

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from anatobench.engine import SEGMENTATION_HEAD, UNREAD, Arrays
+from anatobench.engine import UNREAD, Arrays
 from anatobench.errors import AnatoBenchError
+from anatobench.objectives.heads import without_auxiliary
 from anatobench.training.pretrained.kinetics import PublishedWeights
 
 _LISTED = 8
@@ -18,13 +19,13 @@ def pretrained_weights(
 ) -> Arrays:
     """The canonical weights an engine has `drawn`, with every array replaced that a file under torchvision's names has.
 
-    What `published` skips and the segmentation head stay as drawn. Every other array must be in the file, with the
+    What `published` skips and auxiliary heads stay as drawn. Every other array must be in the file, with the
     model's shape (a relative-position table: any length) and finite, and nothing else may be; `AnatoBenchError` lists
     what is not so. The paper's "modify positional encoding to match the input size" is `resized_table`.
     """
     skipped = tuple(published.skipped)
     taken = {name: a for name, a in given.items() if not name.startswith(skipped) and not name.endswith(UNREAD)}
-    replaced = [name for name in drawn if not name.startswith((SEGMENTATION_HEAD, *skipped))]
+    replaced = [name for name in without_auxiliary(drawn) if not name.startswith(skipped)]
     problems = [f"{name} is missing" for name in replaced if name not in taken]
     problems += [f"{name} is unknown" for name in taken if name not in replaced]
     weights = dict(drawn)

@@ -33,8 +33,8 @@ def test_count_agrees_with_torchs_counter(model: str, task: str, crop_size: Size
     assert counted.get_total_flops() == count(spec).training + beyond
 
     with counter.FlopCounterMode(display=False) as counted:
-        engine.predict(batch.volume)
-    without_head = ModelSpec(spec.model, spec.size, spec.task, spec.crop_size, segmentation=False)
+        engine.predict(batch["volume"])
+    without_head = ModelSpec(spec.model, spec.size, spec.task, spec.crop_size, heads=("classifier",))
     assert counted.get_total_flops() == count(without_head).forward, "prediction must not pay for the head"
 
 
@@ -54,12 +54,11 @@ def test_count_agrees_with_xlas_cost_analysis(model: str) -> None:
     crop_size = task.geometry("full").crop_size
     spec = ModelSpec(model, "full", task, crop_size)
     engine = load_engine("jax", spec, Recipe(dropout=False))
-    arrays = [((1, *crop_size), "int16"), ((1, *crop_size), "uint8"), ((1, len(task.groups)), "int8"), ((1,), "bool")]
-    state = (engine._parameters, engine._statistics, engine._optimizer_state)
+    shapes = {"volume": (crop_size, "int16"), "organs": (crop_size, "uint8"), "targets": ((len(task.groups),), "int8")}
+    arrays = {name: jax.ShapeDtypeStruct((1, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+    stop = jax.ShapeDtypeStruct((1,), "bool")
     with engine._precision.applied():
-        lowered = engine._train_step.lower(
-            *state, *(jax.ShapeDtypeStruct(*array) for array in arrays), np.float32(1e-4), np.uint32(0)
-        )
+        lowered = engine._train_step.lower(0, engine._state, arrays, stop, np.float32(1e-4), np.uint32(0))
         counted = lowered.cost_analysis()["flops"]
     least, most = XLA_TO_OURS[model]
     assert least < counted / count(spec).training < most

@@ -235,9 +235,9 @@ def test_random_batch_is_no_batch_of_zeros_and_crosses_files(tmp_path: Path) -> 
     task = TASKS["ratic"]
     spec = ModelSpec("r3d_18", "tiny", task, task.geometry("tiny").crop_size)
     batch = random_batch(spec, 8, seed=1)
-    assert batch.volume.dtype == np.int16
-    assert (batch.volume == 0).mean() < 0.02
-    assert set(np.unique(batch.organs)) == set(range(task.segmentation_classes))
+    assert batch["volume"].dtype == np.int16
+    assert (batch["volume"] == 0).mean() < 0.02
+    assert set(np.unique(batch["organs"])) == set(range(task.segmentation_classes))
     assert batch.digest() == random_batch(spec, 8, seed=1).digest() != random_batch(spec, 8, seed=2).digest()
     write_batch(batch, tmp_path)
     assert read_batch(tmp_path).digest() == batch.digest()

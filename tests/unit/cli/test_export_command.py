@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Path:
     begin_run(tmp_path / "run", CONFIG, resume=False)
     engine = NumpyEngine(CONFIG.spec, CONFIG.recipe)
     progress = Progress(3, 0, {}, 0, None, "torch", {})
-    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.weights(), engine.optimizer_state()))
+    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.state()))
     return tmp_path / "run"
 
 

@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> Path:
     begin_run(tmp_path / "run", CONFIG, resume=False)
     engine = NumpyEngine(CONFIG.spec, CONFIG.recipe)
     progress = Progress(3, 0, {}, 0, None, "torch", {})
-    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.weights(), engine.optimizer_state()))
+    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.state()))
     return tmp_path / "run"
 
 
@@ -243,7 +243,7 @@ def test_results_of_other_weights_are_not_mixed(tmp_path: Path, run: Path, folde
     assert main(words) == 0
     engine = NumpyEngine(CONFIG.spec, Recipe(seed=6))
     progress = Progress(4, 0, {}, 0, None, "torch", {})
-    save_checkpoint(run, Checkpoint(progress, engine.weights(), engine.optimizer_state()))
+    save_checkpoint(run, Checkpoint(progress, engine.state()))
     capsys.readouterr()
     assert main(words) == 1
     assert "holds results with other weights" in capsys.readouterr().err
@@ -288,7 +288,7 @@ def test_a_run_without_the_head_predicts_no_organs(tmp_path: Path, scan: Path, c
     begin_run(tmp_path / "plain", config, resume=False)
     engine = NumpyEngine(config.spec, recipe)
     progress = Progress(3, 0, {}, 0, None, "torch", {})
-    save_checkpoint(tmp_path / "plain", Checkpoint(progress, engine.weights(), engine.optimizer_state()))
+    save_checkpoint(tmp_path / "plain", Checkpoint(progress, engine.state()))
     words = ["predict", str(tmp_path / "plain"), str(scan), "--framework", "torch", "--overlay", str(tmp_path / "o")]
     assert main(words) == 2
     assert "was trained without the segmentation branch" in capsys.readouterr().err

@@ -64,10 +64,10 @@ def test_a_stopped_run_exits_with_130_and_resumes_from_its_folder_alone(
 ) -> None:
     take_step = NumpyEngine.train_step
 
-    def stop_at_three(self, batch, rate, step, stop):
+    def stop_at_three(self, batch, rate, step, *rest):
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return take_step(self, batch, rate, step, stop)
+        return take_step(self, batch, rate, step, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(NumpyEngine, "train_step", stop_at_three)
@@ -118,7 +118,7 @@ def test_another_framework_goes_on_only_when_allowed(tmp_path: Path, store: Stor
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--set", "learning_rat=1"], "write field=value with one of epochs"),
+        (["--set", "learning_rat=1"], "write field=value with one of objective, epochs"),
         (["--set", "batch_size=x"], "is not a valid int"),
         (["--set", "batch_size=9"], "8 training cases, too few for one batch of 9"),
         (["--set", "precision=int4"], "precision='int4' is out of range"),

@@ -93,10 +93,10 @@ def test_a_resumed_run_needs_the_file_no_more(
     assert main(arguments(store, whole, *pretrained)) == 0
     take_step = NumpyEngine.train_step
 
-    def stop_before_the_fourth(self, batch, rate, step, stop):
+    def stop_before_the_fourth(self, batch, rate, step, *rest):
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return take_step(self, batch, rate, step, stop)
+        return take_step(self, batch, rate, step, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(NumpyEngine, "train_step", stop_before_the_fourth)

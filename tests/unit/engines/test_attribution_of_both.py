@@ -38,7 +38,7 @@ def test_both_frameworks_find_the_same_evidence(model: str) -> None:
         slope = log_odds_slope(RATIC, seen.logits, finding)
         signed = []
         for engine in (torch, jax):
-            found, against = (engine.attribution(batch.volume, sign * slope) for sign in (1.0, -1.0))
+            found, against = (engine.attribution(batch["volume"], sign * slope) for sign in (1.0, -1.0))
             assert found.shape == (2, *features.shape[2:])
             assert found.dtype == np.float64
             assert min(found.min(), against.min()) >= 0
@@ -52,10 +52,10 @@ def test_both_frameworks_find_the_same_evidence(model: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_it_changes_nothing_and_is_float32_in_bfloat16(framework: str) -> None:
-    engine = load_engine(framework, ModelSpec("r3d_18", "tiny", RATIC, CROP, segmentation=False),
+    engine = load_engine(framework, ModelSpec("r3d_18", "tiny", RATIC, CROP, heads=("classifier",)),
                          Recipe(precision="bf16", segmentation_weight=0.0))  # fmt: skip
     before = {name: array.tobytes() for name, array in engine.weights().items()}
-    volume = parity_batch(engine.spec, 1, seed=0, step=0).volume
+    volume = parity_batch(engine.spec, 1, seed=0, step=0)["volume"]
     found = engine.attribution(volume, np.ones((1, RATIC.logit_count)))
     assert found.dtype == np.float32
     assert {name: array.tobytes() for name, array in engine.weights().items()} == before

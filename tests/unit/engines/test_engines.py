@@ -36,7 +36,7 @@ def initial(engines: dict[str, Engine]) -> Arrays:
 
 def reset(engine: Engine, weights: Arrays) -> None:
     engine.load_weights(weights)
-    engine.load_optimizer_state({name: np.zeros_like(a) for name, a in engine.optimizer_state().items()})
+    engine.load_state({"optimizer": {name: np.zeros_like(a) for name, a in engine.state()["optimizer"].items()}})
 
 
 def train(engine: Engine, steps: range) -> list[float]:
@@ -44,7 +44,7 @@ def train(engine: Engine, steps: range) -> list[float]:
 
 
 def state(engine: Engine) -> dict[str, bytes]:
-    return {name: a.tobytes() for name, a in {**engine.weights(), **engine.optimizer_state()}.items()}
+    return {name: a.tobytes() for name, a in {**engine.weights(), **engine.state()["optimizer"]}.items()}
 
 
 def test_full_size_has_torchvisions_names_and_shapes() -> None:
@@ -94,12 +94,12 @@ def test_training_is_the_same_to_the_bit_and_resumes_from_files(
     reset(engine, initial)
     train(engine, range(2))
     save_file(engine.weights(), tmp_path / "model.safetensors")
-    save_file(engine.optimizer_state(), tmp_path / "optimizer.safetensors")
+    save_file(engine.state()["optimizer"], tmp_path / "optimizer.safetensors")
     losses = train(engine, range(2, 4))
     uninterrupted = state(engine)
     train(engine, range(1))  # somewhere else entirely
     engine.load_weights(load_file(tmp_path / "model.safetensors"))
-    engine.load_optimizer_state(load_file(tmp_path / "optimizer.safetensors"))
+    engine.load_state({"optimizer": load_file(tmp_path / "optimizer.safetensors")})
     assert train(engine, range(2, 4)) == losses
     assert state(engine) == uninterrupted
 
@@ -109,10 +109,10 @@ def test_a_run_goes_on_in_the_other_framework(engines: dict[str, Engine], initia
     reset(there, initial)
     train(there, range(2))
     back.load_weights(there.weights())
-    back.load_optimizer_state(there.optimizer_state())
+    back.load_state({"optimizer": there.state()["optimizer"]})
     assert state(back) == state(there)
     np.testing.assert_allclose(train(back, range(2, 4)), train(there, range(2, 4)), rtol=1e-3)
-    assert int(back.optimizer_state()["step"]) == 4
+    assert int(back.state()["optimizer"]["step"]) == 4
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -124,15 +124,15 @@ def test_inspecting_and_predicting_change_nothing(framework: str, engines: dict[
     assert list(seen.activations) == ["stem", "layer1.0", "layer2.0", "layer3.0", "layer4.0"]
     assert seen.activations["layer4.0"].shape == (3, 96, 4, 6, 4)
     assert seen.gradients.keys() == {name for name in engine.weights() if "running" not in name}
-    logits = engine.predict(BATCHES[0].volume)
+    logits = engine.predict(BATCHES[0]["volume"])
     assert logits.dtype == np.float32
     assert logits.shape == (3, 11)
-    organs = engine.segment(BATCHES[0].volume)
+    organs = engine.segment(BATCHES[0]["volume"])
     assert organs.dtype == np.uint8
     evaluated = engine.inspect(BATCHES[0], train=False, gradients=False)
     assert evaluated.gradients == {}
     np.testing.assert_allclose(evaluated.logits, logits, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(organs, evaluated.seg_logits.argmax(1))
+    np.testing.assert_array_equal(organs, evaluated.outputs["seg_logits"].argmax(1))
     assert state(engine) == before
 
 
@@ -142,11 +142,12 @@ def test_metrics_are_those_of_the_step(framework: str, engines: dict[str, Engine
     reset(engine, initial)
     seen = engine.inspect(BATCHES[0])
     metrics = engine.train_step(BATCHES[0], 1e-3, 0).fetch()
-    for name, value in seen.losses.items():
-        assert getattr(metrics, name) == pytest.approx(value, rel=1e-5)
+    assert list(seen.losses) == ["loss", *metrics.terms]
+    assert {"loss": metrics.loss, **metrics.terms} == pytest.approx(seen.losses, rel=1e-5)
+    terms = metrics.terms
     assert metrics.loss == pytest.approx(metrics.case_losses.mean(), rel=1e-6)
     assert metrics.loss == pytest.approx(
-        metrics.classification + RECIPE.any_injury_weight * metrics.any_injury + metrics.segmentation, rel=1e-6
+        terms["classification"] + RECIPE.any_injury_weight * terms["any_injury"] + terms["segmentation"], rel=1e-6
     )
     norm = np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in seen.gradients.values()))
     assert metrics.gradient_norm == pytest.approx(norm, rel=1e-4)
@@ -176,7 +177,7 @@ def test_memory_given_to_the_engine_stays_the_callers(
     batch = parity_batch(SPEC, 3, seed=0, step=0)
     batch = replace(batch, **{name: aligned_copy(getattr(batch, name)) for name in ("volume", "organs", "targets")})
     pending = engine.train_step(batch, 1e-3, 0)
-    for array in (batch.volume, batch.organs, batch.targets):
+    for array in (batch["volume"], batch["organs"], batch["targets"]):
         array[:] = 0
     for array in weights.values():
         array[:] = 7
@@ -191,7 +192,7 @@ def test_without_the_head_nothing_of_it_is_left(framework: str, initial: Arrays)
     engine.load_weights(initial)  # the head's weights are dropped
     np.testing.assert_array_equal(engine.weights()["fc.weight"], initial["fc.weight"])
     with pytest.raises(UsageError, match="segmentation"):
-        engine.segment(BATCHES[0].volume)
+        engine.segment(BATCHES[0]["volume"])
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -210,7 +211,9 @@ def test_weights_that_do_not_fit_are_refused_by_name(
         with pytest.raises(AnatoBenchError, match=message):
             engine.load_weights(weights)
     with pytest.raises(AnatoBenchError, match=r"exp_avg/fc\.bias is missing"):
-        engine.load_optimizer_state({n: a for n, a in engine.optimizer_state().items() if n != "exp_avg/fc.bias"})
+        engine.load_state(
+            {"optimizer": {n: a for n, a in engine.state()["optimizer"].items() if n != "exp_avg/fc.bias"}}
+        )
     assert state(engine) == before
     engine.load_weights(initial | {"stem.1.num_batches_tracked": np.asarray(5)})  # as torchvision's own files have it
 
@@ -220,7 +223,7 @@ def test_bfloat16_follows_float32(framework: str, engines: dict[str, Engine], in
     engine = load_engine(framework, SPEC, replace(RECIPE, precision="bf16"))
     engine.load_weights(initial)
     reset(engines[framework], initial)
-    expected, found = engines[framework].predict(BATCHES[0].volume), engine.predict(BATCHES[0].volume)
+    expected, found = engines[framework].predict(BATCHES[0]["volume"]), engine.predict(BATCHES[0]["volume"])
     assert 1e-5 < np.abs(found - expected).max() / np.abs(expected).max() < 0.05  # rounded, yet the same function
 
 

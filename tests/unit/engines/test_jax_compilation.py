@@ -46,10 +46,10 @@ def test_an_option_that_this_xla_does_not_have_is_left_out(monkeypatch: pytest.M
 
 PROGRAMS: dict[str, Callable[[Any], Any]] = {
     "train_step": lambda engine: engine.train_step(BATCH, 1e-3, 0),
-    "predict": lambda engine: engine.predict(BATCH.volume),
-    "segment": lambda engine: engine.segment(BATCH.volume),
+    "predict": lambda engine: engine.predict(BATCH["volume"]),
+    "segment": lambda engine: engine.segment(BATCH["volume"]),
     "inspect": lambda engine: engine.inspect(BATCH),
-    "attribution": lambda engine: engine.attribution(BATCH.volume, np.ones((2, RATIC.logit_count))),
+    "attribution": lambda engine: engine.attribution(BATCH["volume"], np.ones((2, RATIC.logit_count))),
     "hessian_product": lambda engine: engine.hessian_product(
         BATCH, {name: np.ones(shape) for name, shape in engine.parameter_shapes().items()}
     ),

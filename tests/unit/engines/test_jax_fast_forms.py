@@ -20,8 +20,8 @@ from anatobench.tasks import RATIC
 from jax_impl.forms import DEFAULT_FORMS
 from jax_impl.layers.batch_norm import batch_norm, fast_batch_norm, statistics_in_one_pass
 from jax_impl.layers.upsampling import upsample_trilinear
-from jax_impl.losses import segmentation_loss
-from jax_impl.losses_by_parts import PLANES, segmentation_loss_by_parts
+from jax_impl.losses.segmentation import segmentation_loss
+from jax_impl.losses.segmentation_by_parts import PLANES, segmentation_loss_by_parts
 
 RNG = np.random.default_rng(0)
 
@@ -39,12 +39,10 @@ def test_products_of_the_hessian_take_the_plain_forms_whatever_a_step_takes(fast
     spec = ModelSpec("mvit_v2_s", "tiny", RATIC, (8, 16, 16))
     engine: Any = load_engine("jax", spec, Recipe(fast=fast))
     batch = parity_batch(spec, 2, seed=0, step=0)
-    scans = (batch.volume, batch.organs, batch.targets)
-    state = (engine._parameters, engine._statistics)
     with engine._precision.applied():
         rest = (np.array([False]), np.float32(1e-3), np.uint32(0))
-        step = engine._train_step.trace(*state, engine._optimizer_state, *scans, *rest)
-        product = engine._hessian_product.trace(*state, engine._parameters, *scans)
+        step = engine._train_step.trace(0, engine._state, dict(batch.arrays), *rest)
+        product = engine._hessian_product.trace(engine._state, engine._state.parameters, dict(batch.arrays))
     assert ("pallas_call" in str(step.jaxpr)) == (fast == EVERY)
     assert "pallas_call" not in str(product.jaxpr)
 

@@ -48,13 +48,19 @@ def test_one_program_a_step_whatever_the_epoch_does(engine: Any, compiled: list[
     for expected, work in (
         (1, lambda: engine.train_step(BATCHES[0], 1e-3, next(steps))),
         (0, lambda: [engine.train_step(batch, 1e-3 / (1 + i), next(steps)).fetch() for i, batch in enumerate(BATCHES)]),
-        (1, lambda: engine.predict(BATCHES[0].volume)),
-        (1, lambda: engine.predict(SMALLER.volume)),
+        (1, lambda: engine.predict(BATCHES[0]["volume"])),
+        (1, lambda: engine.predict(SMALLER["volume"])),
         (0, lambda: engine.train_step(BATCHES[1], 1e-4, next(steps), stop=True).fetch()),
-        (0, lambda: [engine.predict(batch.volume) for batch in (BATCHES[1], SMALLER)]),
+        (0, lambda: [engine.predict(batch["volume"]) for batch in (BATCHES[1], SMALLER)]),
         (1, lambda: engine.train_step(SMALLER, 1e-3, next(steps)).fetch()),
         (0, lambda: [engine.train_step(batch, 1e-3, next(steps)).fetch() for batch in (BATCHES[0], SMALLER)]),
-        (0, lambda: (engine.load_weights(engine.weights()), engine.load_optimizer_state(engine.optimizer_state()))),
+        (
+            0,
+            lambda: (
+                engine.load_weights(engine.weights()),
+                engine.load_state({"optimizer": engine.state()["optimizer"]}),
+            ),
+        ),
         (0, lambda: engine.train_step(BATCHES[0], 1e-3, next(steps)).fetch()),
     ):
         compiled.clear()
@@ -63,7 +69,7 @@ def test_one_program_a_step_whatever_the_epoch_does(engine: Any, compiled: list[
 
 
 def test_a_step_takes_the_memory_of_the_state_before(engine: Any) -> None:
-    before = jax.tree.leaves((engine._parameters, engine._statistics, engine._optimizer_state))
+    before = jax.tree.leaves(engine._state)
     engine.train_step(BATCHES[0], 1e-3, 0)  # a donation in vain would be a warning, which is an error here
     assert all(array.is_deleted() for array in before)
 

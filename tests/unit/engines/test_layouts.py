@@ -38,7 +38,7 @@ def reference(model: str) -> Any:
 
 
 def full_size(model: str) -> ModelSpec:
-    return ModelSpec(model, "full", TASK, TASK.geometry("full").crop_size, segmentation=False)
+    return ModelSpec(model, "full", TASK, TASK.geometry("full").crop_size, heads=("classifier",))
 
 
 def only(values: set[Any]) -> Any:

@@ -32,7 +32,7 @@ def state(run: Path) -> dict[str, bytes]:
     checkpoint = read_newest(run)
     assert checkpoint is not None
     assert checkpoint.progress.step == STEPS
-    return {name: a.tobytes() for name, a in {**checkpoint.weights, **checkpoint.optimizer}.items()}
+    return {f"{tree}/{name}": a.tobytes() for tree, found in checkpoint.trees.items() for name, a in found.items()}
 
 
 def losses(run: Path) -> list[float]:

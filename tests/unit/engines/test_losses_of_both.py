@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-import jax_impl.losses as jax_losses
-import torch_ref.losses as torch_losses
+import jax_impl.step
+import torch_ref.step
+from anatobench.objectives.registry import plan_of
 from anatobench.recipes import Recipe
 from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, RATIC, TASKS, Task
 
@@ -21,16 +23,25 @@ RECIPE = Recipe(any_injury_weight=0.5, segmentation_weight=0.7, segmentation_los
 Terms = dict[str, np.ndarray]
 
 
+def view_of(logits: Any, seg_logits: Any) -> Any:
+    """What the losses see of a model, given."""
+    return SimpleNamespace(logits=logits, forms=frozenset(), upsampled=lambda head: seg_logits)
+
+
+def weights_of(recipe: Recipe, task: Task) -> Mapping[str, float]:
+    return plan_of(recipe, task).phases[0].objective.terms
+
+
 def torch_terms(
     task: Task, recipe: Recipe, logits: np.ndarray, seg: np.ndarray | None, targets: np.ndarray, organs: np.ndarray
 ) -> tuple[Terms, np.ndarray]:
     x = torch.tensor(logits, requires_grad=True)
-    segmentation = None
-    if seg is not None:
-        segmentation = torch_losses.segmentation_loss(recipe, torch.tensor(seg), torch.tensor(organs))
-    found = torch_losses.case_losses(task, recipe, x, torch.tensor(targets), segmentation)
-    (gradient,) = torch.autograd.grad(found.total.sum(), x)
-    return {name: value.detach().numpy() for name, value in vars(found).items()}, gradient.numpy()
+    view = view_of(x, None if seg is None else torch.tensor(seg))
+    arrays = {"targets": torch.tensor(targets), "organs": torch.tensor(organs)}
+    found = torch_ref.step.CASE_TERMS["diagnosis"](task, recipe, view, arrays)
+    total = torch_ref.step.weighted_sum(weights_of(recipe, task), found)
+    (gradient,) = torch.autograd.grad(total.sum(), x)
+    return {name: value.detach().numpy() for name, value in {**found, "total": total}.items()}, gradient.numpy()
 
 
 @functools.cache
@@ -39,10 +50,11 @@ def jax_gradient(task: Task, recipe: Recipe) -> Any:
 
     def total(
         logits: jax.Array, seg: jax.Array | None, targets: jax.Array, organs: jax.Array
-    ) -> tuple[jax.Array, jax_losses.CaseLosses]:
-        segmentation = None if seg is None else jax_losses.segmentation_loss(recipe, seg, organs)
-        found = jax_losses.case_losses(task, recipe, logits, targets, segmentation)
-        return found.total.sum(), found
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        arrays = {"targets": targets, "organs": organs}
+        found = jax_impl.step.CASE_TERMS["diagnosis"](task, recipe, view_of(logits, seg), arrays)
+        summed = jax_impl.step.weighted_sum(weights_of(recipe, task), found)
+        return summed.sum(), {**found, "total": summed}
 
     return jax.jit(jax.grad(total, has_aux=True))
 
@@ -52,7 +64,7 @@ def jax_terms(
 ) -> tuple[Terms, np.ndarray]:
     with jax.enable_x64(logits.dtype == np.float64):
         gradient, found = jax_gradient(task, recipe)(logits, seg, targets, organs)
-        return {name: np.asarray(value) for name, value in vars(found).items()}, np.asarray(gradient)
+        return {name: np.asarray(value) for name, value in found.items()}, np.asarray(gradient)
 
 
 BOTH = pytest.mark.parametrize("terms_of", [torch_terms, jax_terms], ids=["torch", "jax"])

@@ -19,14 +19,14 @@ def test_batches_hold_every_kind_of_case(task: str) -> None:
     first = batches[0]
     assert first.digest() == parity_batch(spec, 3, seed=0, step=0).digest()
     assert first.digest() != batches[1].digest()
-    assert (first.organs[-1] == IGNORED_ORGAN).all()
-    assert set(np.unique(first.organs[:2])) == {*range(spec.task.segmentation_classes), IGNORED_ORGAN}
+    assert (first["organs"][-1] == IGNORED_ORGAN).all()
+    assert set(np.unique(first["organs"][:2])) == {*range(spec.task.segmentation_classes), IGNORED_ORGAN}
     low, high = spec.task.window
-    assert first.volume.min() < low < high < first.volume.max()
-    assert (first.targets[0] == 0).all()
-    assert (batches[1].targets[0] == MISSING_TARGET).sum() == 1
+    assert first["volume"].min() < low < high < first["volume"].max()
+    assert (first["targets"][0] == 0).all()
+    assert (batches[1]["targets"][0] == MISSING_TARGET).sum() == 1
     for index, group in enumerate(spec.task.groups):
-        seen = {int(batch.targets[case, index]) for batch in batches for case in range(3)}
+        seen = {int(batch["targets"][case, index]) for batch in batches for case in range(3)}
         assert seen >= set(range(len(group.grades)))
 
 

@@ -55,7 +55,7 @@ def kept_by_torch(engine: Any) -> int:
 
     parameters = sum(array.nbytes for array in engine.weights().values())
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        engine._features(BATCH.volume)
+        engine._features(BATCH["volume"])
     return sum(kept.values()) - parameters
 
 
@@ -79,9 +79,9 @@ def test_xla_plans_less_memory() -> None:
 def planned_by_xla(engine: Any) -> int:
     """Bytes of temporary memory of the compiled training step."""
     with engine._precision.applied():
-        state = (engine._parameters, engine._statistics, engine._optimizer_state)
-        arrays = (BATCH.volume, BATCH.organs, BATCH.targets, np.array([False]), np.float64(1e-3), np.uint32(0))
-        analysis = engine._train_step.lower(*state, *arrays).compile().memory_analysis()
+        rest = (np.array([False]), np.float64(1e-3), np.uint32(0))
+        step = engine._train_step.lower(0, engine._state, dict(BATCH.arrays), *rest)
+        analysis = step.compile().memory_analysis()
     return int(analysis.temp_size_in_bytes)
 
 

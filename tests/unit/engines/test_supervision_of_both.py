@@ -10,12 +10,12 @@ import pytest
 import torch
 from tiny_store import write_store
 
-import jax_impl.losses as jax_losses
-import torch_ref.losses as torch_losses
+import jax_impl.losses.segmentation as jax_losses
+import torch_ref.losses.segmentation as torch_losses
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.store.batches import training_batches
-from anatobench.store.mask_noise import Supervision
+from anatobench.store.mask_noise import MaskNoise
 from anatobench.store.reader import Store
 
 SETTINGS = {"supervising_organs": "heart,lung_lower_lobe_left", "boundary_distortion": 50.0}
@@ -28,7 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def first_batch(store: Store, recipe: Recipe) -> Batch:
-    with training_batches(store, 0, 8, supervision=Supervision.of(recipe, store.task)) as batches:
+    with training_batches(store, 0, 8, mask_noise=MaskNoise.of(recipe, store.task)) as batches:
         return next(batches)
 
 
@@ -45,15 +45,15 @@ def test_the_losses_of_an_organ_subset_are_equal_and_not_those_of_all_organs(sto
     plain = Recipe(segmentation_loss=loss)
     rng = np.random.default_rng(0)
     seg_logits = rng.normal(size=(8, store.task.segmentation_classes, *store.geometry.crop_size))
-    everything = losses_of_both(plain, seg_logits, first_batch(store, plain).organs)[0]
+    everything = losses_of_both(plain, seg_logits, first_batch(store, plain)["organs"])[0]
     for settings in ({"supervising_organs": SETTINGS["supervising_organs"]}, {"boundary_distortion": 50.0}):
         recipe = replace(plain, **settings)  # type: ignore[arg-type]
         batch = first_batch(store, recipe)
-        of_torch, of_jax = losses_of_both(recipe, seg_logits, batch.organs)
+        of_torch, of_jax = losses_of_both(recipe, seg_logits, batch["organs"])
         np.testing.assert_allclose(of_jax, of_torch, rtol=1e-12)
         masked = np.array([store.cases[index].has_mask for index in batch.case_index])
         np.testing.assert_array_equal(of_torch == everything, ~masked)
         np.testing.assert_array_equal(of_torch[~masked], 0.0)
         if "supervising_organs" in settings:  # the mask holds none of these organs: all is background
-            background = losses_of_both(plain, seg_logits, np.where(batch.organs == 255, 255, 0))[0]
+            background = losses_of_both(plain, seg_logits, np.where(batch["organs"] == 255, 255, 0))[0]
             np.testing.assert_array_equal(of_torch, background)

@@ -18,7 +18,7 @@ MODELS = {"swin3d_t": (swin3d_t, 27_861_240), "mvit_v2_s": (mvit_v2_s, 34_280_37
 @pytest.fixture(scope="module", params=MODELS)
 def both(request: pytest.FixtureRequest) -> tuple[str, Arrays, Arrays]:
     """Model, torch's initial weights, JAX's, without the segmentation head."""
-    spec = ModelSpec(request.param, "full", TASK, TASK.geometry("full").crop_size, segmentation=False)
+    spec = ModelSpec(request.param, "full", TASK, TASK.geometry("full").crop_size, heads=("classifier",))
     theirs, ours = (load_engine(framework, spec, Recipe()).weights() for framework in ("torch", "jax"))
     return request.param, theirs, ours
 

@@ -61,12 +61,12 @@ def test_one_graph_for_all_steps_and_one_for_evaluation(model: str, counted: Any
         assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-3)
         for batch in batches:  # validation between steps: the model changes its mode, and nothing is compiled for it
             np.testing.assert_allclose(
-                compiled.predict(batch.volume), eager.predict(batch.volume), rtol=1e-3, atol=1e-4
+                compiled.predict(batch["volume"]), eager.predict(batch["volume"]), rtol=1e-3, atol=1e-4
             )
     assert counted["stats"]["unique_graphs"] == 2
-    compiled.predict(batches[0].volume[:1])  # a last smaller batch costs one compilation, once
-    compiled.predict(batches[1].volume[:1])
-    compiled.predict(batches[1].volume)
+    compiled.predict(batches[0]["volume"][:1])  # a last smaller batch costs one compilation, once
+    compiled.predict(batches[1]["volume"][:1])
+    compiled.predict(batches[1]["volume"])
     compiled.train_step(batches[0], 1e-4, 3).fetch()
     assert counted["stats"]["unique_graphs"] == 3
     assert not counted["graph_break"]
@@ -91,7 +91,7 @@ def test_more_shapes_than_pytorch_compiles_by_itself(counted: Any) -> None:
     spec = ModelSpec("r3d_18", "tiny", RATIC, (8, 8, 8))
     engine = load_engine("torch", spec, replace(RECIPE, compile="true", fast="false"))
     for cases in range(1, 11):
-        engine.predict(parity_batch(spec, cases, 0, 0).volume)
+        engine.predict(parity_batch(spec, cases, 0, 0)["volume"])
     assert counted["stats"]["unique_graphs"] == 10
 
 

@@ -24,8 +24,8 @@ from torch_ref.forms import ATTENTION_KERNELS, DEFAULT_FORMS
 from torch_ref.layers import multiscale_attention, window_attention
 from torch_ref.layers.attention import attention, fused_attention
 from torch_ref.layers.upsampling import upsample_separably, upsample_trilinear
-from torch_ref.losses import segmentation_loss
-from torch_ref.losses_by_parts import segmentation_loss_by_parts
+from torch_ref.losses.segmentation import segmentation_loss
+from torch_ref.losses.segmentation_by_parts import segmentation_loss_by_parts
 
 EQUAL = {"rtol": 1e-9, "atol": 1e-11}
 

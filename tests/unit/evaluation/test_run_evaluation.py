@@ -14,8 +14,9 @@ from tiny_store import FINDINGS, write_store
 import anatobench.evaluation.run_evaluation as evaluation
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError
+from anatobench.evaluation.judges import validator
 from anatobench.evaluation.predictions import class_probabilities, read_predictions
-from anatobench.evaluation.run_evaluation import evaluate_run, open_store, predict_split, validator
+from anatobench.evaluation.run_evaluation import evaluate_run, open_store, predict_split
 from anatobench.recipes import Recipe
 from anatobench.store.crops import centre_crop_start
 from anatobench.store.reader import Store
@@ -43,8 +44,8 @@ def trained_run(run: Path, store: Store, config: RunConfig = CONFIG) -> NumpyEng
     engine = NumpyEngine(config.spec, replace(config.recipe, seed=99))
     for step, scale in ((4, 1.0), (8, -1.0)):
         weights = {name: scale * array for name, array in engine.weights().items()}
-        progress = Progress(step, 1, {}, step, Best(4, 0.9), "torch", {})
-        save_checkpoint(run, Checkpoint(progress, weights, engine.optimizer_state()))
+        progress = Progress(step, 1, {}, step, Best(4, "auc_macro", 0.9), "torch", {})
+        save_checkpoint(run, Checkpoint(progress, {**engine.state(), "model": weights}))
     return engine
 
 

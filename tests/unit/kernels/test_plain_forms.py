@@ -14,7 +14,7 @@ from torch_ref.layers.depthwise_conv3d import depthwise_conv3d
 from torch_ref.layers.segmentation_kernels import segmentation_loss_fused
 from torch_ref.layers.triton_language import kernels_run_on
 from torch_ref.layers.window_kernels import window_attention
-from torch_ref.losses import dice_loss, voxel_cross_entropy
+from torch_ref.losses.segmentation import dice_loss, voxel_cross_entropy
 
 ROOT = Path(__file__).parents[3]
 

@@ -40,9 +40,9 @@ def test_arrays_are_what_engines_expect(noise_store: Store) -> None:
         batch = next(batches)
     crop = noise_store.geometry.crop_size
     for array, dtype, shape in (
-        (batch.volume, np.int16, (4, *crop)),
-        (batch.organs, np.uint8, (4, *crop)),
-        (batch.targets, np.int8, (4, 18)),
+        (batch["volume"], np.int16, (4, *crop)),
+        (batch["organs"], np.uint8, (4, *crop)),
+        (batch["targets"], np.int8, (4, 18)),
         (batch.case_index, np.int32, (4,)),
     ):
         assert array.dtype == dtype
@@ -55,11 +55,11 @@ def find_crop(batch: Batch, place: int, store: Store) -> tuple[int, int, int]:
     """Where the crop was cut, found by looking for it in the whole volume (noise is unique)."""
     size, crop = store.geometry.padded_size, store.geometry.crop_size
     whole, _ = store.read_crop(int(batch.case_index[place]), (0, 0, 0), size)
-    corner = batch.volume[place][:1, :1, :4]
+    corner = batch["volume"][place][:1, :1, :4]
     for d, h, w in np.argwhere(
         whole[: size[0] - crop[0] + 1, : size[1] - crop[1] + 1, : size[2] - crop[2] + 1] == corner[0, 0, 0]
     ):
-        if np.array_equal(whole[d : d + crop[0], h : h + crop[1], w : w + crop[2]], batch.volume[place]):
+        if np.array_equal(whole[d : d + crop[0], h : h + crop[1], w : w + crop[2]], batch["volume"][place]):
             return int(d), int(h), int(w)
     raise AssertionError("the crop is not in its case")
 
@@ -73,8 +73,8 @@ def test_each_place_holds_its_own_case_at_a_new_crop(noise_store: Store) -> None
             start = find_crop(batch, place, noise_store)
             starts.append(start)
             _, organs = noise_store.read_crop(int(index), start, noise_store.geometry.crop_size)
-            np.testing.assert_array_equal(batch.organs[place], organs)
-            assert tuple(batch.targets[place]) == noise_store.cases[index].targets
+            np.testing.assert_array_equal(batch["organs"][place], organs)
+            assert tuple(batch["targets"][place]) == noise_store.cases[index].targets
     for axis in range(3):  # 32 crops at 7 or 13 positions per axis
         assert len({start[axis] for start in starts}) >= 5
     assert {start[0] for start in starts} <= set(range(7))
@@ -114,7 +114,7 @@ def test_a_global_batch_is_the_same_for_any_number_of_processes(noise_store: Sto
             with training_batches(noise_store, 7, 4, process_index=process, process_count=processes) as batches:
                 for places, batch in zip(result, batches, strict=False):
                     assert batch.size == 4 // processes
-                    places |= {(int(i), v.tobytes()) for i, v in zip(batch.case_index, batch.volume, strict=True)}
+                    places |= {(int(i), v.tobytes()) for i, v in zip(batch.case_index, batch["volume"], strict=True)}
         return result
 
     assert global_batches(1) == global_batches(2) == global_batches(4)
@@ -193,11 +193,11 @@ def test_evaluation_crops_the_centre_and_marks_padding(noise_store: Store) -> No
         [batch] = list(batches)
     assert batch.case_index.tolist() == [0, 10, 20, PADDING]
     volume, organs = noise_store.read_crop(10, (3, 6, 6), noise_store.geometry.crop_size)
-    np.testing.assert_array_equal(batch.volume[1], volume)
-    np.testing.assert_array_equal(batch.organs[1], organs)
-    assert (batch.volume[3] == -1000).all()
-    assert (batch.organs[3] == IGNORED_ORGAN).all()
-    assert (batch.targets[3] == -1).all()
+    np.testing.assert_array_equal(batch["volume"][1], volume)
+    np.testing.assert_array_equal(batch["organs"][1], organs)
+    assert (batch["volume"][3] == -1000).all()
+    assert (batch["organs"][3] == IGNORED_ORGAN).all()
+    assert (batch["targets"][3] == -1).all()
 
 
 def test_an_empty_split_is_an_error(make_noise_store: MakeStore) -> None:

@@ -12,7 +12,7 @@ import pytest
 from anatobench.errors import UsageError
 from anatobench.recipes import Recipe, override
 from anatobench.store.batches import training_batches
-from anatobench.store.mask_noise import Supervision, case_key, distort_boundaries
+from anatobench.store.mask_noise import MaskNoise, case_key, distort_boundaries
 from anatobench.store.reader import Store
 from anatobench.tasks import IGNORED_ORGAN, RATIC
 from anatobench.training.run_folder import RunConfig
@@ -45,27 +45,27 @@ def boundary_by_hand(organs: np.ndarray) -> set[tuple[int, ...]]:
     return found
 
 
-def supervision_of(task_store: Store, **settings: object) -> Supervision | None:
-    return Supervision.of(replace(Recipe(seed=3), **settings), task_store.task)  # type: ignore[arg-type]
+def mask_noise_of(task_store: Store, **settings: object) -> MaskNoise | None:
+    return MaskNoise.of(replace(Recipe(seed=3), **settings), task_store.task)  # type: ignore[arg-type]
 
 
 def test_the_default_recipe_changes_nothing(noise_store: Store) -> None:
-    assert supervision_of(noise_store) is None
+    assert mask_noise_of(noise_store) is None
     every_organ = ",".join(reversed(noise_store.task.organs))
-    assert supervision_of(noise_store, supervising_organs=every_organ) is None
+    assert mask_noise_of(noise_store, supervising_organs=every_organ) is None
 
 
 def test_other_organs_become_background_and_voxels_without_mask_stay(make_noise_store: MakeStore) -> None:
     store = make_noise_store(12, task_name="ratic")
-    supervision = supervision_of(store, supervising_organs=KIDNEYS)
-    with training_batches(store, 7, 4) as plain, training_batches(store, 7, 4, supervision=supervision) as changed:
+    noise = mask_noise_of(store, supervising_organs=KIDNEYS)
+    with training_batches(store, 7, 4) as plain, training_batches(store, 7, 4, mask_noise=noise) as changed:
         for before, after in islice(zip(plain, changed, strict=False), 3):
-            np.testing.assert_array_equal(after.volume, before.volume)
+            np.testing.assert_array_equal(after["volume"], before["volume"])
             np.testing.assert_array_equal(after.case_index, before.case_index)
-            expected = np.where(np.isin(before.organs, (1, 2, 5)), 0, before.organs)
-            np.testing.assert_array_equal(after.organs, expected)
-            assert (after.organs == IGNORED_ORGAN).any()
-            assert set(np.unique(after.organs)) == {0, 3, 4, IGNORED_ORGAN}
+            expected = np.where(np.isin(before["organs"], (1, 2, 5)), 0, before["organs"])
+            np.testing.assert_array_equal(after["organs"], expected)
+            assert (after["organs"] == IGNORED_ORGAN).any()
+            assert set(np.unique(after["organs"])) == {0, 3, 4, IGNORED_ORGAN}
 
 
 @pytest.mark.parametrize("text", ["liver,stomach", "none", "Liver", "lung_upper_lobe_left"])
@@ -120,11 +120,11 @@ def test_voxels_without_mask_neither_change_nor_spread() -> None:
 
 def test_every_crop_shows_the_same_distorted_mask(make_noise_store: MakeStore) -> None:
     store = make_noise_store(12, task_name="ratic")
-    supervision = supervision_of(store, boundary_distortion=50.0, supervising_organs=KIDNEYS)
-    assert supervision is not None
+    noise = mask_noise_of(store, boundary_distortion=50.0, supervising_organs=KIDNEYS)
+    assert noise is not None
     whole_size, size = store.geometry.padded_size, store.geometry.crop_size
     whole = np.empty(whole_size, np.int16), np.empty(whole_size, np.uint8)
-    supervision.read_crop(store, 4, (0, 0, 0), whole)
+    noise.read_crop(store, 4, (0, 0, 0), whole)
     plain, masks = store.read_crop(4, (0, 0, 0), whole_size)
     np.testing.assert_array_equal(whole[0], plain)
     assert 0.1 < np.mean(whole[1][np.isin(masks, (3, 4))] != masks[np.isin(masks, (3, 4))]) < 0.6
@@ -132,7 +132,7 @@ def test_every_crop_shows_the_same_distorted_mask(make_noise_store: MakeStore) -
     corners = [tuple(int(rng.integers(0, w - c + 1)) for w, c in zip(whole_size, size, strict=True)) for _ in range(6)]
     for start in [(0, 0, 0), tuple(np.subtract(whole_size, size).tolist()), *corners]:
         crop = np.empty(size, np.int16), np.empty(size, np.uint8)
-        supervision.read_crop(store, 4, start, crop)
+        noise.read_crop(store, 4, start, crop)
         part = tuple(slice(first, first + length) for first, length in zip(start, size, strict=True))
         np.testing.assert_array_equal(crop[0], whole[0][part])
         np.testing.assert_array_equal(crop[1], whole[1][part])
@@ -147,13 +147,13 @@ def test_cases_and_seeds_differ_and_processes_do_not(make_noise_store: MakeStore
     assert not np.array_equal(masks[0], masks[1])
     assert not np.array_equal(masks[0], masks[2])
     store = make_noise_store(12, task_name="ratic")
-    supervision = supervision_of(store, boundary_distortion=50.0)
+    noise = mask_noise_of(store, boundary_distortion=50.0)
 
     def first_batches(count: int, index: int) -> list[np.ndarray]:
         with training_batches(
-            store, 7, 4, process_index=index, process_count=count, supervision=supervision, workers=2 * index
+            store, 7, 4, process_index=index, process_count=count, mask_noise=noise, workers=2 * index
         ) as batches:
-            return [batch.organs for batch in islice(batches, 3)]
+            return [batch["organs"] for batch in islice(batches, 3)]
 
     halves = zip(first_batches(2, 0), first_batches(2, 1), strict=True)
     for together, (left, right) in zip(first_batches(1, 0), halves, strict=True):

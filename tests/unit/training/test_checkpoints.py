@@ -32,7 +32,7 @@ def checkpoint(step: int, best: Best | None = None) -> Checkpoint:
     }
     optimizer = {"exp_avg/stem.weight": rng.normal(size=(2, 3)), "step": np.array(step, dtype=np.int64)}
     progress = Progress(step, step // 4, {"step": step, "seed": 0}, 0, best, "torch", {"torch": "2"})
-    return Checkpoint(progress, weights, optimizer)
+    return Checkpoint(progress, {"model": weights, "optimizer": optimizer})
 
 
 def folders(run: Path) -> list[str]:
@@ -42,7 +42,8 @@ def folders(run: Path) -> list[str]:
 def assert_same(left: Checkpoint | None, right: Checkpoint) -> None:
     assert left is not None
     assert left.progress == right.progress
-    for found, expected in ((left.weights, right.weights), (left.optimizer, right.optimizer)):
+    assert left.trees.keys() == right.trees.keys()
+    for found, expected in ((left.trees[tree], right.trees[tree]) for tree in right.trees):
         assert found.keys() == expected.keys()
         for name, array in expected.items():
             assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
@@ -50,7 +51,7 @@ def assert_same(left: Checkpoint | None, right: Checkpoint) -> None:
 
 
 def test_reads_back_every_bit(tmp_path: Path) -> None:
-    saved = checkpoint(8, Best(8, 0.1 + 0.2))
+    saved = checkpoint(8, Best(8, "auc_macro", 0.1 + 0.2))
     save_checkpoint(tmp_path, saved)
     assert_same(read_newest(tmp_path), saved)
     assert json.loads((tmp_path / "checkpoints" / "best.json").read_text()) == {
@@ -62,9 +63,11 @@ def test_reads_back_every_bit(tmp_path: Path) -> None:
 
 def test_keeps_the_last_two_and_the_best(tmp_path: Path) -> None:
     for step in (4, 8, 12, 16, 20):
-        save_checkpoint(tmp_path, checkpoint(step, Best(8, 0.9) if step >= 8 else Best(4, 0.5)))
+        save_checkpoint(
+            tmp_path, checkpoint(step, Best(8, "auc_macro", 0.9) if step >= 8 else Best(4, "auc_macro", 0.5))
+        )
     assert folders(tmp_path) == ["best.json", "step_00000008", "step_00000016", "step_00000020"]
-    assert_same(read_best(tmp_path), checkpoint(8, Best(8, 0.9)))
+    assert_same(read_best(tmp_path), checkpoint(8, Best(8, "auc_macro", 0.9)))
 
 
 def test_steps_are_ordered_by_number(tmp_path: Path) -> None:
@@ -119,7 +122,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(tmp_path: Path, ca
 
 def test_going_back_forgets_what_came_later(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, checkpoint(4))
-    save_checkpoint(tmp_path, checkpoint(12, Best(12, 0.9)))
+    save_checkpoint(tmp_path, checkpoint(12, Best(12, "auc_macro", 0.9)))
     record_best(tmp_path, None)
     save_checkpoint(tmp_path, checkpoint(8))
     assert folders(tmp_path) == ["step_00000004", "step_00000008"]
@@ -136,8 +139,8 @@ def test_all_damaged_is_an_error_and_none_is_not(tmp_path: Path) -> None:
 
 
 def test_a_damaged_best_checkpoint_is_an_error_rather_than_another_model(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, checkpoint(4, Best(4, 0.9)))
-    save_checkpoint(tmp_path, checkpoint(8, Best(4, 0.9)))
+    save_checkpoint(tmp_path, checkpoint(4, Best(4, "auc_macro", 0.9)))
+    save_checkpoint(tmp_path, checkpoint(8, Best(4, "auc_macro", 0.9)))
     flip_a_bit(tmp_path / "checkpoints" / "step_00000004" / "model.safetensors")
     with pytest.raises(AnatoBenchError, match="step_00000004"):
         read_best(tmp_path)
@@ -149,12 +152,13 @@ def test_without_validation_the_newest_is_the_best(tmp_path: Path) -> None:
     assert read_best(tmp_path).progress.step == 8
 
 
-@pytest.mark.parametrize("kind", ["weights", "optimizer"])
-def test_values_that_are_not_finite_are_never_written(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("tree", ["model", "optimizer", "teacher"])
+def test_values_that_are_not_finite_are_never_written(tmp_path: Path, tree: str) -> None:
     save_checkpoint(tmp_path, checkpoint(4))
     broken = checkpoint(8)
-    name, array = next(iter(getattr(broken, kind).items()))
-    broken = replace(broken, **{kind: {**getattr(broken, kind), name: np.full_like(array, np.nan)}})
+    trees = {**broken.trees, "teacher": broken.weights}
+    name, array = next(iter(trees[tree].items()))
+    broken = replace(broken, trees={**trees, tree: {**trees[tree], name: np.full_like(array, np.nan)}})
     with pytest.raises(AnatoBenchError, match=f"{name} is not finite"):
         save_checkpoint(tmp_path, broken)
     assert folders(tmp_path) == ["step_00000004"]

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_store import FINDINGS, write_store
 
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.evaluation.run_evaluation import validator
+from anatobench.evaluation.judges import validator
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.store.batches import steps_per_epoch, training_batches
@@ -48,9 +48,9 @@ class Session:
     def train(self, before_step: Callable[[int], None] = lambda step: None) -> Progress:
         recipe, take_step = self.config.recipe, self.engine.train_step
 
-        def noticed(batch, rate, step, stop):
+        def noticed(batch, rate, step, *rest):
             before_step(step)
-            return take_step(batch, rate, step, stop)
+            return take_step(batch, rate, step, *rest)
 
         self.engine.train_step = noticed
         with training_batches(self.store, recipe.seed, recipe.batch_size) as batches:
@@ -77,7 +77,7 @@ def outcome(run: Path) -> tuple:
     """Everything that must not depend on how often a run was stopped: weights and moments by their bytes, the log
     without its times."""
     newest = read_newest(run)
-    arrays = {**newest.weights, **newest.optimizer}
+    arrays = {**newest.weights, **newest.trees["optimizer"]}
     log = [
         {name: value for name, value in json.loads(line).items() if name != "seconds"}
         for line in (run / "metrics.jsonl").read_text().splitlines()
@@ -284,8 +284,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run_although_the_loss_is_fine(t
     session = Session(tmp_path, store)
     real = session.engine.train_step
 
-    def overflow(batch, rate, step, stop):
-        pending = real(batch, rate, step, stop)
+    def overflow(batch, rate, step, *rest):
+        pending = real(batch, rate, step, *rest)
         return replace(pending, metrics=replace(pending.metrics, gradient_norm=float("inf"))) if step == 1 else pending
 
     session.engine.train_step = overflow

@@ -10,12 +10,7 @@ from anatobench.store.batch import Batch
 from anatobench.training.sharpness import sharpness
 
 SHAPES = {"a": (3, 4), "b": (28,)}
-BATCH = Batch(
-    volume=np.zeros((1, 1, 1, 1), np.int16),
-    organs=np.zeros((1, 1, 1, 1), np.uint8),
-    targets=np.zeros((1, 1), np.int64),
-    case_index=np.zeros(1, np.int64),
-)
+BATCH = Batch({"volume": np.zeros((1, 1, 1, 1), np.int16)}, case_index=np.zeros(1, np.int64))
 
 
 class Quadratic:

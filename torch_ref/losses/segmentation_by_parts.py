@@ -1,4 +1,4 @@
-"""The segmentation loss of losses.py from logits before their upsampling, a part of the depth at a time.
+"""The segmentation loss of segmentation.py from logits before their upsampling, a part of the depth at a time.
 
 A chest batch's full-size logits take a gigabyte in float32, those of its feature map a four-thousandth of that. So they
 are upsampled slab by slab; of each slab only sums are kept, and the backward pass computes it once more.

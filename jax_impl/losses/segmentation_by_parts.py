@@ -1,4 +1,4 @@
-"""`losses.segmentation_loss` from the head's coarse logits, upsampled and summed up one slab of planes at a time.
+"""`segmentation.segmentation_loss` from the head's coarse logits, upsampled and summed up one slab of planes at a time.
 
 A slab of output planes needs a few rows of the matrix that upsamples along depth, and the loss is made of sums over
 each case's voxels. So a loop adds them up slab by slab and forgets the slab, and the backward pass computes it again:
@@ -17,7 +17,7 @@ from jax import lax
 from anatobench.recipes import Recipe
 from anatobench.tasks import IGNORED_ORGAN
 from jax_impl.layers.upsampling import interpolation_matrix, upsample_by
-from jax_impl.losses import cross_entropy_sum, dice_of_sums, dice_sums
+from jax_impl.losses.segmentation import cross_entropy_sum, dice_of_sums, dice_sums
 
 PLANES = 16
 """Of output depth in a slab at most: a sixth of a chest's logits, and six rounds of the loop."""

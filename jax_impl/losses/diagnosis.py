@@ -1,4 +1,4 @@
-"""Losses of the tasks, per case; the engine takes the mean over the batch.
+"""The terms of a diagnosis with organ masks, per case; the engine takes the mean over the batch.
 
 Equations 1 to 5 of the AutoSeg paper with the choices named in `anatobench/recipes.py`: a sample's weight multiplies
 its loss, and nothing is divided by the sum of weights. A missing target and a voxel without mask contribute 0.
@@ -6,44 +6,40 @@ its loss, and nothing is divided by the sum of weights. A missing target and a v
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, logsumexp
 
+from anatobench.objectives.heads import SEGMENTATION
 from anatobench.recipes import Recipe
-from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, LabelGroup, Task
+from anatobench.tasks import MISSING_TARGET, LabelGroup, Task
+from jax_impl.losses.segmentation import segmentation_loss
+from jax_impl.losses.segmentation_by_parts import segmentation_loss_by_parts
+from jax_impl.view import View
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class CaseLosses:
-    """Each of shape [B]."""
+def diagnosis_terms(task: Task, recipe: Recipe, view: View, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """`classification`, `any_injury` and `segmentation` (0 without that head), each [B].
 
-    total: jax.Array
-    classification: jax.Array
-    any_injury: jax.Array
-    segmentation: jax.Array
-
-
-def case_losses(
-    task: Task,
-    recipe: Recipe,
-    logits: jax.Array,
-    targets: jax.Array,
-    segmentation: jax.Array | None,
-) -> CaseLosses:
-    """Every term of the loss and their weighted sum.
-
-    logits [B, logits], targets int8 [B, groups], segmentation the loss of the branch [B], or None without it.
+    arrays: targets int8 [B, groups], organs uint8 [B, D, H, W].
     """
-    classification = classification_loss(task, logits, targets)
-    any_injury = any_injury_loss(task, logits, targets)
+    classification = classification_loss(task, view.logits, arrays["targets"])
+    any_injury = any_injury_loss(task, view.logits, arrays["targets"])
+    segmentation = segmentation_term(recipe, view, arrays["organs"])
     if segmentation is None:
         segmentation = jnp.zeros_like(classification)
-    total = classification + recipe.any_injury_weight * any_injury + recipe.segmentation_weight * segmentation
-    return CaseLosses(total, classification, any_injury, segmentation)
+    return {"classification": classification, "any_injury": any_injury, "segmentation": segmentation}
+
+
+def segmentation_term(recipe: Recipe, view: View, organs: jax.Array) -> jax.Array | None:
+    """The segmentation head's loss [B] in the plain form or a fast one; None for a model without the head."""
+    if "segmentation" not in view.forms:
+        seg_logits = view.upsampled(SEGMENTATION)
+        return None if seg_logits is None else segmentation_loss(recipe, seg_logits, organs)
+    coarse = view.coarse(SEGMENTATION)
+    return None if coarse is None else segmentation_loss_by_parts(recipe, coarse, organs)
 
 
 def classification_loss(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -106,46 +102,3 @@ def injury_logit(group: LabelGroup, logits: jax.Array) -> jax.Array:
     if group.binary:
         return logits[:, 0]
     return logsumexp(logits[:, 1:], 1) - logits[:, 0]
-
-
-def segmentation_loss(recipe: Recipe, seg_logits: jax.Array, organs: jax.Array) -> jax.Array:
-    """Cross-entropy, soft Dice loss or their sum, [B]; 0 for a case whose voxels are all ignored."""
-    valid = organs != IGNORED_ORGAN
-    loss = jnp.zeros_like(seg_logits[:, 0, 0, 0, 0])
-    if recipe.segmentation_loss in ("ce", "ce_dice"):
-        loss = loss + voxel_cross_entropy(seg_logits, organs, valid)
-    if recipe.segmentation_loss in ("dice", "ce_dice"):
-        loss = loss + dice_loss(seg_logits, organs, valid, recipe.dice_smooth)
-    return loss
-
-
-def voxel_cross_entropy(seg_logits: jax.Array, organs: jax.Array, valid: jax.Array) -> jax.Array:
-    """Mean over each case's valid voxels, background included, [B]."""
-    total = cross_entropy_sum(seg_logits, organs, valid)
-    return total / valid.sum((1, 2, 3)).clip(1).astype(total.dtype)
-
-
-def cross_entropy_sum(seg_logits: jax.Array, organs: jax.Array, valid: jax.Array) -> jax.Array:
-    """Over each case's valid voxels, [B]."""
-    true_organ = organs[:, None] == jnp.arange(seg_logits.shape[1])[:, None, None, None]
-    losses = logsumexp(seg_logits, 1) - jnp.where(true_organ, seg_logits, 0.0).sum(1)
-    return jnp.where(valid, losses, 0.0).sum((1, 2, 3))
-
-
-def dice_loss(seg_logits: jax.Array, organs: jax.Array, valid: jax.Array, smooth: float) -> jax.Array:
-    """Mean over organs (background left out) of 1 - (2 |P T| + s) / (|P| + |T| + s) over valid voxels, [B]."""
-    loss = dice_of_sums(*dice_sums(seg_logits, organs, valid), smooth)
-    return jnp.where(valid.any((1, 2, 3)), loss, 0.0)
-
-
-def dice_sums(seg_logits: jax.Array, organs: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """|P T| and |P| + |T| of each organ, [B, classes - 1]."""
-    classes = seg_logits.shape[1]
-    probability = jax.nn.softmax(seg_logits, 1)[:, 1:] * valid[:, None]
-    truth = (organs[:, None] == jnp.arange(1, classes)[:, None, None, None]).astype(seg_logits.dtype)
-    return (probability * truth).sum((2, 3, 4)), probability.sum((2, 3, 4)) + truth.sum((2, 3, 4))
-
-
-def dice_of_sums(overlap: jax.Array, extent: jax.Array, smooth: float) -> jax.Array:
-    """Mean over organs of 1 - (2 |P T| + s) / (|P| + |T| + s), [B]."""
-    return (1.0 - (2.0 * overlap + smooth) / (extent + smooth)).mean(1)

@@ -8,7 +8,7 @@ from anatobench.tasks import Size
 from torch_ref.layers.upsampling import upsample_trilinear
 
 
-class SegmentationHead(nn.Conv3d):
+class AuxiliaryHead(nn.Conv3d):
     """F [B, C, d, h, w] to logits [B, classes, D, H, W].
 
     It keeps PyTorch's own initialisation of a convolution, which is what a head added to a torchvision model gets:

@@ -1,4 +1,4 @@
-"""Losses of the tasks, per case; the engine takes the mean over the batch.
+"""The terms of a diagnosis with organ masks, per case; the engine takes the mean over the batch.
 
 Equations 1 to 5 of the AutoSeg paper with the choices named in `anatobench/recipes.py`: a sample's weight multiplies
 its loss, and nothing is divided by the sum of weights. A missing target and a voxel without mask contribute 0.
@@ -6,38 +6,47 @@ its loss, and nothing is divided by the sum of weights. A missing target and a v
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anatobench.objectives.heads import SEGMENTATION
 from anatobench.recipes import Recipe
-from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, LabelGroup, Task
+from anatobench.tasks import MISSING_TARGET, LabelGroup, Task
+from torch_ref.layers.segmentation_kernels import segmentation_loss_fused
+from torch_ref.layers.triton_language import kernels_run_on
+from torch_ref.losses.segmentation import segmentation_loss
+from torch_ref.losses.segmentation_by_parts import segmentation_loss_by_parts
+from torch_ref.view import View
 
 
-@dataclass(frozen=True)
-class CaseLosses:
-    """Each of shape [B]."""
+def diagnosis_terms(task: Task, recipe: Recipe, view: View, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`classification`, `any_injury` and `segmentation` (0 without that head), each [B].
 
-    total: Tensor
-    classification: Tensor
-    any_injury: Tensor
-    segmentation: Tensor
-
-
-def case_losses(task: Task, recipe: Recipe, logits: Tensor, targets: Tensor, segmentation: Tensor | None) -> CaseLosses:
-    """Every term of the loss and their weighted sum.
-
-    logits [B, logits], targets int8 [B, groups], segmentation [B] (`segmentation_loss`) or None without the branch.
+    arrays: targets int8 [B, groups], organs uint8 [B, D, H, W].
     """
-    targets = targets.long()
-    classification = classification_loss(task, logits, targets)
-    any_injury = any_injury_loss(task, logits, targets)
+    targets = arrays["targets"].long()
+    classification = classification_loss(task, view.logits, targets)
+    any_injury = any_injury_loss(task, view.logits, targets)
+    segmentation = segmentation_term(recipe, view, arrays["organs"])
     if segmentation is None:
         segmentation = torch.zeros_like(classification)
-    total = classification + recipe.any_injury_weight * any_injury + recipe.segmentation_weight * segmentation
-    return CaseLosses(total, classification, any_injury, segmentation)
+    return {"classification": classification, "any_injury": any_injury, "segmentation": segmentation}
+
+
+def segmentation_term(recipe: Recipe, view: View, organs: Tensor) -> Tensor | None:
+    """The segmentation head's loss [B] in the plain form or a fast one; None for a model without the head."""
+    if not view.forms & {"segmentation", "segmentation_kernel"}:
+        seg_logits = view.upsampled(SEGMENTATION)
+        return None if seg_logits is None else segmentation_loss(recipe, seg_logits, organs)
+    coarse = view.coarse(SEGMENTATION)
+    if coarse is None:
+        return None
+    if "segmentation_kernel" in view.forms and kernels_run_on(coarse):
+        return segmentation_loss_fused(coarse, organs, recipe.segmentation_loss, recipe.dice_smooth)
+    return segmentation_loss_by_parts(recipe, coarse, organs)
 
 
 def classification_loss(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
@@ -98,35 +107,3 @@ def injury_logit(group: LabelGroup, logits: Tensor) -> Tensor:
     if group.binary:
         return logits[:, 0]
     return torch.logsumexp(logits[:, 1:], 1) - logits[:, 0]
-
-
-def segmentation_loss(recipe: Recipe, seg_logits: Tensor, organs: Tensor) -> Tensor:
-    """Cross-entropy, soft Dice loss or their sum, [B]; 0 for a case whose voxels are all ignored.
-
-    seg_logits [B, classes, D, H, W], organs uint8 [B, D, H, W].
-    """
-    organs = organs.long()
-    valid = organs != IGNORED_ORGAN
-    loss = torch.zeros_like(seg_logits[:, 0, 0, 0, 0])
-    if recipe.segmentation_loss in ("ce", "ce_dice"):
-        loss = loss + voxel_cross_entropy(seg_logits, organs, valid)
-    if recipe.segmentation_loss in ("dice", "ce_dice"):
-        loss = loss + dice_loss(seg_logits, organs, valid, recipe.dice_smooth)
-    return loss
-
-
-def voxel_cross_entropy(seg_logits: Tensor, organs: Tensor, valid: Tensor) -> Tensor:
-    """Mean over each case's valid voxels, background included, [B]."""
-    losses = F.cross_entropy(seg_logits, organs, ignore_index=IGNORED_ORGAN, reduction="none")
-    return losses.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
-
-
-def dice_loss(seg_logits: Tensor, organs: Tensor, valid: Tensor, smooth: float) -> Tensor:
-    """Mean over organs (background left out) of 1 - (2 |P T| + s) / (|P| + |T| + s) over valid voxels, [B]."""
-    classes = seg_logits.shape[1]
-    probability = torch.softmax(seg_logits, 1)[:, 1:] * valid.unsqueeze(1)
-    truth = torch.stack([organs == organ for organ in range(1, classes)], 1).to(seg_logits.dtype)
-    overlap = (probability * truth).flatten(2).sum(2)
-    extent = probability.flatten(2).sum(2) + truth.flatten(2).sum(2)
-    loss = 1.0 - (2.0 * overlap + smooth) / (extent + smooth)
-    return torch.where(valid.flatten(1).any(1), loss.mean(1), 0.0)

@@ -13,7 +13,7 @@ from jax_impl.layers.initialisation import uniform
 from jax_impl.weights import Entry, conv3d_entries
 
 
-class SegmentationHead(nnx.Module):
+class AuxiliaryHead(nnx.Module):
     """F [B, d, h, w, C] to coarse logits [B, classes, d, h, w].
 
     Classes stand before space, as in torch and unlike elsewhere here: with them last, six or seven wide, every pass
@@ -23,7 +23,8 @@ class SegmentationHead(nnx.Module):
     uniform in +-1/sqrt(C). (VideoResNet's fan-out rule would start with logits of deviation 10.)
     """
 
-    def __init__(self, channels: int, classes: int, *, generator: np.random.Generator) -> None:
+    def __init__(self, name: str, channels: int, classes: int, *, generator: np.random.Generator) -> None:
+        self.name = name
         bound = channels**-0.5
         self.kernel = nnx.Param(uniform(generator, (1, 1, 1, channels, classes), bound))
         self.bias = nnx.Param(uniform(generator, (classes,), bound))
@@ -35,4 +36,4 @@ class SegmentationHead(nnx.Module):
     def weight_table(self) -> Iterator[Entry]:
         """torch's Conv3d with bias."""
         _, _, _, channels, classes = self.kernel[...].shape
-        yield from conv3d_entries("segmentation_head", ("segmentation_head",), (classes, channels, 1, 1, 1), bias=True)
+        yield from conv3d_entries(f"{self.name}_head", (f"{self.name}_head",), (classes, channels, 1, 1, 1), bias=True)

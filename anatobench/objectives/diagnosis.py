@@ -1,0 +1,22 @@
+"""Diagnosis with organ masks beside it: equations 1 to 5 of the AutoSeg paper."""
+
+from __future__ import annotations
+
+from anatobench.objectives.heads import diagnosis_heads
+from anatobench.objectives.objective import Objective, Phase, Plan
+from anatobench.recipes import Recipe
+from anatobench.tasks import Task
+
+
+def diagnosis(recipe: Recipe, task: Task) -> Plan:
+    """One phase: the classifier's loss, any_injury's, and, with a weight above 0, the segmentation head's."""
+    objective = Objective(
+        kind="diagnosis",
+        reads=("volume", "organs", "targets"),
+        terms={
+            "classification": 1.0,
+            "any_injury": recipe.any_injury_weight,
+            "segmentation": recipe.segmentation_weight,
+        },
+    )
+    return Plan(diagnosis_heads(recipe.segmentation_weight > 0), (Phase(objective),), judge="auc_macro")

@@ -1,0 +1,63 @@
+"""What a model may have behind its backbone, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from anatobench.tasks import Task
+
+CLASSIFIER, SEGMENTATION = "classifier", "segmentation"
+
+
+@dataclass(frozen=True)
+class Head:
+    """One of the model's outputs."""
+
+    kind: str
+    """`classifier`: the backbone's own linear layer on its averaged features. `auxiliary`: a 1x1x1 convolution on the
+    feature map, upsampled to the input's size; its weights are `<name>_head.*`."""
+    outputs: Callable[[Task], int]
+    """Logits, per case or per voxel."""
+    shown_as: str
+    """What parity calls its logits."""
+
+
+HEADS: dict[str, Head] = {
+    CLASSIFIER: Head("classifier", lambda task: task.logit_count, "logits"),
+    SEGMENTATION: Head("auxiliary", lambda task: task.segmentation_classes, "seg_logits"),
+}
+"""Every head there is. A new kind of supervision adds the one it needs, if any."""
+
+
+def auxiliary_heads(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the heads named that stand on the feature map."""
+    return tuple(name for name in names if HEADS[name].kind == "auxiliary")
+
+
+def weights_prefix(head: str) -> str:
+    """What the canonical names of an auxiliary head's weights begin with."""
+    return f"{head}_head."
+
+
+def of_another_head(weight: str, heads: tuple[str, ...]) -> bool:
+    """Whether a weight belongs to an auxiliary head that is not among `heads`: a model without it leaves it out."""
+    others = [name for name in auxiliary_heads(tuple(HEADS)) if name not in heads]
+    return weight.startswith(tuple(weights_prefix(name) for name in others))
+
+
+def diagnosis_heads(segmentation: bool) -> tuple[str, ...]:
+    """The classifier, and the segmentation head beside it or not."""
+    return (CLASSIFIER, SEGMENTATION) if segmentation else (CLASSIFIER,)
+
+
+def without_auxiliary(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Canonical weights without those of any auxiliary head."""
+    return {name: array for name, array in weights.items() if not of_another_head(name, ())}
+
+
+def of_auxiliary(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those of the auxiliary heads alone."""
+    return {name: array for name, array in weights.items() if of_another_head(name, ())}

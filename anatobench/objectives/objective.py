@@ -1,0 +1,86 @@
+"""What a run minimises and in which turns: plain data that both frameworks read.
+
+A kind of supervision gives a run its phases. A phase names an objective (the module `losses/<kind>.py` of each
+framework), the weights of its terms, the parameters that it trains, and whether a teacher follows the model. Which
+phase a step belongs to follows from its epoch alone, so a run can be resumed at any step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from anatobench.recipes import Recipe
+from anatobench.tasks import Task
+
+EVERYTHING = ("*",)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One weighted sum of terms. Each term is defined per case, so that N processes take the steps of one."""
+
+    kind: str
+    """The name under which each framework's `losses` package has the terms."""
+    reads: tuple[str, ...]
+    """The arrays of a batch that the terms are made of, in the order in which its digest takes them."""
+    terms: Mapping[str, float]
+    """Each term's name and weight, in the order of the sum."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is trained in some of a run's epochs."""
+
+    objective: Objective
+    epochs: int = 1
+    """How many epochs it lasts before the next phase has its turn."""
+    trained: tuple[str, ...] = EVERYTHING
+    """Patterns of canonical parameter names (`fc.*`). The others stay, and so do their moments and step counts."""
+    teacher: float | None = None
+    """Momentum m of the teacher, which becomes m teacher + (1 - m) model after every step of the phase; None: it
+    stays as it is. A run has a teacher if one of its phases moves it."""
+
+    def trains(self, parameter: str) -> bool:
+        """Whether the parameter of that canonical name is trained."""
+        return any(fnmatchcase(parameter, pattern) for pattern in self.trained)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one recipe asks for on one task."""
+
+    heads: tuple[str, ...]
+    """Of the model, `anatobench.objectives.heads.HEADS`."""
+    phases: tuple[Phase, ...]
+    """Taken in turns, from the first epoch on."""
+    judge: str
+    """What validation watches: a name of `anatobench.evaluation.judges.JUDGES`."""
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher is part of the run's state."""
+        return any(phase.teacher is not None for phase in self.phases)
+
+    def phase_of_epoch(self, epoch: int) -> int:
+        """The phase of an epoch, both counted from 0."""
+        place = epoch % sum(phase.epochs for phase in self.phases)
+        for index, phase in enumerate(self.phases):
+            if place < phase.epochs:
+                return index
+            place -= phase.epochs
+        raise AssertionError("the place lies within the phases' epochs")
+
+    def reads(self, steps_per_epoch: int) -> Callable[[int], tuple[str, ...]]:
+        """The arrays that the batch of a step holds, as a function of the step from 0."""
+        return lambda step: self.phases[self.phase_of_epoch(step // steps_per_epoch)].objective.reads
+
+
+Kind = Callable[[Recipe, Task], Plan]
+"""A kind of supervision: what a recipe means on a task. It raises `UsageError` where the two do not fit."""
+
+
+def term_names(phases: Sequence[Phase]) -> tuple[str, ...]:
+    """Of all phases, each once, in order."""
+    return tuple(dict.fromkeys(name for phase in phases for name in phase.objective.terms))

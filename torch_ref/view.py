@@ -1,0 +1,63 @@
+"""What the losses of a kind of supervision see of the model for one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+from torch import Tensor
+
+from anatobench.objectives.heads import CLASSIFIER
+from anatobench.tasks import Size
+from torch_ref.models.diagnosis_model import DiagnosisModel
+
+
+class View:
+    """Each output is computed when it is asked for, once."""
+
+    def __init__(
+        self,
+        model: DiagnosisModel,
+        features: Tensor,
+        size: Size,
+        forms: frozenset[str],
+        teacher: Callable[[], View] | None = None,
+    ) -> None:
+        self._model = model
+        self._asked: set[str] = set()
+        self.features = features
+        """The feature map F [B, C, d, h, w]."""
+        self.size = size
+        """Of the crop, (D, H, W)."""
+        self.forms = forms
+        """The fast forms (anatobench/fast_forms.py) that losses may take."""
+        self._teacher = teacher
+
+    @cached_property
+    def teacher(self) -> View:
+        """What the teacher makes of the same batch, in evaluation mode and without gradient."""
+        assert self._teacher is not None, "a kind that asks for a teacher has a phase that moves it"
+        return self._teacher()
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """[B, logits], the classifier's."""
+        self._asked.add(CLASSIFIER)
+        return self._model.classify(self.features)
+
+    def coarse(self, head: str) -> Tensor | None:
+        """An auxiliary head's logits before upsampling, [B, classes, d, h, w]; None for a model without the head."""
+        self._asked.add(head)
+        return self._model.coarse(head, self.features)
+
+    def upsampled(self, head: str) -> Tensor | None:
+        """The same at the crop's size, [B, classes, D, H, W]."""
+        self._asked.add(head)
+        return self._model.upsampled(head, self.features, self.size)
+
+    def unused(self) -> Iterator[Tensor]:
+        """The logits, before upsampling, of every head that nobody has asked for."""
+        for head in [name for name in (CLASSIFIER, *self._model.auxiliary) if name not in self._asked]:
+            output = self.logits if head == CLASSIFIER else self.coarse(head)
+            assert output is not None, "the model has its own heads"
+            yield output
