@@ -4,7 +4,7 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@120
-# Train and evaluate runs of `anatobench experiments` as a job array, one run per element, one task per GPU of an element.
+# Train and evaluate runs of `anatobench experiments` as a job array, one run per element, one task per GPU of it.
 # `anatobench experiments grid submit` (and `auc --submit`) writes PLAN and submits; by hand, from the repository:
 #     sbatch --array=0-31%8 [--gpus-per-node G] slurm/experiments.sh PLAN
 # PLAN has a line per element: task, folder of the run, and train's options, separated by tabs. A run that was evaluated

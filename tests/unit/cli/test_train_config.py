@@ -11,7 +11,7 @@ import pytest
 from numpy_engine import use_numpy_engines
 from tiny_store import write_store
 
-from anatobench.cli.main import main
+from anatobench.cli.main import build_parser, main
 from anatobench.experiments.named import NAMED_RUNS
 from anatobench.experiments.published import TABLE_1
 from anatobench.recipes import paper_recipe
@@ -190,3 +190,9 @@ def test_a_wrong_name_or_one_beside_what_it_stands_for_is_refused(tmp_path: Path
     assert "--model, --no-seg: --named says it already" in last_line(capsys)
     assert main([*words, "ct_rate/r3d_18"]) == 1
     assert "prepared for task ratic, not ct_rate" in last_line(capsys)
+
+
+def test_the_commands_that_are_listed_can_be_called() -> None:
+    for run in NAMED_RUNS.values():
+        words = run.to_json()["command"].split()[1:]
+        assert build_parser(["train"]).parse_args(words).named == run.name
