@@ -58,9 +58,9 @@ class Objective(nn.Module):
             total = total + 0.0 * output.flatten(1).sum(1)
         if record is not None:
             for name in self.spec.heads:
-                output = view.logits if HEADS[name].kind == "classifier" else view.upsampled(name)
-                assert output is not None, "the model has the heads of its spec"
-                record(HEADS[name].shown_as, output)
+                shown = view.logits if HEADS[name].kind == "classifier" else view.upsampled(name)
+                assert shown is not None, "the model has the heads of its spec"
+                record(HEADS[name].shown_as, shown)
         return total, terms
 
     def features(self, volume: Tensor, record: Record | None = None) -> Tensor:

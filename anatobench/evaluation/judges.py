@@ -23,7 +23,7 @@ def macro_auc(
     """The mean AUC over the task's classes, and the AUC of each; None where undefined."""
     predictions = predict_split(engine, store, "validation", batch_size, check, silent)
     macro, per_class = auc_per_class(classify(predictions, default_aggregation(store.task)))
-    return Judgement("auc_macro", macro, {"auc": per_class})
+    return Judgement("auc_macro", "AUC", macro, {"auc": per_class})
 
 
 JUDGES: dict[str, Judge] = {

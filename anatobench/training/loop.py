@@ -38,6 +38,7 @@ class Judgement:
 
     name: str
     """Of the score that chooses the best checkpoint; higher is better."""
+    in_words: str
     score: float | None
     """None where it is undefined."""
     details: Mapping[str, Any]
@@ -243,7 +244,7 @@ class _Training:
         record = {"kind": "evaluation", "step": self.step, "epoch": epochs, "split": "validation"}
         log.evaluation({**record, found.name: found.score, **found.details})
         shown = "undefined" if found.score is None else f"{found.score:.4f}"
-        progress.say(f"epoch {epochs}: validation {found.name} {shown}")
+        progress.say(f"epoch {epochs}: validation {found.in_words} {shown}")
         self.evaluated_step = self.step
         if found.score is not None and (self._best is None or found.score > self._best.score):
             self._best = Best(self.step, found.name, found.score)
