@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from anatobench.backbones import card_of
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION
 from anatobench.recipes import FRAMEWORKS, Recipe
@@ -222,8 +223,8 @@ def load_engine(framework: str, spec: ModelSpec, recipe: Recipe, processes: Proc
     """
     if framework not in FRAMEWORKS:
         raise UsageError(f"framework {framework!r}: choose one of {', '.join(FRAMEWORKS)}")
-    if recipe.recompute and spec.model == "r3d_18":
-        raise UsageError("recompute=true: r3d_18's BatchNorm would count every batch twice; it is for the other models")
+    if recipe.recompute:
+        card_of(spec.model).refuse_recompute()
     try:
         package = framework_module(framework, "engine")
     except ModuleNotFoundError as error:

@@ -9,11 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from anatobench.backbones import CARDS, card_of
 from anatobench.errors import UsageError
 from anatobench.fast_forms import BY_DEVICE, fast_forms
 from anatobench.tasks import Task
 
-MODELS = ("r3d_18", "mvit_v2_s", "swin3d_t")
+MODELS = CARDS.keys()
+"""Names of the backbones: of every card that there is at the moment."""
 SIZES = ("full", "tiny")
 FRAMEWORKS = ("torch", "jax")
 PRECISIONS = ("fp64", "fp32", "tf32", "bf16")
@@ -64,8 +66,8 @@ class Recipe:
     at random another cannot repeat."""
     recompute: bool = False
     """Recompute every stage in the backward pass in place of keeping what is inside it: about a third slower, a
-    fraction of the memory, the same gradients. For `swin3d_t` and `mvit_v2_s`; in `r3d_18` it would move BatchNorm's
-    running values twice."""
+    fraction of the memory, the same gradients. For backbones without BatchNorm, whose running values it would move
+    twice."""
     fast: str = BY_DEVICE
     """Which layers take their fast form: `auto` (what was measured to be faster on the device), `true`, `false`, or
     names separated by commas (fast_forms.py). The results are the same up to rounding."""
@@ -111,18 +113,10 @@ class Recipe:
 
 
 def paper_recipe(task: Task, model: str) -> Recipe:
-    """Table 6 for a task and a backbone."""
-    if model not in MODELS:
-        raise UsageError(f"model {model!r}: choose one of {', '.join(MODELS)}")
-    abdomen = task.anatomy == "abdomen"
-    if model == "r3d_18":
-        learning_rate, batch_size = 1e-4, 5 if abdomen else 10
-    elif model == "swin3d_t":
-        learning_rate, batch_size = (1e-5, 2) if abdomen else (5e-5, 6)
-    else:
-        learning_rate, batch_size = (1e-5, 2) if abdomen else (1e-4, 4)
+    """Table 6 for a task and a backbone; `UsageError` if the backbone's card has no row for the task's anatomy."""
+    row = card_of(model).recipe_row(task.anatomy)
     epochs = 20 if task.name == "ct_rate" else 100
-    return Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+    return Recipe(epochs=epochs, batch_size=row.batch_size, learning_rate=row.learning_rate)
 
 
 _BOOLEANS = {"true": True, "false": False}

@@ -4,7 +4,7 @@
 # Any option of `anatobench train` can follow, and --evaluate: one task then evaluates the trained run on the test split.
 # Where an option is not given, the environment decides:
 #     --framework  ANATOBENCH_FRAMEWORK  torch (default) or jax
-#     --model      ANATOBENCH_MODEL      r3d_18 (default), mvit_v2_s or swin3d_t
+#     --model      ANATOBENCH_MODEL      r3d_18 (default), mvit_v2_s, swin3d_t, or another with a card
 #     --store      ANATOBENCH_STORE      default: $ANATOBENCH_STORES/TASK
 #     --out        ANATOBENCH_RUN        default: $ANATOBENCH_RUNS/TASK_FRAMEWORK_MODEL
 # With --config FILE the file names the model, and --framework must be the file's.
@@ -52,7 +52,9 @@ set_option() {
 
 check_options() { # before srun, so that a wrong setting costs seconds
   case $framework in torch | jax) ;; *) fail "--framework $framework: torch or jax" ;; esac
-  case $model in r3d_18 | mvit_v2_s | swin3d_t) ;; *) fail "--model $model: r3d_18, mvit_v2_s or swin3d_t" ;; esac
+  local models # the names on the backbones' cards
+  models=$(sed -n 's/^    name="\(.*\)",$/\1/p' "$repository"/anatobench/backbones/*.py)
+  grep -qxF -- "$model" <<<"$models" || fail "--model $model: choose one of ${models//$'\n'/, }"
   [ -r "$store/index.json" ] || fail "$store: no store here: make it with slurm/prepare.sh, or give --store"
   store=$(cd "$store" && pwd)
   if [ -n "$config" ]; then

@@ -1,15 +1,24 @@
-"""The backbones' numbers, once for both frameworks and for the FLOP count: channels, depths, heads, strides.
+"""The list of backbones: one card each.
 
-One file per backbone, named as the framework's files are, offers a frozen `Layout`, `LAYOUTS` by size ("full" is the
-paper's, "tiny" is for CPU work) and what else the frameworks share. How a framework builds layers from them, and how
-it initialises these, stays in its own file.
+One file per backbone, named as the frameworks' files are, holds its frozen `Layout`, `LAYOUTS` by size (`full` is the
+paper's, `tiny` is for CPU work), its operations, what else the frameworks share, and its `CARD`. How a framework builds
+layers from the numbers, and how it initialises these, stays in its own file. docs/extending.md says how to add one.
 """
 
 from __future__ import annotations
 
-import importlib
+from typing import Any
+
+from anatobench.backbones import mvit_v2_s, r3d_18, swin3d_t
+from anatobench.backbones.card import BackboneCard
+from anatobench.errors import UsageError
+
+CARDS: dict[str, BackboneCard[Any]] = {card.name: card for card in (r3d_18.CARD, mvit_v2_s.CARD, swin3d_t.CARD)}
+"""By name, in the order in which the suite goes through them."""
 
 
-def has_dropout(model: str) -> bool:
-    """Whether a training step of that backbone draws dropout or stochastic depth, unless the recipe has it off."""
-    return bool(importlib.import_module(f"{__name__}.{model}").HAS_DROPOUT)
+def card_of(model: str) -> BackboneCard[Any]:
+    """Find the card of that name; `UsageError` if there is none."""
+    if model not in CARDS:
+        raise UsageError(f"model {model!r}: choose one of {', '.join(CARDS)}")
+    return CARDS[model]

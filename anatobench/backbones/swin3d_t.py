@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from anatobench.backbones.card import BackboneCard, RecipeRow
+from anatobench.backbones.products import Product, voxels
+from anatobench.backbones.published_weights import CLASSIFIER, PATCHES, PYTORCH, PublishedWeights
 from anatobench.tasks import Size
 
 
@@ -28,7 +32,60 @@ LAYOUTS = {
     # window in depth and is padded in plane, the abdomen's of 10x22x24 is padded on all axes and merges an odd 11.
     "tiny": Layout((4, 2, 2), channels=16, depths=(2, 2, 2), heads=(1, 2, 4), window=(8, 5, 5)),
 }
-HAS_DROPOUT = True
-"""Whether a training step draws dropout or stochastic depth (`Recipe.dropout`)."""
 STOCHASTIC_DEPTH = 0.1
 """Of the last block, growing linearly from 0 at the first: torchvision's value for Swin3D-T."""
+
+
+def products(layout: Layout, crop_size: Size) -> Iterator[Product]:
+    """Yield the products of the patches, the blocks and the mergings between stages."""
+    grid, channels = _divided(crop_size, layout.patch), layout.channels
+    yield Product(voxels(grid), voxels(layout.patch), channels, needs_input_gradient=False)
+    for stage, depth in enumerate(layout.depths):
+        if stage > 0:
+            grid = _divided(grid, (1, 2, 2))
+            yield Product(voxels(grid), 4 * channels, 2 * channels)
+            channels *= 2
+        for _ in range(depth):
+            yield from _block(grid, channels, layout.window)
+
+
+def _block(grid: Size, channels: int, window: Size) -> Iterator[Product]:
+    """Heads do not matter: they divide `channels` in the products of the attention and multiply their number."""
+    d, h, w = (min(length, side) for length, side in zip(grid, window, strict=True))
+    in_window = d * h * w
+    padded = voxels(_divided(grid, (d, h, w))) * in_window
+    yield Product(padded, channels, 3 * channels)
+    yield Product(padded, channels, in_window)  # queries with the keys of their window
+    yield Product(padded, in_window, channels)  # weights with the values
+    yield Product(padded, channels, channels)
+    yield Product(voxels(grid), channels, 4 * channels)
+    yield Product(voxels(grid), 4 * channels, channels)
+
+
+def feature_map(layout: Layout, crop_size: Size) -> tuple[int, Size]:
+    """Return channels and grid of the feature map F."""
+    grid = _divided(crop_size, layout.patch)
+    for _ in layout.depths[1:]:
+        grid = _divided(grid, (1, 2, 2))
+    return layout.channels * 2 ** (len(layout.depths) - 1), grid
+
+
+def _divided(size: Size, divisor: Size) -> Size:
+    """Rounded up: what does not fill a patch or a window is padded."""
+    d, h, w = (-(-length // step) for length, step in zip(size, divisor, strict=True))
+    return d, h, w
+
+
+CARD = BackboneCard(
+    name="swin3d_t",
+    layouts=LAYOUTS,
+    products=products,
+    feature_map=feature_map,
+    recipe_rows={"chest": RecipeRow(5e-5, 6), "abdomen": RecipeRow(1e-5, 2)},
+    has_batch_norm=False,
+    has_dropout=True,
+    has_kinks=False,
+    compiles_long=True,
+    published=PublishedWeights(PYTORCH, "swin3d_t-7615ae03.pth", {"patch_embed.proj.": PATCHES, "head.": CLASSIFIER}),
+    tiny_learning_rate=2e-3,
+)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from anatobench.backbones import has_dropout
+from anatobench.backbones import card_of
 from anatobench.bench.arm_cache import ArmCache, arm_cache
 from anatobench.bench.arms import Arm, ArmError, ArmProcess
 from anatobench.bench.flops import count
@@ -297,7 +297,7 @@ def _same_first_loss(contestants: Sequence[_Contestant], asked: StepBenchmark) -
     None where nothing can be compared: one arm, or a model that draws dropout at random.
     """
     losses = [c.told["first_loss"] for c in contestants if c.arm.segmentation == contestants[0].arm.segmentation]
-    if len(losses) < 2 or (asked.recipe.dropout and has_dropout(asked.spec.model)):
+    if len(losses) < 2 or (asked.recipe.dropout and card_of(asked.spec.model).has_dropout):
         return None
     tolerance = max(LOSS_TOLERANCE[c.told["precision"]] for c in contestants)
     return bool(max(losses) - min(losses) <= tolerance * max(map(abs, losses)))

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from anatobench.backbones import CARDS, card_of
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.child_processes import Command
 from anatobench.experiments.grid import Cell, Condition
@@ -32,8 +33,6 @@ GROWING = ("models", "seeds", "control_seeds")
 COHORT_SEED = 5
 NUDGE = 1e-6
 """By what part the control's learning rate is larger."""
-LEARNING_RATES = {"r3d_18": 4e-3, "mvit_v2_s": 2e-3, "swin3d_t": 2e-3}
-"""Higher than the paper's for full-size models: these are tiny and trained for minutes."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ class AucStudy:
 
     task: str = "ct_rate"
     """Whose cohort. In minutes on a CPU the tiny transformers learn chests, but of abdomens next to nothing."""
-    models: tuple[str, ...] = MODELS
+    models: tuple[str, ...] = tuple(name for name, card in CARDS.items() if card.tiny_learning_rate is not None)
+    """By default every backbone whose card has a learning rate for it."""
     seeds: int = 3
     """Repetitions: seeds 0, 1, ..."""
     control_seeds: int | None = None
@@ -52,7 +52,8 @@ class AucStudy:
     steps: int = 2000
     batch_size: int = 4
     learning_rate: float | None = None
-    """Of every model; None takes `LEARNING_RATES`."""
+    """Of every model; None takes those of the cards, higher than the paper's: the models are tiny and trained
+    for minutes."""
     dropout: bool = False
     """Dropout and stochastic depth. Off, a pair's difference is not blurred by what each framework draws at random."""
     injuries: str = "typical"
@@ -71,6 +72,8 @@ class AucStudy:
         CohortPlan(self.task, "tiny", COHORT_SEED, self.cases, self.injuries)  # refuses what no cohort can be of
         if not ((self.learning_rate is None or self.learning_rate > 0) and 0 < self.margin < 0.5):
             raise UsageError("--learning-rate must be above 0 and --margin between 0 and 0.5")
+        for model in self.models:
+            self.learning_rate_of(model)  # refuses a backbone for which nobody has chosen one
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -105,7 +108,7 @@ class AucStudy:
 
     def learning_rate_of(self, model: str) -> float:
         """Of the model's runs but the control's."""
-        return self.learning_rate or LEARNING_RATES[model]
+        return self.learning_rate or card_of(model).study_learning_rate()
 
     def settings_of(self, cell: Cell) -> tuple[str, ...]:
         """The changes of the paper's recipe for a run."""

@@ -160,7 +160,7 @@ class Selection:
 
     tables: tuple[str, ...] = tuple(TABLES)
     datasets: tuple[str, ...] = tuple(TASKS)
-    models: tuple[str, ...] = MODELS
+    models: tuple[str, ...] = tuple(MODELS)
     frameworks: tuple[str, ...] = FRAMEWORKS
     seeds: int = 3
     """Repetitions: seeds 0, 1, ..."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anatobench.backbones import card_of
 from anatobench.bench.flops import count
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
@@ -16,7 +17,6 @@ from anatobench.objectives.registry import plan_of
 from anatobench.recipes import Recipe, override, paper_recipe
 from anatobench.store.reader import INDEX_FILE, Store, read_description
 from anatobench.tasks import get_task
-from anatobench.training.pretrained.kinetics import KINETICS_400
 from anatobench.training.pretrained.weights_file import find, how_to_fetch
 from anatobench.training.run_folder import AUTO, configure
 
@@ -96,8 +96,9 @@ def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
         path = settings.store_of(dataset)
         found.append(f"{path}: is of size tiny, for which there are no pretrained weights: give --from-scratch")
     for model in dict.fromkeys(condition.model for condition in pretrained if condition.dataset not in tiny):
-        if find(KINETICS_400[model]) is None:
-            found.append(how_to_fetch(KINETICS_400[model]))
+        published = card_of(model).published_weights()
+        if find(published) is None:
+            found.append(how_to_fetch(published))
     return found
 
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from anatobench.backbones import CARDS, card_of
 from anatobench.errors import AnatoBenchError
 from anatobench.parity.climb import Climb, climb
-from anatobench.recipes import MODELS
 from anatobench.system.gpus import visible_gpus
 from anatobench.system.worker_pool import WorkerDied, WorkerPlace, run_in_workers
 from anatobench.tasks import TASKS, Size
@@ -22,23 +22,25 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": s
 a virtual machine (measured at full size on two cores: PyTorch's forward pass of r3d_18 15.0 s, with this 5.4 s)."""
 QUICK_COMPILATION = "--xla_backend_optimization_level=0"
 """Half of a transformer's climb is XLA's compilation. This leaves out LLVM's optimisations and keeps XLA's own, fusions
-and all; in float64 what it changes is rounding, far below the tolerance. r3d_18's steps would lose more than is won."""
+and all; in float64 what it changes is rounding, far below the tolerance. Steps of a backbone that compiles quickly
+would lose more than is won."""
 
 
 def whole_ladder() -> tuple[Climb, ...]:
     """In float64 ten steps at the tiny size and two at an odd one; one pass in float32 at full size and in bfloat16.
 
     At full size RAD-ChestCT is left out, being CT-RATE's model with two findings fewer, and the abdomen's pass has no
-    gradients, which would take a CPU as long as all the rest.
+    gradients, which would take a CPU as long as all the rest. A backbone climbs in the sizes that its card has.
     """
-    tiny = [Climb(model, task, batch_size=2) for model in MODELS for task in TASKS]
-    odd = [Climb(model, task, crop_size=ODD_CROP, steps=ODD_STEPS) for model in MODELS for task in TASKS]
+    small, large = ([name for name, card in CARDS.items() if size in card.layouts] for size in ("tiny", "full"))
+    tiny = [Climb(model, task, batch_size=2) for model in small for task in TASKS]
+    odd = [Climb(model, task, crop_size=ODD_CROP, steps=ODD_STEPS) for model in small for task in TASKS]
     full = [
         Climb(model, task, "float32", "full", steps=0, backward=task == "ct_rate")
-        for model in MODELS
+        for model in large
         for task in ("ratic", "ct_rate")
     ]
-    bfloat16 = [Climb(model, "ratic", "bfloat16", steps=0, crop_size=ODD_CROP) for model in MODELS]
+    bfloat16 = [Climb(model, "ratic", "bfloat16", steps=0, crop_size=ODD_CROP) for model in small]
     return (*full, *tiny, *odd, *bfloat16)
 
 
@@ -65,11 +67,11 @@ def _parts(climbs: Sequence[Climb], workers: int) -> Iterator[tuple[list[Climb],
     quick = KEEP_MEMORY | _with_xla_flag(QUICK_COMPILATION)
     full = [asked for asked in climbs if asked.size == "full"]
     small = [asked for asked in climbs if asked.size != "full"]
-    transformers = [a for a in small if a.dtype == "float64" and a.model != "r3d_18" and not visible_gpus()]
+    compiling = [a for a in small if a.dtype == "float64" and card_of(a.model).compiles_long and not visible_gpus()]
     yield [asked for asked in full if asked.backward], 1, KEEP_MEMORY
     yield [asked for asked in full if not asked.backward], min(workers, 2), KEEP_MEMORY
-    yield transformers, workers, quick
-    yield [asked for asked in small if asked not in transformers], workers, KEEP_MEMORY
+    yield compiling, workers, quick
+    yield [asked for asked in small if asked not in compiling], workers, KEEP_MEMORY
 
 
 def _with_xla_flag(flag: str) -> dict[str, str]:

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from anatobench.backbones import card_of
 from anatobench.engine import Arrays, Engine
 from anatobench.errors import AnatoBenchError
 from anatobench.objectives.heads import of_auxiliary
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.processes import after_leader
-from anatobench.training.pretrained.kinetics import KINETICS_400
 from anatobench.training.pretrained.transfer import pretrained_weights
 from anatobench.training.pretrained.weights_file import WeightsFile, find_or_download, read_weights_file
 from anatobench.training.run_folder import RunConfig
@@ -76,7 +76,7 @@ def load_pretrained(pretrained: str, engine: Engine, say: Say = say_on_stderr) -
     `pretrained` is a path, or the published file's bare name for wherever it is found or can be downloaded to.
     `AnatoBenchError` if there is no such file, it is damaged, or it is not the published one of the engine's model.
     """
-    published = KINETICS_400[engine.spec.model]
+    published = card_of(engine.spec.model).published_weights()
     file = read_weights_file(find_or_download(published) if pretrained == published.file else Path(pretrained))
     try:
         engine.load_weights(pretrained_weights(published, file.arrays, engine.weights()))

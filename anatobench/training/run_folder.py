@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench import __version__
+from anatobench.backbones import card_of
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.objectives.registry import plan_of
@@ -22,7 +23,6 @@ from anatobench.store.reader import read_description
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.json_text import read_json, typed_fields
 from anatobench.tasks import Task
-from anatobench.training.pretrained.kinetics import KINETICS_400
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -174,7 +174,7 @@ def configure(
     description = read_description(Path(store))
     recipe = override(paper_recipe(description["task"], model), settings)
     if pretrained is not None:  # the published name stands for the file wherever it lies
-        pretrained = KINETICS_400[model].file if pretrained == AUTO else str(Path(pretrained).resolve())
+        pretrained = card_of(model).published_weights().file if pretrained == AUTO else str(Path(pretrained).resolve())
     return RunConfig(
         task=description["task"],
         store=str(Path(store).resolve()),

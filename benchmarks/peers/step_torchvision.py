@@ -27,6 +27,7 @@ from torchvision.models.video.swin_transformer import PatchEmbed3d
 from anatobench.backbones.mvit_v2_s import LAYOUTS as MVIT_LAYOUTS
 from anatobench.backbones.mvit_v2_s import STOCHASTIC_DEPTH
 from anatobench.engine import Arrays, ModelSpec, StepMetrics
+from anatobench.errors import UsageError
 from anatobench.objectives.heads import SEGMENTATION
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
@@ -198,6 +199,16 @@ class PendingStep:
         return StepMetrics(self.loss.item(), {}, self.gradient_norm.item(), to_numpy(self.case_losses.float()))
 
 
+def _stock_model(spec: ModelSpec) -> StockModel:
+    """torchvision's own model; `UsageError` if this file has none of that name."""
+    if spec.model not in STOCK_MODELS:
+        raise UsageError(
+            f"model {spec.model} has no stock model to be compared with: leave the peer out, or add a line to "
+            "`STOCK_MODELS` in benchmarks/peers/step_torchvision.py"
+        )
+    return STOCK_MODELS[spec.model](spec)
+
+
 class StockStep:
     """One stock model with its optimizer on one device, the GPU if there is one."""
 
@@ -207,7 +218,7 @@ class StockStep:
         self._spec, self._variant = spec, variant
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.seed)
-        self._model = STOCK_MODELS[spec.model](spec).to(self._device).train()
+        self._model = _stock_model(spec).to(self._device).train()
         self._optimizer = build_optimizer(self._model.parameters(), recipe)
         self._forward = torch.compile(self._model) if variant.compiled else self._model
 

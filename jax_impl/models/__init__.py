@@ -1,6 +1,6 @@
 """The registry of backbones: one line per model.
 
-The numbers of a backbone's sizes stand once for both frameworks, in `anatobench/backbones/`.
+What is no layer stands once for both frameworks, on the backbone's card in `anatobench/backbones/`.
 
 A backbone is an NNX module that offers
 - `stages(train, key)`: (name, callable) pairs in order; each takes the previous one's output, the last gives the
@@ -37,5 +37,8 @@ def build_backbone(
     """The backbone of that name, computing in `dtype`, with float32 weights distributed as torchvision's; `forms` names
     the layers that take their fast form (anatobench/fast_forms.py)."""
     if spec.model not in BACKBONES:
-        raise UsageError(f"model {spec.model!r}: not built yet; choose one of {', '.join(BACKBONES)}")
+        raise UsageError(
+            f"model {spec.model} has no layers in this framework: write them and add a line to `BACKBONES` in "
+            "jax_impl/models/__init__.py (docs/extending.md, A backbone)"
+        )
     return BACKBONES[spec.model](spec, dtype, forms, generator)

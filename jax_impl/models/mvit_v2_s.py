@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anatobench.backbones.mvit_v2_s import LAYOUTS, STOCHASTIC_DEPTH, Layout, token_grids
+from anatobench.backbones.mvit_v2_s import CARD, STOCHASTIC_DEPTH, Layout, token_grids
 from anatobench.engine import ModelSpec
 from anatobench.errors import UsageError
 from anatobench.tasks import Size
@@ -163,5 +163,5 @@ def build_mvit_v2_s(
     spec: ModelSpec, dtype: DTypeLike, forms: Collection[str], generator: np.random.Generator
 ) -> MViTV2S:
     """The backbone for a spec; it takes scans of `spec.crop_size` only."""
-    layout, outputs = LAYOUTS[spec.size], spec.task.logit_count
+    layout, outputs = CARD.layout(spec.size), spec.task.logit_count
     return MViTV2S(layout, spec.crop_size, outputs, dtype=dtype, forms=forms, generator=generator)

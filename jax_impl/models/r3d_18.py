@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anatobench.backbones.r3d_18 import LAYOUTS, STEM_STRIDE, Layout
+from anatobench.backbones.r3d_18 import CARD, STEM_STRIDE, Layout
 from anatobench.engine import ModelSpec
 from jax_impl.layers.batch_norm import BatchNorm
 from jax_impl.layers.conv3d import Conv3d
@@ -140,4 +140,4 @@ class R3D18(nnx.Module):
 
 def build_r3d_18(spec: ModelSpec, dtype: DTypeLike, forms: Collection[str], generator: np.random.Generator) -> R3D18:
     """The backbone for a spec; it takes any crop size."""
-    return R3D18(LAYOUTS[spec.size], spec.task.logit_count, dtype=dtype, forms=forms, generator=generator)
+    return R3D18(CARD.layout(spec.size), spec.task.logit_count, dtype=dtype, forms=forms, generator=generator)

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anatobench.backbones.swin3d_t import LAYOUTS, STOCHASTIC_DEPTH, Layout
+from anatobench.backbones.swin3d_t import CARD, STOCHASTIC_DEPTH, Layout
 from anatobench.engine import ModelSpec
 from anatobench.tasks import Size
 from jax_impl.layers.layer_norm import LayerNorm
@@ -186,4 +186,4 @@ def build_swin3d_t(
     spec: ModelSpec, dtype: DTypeLike, forms: Collection[str], generator: np.random.Generator
 ) -> Swin3DT:
     """The backbone for a spec; it takes any crop size."""
-    return Swin3DT(LAYOUTS[spec.size], spec.task.logit_count, dtype=dtype, forms=forms, generator=generator)
+    return Swin3DT(CARD.layout(spec.size), spec.task.logit_count, dtype=dtype, forms=forms, generator=generator)

@@ -184,6 +184,7 @@ def test_a_failed_run_is_not_queued_again(cluster: VirtualCluster, training: Tra
 
 WRONG = {
     "tf: torch or jax": ("--framework", "tf"),
+    "--model vgg: choose one of mvit_v2_s, r3d_18, swin3d_t": ("--model", "vgg"),
     "--model: its value is missing": ("--model",),
     "/nowhere: no store here": ("--store=/nowhere",),
     "/proc/run: cannot be written": ("--out", "/proc/run"),

@@ -1,6 +1,6 @@
 """The registry of backbones: one line per model.
 
-The numbers of a backbone's sizes stand once for both frameworks, in `anatobench/backbones/`.
+What is no layer stands once for both frameworks, on the backbone's card in `anatobench/backbones/`.
 
 A backbone is a module that offers
 - `stages()`: (name, callable) pairs in order; each takes the previous one's output, the last gives the feature map
@@ -35,5 +35,8 @@ def build_backbone(spec: ModelSpec, forms: frozenset[str] = frozenset()) -> Back
     `forms` are the fast forms that its layers take (anatobench/fast_forms.py); none is torchvision's own model.
     """
     if spec.model not in BACKBONES:
-        raise UsageError(f"model {spec.model!r}: not built yet; choose one of {', '.join(BACKBONES)}")
+        raise UsageError(
+            f"model {spec.model} has no layers in this framework: write them and add a line to `BACKBONES` in "
+            "torch_ref/models/__init__.py (docs/extending.md, A backbone)"
+        )
     return BACKBONES[spec.model](spec, forms)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video.mvit import MSBlockConfig, MultiscaleBlock, MViT
 
-from anatobench.backbones.mvit_v2_s import LAYOUTS, STOCHASTIC_DEPTH, Layout, token_grids
+from anatobench.backbones.mvit_v2_s import CARD, STOCHASTIC_DEPTH, Layout, token_grids
 from anatobench.engine import ModelSpec
 from anatobench.errors import UsageError
 from anatobench.tasks import Size
@@ -91,4 +91,4 @@ def _apply_block(block: MultiscaleBlock, x: Tensor, grid: Size) -> Tensor:
 
 def build_mvit_v2_s(spec: ModelSpec, forms: frozenset[str]) -> MViTV2S:
     """The backbone for a spec; it takes scans of `spec.crop_size` only."""
-    return MViTV2S(LAYOUTS[spec.size], spec.crop_size, spec.task.logit_count, forms)
+    return MViTV2S(CARD.layout(spec.size), spec.crop_size, spec.task.logit_count, forms)

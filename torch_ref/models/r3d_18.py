@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv3DSimple, VideoResNet
 
-from anatobench.backbones.r3d_18 import LAYOUTS, STEM_STRIDE, Layout
+from anatobench.backbones.r3d_18 import CARD, LAYOUTS, STEM_STRIDE, Layout
 from anatobench.engine import ModelSpec
 
 
@@ -78,4 +78,4 @@ def _initialise(module: nn.Module) -> None:
 def build_r3d_18(spec: ModelSpec, forms: frozenset[str]) -> R3D18:
     """The backbone for a spec; it takes any crop size. (BatchNorm, addition and ReLU are one pass where the step is
     compiled; no layer has a form of its own here.)"""
-    return R3D18(LAYOUTS[spec.size], spec.task.logit_count)
+    return R3D18(CARD.layout(spec.size), spec.task.logit_count)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import PatchEmbed3d, ShiftedWindowAttention3d, SwinTransformer3d
 
-from anatobench.backbones.swin3d_t import LAYOUTS, STOCHASTIC_DEPTH, Layout
+from anatobench.backbones.swin3d_t import CARD, STOCHASTIC_DEPTH, Layout
 from anatobench.engine import ModelSpec
 from torch_ref.layers.window_attention import with_fast_forms
 
@@ -64,4 +64,4 @@ def _with_channels_first(layer: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def build_swin3d_t(spec: ModelSpec, forms: frozenset[str]) -> Swin3DT:
     """The backbone for a spec; it takes any crop size."""
-    return Swin3DT(LAYOUTS[spec.size], spec.task.logit_count, forms)
+    return Swin3DT(CARD.layout(spec.size), spec.task.logit_count, forms)

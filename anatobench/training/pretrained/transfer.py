@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from anatobench.backbones.published_weights import PublishedWeights
 from anatobench.engine import UNREAD, Arrays
 from anatobench.errors import AnatoBenchError
 from anatobench.objectives.heads import without_auxiliary
-from anatobench.training.pretrained.kinetics import PublishedWeights
 
 _LISTED = 8
 

@@ -20,11 +20,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from anatobench.backbones.published_weights import PublishedWeights
 from anatobench.engine import framework_module
 from anatobench.errors import AnatoBenchError
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.progress import progress_bar
-from anatobench.training.pretrained.kinetics import PublishedWeights
 
 FOLDER_VARIABLE = "ANATOBENCH_PRETRAINED"
 MAX_BYTES = 512 << 20

@@ -23,6 +23,7 @@ from anatobench.bench.arms import Arm
 from anatobench.bench.commands import Job, run_jobs
 from anatobench.bench.suite import Measurement, Plan
 
+PAPERS = ["r3d_18", "mvit_v2_s", "swin3d_t"]
 ROOT = Path(__file__).parents[3]
 TORCH, JAX = Arm("torch"), Arm("jax")
 THIRD, FOURTH = (Arm(None, Path("peer.py"), variant) for variant in ("third", "fourth"))
@@ -368,11 +369,11 @@ def words_of(plan: Plan) -> Iterator[tuple[str, ...]]:
 def test_the_plan_is_made_of_commands_that_there_are_and_fits_into_ten_minutes(precision: str) -> None:
     from anatobench.cli.main import build_parser
 
-    plan = suite.whole_plan(options(precision=precision, batch_size=2, memory_limit=1.0), Path("cache"))
+    plan = suite.whole_plan(options(models=PAPERS, precision=precision, batch_size=2, memory_limit=1.0), Path("cache"))
     for words in words_of(plan):
         build_parser([words[0]]).parse_args(words)
     assert plan.parts() == [
-        "parity", "step_r3d_18", "step_mvit_v2_s", "step_swin3d_t", "head", "memory_torch", "memory_jax",
+        "parity", *(f"step_{model}" for model in PAPERS), "head", "memory_torch", "memory_jax",
     ]  # fmt: skip
     assert sum(m.reserve for m in plan.measurements) <= 9.5 * 60 / 2, "compiling takes the longer half"
     measured = {f"compile {m.key(arm)}" for m in plan.measurements for arm in m.arms}

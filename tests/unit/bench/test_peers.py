@@ -12,11 +12,14 @@ import pytest
 
 from anatobench.bench.random_batch import random_batch
 from anatobench.engine import ModelSpec, load_engine
-from anatobench.recipes import MODELS, Recipe
+from anatobench.errors import UsageError
+from anatobench.objectives.heads import diagnosis_heads
+from anatobench.recipes import Recipe
 from anatobench.tasks import TASKS
 
 torch = pytest.importorskip("torch")
 PATH = Path(__file__).parents[3] / "benchmarks" / "peers" / "step_torchvision.py"
+STOCK_MODELS = ("r3d_18", "mvit_v2_s", "swin3d_t")
 RECIPE = Recipe(batch_size=2, dropout=False, learning_rate=1e-3)
 
 
@@ -40,10 +43,10 @@ def without_noise(step: object) -> object:
 
 
 @pytest.mark.parametrize("segmentation", [True, False])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", STOCK_MODELS)
 def test_stock_step_computes_what_the_engine_does(peer: ModuleType, model: str, segmentation: bool) -> None:
     task = TASKS["ratic"]
-    spec = ModelSpec(model, "tiny", task, task.geometry("tiny").crop_size, segmentation)
+    spec = ModelSpec(model, "tiny", task, task.geometry("tiny").crop_size, diagnosis_heads(segmentation))
     recipe = replace(RECIPE, segmentation_weight=float(segmentation))
     batch = random_batch(spec, 2, seed=0)
     engine = load_engine("torch", spec, recipe)
@@ -56,7 +59,7 @@ def test_stock_step_computes_what_the_engine_does(peer: ModuleType, model: str, 
     assert set(stock.weights()) == set(engine.weights())
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", STOCK_MODELS)
 def test_full_size_models_are_torchvisions_own_with_the_engines_names(peer: ModuleType, model: str) -> None:
     task = TASKS["ct_rate"]
     spec = ModelSpec(model, "full", task, task.geometry("full").crop_size)
@@ -68,6 +71,13 @@ def test_full_size_models_are_torchvisions_own_with_the_engines_names(peer: Modu
     assert type(stock.backbone).__module__.startswith("torchvision.")
     shapes = {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()}
     assert {name: tuple(tensor.shape) for name, tensor in stock.backbone.state_dict().items()} == shapes
+
+
+def test_a_backbone_without_a_stock_model_is_refused(peer: ModuleType) -> None:
+    assert set(peer.STOCK_MODELS) == set(STOCK_MODELS)
+    spec = ModelSpec("toy", "tiny", TASKS["ratic"], (16, 24, 24))
+    with pytest.raises(UsageError, match="toy has no stock model to be compared with: leave the peer out, or add"):
+        peer.build("eager", spec, RECIPE)
 
 
 def test_autocast_and_compiled_variants_find_the_same_loss(peer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

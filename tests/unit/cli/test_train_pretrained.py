@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from numpy_engine import NumpyEngine, use_numpy_engines
 from safetensors import safe_open
 from tiny_store import write_store
 
+from anatobench.backbones import CARDS
+from anatobench.backbones.published_weights import PYTORCH, PublishedWeights
 from anatobench.cli.main import main
 from anatobench.store.reader import Store
 from anatobench.training.pretrained import weights_file
-from anatobench.training.pretrained.kinetics import KINETICS_400, PublishedWeights
 from anatobench.training.run_folder import RunConfig
 
 WEIGHT = np.random.default_rng(0).normal(0, 0.1, (2, 8)).astype(np.float32)
@@ -38,7 +40,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     use_numpy_engines(monkeypatch)
     (tmp_path / "weights").mkdir()
     path = write_pth(tmp_path / "weights", "r3d_18", pth_bytes({"fc.weight": torch.from_numpy(WEIGHT)}))
-    monkeypatch.setitem(KINETICS_400, "r3d_18", PublishedWeights(path.name, {"fc.bias": "it stands for a stem"}))
+    published = PublishedWeights(PYTORCH, path.name, {"fc.bias": "it stands for a stem"})
+    monkeypatch.setitem(CARDS, "r3d_18", replace(CARDS["r3d_18"], published=published))
     monkeypatch.setenv("ANATOBENCH_PRETRAINED", str(path.parent))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(weights_file, "urlopen", no_network)

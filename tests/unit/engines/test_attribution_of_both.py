@@ -35,7 +35,7 @@ def test_both_frameworks_find_the_same_evidence(model: str) -> None:
     features = list(seen.activations.values())[-1]
     weight = torch.weights()[CLASSIFIERS[model]]
     for finding in ("liver_high", "any_injury"):
-        slope = log_odds_slope(RATIC, seen.logits, finding)
+        slope = log_odds_slope(RATIC, seen.outputs["logits"], finding)
         signed = []
         for engine in (torch, jax):
             found, against = (engine.attribution(batch["volume"], sign * slope) for sign in (1.0, -1.0))

@@ -131,7 +131,7 @@ def test_inspecting_and_predicting_change_nothing(framework: str, engines: dict[
     assert organs.dtype == np.uint8
     evaluated = engine.inspect(BATCHES[0], train=False, gradients=False)
     assert evaluated.gradients == {}
-    np.testing.assert_allclose(evaluated.logits, logits, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(evaluated.outputs["logits"], logits, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(organs, evaluated.outputs["seg_logits"].argmax(1))
     assert state(engine) == before
 

@@ -15,7 +15,6 @@ from torchvision.models.video import MViT, SwinTransformer3d, VideoResNet, mvit,
 
 from anatobench.backbones import mvit_v2_s, r3d_18, swin3d_t
 from anatobench.engine import ModelSpec
-from anatobench.recipes import MODELS
 from anatobench.tasks import Size, get_task
 from jax_impl.models import build_backbone as build_in_jax
 from torch_ref.models import build_backbone as build_in_torch
@@ -135,7 +134,7 @@ PARAMETERS = {"r3d_18": 33_147_794, "swin3d_t": 27_861_240, "mvit_v2_s": 34_280_
 """With Table 7's changes and 18 labels at the chest's size: torchvision's models with those layers replaced by hand."""
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", PARAMETERS)
 def test_parameter_count_of_the_reference(model: str) -> None:
     assert sum(parameter.numel() for parameter in reference(model).parameters()) == PARAMETERS[model]
 

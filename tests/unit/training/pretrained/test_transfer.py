@@ -13,13 +13,14 @@ from kinetics_files import pth_bytes, published_state, write_pth
 from torch import Tensor, nn
 from torchvision.models.video import MViT_V2_S_Weights, R3D_18_Weights, Swin3D_T_Weights
 
+from anatobench.backbones import CARDS
 from anatobench.backbones.mvit_v2_s import LAYOUTS
+from anatobench.backbones.published_weights import PYTORCH, PublishedWeights
 from anatobench.engine import Arrays, ModelSpec, load_engine
 from anatobench.errors import AnatoBenchError
-from anatobench.recipes import MODELS, Recipe
+from anatobench.recipes import Recipe
 from anatobench.tasks import get_task
 from anatobench.training.initial_weights import load_pretrained
-from anatobench.training.pretrained.kinetics import KINETICS_400, PublishedWeights
 from anatobench.training.pretrained.transfer import pretrained_weights, resized_table
 from anatobench.training.pretrained.weights_file import MAX_BYTES
 from torch_ref.models.mvit_v2_s import MViTV2S
@@ -45,7 +46,7 @@ TABLE_LENGTHS = {
 with 56x56 tokens in 8 layers and here with 96x96 in 6 or 88x96 in 10."""
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=TORCHVISIONS)
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
     """Model, a file like the published one, and what it holds. r3d_18's is of the older form, as the real one."""
     state = published_state(request.param)
@@ -127,13 +128,13 @@ def test_the_files_made_here_are_as_large_as_the_published_ones(published: tuple
 
 def test_the_files_are_those_that_torchvision_names() -> None:
     assert {model: weights.url for model, weights in TORCHVISIONS.items()} == {
-        model: published.address for model, published in KINETICS_400.items()
+        model: CARDS[model].published_weights().address for model in TORCHVISIONS
     }
-    assert set(KINETICS_400) == set(MODELS)
     assert max(weights.meta["_file_size"] for weights in TORCHVISIONS.values()) * 2**20 < MAX_BYTES / 2
 
 
-PUBLISHED = PublishedWeights("net-01234567.pth", {"stem.0.": "another kernel", "fc.": "other classes"}, (".rel_pos_h",))
+SKIPPED = {"stem.0.": "another kernel", "fc.": "other classes"}
+PUBLISHED = PublishedWeights(PYTORCH, "net-01234567.pth", SKIPPED, (".rel_pos_h",))
 MODEL: Arrays = {
     "stem.0.weight": np.full((4, 1, 2, 2, 2), 7.0, np.float32),
     "body.weight": np.full((4, 4), 7.0, np.float32),

@@ -15,9 +15,9 @@ import torch
 from kinetics_files import pth_bytes, write_pth
 from safetensors.numpy import save_file
 
+from anatobench.backbones.published_weights import PYTORCH, PublishedWeights
 from anatobench.errors import AnatoBenchError
 from anatobench.training.pretrained import weights_file
-from anatobench.training.pretrained.kinetics import PublishedWeights
 from anatobench.training.pretrained.weights_file import find_or_download, read_weights_file, search_folders
 
 STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.num_batches_tracked": torch.tensor(5)}
@@ -144,7 +144,7 @@ CONTENT = pth_bytes(STATE)
 
 @pytest.fixture
 def published(tmp_path: Path) -> PublishedWeights:
-    return PublishedWeights(write_pth(tmp_path, "net", CONTENT).name, {})
+    return PublishedWeights(PYTORCH, write_pth(tmp_path, "net", CONTENT).name, {})
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What is counted: matrix products."""
+"""Matrix products: what a backbone's card counts its operations in."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Product:
 
 
 def voxels(size: Size) -> int:
-    """Of a map."""
+    """Count the voxels of a map."""
     return prod(size)
 
 
 def strided(size: Size, kernel: Size, stride: Size, padding: Size) -> Size:
-    """The size after a convolution or a pooling."""
+    """Return the size after a convolution or a pooling."""
     d, h, w = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True))
     return d, h, w
