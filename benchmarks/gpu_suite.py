@@ -39,6 +39,7 @@ from anatobench.bench.suite_table import table
 from anatobench.errors import UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, paper_recipe
 from anatobench.system.atomic_files import write_atomically
+from anatobench.system.gpus import visible_gpus
 from anatobench.system.signals import interrupted_by_signals
 from anatobench.system.worker_pool import usable_cores
 from anatobench.tasks import TASKS
@@ -159,6 +160,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if unknown := sorted(set(names) - set(plan.parts())):
                 raise UsageError(f"--parts: no part {', '.join(unknown)}: there are {', '.join(plan.parts())}")
             plan = plan.restricted(names)
+        if options.size == "full" and not visible_gpus():
+            raise UsageError(
+                "no NVIDIA GPU is visible here (nvidia-smi, CUDA_VISIBLE_DEVICES): start it where there is one, or "
+                "with --size tiny --models r3d_18 --precision fp32, which tries it on a CPU"
+            )
         record = open_record(plan, options)
         if options.fresh and (own_cache / CACHE_TAG).is_file():
             shutil.rmtree(own_cache)
@@ -205,6 +211,11 @@ def measure(plan: Plan, record: dict[str, Any], options: argparse.Namespace, cac
     stopped = None
     with watched_gpu() as gpu:
         _refuse_other_machine(record, host, gpu.to_json(), options.out)
+        print(
+            f"{len(plan.first)} programs are compiled or compared first, {options.jobs} at a time, then measured in "
+            f"{len(plan.measurements)} parts: at most {options.minutes:g} minutes",
+            file=sys.stderr,
+        )
 
         def save() -> None:
             record["seconds"] = round(before + time.monotonic() - start, 1)

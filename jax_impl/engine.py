@@ -120,7 +120,7 @@ class JaxEngine:
             arrays = {
                 name: parallel.place_by_case(self._mesh, array) for name, array in self._read(batch, phase).items()
             }
-            asked = parallel.place_by_case(self._mesh, np.array([stop]))
+            asked = parallel.place_by_case(self._mesh, np.array([stop], rate.dtype))
             self._state, figures, case_losses = self._train_step(
                 phase, self._state, arrays, asked, rate, np.uint32(step)
             )
@@ -271,7 +271,7 @@ class JaxEngine:
         state, figures, case_losses = train_step(
             objective, self._optimizer, state, arrays, learning_rate, self._key(step)
         )
-        return state, jnp.stack([*(figures[name] for name in self._figures(phase)), stop.any()]), case_losses
+        return state, jnp.stack([*(figures[name] for name in self._figures(phase)), stop.sum()]), case_losses
 
     def _pure_predict(self, parameters: Tree, statistics: Tree, volume: jax.Array) -> jax.Array:
         model = nnx.merge(self._graph, parameters, statistics)

@@ -39,7 +39,7 @@ def join(processes: Processes) -> Mesh:
             local_device_ids=[processes.local_index] if _several_gpus_visible() else None,
             initialization_timeout=seconds,
             heartbeat_timeout_seconds=seconds,
-            shutdown_timeout_seconds=seconds,
+            shutdown_timeout_seconds=max(10, round(processes.collective_timeout)),
         )
     gather(np.zeros(1), processes)  # connects everybody now, and not after compilations of unequal length
     return Mesh(np.array(jax.devices()), (CASES,))

@@ -37,10 +37,12 @@ from anatobench.errors import AnatoBenchError, CaseError
 from anatobench.system.worker_pool import TimedOut, WorkerDied, run_in_workers
 from anatobench.tasks import get_task
 from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
+from anatobench.volumes.mask_fit import best_flip
 from anatobench.volumes.nifti import write_nifti
 from anatobench.volumes.organs import organ_table
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.scan_folder import find_scans
+from anatobench.volumes.volume import Volume
 
 SECONDS = 30.0
 """A case that takes longer hangs: a good one takes 0.01 s."""
@@ -189,7 +191,9 @@ def read(kind: str, folder: Path) -> None:
     if kind == "manifest":
         list_cases("manifest", folder, anatomy="chest")
     elif kind == "mask":
-        organ_table(read_mask(folder / "mask.nii"), get_task("ratic"), "auto")
+        mask = read_mask(folder / "mask.nii")
+        organ_table(mask, get_task("ratic"), "auto")
+        best_flip(mask, Volume(BODY, AFFINE))
     else:
         name = next(iter(good(kind)))
         read_volume(folder if kind.startswith("dicom") else folder / name)

@@ -41,10 +41,7 @@ def compiles(asked: str, device: torch.device) -> bool:
 
 
 def compiled(function: Callable[..., Any], asked: str, alone: bool) -> Callable[..., Any]:
-    """`function` compiled for the shapes that it is called with.
-
-    One process compiles one graph or says why it cannot. Several may part it: SyncBatchNorm's collectives are Python.
-    """
+    """`function` compiled for the shapes that it is called with, as one graph, or it says why it cannot be one."""
     return torch.compile(function, **_options(asked, alone))
 
 
@@ -62,7 +59,7 @@ def _options(asked: str, alone: bool) -> dict[str, Any]:
     # Every shape is compiled for itself: batches have one shape, and symbolic ones keep FlexAttention from lowering.
     return {
         "backend": BACKEND,
-        "fullgraph": alone,
+        "fullgraph": True,
         "dynamic": False,
         "mode": "reduce-overhead" if asked == "graphs" else None,
     }

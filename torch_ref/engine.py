@@ -80,7 +80,7 @@ class TorchEngine:
         plan = plan_of(recipe, spec.task)
         self._phases = plan.phases
         self._begun: int | None = None
-        self._state = self._first_state(forms, plan.has_teacher)
+        self._state = self._first_state(forms, plan.has_teacher, compiling)
         self._objectives = [
             Objective(self._state, phase, spec, recipe, self._precision, set(forms)) for phase in plan.phases
         ]
@@ -94,9 +94,9 @@ class TorchEngine:
             self._begin(index)  # gradients are averaged of what is trained then
             self._distributed.append(parallel.distributed(objective, self._device, processes))
 
-    def _first_state(self, forms: frozenset[str], has_teacher: bool) -> TrainState:
+    def _first_state(self, forms: frozenset[str], has_teacher: bool, compiling: bool) -> TrainState:
         model = _build_model(self.spec, self.recipe, forms)
-        model = parallel.with_global_batch_norm(model, self._device, self.processes)
+        model = parallel.with_global_batch_norm(model, self._device, self.processes, compiling)
         model = model.to(self._device, self._precision.parameter_dtype)
         if self._device.type == "cuda":
             model = model.to(memory_format=model.memory_format)

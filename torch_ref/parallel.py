@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from anatobench.system.processes import Processes, meet
+from torch_ref.layers.batch_norm import GlobalBatchNorm3d
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -30,7 +31,7 @@ def join(processes: Processes) -> torch.device:
         torch.cuda.set_device(device)
     if not processes.alone and not dist.is_initialized():
         meet(processes)
-        timeout = timedelta(seconds=processes.timeout)
+        timeout, patience = (timedelta(seconds=s) for s in (processes.timeout, processes.collective_timeout))
         host, _, port = processes.coordinator.rpartition(":")
         # Not by a tcp:// address: under torchrun older versions of PyTorch take every such address for the agent's, and
         # nobody would listen.
@@ -40,8 +41,9 @@ def join(processes: Processes) -> torch.device:
             store=store,
             rank=processes.index,
             world_size=processes.count,
-            timeout=timeout,
+            timeout=patience,
         )
+        store.set_timeout(patience)  # NCCL asks it for its own keys, at the first collective
     return device
 
 
@@ -67,58 +69,17 @@ def distributed(model: nn.Module, device: torch.device, processes: Processes) ->
     )
 
 
-def with_global_batch_norm(model: Model, device: torch.device, processes: Processes) -> Model:
-    """The model with BatchNorm over the global batch."""
+def with_global_batch_norm(model: Model, device: torch.device, processes: Processes, compiling: bool) -> Model:
+    """The model with BatchNorm over the global batch: PyTorch's kernels where a GPU is given operation by operation,
+    arithmetic that the compiler fuses everywhere else."""
     if processes.alone:
         return model
-    if device.type == "cuda":
+    if device.type == "cuda" and not compiling:
         return cast(Model, nn.SyncBatchNorm.convert_sync_batchnorm(model))
     for module in model.modules():
         if type(module) is nn.BatchNorm3d:
             module.__class__ = GlobalBatchNorm3d
     return model
-
-
-class GlobalBatchNorm3d(nn.BatchNorm3d):
-    """nn.SyncBatchNorm for CPUs, which PyTorch's own refuses. All processes have equally large batches."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, D, H, W]; normalised by the statistics of all processes' x in training."""
-        if not self.training:
-            return super().forward(x)
-        axes = (0, 2, 3, 4)
-        mean = _mean_over_processes(x.mean(axes))
-        centred = x - mean[:, None, None, None]
-        variance = _mean_over_processes(centred.square().mean(axes))
-        with torch.no_grad():
-            count = x.numel() // x.shape[1] * dist.get_world_size()
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.momentum is not None
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
-        factor = torch.rsqrt(variance + self.eps) * self.weight
-        return centred * factor[:, None, None, None] + self.bias[:, None, None, None]
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """The loss of every process depends on the sum, so each one's gradient counts."""
-
-    @staticmethod
-    def forward(context: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
-
-
-def _mean_over_processes(values: Tensor) -> Tensor:
-    return _SumOverProcesses.apply(values) / dist.get_world_size()
 
 
 def mean_of_all(values: Tensor, processes: Processes) -> Tensor:

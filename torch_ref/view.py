@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
 
 from torch import Tensor
 
@@ -13,7 +12,10 @@ from torch_ref.models.diagnosis_model import DiagnosisModel
 
 
 class View:
-    """Each output is computed when it is asked for, once."""
+    """Each output is computed when it is asked for, once.
+
+    (Not by `functools.cached_property`: in Python 3.11 it takes a lock, with which no step compiles.)
+    """
 
     def __init__(
         self,
@@ -31,19 +33,25 @@ class View:
         """Of the crop, (D, H, W)."""
         self.forms = forms
         """The fast forms (anatobench/fast_forms.py) that losses may take."""
-        self._teacher = teacher
+        self._build_teacher = teacher
+        self._teacher: View | None = None
+        self._logits: Tensor | None = None
 
-    @cached_property
+    @property
     def teacher(self) -> View:
         """What the teacher makes of the same batch, in evaluation mode and without gradient."""
-        assert self._teacher is not None, "a kind that asks for a teacher has a phase that moves it"
-        return self._teacher()
+        if self._teacher is None:
+            assert self._build_teacher is not None, "a kind that asks for a teacher has a phase that moves it"
+            self._teacher = self._build_teacher()
+        return self._teacher
 
-    @cached_property
+    @property
     def logits(self) -> Tensor:
         """[B, logits], the classifier's."""
-        self._asked.add(CLASSIFIER)
-        return self._model.classify(self.features)
+        if self._logits is None:
+            self._asked.add(CLASSIFIER)
+            self._logits = self._model.classify(self.features)
+        return self._logits
 
     def coarse(self, head: str) -> Tensor | None:
         """An auxiliary head's logits before upsampling, [B, classes, d, h, w]; None for a model without the head."""

@@ -176,6 +176,9 @@ def first_step(arm: Mapping[str, Any]) -> str:
 def _arms(args: argparse.Namespace) -> tuple[Any, ...]:
     from anatobench.bench.arms import Arm
 
+    for path, _ in args.peer:
+        if not path.is_file():  # now, and not when the other arms are compiled
+            raise UsageError(f"--peer {path}: no such Python file of a peer")
     arms = [Arm(framework) for framework in args.framework]
     arms += [Arm(None, path, variant) for path, variants in args.peer for variant in variants]
     if not arms:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.experiments import child_processes
 from anatobench.experiments.runs import PlannedRun, chains_of, initial_weights_of, write_configs
 from anatobench.system.json_text import parse_json
 from anatobench.training.run_folder import configure
@@ -114,14 +113,9 @@ def planned_runs(out: Path, store: Path, epochs: int, seed: int) -> list[Planned
 
 def run_command(command: str, *arguments: str | Path, capture: bool = False) -> str:
     """Run a command as a person would, each in a process of its own: PyTorch and JAX then do not share threads."""
-    words: Sequence[str] = [command, *map(str, arguments)]
+    words = [command, *map(str, arguments)]
     print(f"\n$ anatobench {' '.join(words)}", file=sys.stderr, flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "anatobench", *words],
-        stdout=subprocess.PIPE if capture else sys.stderr,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
+    printed = child_processes.run_command(words, capture)
+    if printed is None:
         raise AnatoBenchError(f"`anatobench {' '.join(words)}` failed; its message stands above")
-    return done.stdout.strip().splitlines()[-1] if capture else ""
+    return printed.strip().splitlines()[-1] if capture else ""

@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "predictions_SPLIT.csv, organ_dice_SPLIT.csv (with the auxiliary head) and slices of a few cases and of the\n"
         "worst ones, examples_SPLIT.safetensors and worst_cases_SPLIT.safetensors, into RUN.\n\n"
         "As in the paper, the operating threshold of each class is chosen on the evaluated split itself, which\n"
-        "flatters every metric but AUC; --threshold-split validation chooses it where it should be chosen."
+        "flatters every metric but AUC; --threshold-split validation chooses it where it should be chosen.\n\n"
+        "In PyTorch nothing is compiled, whatever the run was trained with: a split is sooner done."
     )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder that `anatobench train` has written")
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")

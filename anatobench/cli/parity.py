@@ -15,7 +15,7 @@ from anatobench.fast_forms import BY_DEVICE, FAST_FORMS
 from anatobench.parity.climb import SUMMARY_KINDS, Climb, climb
 from anatobench.parity.inputs import PRECISION_OF_DTYPE
 from anatobench.parity.suite import climb_all, whole_ladder
-from anatobench.recipes import MODELS, SIZES
+from anatobench.recipes import COMPILATIONS, MODELS, SIZES
 from anatobench.system.gpus import visible_gpus
 from anatobench.tasks import TASKS, Size
 
@@ -54,6 +54,11 @@ BatchNorm's running values. An error is max|a - b| / max|b| per array, b being P
         help=f"layers that take their fast form: auto, true, false, or some of {','.join(FAST_FORMS)} (default: auto)",
     )  # fmt: skip
     parser.add_argument(
+        "--compile", choices=COMPILATIONS, default="false",
+        help="whether PyTorch compiles the training steps: auto, as training does; on a GPU that takes longer than ten "
+        "steps (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--workers", type=int, default=default_workers(), metavar="W",
         help="with --all: processes for the tiny models (default here: %(default)s; a GPU is given one)",
     )  # fmt: skip
@@ -75,6 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         batch_size=args.batch_size,
         seed=args.seed,
         fast=args.fast,
+        compile=args.compile,
     )
     with tqdm(total=args.steps + 5, desc="parity", unit="rung", file=sys.stderr, leave=False) as bar:
 

@@ -93,7 +93,7 @@ def _candidates(dataset: Path, options: ListingOptions) -> tuple[list[_Candidate
         for name, lines in repeated.items():
             rejected.append(Rejection(_stem(name), str(path), "duplicate-id", f"{name} stands in lines {lines}"))
         for line in labels.malformed:
-            message = f"{path} line {line} has the wrong number of fields"
+            message = f"{path} line {line} has another number of fields, an open quote, or bytes that are no UTF-8"
             rejected.append(Rejection(f"line-{line}", str(path), "malformed-row", message))
         metadata = _metadata(dataset / "metadata" / metadata_name, options, notes)
         no_chest = _no_chest(dataset / "metadata" / f"no_chest_{split}.txt", notes)

@@ -38,7 +38,7 @@ def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
     found = [_case(root, row, task, columns, options) for row in table.rows]
     rejected = [one for one in found if isinstance(one, Rejection)]
     for line in table.malformed:
-        message = f"{table.path} line {line} has the wrong number of fields"
+        message = f"{table.path} line {line} has another number of fields, an open quote, or bytes that are no UTF-8"
         rejected.append(Rejection(f"line-{line}", str(table.path), "malformed-row", message))
     cases = [one for one in found if isinstance(one, Case)]
     repeated = {case_id for case_id, count in Counter(case.case_id for case in cases).items() if count > 1}

@@ -110,7 +110,7 @@ def _list_subset(
     for name, lines in repeated.items():
         rejected.append(Rejection(name, str(table.path), "duplicate-id", f"{name} stands in lines {lines}"))
     for line in table.malformed:
-        message = f"{table.path} line {line} has the wrong number of fields"
+        message = f"{table.path} line {line} has another number of fields, an open quote, or bytes that are no UTF-8"
         rejected.append(Rejection(f"line-{line}", str(table.path), "malformed-row", message))
     for name, row in rows.items():
         if not SAFE_CASE_ID.fullmatch(name):

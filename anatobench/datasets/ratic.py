@@ -132,7 +132,12 @@ def _case(
 
 def _malformed(table: Table) -> list[Rejection]:
     return [
-        _rejection(f"line-{line}", table, "malformed-row", f"{table.path} line {line} has the wrong number of fields")
+        _rejection(
+            f"line-{line}",
+            table,
+            "malformed-row",
+            f"{table.path} line {line} has another number of fields, an open quote, or bytes that are no UTF-8",
+        )
         for line in table.malformed
     ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,8 +21,9 @@ from anatobench.system.progress import progress_bar
 from anatobench.system.time_limit import GRACE, reading_seconds
 from anatobench.system.worker_pool import TimedOut, WorkerDied, run_in_workers
 from anatobench.volumes.label_evidence import VERTEBRAE, check_upright
+from anatobench.volumes.mask_fit import best_flip, flip_message
 from anatobench.volumes.organs import STRUCTURES, label_structures
-from anatobench.volumes.read import read_mask
+from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.volume import Mask
 
 PLAUSIBLE_ML: Mapping[str, tuple[float, float]] = {
@@ -131,7 +133,7 @@ def check_masks(scans: Sequence[Scan], organs: Sequence[str], workers: int, prog
 
 
 def _seconds_for(scan: Scan) -> float:
-    return GRACE * reading_seconds(scan.mask)
+    return GRACE * reading_seconds(scan.path, scan.mask)
 
 
 def check_mask(scan: Scan, organs: Sequence[str]) -> MaskQuality:
@@ -141,6 +143,11 @@ def check_mask(scan: Scan, organs: Sequence[str]) -> MaskQuality:
         mask = read_mask(scan.mask)
         structures = label_structures(mask, scan.mask_labels)
         check_upright(mask, structures)
+        with suppress(CaseError):  # of a scan that cannot be read `prepare` says why
+            volume = read_volume(scan.path, scan.header, scan.rescale)
+            found = best_flip(mask, volume)
+            if found is not None:
+                return _unusable(scan, f"{scan.mask}: {flip_message(found)}")
     except (CaseError, OSError) as error:
         return _unusable(scan, str(error))
     return MaskQuality(scan, judge(mask, structures, organs))

@@ -13,7 +13,7 @@ from anatobench.errors import UsageError
 from anatobench.fast_forms import BY_DEVICE, fast_forms
 from anatobench.parity.inputs import PRECISION_OF_DTYPE, parity_recipe
 from anatobench.parity.ladder import Ladder, Rung, Tolerances
-from anatobench.recipes import MODELS, SIZES
+from anatobench.recipes import COMPILATIONS, MODELS, SIZES
 from anatobench.system.host_memory import host_memory
 from anatobench.tasks import Size, get_task
 
@@ -51,12 +51,17 @@ class Climb:
     seed: int = 0
     fast: str = BY_DEVICE
     """Which layers take their fast form, as `Recipe.fast`."""
+    compile: str = "false"
+    """Whether PyTorch compiles the steps, as `Recipe.compile`. There are ten at most, which take less time than to
+    compile them; PyTorch takes the other rungs' passes operation by operation in any case."""
 
     def __post_init__(self) -> None:
         if self.model not in MODELS or self.size not in SIZES or self.dtype not in PRECISION_OF_DTYPE:
             raise UsageError(f"parity: no such combination: {self.model}, {self.size}, {self.dtype}")
         if self.steps < 0 or self.seed < 0 or (self.batch_size is not None and self.batch_size < 1):
             raise UsageError("--steps and --seed must be 0 or more, --batch-size 1 or more")
+        if self.compile not in COMPILATIONS:
+            raise UsageError(f"parity: compile={self.compile!r}: choose one of {', '.join(COMPILATIONS)}")
         fast_forms(self.fast, ())  # refuses names that there are not
         if self.crop_size is not None and min(self.crop_size) < 1:
             raise UsageError(f"--crop {self.crop_size}: lengths must be positive")
@@ -73,7 +78,8 @@ def climb(asked: Climb, progress: Callable[[str], None] = lambda what: None) -> 
     started = time.monotonic()
     # What lies inside the stages of a full-size transformer would not fit into a common machine's memory.
     recompute = asked.size == "full" and not card_of(asked.model).has_batch_norm
-    spec, recipe = asked.spec, replace(parity_recipe(asked.dtype, asked.seed), recompute=recompute, fast=asked.fast)
+    spec, recipe = asked.spec, parity_recipe(asked.dtype, asked.seed)
+    recipe = replace(recipe, recompute=recompute, fast=asked.fast, compile=asked.compile)
     batch_size = asked.batch_size or DEFAULT_BATCH_SIZE[asked.size]
     progress("building both engines")
     reference, candidate = (load_engine(framework, spec, recipe) for framework in ("torch", "jax"))

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +21,10 @@ Result = TypeVar("Result")
 
 TIMEOUT_VARIABLE = "ANATOBENCH_TIMEOUT"
 DEFAULT_TIMEOUT = 300.0
+COLLECTIVE_TIMEOUT_VARIABLE = "ANATOBENCH_COLLECTIVE_TIMEOUT"
+DEFAULT_COLLECTIVE_TIMEOUT = 1800.0
+"""One process may compile while the others wait: PyTorch's MViT took 206 s on an H100 with nothing cached."""
+LONGEST_TIMEOUT = 1e6
 DEFAULT_PORT = 29500
 
 
@@ -35,13 +39,19 @@ class Processes:
     coordinator: str = f"localhost:{DEFAULT_PORT}"
     """host:port at which the first process is found."""
     timeout: float = DEFAULT_TIMEOUT
-    """Seconds to wait for the others before giving up."""
+    """Seconds to wait for the others to come before giving up."""
+    collective_timeout: float = DEFAULT_COLLECTIVE_TIMEOUT
+    """Seconds that those who have met wait for the slowest of them in whatever they do together."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count or self.local_index < 0:
             raise UsageError(f"process {self.index} of {self.count} (local {self.local_index}): count from 0")
-        if self.timeout <= 0:
-            raise UsageError(f"{TIMEOUT_VARIABLE}={self.timeout:g}: seconds, more than 0")
+        for name, seconds in (
+            (TIMEOUT_VARIABLE, self.timeout),
+            (COLLECTIVE_TIMEOUT_VARIABLE, self.collective_timeout),
+        ):
+            if not 0 < seconds <= LONGEST_TIMEOUT:
+                raise UsageError(f"{name}={seconds:g}: seconds, more than 0 and at most {LONGEST_TIMEOUT:g}")
 
     @property
     def alone(self) -> bool:
@@ -80,9 +90,14 @@ _LAUNCHERS = (
 def find_processes(environment: Mapping[str, str] = os.environ) -> Processes:
     """Read this process's place from the environment.
 
-    `MASTER_ADDR` and `MASTER_PORT` name the first process's host and port; `UsageError` if several processes were
-    started and `MASTER_ADDR` is missing, or if a variable is no number.
+    `MASTER_ADDR` and `MASTER_PORT` name the first process's host and port, `ANATOBENCH_TIMEOUT` and
+    `ANATOBENCH_COLLECTIVE_TIMEOUT` how long they wait for each other; `UsageError` if several processes were started
+    and `MASTER_ADDR` is missing, or if a variable is no number.
     """
+    alone = Processes(
+        timeout=_seconds(environment, TIMEOUT_VARIABLE, DEFAULT_TIMEOUT),
+        collective_timeout=_seconds(environment, COLLECTIVE_TIMEOUT_VARIABLE, DEFAULT_COLLECTIVE_TIMEOUT),
+    )
     for index, count, local_index in _LAUNCHERS[::-1]:  # torchrun may itself have been started by srun
         if count not in environment or index not in environment:
             continue
@@ -97,14 +112,14 @@ def find_processes(environment: Mapping[str, str] = os.environ) -> Processes:
         port = _number(environment, "MASTER_PORT") if "MASTER_PORT" in environment else DEFAULT_PORT
         if environment.get(AGENT_VARIABLE) == "True":
             port += 1 if port < LAST_PORT else -1
-        return Processes(
+        return replace(
+            alone,
             index=_number(environment, index),
             count=number,
             local_index=_number(environment, local_index),
             coordinator=f"{environment['MASTER_ADDR']}:{port}",
-            timeout=_timeout(environment),
         )
-    return Processes(timeout=_timeout(environment))
+    return alone
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
@@ -114,12 +129,12 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-def _timeout(environment: Mapping[str, str]) -> float:
-    text = environment.get(TIMEOUT_VARIABLE, str(DEFAULT_TIMEOUT))
+def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name, str(default))
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"{TIMEOUT_VARIABLE}={text!r} in the environment: not a number of seconds") from None
+        raise UsageError(f"{name}={text!r} in the environment: not a number of seconds") from None
 
 
 def meet(processes: Processes) -> None:

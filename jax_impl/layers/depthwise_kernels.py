@@ -3,18 +3,24 @@
 Arrays are flat to the kernels, and positions are computed: so any size works, with what lies outside masked. A program
 has a block of positions by a block of channels, both powers of two, and goes over the 27 taps. Products and sums are
 in float32 at least. `interpret` runs the same programs on a CPU, slowly, for the tests.
+
+Where a batch is shared out over devices, each device's programs work on its own cases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import triton as plgpu
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from anatobench.tasks import Size
 
@@ -39,7 +45,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: Size, size: Size, interpre
         found = [place * step + offset - 1 for place, step, offset in zip(places, stride, tap, strict=True)]
         return _three(found), _inside(found, x.shape[1:4])
 
-    return _sum_of_taps(x, kernel, size, read, interpret)
+    call = partial(_sum_of_taps, size=size, read=read, interpret=interpret)
+    return _shared_out(call, "b d h w c, i j k c -> b e f g c")(x, kernel)
 
 
 def input_gradient(gradient: jax.Array, kernel: jax.Array, stride: Size, size: Size, interpret: bool) -> jax.Array:
@@ -53,12 +60,19 @@ def input_gradient(gradient: jax.Array, kernel: jax.Array, stride: Size, size: S
         # What is negative is divided towards 0: where exact, its quotient is negative too.
         return _three(found), exact[0] & exact[1] & exact[2] & _inside(found, gradient.shape[1:4])
 
-    return _sum_of_taps(gradient, kernel, size, read, interpret)
+    call = partial(_sum_of_taps, size=size, read=read, interpret=interpret)
+    return _shared_out(call, "b d h w c, i j k c -> b e f g c")(gradient, kernel)
 
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array, stride: Size, interpret: bool) -> jax.Array:
     """[3, 3, 3, C] in float32 at least. A program adds up one tap over a chunk of positions; the chunks' parts are
     written and summed, so that the result is the same to the bit in every run."""
+    call = partial(_parts_of_kernel_gradient, stride=stride, interpret=interpret)
+    return _shared_out(call, "b d h w c, b e f g c -> b s i j k c")(x, gradient).sum((0, 1))
+
+
+def _parts_of_kernel_gradient(x: jax.Array, gradient: jax.Array, *, stride: Size, interpret: bool) -> jax.Array:
+    """[B, chunks, 3, 3, 3, C]"""
     batch, *size, channels = gradient.shape
     accumulate = jnp.promote_types(x.dtype, jnp.float32)
     width, chunks = _block_of(channels), pl.cdiv(prod(size), CHUNK)
@@ -90,12 +104,30 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, stride: Size, interpret: 
         compiler_params=plgpu.CompilerParams(num_warps=4),
         name="depthwise_kernel_gradient",
     )(x.reshape(-1), gradient.reshape(-1))
-    return parts.reshape(batch * chunks, 3, 3, 3, channels).sum(0)
+    return parts.reshape(batch, chunks, 3, 3, 3, channels)
+
+
+def _shared_out(call: Callable[[jax.Array, jax.Array], jax.Array], axes: str) -> Callable[..., jax.Array]:
+    """`call` on each device for the cases that it has, the axis `b` of `axes` (named as for `def_partition`). XLA sees
+    nothing of a kernel's inside: by itself it would gather the whole batch on every device."""
+
+    def partition(mesh: Mesh, arrays: Sequence[Any], result: Any) -> tuple[Any, ...]:
+        (cases, *_) = arrays[0].sharding.spec or (None,)
+        *taken, given = (
+            NamedSharding(mesh, PartitionSpec(cases) if names.startswith("b ") else PartitionSpec())
+            for names in (*axes.split(" -> ")[0].split(", "), axes.split(" -> ")[1])
+        )
+        return mesh, call, given, tuple(taken)
+
+    shared_out = custom_partitioning(lambda *arrays: call(*arrays))  # which takes no functions with keywords
+    shared_out.def_partition(partition, sharding_rule=axes)
+    return shared_out
 
 
 def _sum_of_taps(
     x: jax.Array,
     kernel: jax.Array,
+    *,
     size: Size,
     read: Callable[[Places, Places], tuple[Places, jax.Array]],
     interpret: bool,

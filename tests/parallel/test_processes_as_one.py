@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from anatobench.parity.comparison import largest_difference
 
 SCRIPT = Path(__file__).parents[1] / "support" / "parallel_steps.py"
+LATE = Path(__file__).parents[1] / "support" / "late_process.py"
 STEPS = 3
 
 
@@ -121,3 +122,19 @@ def test_a_process_whose_others_never_come_gives_up_with_one_line(framework: str
         )
         assert ended.returncode != 0
         assert f"process {index} of 2 did not find the others at localhost:" in ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_those_who_have_met_wait_longer_for_work_than_for_the_meeting(framework: str) -> None:
+    """As for a program that one of them compiles for minutes."""
+    ended = finish(start([str(LATE), framework, "14"], 2, ANATOBENCH_TIMEOUT="10"))
+    assert [(status, said.splitlines()[-1]) for status, said, _ in ended] == [(0, "[0, 1]")] * 2, ended
+
+
+@pytest.mark.slow
+def test_how_long_they_wait_for_work_can_be_set() -> None:
+    (status, said, errors), _ = finish(start([str(LATE), "torch", "8"], 2, ANATOBENCH_COLLECTIVE_TIMEOUT="4"))
+    assert status != 0
+    assert "[0, 1]" not in said
+    assert "Timed out" in errors

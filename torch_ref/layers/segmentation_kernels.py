@@ -25,7 +25,6 @@ from anatobench.recipes import Recipe
 from anatobench.tasks import IGNORED_ORGAN
 from torch_ref.layers.triton_language import OFFSETS, accumulator, blocks, jit, kernels_run_on, tl
 from torch_ref.layers.upsampling import interpolation_matrix, upsample_trilinear
-from torch_ref.losses.segmentation import segmentation_loss
 
 KINDS = ("ce", "dice", "ce_dice")
 SLICES = 4
@@ -47,6 +46,8 @@ def segmentation_loss_fused(coarse: Tensor, organs: Tensor, kind: str, smooth: f
 
 def segmentation_loss_plain(coarse: Tensor, organs: Tensor, kind: str, smooth: float) -> Tensor:
     """The same by PyTorch's upsampling."""
+    from torch_ref.losses.segmentation import segmentation_loss  # now: that package's first import is this module
+
     _with_dice(kind)  # refuses what is no kind
     depth, height, width = organs.shape[1:]
     seg_logits = upsample_trilinear(coarse.to(torch.promote_types(coarse.dtype, torch.float32)), (depth, height, width))

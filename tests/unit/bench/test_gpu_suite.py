@@ -63,6 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(suite_module, "SHORTEST_PART", 0.1)
     monkeypatch.setattr(suite, "busy_before", lambda machine: [])
     monkeypatch.setattr(suite, "gpu_use", lambda: None)
+    monkeypatch.setattr(suite, "visible_gpus", lambda: ["0"])
     return tmp_path
 
 
@@ -401,6 +402,16 @@ def test_the_heads_share_is_measured_of_pairs() -> None:
     assert one is not None
     assert one.words[-3:] == ("--framework", "torch", "--both-seg")
     assert head.command(lambda key: "without" not in key, 60.0) is None
+
+
+def test_without_a_gpu_it_says_so_at_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "visible_gpus", lambda: [])
+    assert suite.main(["--out", "x.json"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "no NVIDIA GPU is visible here" in err
+    assert "--size tiny" in err
+    assert list(Path().glob("x.*")) == []
 
 
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:

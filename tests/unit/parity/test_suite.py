@@ -12,10 +12,11 @@ import pytest
 import anatobench.cli.parity as command
 import anatobench.parity.suite as suite
 from anatobench.cli.main import main
+from anatobench.engine import Engine, ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.parity.climb import Climb, climb, tolerances_for
 from anatobench.parity.suite import ODD_CROP, climb_all, whole_ladder
-from anatobench.recipes import MODELS
+from anatobench.recipes import MODELS, Recipe
 from anatobench.system.worker_pool import WorkerDied
 from anatobench.tasks import TASKS
 
@@ -44,6 +45,21 @@ def test_every_climb_has_its_processes(workers: int) -> None:
     assert {asked for asked in whole_ladder() if asked.size == "full" and asked.backward} <= set(alone)
 
 
+@pytest.mark.parametrize("words", [[], ["--compile", "auto"]])
+def test_steps_are_compiled_if_that_is_asked_for(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And else on no device: `whole_ladder` would compile a step per climb on a GPU."""
+    built: list[tuple[str, str]] = []
+
+    def build(framework: str, spec: ModelSpec, recipe: Recipe) -> Engine:
+        built.append((framework, recipe.compile))
+        raise AnatoBenchError("enough")
+
+    monkeypatch.setattr("anatobench.parity.climb.load_engine", build)
+    assert main(["parity", "--steps", "1", *words]) == 1
+    assert built == [("torch", "auto" if words else "false")]
+    assert {asked.compile for asked in whole_ladder()} == {"false"}
+
+
 def test_gates() -> None:
     assert tolerances_for("r3d_18", "float64").gradients == 1e-9
     assert tolerances_for("swin3d_t", "float32").gradients == 1e-4
@@ -53,7 +69,15 @@ def test_gates() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"model": "vgg"}, {"steps": -1}, {"batch_size": 0}, {"crop_size": (0, 4, 4)}, {"dtype": "int8"}]
+    "wrong",
+    [
+        {"model": "vgg"},
+        {"steps": -1},
+        {"batch_size": 0},
+        {"crop_size": (0, 4, 4)},
+        {"dtype": "int8"},
+        {"compile": "yes"},
+    ],
 )
 def test_impossible_climbs_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

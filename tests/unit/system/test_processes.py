@@ -58,12 +58,22 @@ def test_a_process_is_alone_unless_it_was_started_with_others(environment: dict[
         ({"MASTER_PORT": "http"}, "MASTER_PORT"),
         ({"ANATOBENCH_TIMEOUT": "soon"}, "ANATOBENCH_TIMEOUT"),
         ({"ANATOBENCH_TIMEOUT": "0"}, "ANATOBENCH_TIMEOUT"),
+        ({"ANATOBENCH_COLLECTIVE_TIMEOUT": "an hour"}, "ANATOBENCH_COLLECTIVE_TIMEOUT"),
+        ({"ANATOBENCH_COLLECTIVE_TIMEOUT": "inf"}, "ANATOBENCH_COLLECTIVE_TIMEOUT=inf"),
+        ({"ANATOBENCH_COLLECTIVE_TIMEOUT": "nan"}, "ANATOBENCH_COLLECTIVE_TIMEOUT=nan"),
     ],
 )
 def test_what_cannot_be_is_refused(change: dict[str, str | None], message: str) -> None:
     environment = {name: value for name, value in (SRUN | change).items() if value is not None}
     with pytest.raises(UsageError, match=message):
         find_processes(environment)
+
+
+def test_meeting_and_working_together_have_a_patience_of_their_own() -> None:
+    found = find_processes({**TORCHRUN, "ANATOBENCH_TIMEOUT": "20"})
+    assert (found.timeout, found.collective_timeout) == (20, 1800)
+    found = find_processes({**TORCHRUN, "ANATOBENCH_COLLECTIVE_TIMEOUT": "7200"})
+    assert (found.timeout, found.collective_timeout) == (300, 7200)
 
 
 def test_a_batch_is_shared_out_evenly_or_not_at_all() -> None:

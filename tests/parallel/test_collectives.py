@@ -1,0 +1,95 @@
+"""How often the processes talk in a training step: once for all gradients and figures, and for BatchNorm's statistics.
+
+Every collective costs a network's latency, and at hundreds of GPUs little else. So none may come with a layer, but for
+BatchNorm's own, whose statistics the next layer waits for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from child_processes_of_tests import finish, free_port
+
+from anatobench.recipes import MODELS
+
+SCRIPT = Path(__file__).parents[1] / "support" / "collectives_of_a_step.py"
+
+pytestmark = pytest.mark.slow
+
+
+def in_two_processes(model: str, *settings: str) -> dict[str, Any]:
+    """Of PyTorch, in the first process."""
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()),
+              "OMP_NUM_THREADS": "1"}  # fmt: skip
+    pair = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), "torch", model, *settings],
+            env={**shared, "RANK": str(index), "LOCAL_RANK": str(index)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    ended = finish(pair)
+    assert [status for status, *_ in ended] == [0, 0], ended[0][2][-2000:]
+    return json.loads(ended[0][1].splitlines()[-1])
+
+
+def on_two_devices(model: str, *settings: str) -> dict[str, Any]:
+    """Of JAX, which shares one program out."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(SCRIPT), "jax", model, *settings]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("model", "compiled"), [("r3d_18", "true"), *((model, "false") for model in MODELS)])
+def test_pytorch(model: str, compiled: str) -> None:
+    found = in_two_processes(model, f"compile={compiled}", "fast=true")
+    kinds = [(kind, shape) for kind, (shape, *_) in found["collectives"]]
+    statistics = [kind for kind, shape in kinds if len(shape) == 2 and shape[0] == 2]
+    rest = [(kind, shape) for kind, shape in kinds if not (len(shape) == 2 and shape[0] == 2)]
+    # Mean and variance go together: gathered forward, and summed backward.
+    assert statistics == ["all_gather"] * found["batch_norms"] + ["all_reduce"] * found["batch_norms"]
+    # The figures last, whether to stop among them; before, gradients in DistributedDataParallel's buckets: one of at
+    # most 1 MiB first, so that talking begins early, then 25 MiB each.
+    assert rest[-1] == ("all_reduce", [6])
+    assert all(kind == "all_reduce" for kind, _ in rest)
+    gradients = [shape[0] for _, shape in rest[:-1]]
+    assert sum(gradients) == found["parameters"]
+    assert len(gradients) <= 2
+    # One graph of the whole step, whatever is in it.
+    assert found["graphs"] == (1 if compiled == "true" else 0)
+    assert found["graph_breaks"] == []
+
+
+# What XLA can merge it does: no gradient waits for another one's sum.
+@pytest.mark.parametrize("fast", ["true", "false"])
+@pytest.mark.parametrize("model", [model for model in MODELS if model != "r3d_18"])
+def test_jax_without_batch_norm(model: str, fast: str) -> None:
+    found = on_two_devices(model, f"fast={fast}")
+    assert found["batch_norms"] == 0
+    assert [kind for kind, _ in found["collectives"]] == ["all-reduce"], "one for all gradients and figures"
+
+
+@pytest.mark.parametrize(
+    ("fast", "of_each_norm"),
+    [
+        ("false", 4),  # forward the mean, then the variance about it; the gradient of both, one after the other
+        ("true", 3),  # forward the mean of a sample, then both sums about it; backward both sums
+    ],
+)
+def test_jax_with_batch_norm(fast: str, of_each_norm: int) -> None:
+    found = on_two_devices("r3d_18", f"fast={fast}")
+    assert {kind for kind, _ in found["collectives"]} == {"all-reduce"}
+    of_channels = [all(len(shape) == 1 for shape in shapes) for _, shapes in found["collectives"]]
+    # Or fewer: a shortcut's norm shares those of the norm beside it, where neither waits for the other.
+    assert found["batch_norms"] < sum(of_channels) <= of_each_norm * found["batch_norms"]
+    # Gradients and figures: what the backward pass has before the last norm goes with that norm's, the rest at its end.
+    assert of_channels.count(False) == 2
