@@ -101,7 +101,8 @@ def show_units(scans: list[np.ndarray]) -> None:
 
 
 def second_phases(voxels: np.ndarray, seed: int = 0) -> list[tuple[np.ndarray, int]]:
-    """A part of a scan and behind it another part, enhanced and with other noise; and the index of the last slice."""
+    """Return a part of a scan and behind it another part, enhanced and with other noise; and the index of the last
+    slice."""
     rng = np.random.default_rng(seed)
     found, n = [], len(voxels)
     while len(found) < 40:

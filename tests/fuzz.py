@@ -114,7 +114,7 @@ MANIFEST = (
 
 @cache
 def good(kind: str) -> Files:
-    """The input of a kind before it is changed."""
+    """Return the input of a kind before it is changed."""
     array, affine = turned(BODY, AFFINE, "RAS")
     makers: dict[str, Callable[[Path], object]] = {
         "nifti": lambda folder: write_nifti_file(folder / "scan.nii", array, affine),
@@ -200,7 +200,7 @@ def read(kind: str, folder: Path) -> None:
 
 
 def run_case(job: tuple[str, int, int]) -> str:
-    """What came of a case: `read`, `refused: REASON`, or a finding that begins with `FINDING`."""
+    """Return what came of a case: `read`, `refused: REASON`, or a finding that begins with `FINDING`."""
     kind, number, seed = job
     if resource.getrlimit(resource.RLIMIT_AS)[0] != ADDRESS_SPACE:
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -228,7 +228,8 @@ def run_case(job: tuple[str, int, int]) -> str:
 
 
 def _peak_bytes(afresh: bool = False) -> int:
-    """The most memory that this process had, since the start or, on Linux, since this was last called `afresh`."""
+    """Return the most memory that this process had, since the start or, on Linux, since this was last called
+    `afresh`."""
     if sys.platform != "linux":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if afresh:

@@ -65,7 +65,7 @@ class Listing:
 
 
 def rejection_table(rejections: Iterable[Rejection]) -> bytes:
-    """The content of a `rejected.csv`: RFC 4180, sorted, with messages on one line each."""
+    """Return the content of a `rejected.csv`: RFC 4180, sorted, with messages on one line each."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(("case_id", "path", "reason", "message"))
@@ -75,7 +75,7 @@ def rejection_table(rejections: Iterable[Rejection]) -> bytes:
 
 
 def case_id_of_path(path: str) -> str:
-    """A case id from a scan's path: its parts joined, without the suffix."""
+    """Return a case id from a scan's path: its parts joined, without the suffix."""
     text = path.strip("/")
     for suffix in (".nii.gz", ".nii", ".npz"):
         if text.lower().endswith(suffix):
@@ -115,7 +115,7 @@ def check_scan_leakage(cases: Iterable[Case]) -> None:
 
 
 def content_leakage(records: Collection[Any]) -> str | None:
-    """A sentence if two prepared cases of different splits hold the same voxels, else None.
+    """Return a sentence if two prepared cases of different splits hold the same voxels, else None.
 
     `records` have `case_id`, `split`, `volume_checksum` and `slice_digests` (`StoredCase`).
     """
@@ -130,7 +130,7 @@ def content_leakage(records: Collection[Any]) -> str | None:
 
 
 def _shared_slices(records: Collection[Any]) -> str | None:
-    """The same sentence for two that have as many slices in common as one scan has that was cut in two ways."""
+    """Return the same sentence for two that have as many slices in common as one scan has that was cut in two ways."""
     seen: dict[str, dict[str, Any]] = {}
     """By digest the first record of each split that has it."""
     for record in records:
@@ -160,8 +160,8 @@ def _same_scan(case_id: str, split: str, other_id: str, other_split: str) -> str
 
 
 def similar_patients_note(cases: Iterable[Case]) -> str | None:
-    """A sentence on patients of different splits whose ids differ in letter case, width, spaces, leading zeros or `.0`
-    alone: a table that went through a spreadsheet makes two people of one. None if there are none."""
+    """Return a sentence on patients of different splits whose ids differ in letter case, width, spaces, leading zeros
+    or `.0` alone: a table that went through a spreadsheet makes two people of one. None if there are none."""
     by_form: dict[str, dict[str, str]] = defaultdict(dict)
     for case in cases:
         plain = unicodedata.normalize("NFKC", case.patient_id).casefold()

@@ -50,7 +50,7 @@ class _Candidate:
 
 
 def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
-    """Every reconstruction that the label tables under `root` (or `root/dataset`) name.
+    """Return every reconstruction that the label tables under `root` (or `root/dataset`) name.
 
     `options.rescale`: `auto` tells raw files from HU by header and metadata and refuses what it cannot tell; `raw` and
     `hu` state it, and files whose header says otherwise are refused.
@@ -158,7 +158,8 @@ def _case(dataset: Path, candidate: _Candidate, splits: dict[str, str], options:
 
 
 def _scan(dataset: Path, split: str, inside: Path, options: ListingOptions) -> Path | None:
-    """The `_fixed` file where there is one, else the original; the other way round if raw values are asked for."""
+    """Return the `_fixed` file where there is one, else the original; the other way round if raw values are asked
+    for."""
     folders = [f"{split}_fixed", split]
     if options.rescale == "raw":
         folders.reverse()

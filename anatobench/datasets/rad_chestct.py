@@ -33,7 +33,8 @@ Columns = Mapping[str, Sequence[str]]
 
 
 def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
-    """Every scan that the label tables name and whose `.npz` lies in `root`; the others are counted in a note."""
+    """Return every scan that the label tables name and whose `.npz` lies in `root`; the others are counted in a
+    note."""
     options = options or ListingOptions()
     mapping = read_mapping(options.mapping)
     patients, notes = _patients(root / METADATA)
@@ -81,7 +82,7 @@ def read_mapping(path: Path | None) -> dict[str, tuple[str, ...]]:
 
 
 def class_columns(table: Table, mapping: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """The columns of each class: those that start with `<abnormality>*`, star included."""
+    """Return the columns of each class: those that start with `<abnormality>*`, star included."""
     found: dict[str, tuple[str, ...]] = {}
     for label, abnormalities in mapping.items():
         columns: list[str] = []

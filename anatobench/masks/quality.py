@@ -117,7 +117,7 @@ class MaskQuality:
 
 
 def check_masks(scans: Sequence[Scan], organs: Sequence[str], workers: int, progress: bool = True) -> list[MaskQuality]:
-    """The quality of every mask that is there, the worst first."""
+    """Return the quality of every mask that is there, the worst first."""
     with_mask = [scan for scan in scans if scan.mask is not None]
     found: list[MaskQuality] = []
     judge_one = partial(check_mask, organs=tuple(organs))
@@ -154,7 +154,7 @@ def check_mask(scan: Scan, organs: Sequence[str]) -> MaskQuality:
 
 
 def judge(mask: Mask, structures: Mapping[int, str], organs: Sequence[str]) -> tuple[OrganFinding, ...]:
-    """A finding for every organ. `structures` names the mask's labels."""
+    """Return a finding for every organ. `structures` names the mask's labels."""
     measured = {organ: _measure(mask, _labels_of(structures, organ)) for organ in organs}
     levels = _vertebrae_seen(mask, structures)
     midline = _midline(mask, structures)
@@ -176,7 +176,7 @@ EDGES = (("upper", "lower"), ("front", "back"), ("right", "left"))
 
 
 def _measure(mask: Mask, labels: Sequence[int]) -> _Measured | None:
-    """None if the organ is not there."""
+    """Return None if the organ is not there."""
     table = np.zeros(np.iinfo(mask.labels.dtype).max + 1, dtype=bool)
     table[list(labels)] = True
     here = table[mask.labels]
@@ -265,7 +265,7 @@ def _vertebrae_seen(mask: Mask, structures: Mapping[int, str]) -> set[str]:
 
 
 def _midline(mask: Mask, structures: Mapping[int, str]) -> float | None:
-    """Of the spine, in millimetres to the right; None without one."""
+    """Return the spine's place, in millimetres to the right; None without one."""
     spine = [label for label, name in structures.items() if name in VERTEBRAE or name == "spinal_cord"]
     measured = _measure(mask, spine) if spine else None
     return None if measured is None else measured.centre_right
@@ -276,7 +276,7 @@ def _unusable(scan: Scan, message: str) -> MaskQuality:
 
 
 def quality_table(qualities: Sequence[MaskQuality]) -> bytes:
-    """The content of `quality.csv`: one row per mask and organ, the worst masks first."""
+    """Return the content of `quality.csv`: one row per mask and organ, the worst masks first."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(("case_id", "organ", "millilitres", "finding", "detail", "mask"))

@@ -115,7 +115,7 @@ def _written(root: Path, plan: CohortPlan, index: int) -> OSError | None:
 
 
 def count_labels(task: Task, targets: list[tuple[int, ...]]) -> dict[str, dict[str, int]]:
-    """How many scans have each grade of each group."""
+    """Return how many scans have each grade of each group."""
     grades = np.array(targets, dtype=int).reshape(len(targets), len(task.groups))
     return {
         group.name: {grade: int((grades[:, column] == value).sum()) for value, grade in enumerate(group.grades)}

@@ -120,5 +120,5 @@ def _slice_dataset(volume: Volume, slice_index: int, number: int, identity: Seri
 
 
 def _decimal(value: float) -> str:
-    """A DICOM decimal string: at most 16 characters."""
+    """Return a DICOM decimal string: at most 16 characters."""
     return f"{value:.6f}".rstrip("0").rstrip(".")

@@ -56,8 +56,8 @@ def _is_blank(plane: np.ndarray) -> bool:
 
 
 def _repeats(before: np.ndarray, behind: np.ndarray, jump: float) -> bool:
-    """Whether the slices on the two sides of a jump show the same anatomy in the same order, from wherever the one
-    that begins later in the body begins."""
+    """Return whether the slices on the two sides of a jump show the same anatomy in the same order, from wherever the
+    one that begins later in the body begins."""
     return any(_follows(one, other, jump) for one, other in ((before, behind), (behind, before)))
 
 

@@ -126,7 +126,7 @@ def _check_same(folder: Path, slices: list[Slice]) -> None:
 
 
 def _stack(folder: Path, slices: list[Slice]) -> tuple[list[Slice], np.ndarray]:
-    """The slices in the order of their positions, and the affine of (slice, row, column) to RAS+ millimetres."""
+    """Return the slices in the order of their positions, and the affine of (slice, row, column) to RAS+ millimetres."""
     first = slices[0]
     normal = np.cross(first.along_row, first.along_column)
     slices = sorted(slices, key=lambda one: float(one.position @ normal))
@@ -169,8 +169,8 @@ def _check_gaps(folder: Path, slices: list[Slice], gaps: np.ndarray) -> None:
 
 
 def _reading(one: Slice, trusted: bool) -> tuple[_Reading, tuple[np.ndarray, int] | None]:
-    """How the words of a series are to be understood, judged by one slice from its middle, and that slice if it was
-    read in this way.
+    """Return how the words of a series are to be understood, judged by one slice from its middle, and that slice if it
+    was read in this way.
 
     MONOCHROME1: by the standard the word only concerns display, but some exporters invert, and RATIC's published
     readers undo it. Every CT shows air, so the values are inverted unless only the plain reading has any. Unsigned
@@ -194,8 +194,9 @@ def _reading(one: Slice, trusted: bool) -> tuple[_Reading, tuple[np.ndarray, int
 
 
 def _wraps(one: Slice, hounsfield: np.ndarray) -> bool:
-    """Whether dense words may have lost their highest bit to a sign: amid tissue there is what is lighter than air can
-    be, or negative words where the signed ones would not reach dense bone. Padding lies in air and in the corners."""
+    """Return whether dense words may have lost their highest bit to a sign: amid tissue there is what is lighter than
+    air can be, or negative words where the signed ones would not reach dense bone. Padding lies in air and in the
+    corners."""
     if not one.signed or one.inversion is not None or one.bits >= 16:
         return False
     top = ((1 << (one.bits - 1)) - 1) * one.slope + one.intercept
@@ -204,7 +205,7 @@ def _wraps(one: Slice, hounsfield: np.ndarray) -> bool:
 
 
 def _amid_tissue(hounsfield: np.ndarray, limit: int) -> bool:
-    """Whether what is below `limit` lies amid tissue, leaving out the constants of the corners."""
+    """Return whether what is below `limit` lies amid tissue, leaving out the constants of the corners."""
     below = hounsfield < limit
     corners, counts = np.unique(hounsfield[:, [0, 0, -1, -1], [0, -1, 0, -1]], return_counts=True)
     for padding in corners[counts >= 2]:
@@ -241,7 +242,8 @@ def _shows_air(hounsfield: np.ndarray) -> bool:
 
 
 def _slice_hounsfield(one: Slice, reading: _Reading) -> tuple[np.ndarray, int]:
-    """One slice's pixels as int16 HU [rows, columns], and how many were padding; values beyond int16 saturate."""
+    """Return one slice's pixels as int16 HU [rows, columns], and how many were padding; values beyond int16
+    saturate."""
     stored = _stored_pixels(one)
     values = stored.astype(np.float32)
     if reading.signed_bits is not None:
@@ -274,7 +276,8 @@ def _pad(hounsfield: np.ndarray, stored: np.ndarray, padding: tuple[int, int] | 
 
 
 def _stored_pixels(one: Slice) -> np.ndarray:
-    """The stored values. pydicom clears or sign-extends the bits above BitsStored, which some scanners leave dirty."""
+    """Return the stored values. pydicom clears or sign-extends the bits above BitsStored, which some scanners leave
+    dirty."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = read_dataset(one.path, pixels=True, deflated=one.deflated)

@@ -81,7 +81,7 @@ def check_no_second_scan(folder: Path, slices: list[Slice], hounsfield: np.ndarr
 
 
 def _same_written(value: str) -> str:
-    """A value, alike for 120, 120.0 and 120.00."""
+    """Return a value, alike for 120, 120.0 and 120.00."""
     try:
         return repr(float(value)) if len(value) < LONGEST_NUMBER else value
     except ValueError:

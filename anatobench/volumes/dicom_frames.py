@@ -53,8 +53,8 @@ def check_frame(path: Path, dataset: Dataset, syntax: UID) -> None:
 
 
 def unknown_process(dataset: Dataset) -> str | None:
-    """The JPEG process of a frame that no decoder here knows, whatever its transfer syntax says; None if it is one that
-    should have been decoded, or no JPEG."""
+    """Return the JPEG process of a frame that no decoder here knows, whatever its transfer syntax says; None if it is
+    one that should have been decoded, or no JPEG."""
     frame = _first_frame(dataset)
     if not frame.startswith(JPEG_SIGNATURE):
         return None

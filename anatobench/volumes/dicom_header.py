@@ -26,8 +26,8 @@ class SeriesFiles:
 
 
 def series_files(folder: Path, trusted: bool) -> SeriesFiles:
-    """The slices of the one CT series in `folder`. What belongs to no CT series is passed over, with a note if it
-    claims to be CT; a file of that series that cannot be used is a `CaseError`, because a slice would be missing.
+    """Return the slices of the one CT series in `folder`. What belongs to no CT series is passed over, with a note if
+    it claims to be CT; a file of that series that cannot be used is a `CaseError`, because a slice would be missing.
 
     `trusted`: the stored values are believed to be HU whatever RescaleType says.
     """
@@ -104,7 +104,7 @@ def _check_localizers(slices: list[Slice], localizers: list[tuple[Path, FileData
 
 
 def _pattern(path: Path) -> str:
-    """A name with its numbers taken out: what is named like the slices and is none was one."""
+    """Return a name with its numbers taken out: what is named like the slices and is none was one."""
     return re.sub(r"[0-9]+", "#", path.name)
 
 
@@ -115,7 +115,7 @@ CAPTURE = "is a captured page, or one in colour"
 
 
 def why_no_slice(path: Path, dataset: Dataset) -> str | None:
-    """Why a DICOM file is no CT slice; None if it is one."""
+    """Return why a DICOM file is no CT slice; None if it is one."""
     modality = text(path, dataset, "Modality")
     if modality not in ("CT", ""):
         return f"its Modality is {modality!r}"

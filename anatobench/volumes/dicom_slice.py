@@ -65,13 +65,13 @@ class Slice:
 
 
 def is_capture(path: Path, dataset: Dataset) -> bool:
-    """Whether the header says that it is a picture of a screen."""
+    """Return whether the header says that it is a picture of a screen."""
     stated = text(path, dataset, "SOPClassUID"), text(path, dataset, "ImageType")
     return stated[0].startswith(SECONDARY_CAPTURE) or "SCREEN" in stated[1]
 
 
 def slice_of(path: Path, dataset: FileDataset, trusted: bool, deflated: bool) -> Slice:
-    """What a slice's tags say. Raises `CaseError` for tags that are missing or cannot be."""
+    """Return what a slice's tags say. Raises `CaseError` for tags that are missing or cannot be."""
     if whole(path, dataset, "NumberOfFrames", 1) > 1:
         raise CaseError("multi-frame", f"{path}: several slices in one file are not supported: {CONVERT}")
     size = (whole(path, dataset, "Rows"), whole(path, dataset, "Columns"))
@@ -165,6 +165,6 @@ def _padding(path: Path, dataset: FileDataset, bits: int, signed: bool) -> tuple
 
 
 def _as_stored(value: int, bits: int, signed: bool) -> int:
-    """The tag's own sign may be another than the pixels'."""
+    """Return a tag's value as the pixels store it, whose sign may be another than the tag's."""
     value &= (1 << bits) - 1
     return value - (1 << bits) if signed and value >> (bits - 1) else value

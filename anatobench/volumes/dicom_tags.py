@@ -51,7 +51,8 @@ _EXPLICIT = re.compile(rb"[\x02\x08]\x00[\x00-\xff]{2}(AE|AS|AT|CS|DA|DS|DT|IS|L
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether a regular file has DICOM's magic word, or begins with DICOM's first tags as files without preamble do."""
+    """Return whether a regular file has DICOM's magic word, or begins with DICOM's first tags as files without preamble
+    do."""
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
         return False
     with path.open("rb") as file:
@@ -69,12 +70,12 @@ def looks_like_dicom(head: bytes) -> bool:
 
 
 def is_deflated(head: bytes) -> bool:
-    """Whether the file's first bytes name the deflated transfer syntax."""
+    """Return whether the file's first bytes name the deflated transfer syntax."""
     return str(DeflatedExplicitVRLittleEndian).encode() in head[PREAMBLE_BYTES:]
 
 
 def read_dataset(path: Path, pixels: bool, deflated: bool) -> FileDataset:
-    """A file's tags; with `pixels` all of them, with a transfer syntax even where the file names none."""
+    """Return a file's tags; with `pixels` all of them, with a transfer syntax even where the file names none."""
     try:
         source = _inflated(path) if deflated else path
         if pixels:
@@ -101,7 +102,7 @@ def _written_as(dataset: FileDataset) -> UID:
 
 
 def _inflated(path: Path) -> BytesIO:
-    """What a deflated file unpacks to: bounded, which pydicom's own reading is not."""
+    """Return what a deflated file unpacks to: bounded, which pydicom's own reading is not."""
     with path.open("rb") as file:
         content = file.read(MAX_INFLATED_BYTES)
     length = int.from_bytes(content[PREAMBLE_BYTES + 12 : PREAMBLE_BYTES + 16], "little")
@@ -121,7 +122,7 @@ def _told(error: BaseException) -> str:
 
 
 def text(path: Path, dataset: Dataset, tag: str) -> str:
-    """A tag as text, several values with a backslash between them, empty where it is missing."""
+    """Return a tag as text, several values with a backslash between them, empty where it is missing."""
     value = value_of(path, dataset, tag)
     if value is None or isinstance(value, str):
         return value or ""
@@ -131,7 +132,7 @@ def text(path: Path, dataset: Dataset, tag: str) -> str:
 
 
 def value_of(path: Path, dataset: Dataset, tag: str) -> Any:
-    """A tag as pydicom gives it, None where it is missing."""
+    """Return a tag as pydicom gives it, None where it is missing."""
     try:
         return dataset.get(tag)
     except Exception as error:  # values are converted when they are asked for
@@ -154,7 +155,8 @@ def _converted(path: Path, dataset: Dataset, tag: str, convert: Callable[[Any], 
 
 
 def whole(path: Path, dataset: Dataset, tag: str, default: int | None = None) -> int:
-    """A tag that holds one whole number. `default` is for files without the tag: decoders trip over an empty one."""
+    """Return a tag that holds one whole number. `default` is for files without the tag: decoders trip over an empty
+    one."""
     if default is not None and tag not in dataset:
         return default
     if value_of(path, dataset, tag) in (None, ""):
@@ -163,7 +165,7 @@ def whole(path: Path, dataset: Dataset, tag: str, default: int | None = None) ->
 
 
 def number(path: Path, dataset: Dataset, tag: str, default: float | None = None) -> float:
-    """A tag that holds one finite number."""
+    """Return a tag that holds one finite number."""
 
     def finite(value: Any) -> float:
         found = float(value)
@@ -175,7 +177,7 @@ def number(path: Path, dataset: Dataset, tag: str, default: float | None = None)
 
 
 def numbers(path: Path, dataset: Dataset, tag: str, count: int) -> np.ndarray:
-    """A tag that holds `count` finite numbers, as float64 [count]."""
+    """Return a tag that holds `count` finite numbers, as float64 [count]."""
     value = value_of(path, dataset, tag)
     try:
         found = np.array([float(one) for one in value])

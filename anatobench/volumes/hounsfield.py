@@ -82,7 +82,7 @@ class Histogram:
         return Histogram(counts, sample.size, int(present[0]) - OFFSET, int(present[-1]) - OFFSET)
 
     def share(self, low: int, high: int) -> float:
-        """Of voxels from `low` to `high` HU, both included."""
+        """Return the share of voxels from `low` to `high` HU, both included."""
         first, last = max(low + OFFSET, 0), min(high + OFFSET, 2 * OFFSET - 1)
         return float(self.counts[first : last + 1].sum() / self.total)
 
@@ -104,7 +104,7 @@ class Histogram:
 
 
 def why_not_hounsfield(voxels: np.ndarray) -> str | None:
-    """What speaks against int16 `voxels` [D, H, W] being HU, as the rest of a sentence; None if nothing does.
+    """Return what speaks against int16 `voxels` [D, H, W] being HU, as the rest of a sentence; None if nothing does.
 
     Cropped scans, scans with metal or with lungs only, and scans clipped at -1000 or padded below it have nothing
     against them.
@@ -113,14 +113,14 @@ def why_not_hounsfield(voxels: np.ndarray) -> str | None:
 
 
 def judge_hounsfield(voxels: np.ndarray) -> tuple[str | None, bool]:
-    """What speaks against the voxels being HU (`why_not_hounsfield`), and whether nothing in them is as light as lung
-    or air: a crop inside the body, or a sign of something else."""
+    """Return what speaks against the voxels being HU (`why_not_hounsfield`), and whether nothing in them is as light as
+    lung or air: a crop inside the body, or a sign of something else."""
     found = Histogram.of(voxels)
     return _why_not(found) or _filled_in(voxels, found), found.share(-OFFSET, -500) < NEGATIVE_SHARE
 
 
 def shows_air_and_tissue(histogram: Histogram) -> bool:
-    """Whether the values are plainly HU: air and soft tissue, each at its own place, and nothing against it.
+    """Return whether the values are plainly HU: air and soft tissue, each at its own place, and nothing against it.
 
     Stricter than `why_not_hounsfield`: this is what another reading of the same bits must show to be believed.
     """
@@ -200,7 +200,8 @@ def _moved(found: Histogram) -> str | None:
 
 
 def _stretched(found: Histogram) -> str | None:
-    """A window of fewer HU than the values span: both ends are cut off, and between them most values do not occur."""
+    """Name a window of fewer HU than the values span: both ends are cut off, and between them most values do not
+    occur."""
     low, high = found.lowest, found.highest
     ends = found.share(low, low), found.share(high, high)
     if high - low < STRETCHED_SPAN or ends[0] < STRETCHED_LOW or ends[1] < STRETCHED_HIGH:
@@ -258,7 +259,7 @@ def _filled_corner(voxels: np.ndarray, found: Histogram) -> str | None:
 
 
 def _filled_frame(voxels: np.ndarray) -> str | None:
-    """Zeros around the view: nothing that was measured is exactly 0 HU along the edges of the slices."""
+    """Name zeros around the view: nothing that was measured is exactly 0 HU along the edges of the slices."""
     if min(voxels.shape) < 3:
         return None
     step = max(1, len(voxels) // 32)

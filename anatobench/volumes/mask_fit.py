@@ -45,7 +45,7 @@ def check_not_flipped(mask: Mask, volume: Volume) -> None:
 
 
 def flip_message(found: str) -> str:
-    """What `best_flip` found, as a sentence."""
+    """Return what `best_flip` found, as a sentence."""
     return (
         f"{found}, its labels fit the scan's HU clearly better than as it lies: its voxels or its affine are flipped "
         "against the scan"
@@ -53,7 +53,8 @@ def flip_message(found: str) -> str:
 
 
 def best_flip(mask: Mask, volume: Volume) -> str | None:
-    """How the mask would have to be turned to fit the scan's HU clearly better; None if it lies as well as any."""
+    """Return how the mask would have to be turned to fit the scan's HU clearly better; None if it lies as well as
+    any."""
     indices = [_symmetric_indices(n, count) for n, count in zip(mask.grid.size, _counts(mask.grid.size), strict=True)]
     binned, inside = _binned_hounsfield(mask.grid, volume, indices)
     labels, count = _numbered(mask.labels[np.ix_(*indices)])
@@ -72,7 +73,7 @@ def best_flip(mask: Mask, volume: Volume) -> str | None:
 
 
 def _counts(size: tuple[int, int, int]) -> tuple[int, int, int]:
-    """How many indices of each axis are looked at."""
+    """Return how many indices of each axis are looked at."""
     slices = min(size[0], MOST_SLICES)
     across = max(2, int((POINTS / slices) ** 0.5))
     return slices, min(size[1], across), min(size[2], across)
@@ -86,7 +87,7 @@ def _symmetric_indices(n: int, count: int) -> np.ndarray:
 
 
 def _numbered(labels: np.ndarray) -> tuple[np.ndarray, int]:
-    """The labels numbered 0, 1, ... as they occur, and how many there are."""
+    """Return the labels numbered 0, 1, ... as they occur, and how many there are."""
     present = np.zeros(int(labels.max(initial=0)) + 1, dtype=bool)
     present[labels] = True
     numbers = np.cumsum(present) - 1
@@ -94,7 +95,8 @@ def _numbered(labels: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _binned_hounsfield(grid: Grid, volume: Volume, indices: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The bin of HU at each of the lattice's points that lies in the scan, and which points do (bool, [points])."""
+    """Return the bin of HU at each of the lattice's points that lies in the scan, and which points do (bool,
+    [points])."""
     mapping = np.linalg.solve(volume.grid.affine, grid.affine)
     d, h, w = np.ix_(*indices)
     places, inside = [], np.ones(tuple(len(index) for index in indices), dtype=bool)

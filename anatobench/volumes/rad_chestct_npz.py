@@ -31,7 +31,7 @@ AFFINE = np.diag([-SPACING_MM, -SPACING_MM, -SPACING_MM, 1.0])[[2, 1, 0, 3]]
 
 
 def is_npz_file(path: Path) -> bool:
-    """Whether the file is a zip archive, as every `.npz` is."""
+    """Return whether the file is a zip archive, as every `.npz` is."""
     with path.open("rb") as file:
         return file.read(4) == ZIP_MAGIC
 
@@ -64,7 +64,8 @@ def _member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
 
 
 def _read_array(path: Path, stream: IO[bytes], member: zipfile.ZipInfo) -> np.ndarray:
-    """The array of an opened `.npy` member, native int16 in C order; memory is taken only for a size it can hold."""
+    """Return the array of an opened `.npy` member, native int16 in C order; memory is taken only for a size it can
+    hold."""
     try:
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran_order, dtype = readers[np.lib.format.read_magic(stream)](stream)

@@ -46,7 +46,7 @@ class ScanFolder:
 
 
 def find_scans(root: Path, without: Collection[Path] = ()) -> ScanFolder:
-    """Scans at any depth below `root`, or `root` itself, without what lies in the folders `without`.
+    """Return scans at any depth below `root`, or `root` itself, without what lies in the folders `without`.
 
     Names may be in capitals, files may be links; hidden names, linked folders and folders named in `without` are not
     entered. Only regular files are opened: a pipe would be waited for.
