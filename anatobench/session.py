@@ -82,7 +82,7 @@ class Outcome:
     """From the first look at the run's folder to the last checkpoint."""
 
     def to_json(self) -> dict[str, Any]:
-        """What `anatobench train --json` prints."""
+        """Return what `anatobench train --json` prints."""
         best = None if self.best is None else self.best.to_json()
         return {**asdict(self), "run": str(self.run), "best": best}
 
@@ -101,7 +101,7 @@ def train_run(
     say: Callable[[str], None] | None = None,
     progress: bool = False,
 ) -> Outcome:
-    """Train until the run's last step; what became of it. `out` is the run's folder.
+    """Train until the run's last step and return what became of it. `out` is the run's folder.
 
     `store` is `config`'s, opened, if the caller has it open; the cases are read from `store_copy` if there is one. An
     existing run goes on with `resume`, in another framework than it began with `switch_framework`. Several
@@ -160,7 +160,7 @@ def train_run(
 def _begin(
     out: Path, config: RunConfig, processes: Processes, resume: bool, switch_framework: bool, stack: ExitStack
 ) -> tuple[RunConfig, Engine]:
-    """The run's folder, begun and held by the process that leads, and the engine."""
+    """Begin the run's folder, held by the process that leads, and build the engine."""
 
     def begin() -> RunConfig:
         return stack.enter_context(begun(out, config, resume, switch_framework))
@@ -178,7 +178,7 @@ def _begin(
 
 
 def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
-    """The run's first batch, if it is needed."""
+    """Return the run's first batch, if it is needed."""
     if not config.sharpness_every:
         return None
     recipe = config.recipe
@@ -194,7 +194,7 @@ def _refuse_leakage(store: Store) -> None:
 
 
 def _copy_of(store: Store, path: Path) -> Store:
-    """The copy at `path`; AnatoBenchError if it holds anything else than `store`."""
+    """Open the copy at `path`; AnatoBenchError if it holds anything else than `store`."""
     copy = Store.open(path)
     if replace(copy, root=store.root) != store:
         raise AnatoBenchError(f"{path}: is not a copy of {store.root}: copy it again, or leave --store-copy out")
@@ -202,4 +202,4 @@ def _copy_of(store: Store, path: Path) -> Store:
 
 
 def _say_nothing(sentence: str) -> None:
-    """The default: a library is silent."""
+    """Be silent, as a library is unless it is asked."""

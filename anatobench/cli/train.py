@@ -116,7 +116,7 @@ def _introduce(introduction: Introduction) -> None:
 
 
 def _configuration(args: argparse.Namespace) -> RunConfig:
-    """What the command line asks for; with `--resume --out RUN` alone, the run's own."""
+    """Return what the command line asks for; with `--resume --out RUN` alone, the run's own."""
     of_the_machine = all(setting.partition("=")[0] in OF_THE_MACHINE for setting in args.settings)
     restated = _given(args, RESTATING)
     restated += [] if of_the_machine else ["--set of anything but fast and compile"]
@@ -130,13 +130,13 @@ def _configuration(args: argparse.Namespace) -> RunConfig:
 
 
 def _given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
-    """Those of these options that a person gave."""
+    """Return those of these options that a person gave."""
     given = [name for name in names if getattr(args, name) is not None and getattr(args, name) is not False]
     return [f"--{name.replace('_', '-')}" for name in given]
 
 
 def _of_here(config: RunConfig) -> RunConfig:
-    """A configuration from a file, as one of this machine: paths from this folder, the packages that are installed."""
+    """Make a file's configuration one of this machine: paths from this folder, the packages that are installed."""
     initial = config.initial_weights
     return replace(
         config,
@@ -147,7 +147,7 @@ def _of_here(config: RunConfig) -> RunConfig:
 
 
 def _with_overrides(config: RunConfig, args: argparse.Namespace) -> RunConfig:
-    """What a machine may change of a run: where the store lies, the framework, how it computes."""
+    """Change what a machine may: where the store lies, the framework, how it computes."""
     return replace(
         config,
         store=args.store or config.store,

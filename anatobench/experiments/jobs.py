@@ -32,7 +32,7 @@ class JobArray:
 
     @property
     def line(self) -> str:
-        """For a shell."""
+        """Write it for a shell."""
         words = [f'"{word}"' if EARLIER in word else shlex.quote(word) for word in self.command]
         return f"{REPOSITORY_VARIABLE}={shlex.quote(str(_repository()))} {' '.join(words)}"
 
@@ -61,7 +61,8 @@ def job_arrays(
 
 
 def _write_plan(runs: Sequence[PlannedRun], out: Path) -> Path:
-    """slurm/train.sh reads no configuration: it is told the store and the framework, with which it finds its image."""
+    """Write a line per run. slurm/train.sh reads no configuration: it is told the store, and the framework, by which it
+    finds its image."""
     lines = [
         [run.config.task.name, str(run_folder(out, run.name).resolve()), "--config",
          str(config_file(out, run.name).resolve()), "--store", run.config.store, "--framework", run.config.framework]
@@ -78,12 +79,12 @@ def _write_plan(runs: Sequence[PlannedRun], out: Path) -> Path:
 
 
 def shell_lines(arrays: Sequence[JobArray]) -> list[str]:
-    """What to type to submit them in order."""
+    """Return what to type to submit them in order."""
     return [*(f"job=$({array.line})" for array in arrays[:-1]), *(array.line for array in arrays[-1:])]
 
 
 def submit(arrays: Sequence[JobArray]) -> list[str]:
-    """Submit them in order; the jobs' ids."""
+    """Submit them in order and return the jobs' ids."""
     jobs: list[str] = []
     for array in arrays:
         command = [word.replace(EARLIER, jobs[-1] if jobs else "") for word in array.command]
@@ -100,7 +101,7 @@ def submit(arrays: Sequence[JobArray]) -> list[str]:
 
 
 def _repository() -> Path:
-    """The folder with slurm/: the jobs are not part of the installed package."""
+    """Find the folder with slurm/: the jobs are not part of the installed package."""
     asked = os.environ.get(REPOSITORY_VARIABLE)
     folders = [Path(asked)] if asked else [Path(anatobench.__file__).parents[1], Path.cwd()]
     for folder in folders:

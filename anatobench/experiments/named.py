@@ -31,7 +31,7 @@ class NamedRun:
     """Macro AUC on the test split of real, full-size scans."""
 
     def to_json(self) -> dict[str, Any]:
-        """With Table 6's recipe, the hours on one H100 (None where not measured) and what trains it."""
+        """Return it with Table 6's recipe, the hours on one H100 (None where not measured) and what trains it."""
         recipe = paper_recipe(get_task(self.condition.dataset), self.condition.model)
         place = f"--store stores/{self.condition.dataset} --out runs/{self.name.replace('/', '_')}"
         return {
@@ -47,7 +47,7 @@ class NamedRun:
 
     @property
     def row(self) -> tuple[str, ...]:
-        """Under `NAMED_HEADER`."""
+        """Return the cells under `NAMED_HEADER`."""
         data = self.to_json()
         mark = " *" if self.expected.note else ""
         hours = "not measured" if data["gpu_hours"] is None else f"{data['gpu_hours']:.3g}"
@@ -75,7 +75,7 @@ NAMED_RUNS: Mapping[str, NamedRun] = {
 
 
 def named_run(name: str) -> NamedRun:
-    """The run of that name; `UsageError` says where the names are listed."""
+    """Return the run of that name; `UsageError` says where the names are listed."""
     if name not in NAMED_RUNS:
         raise UsageError(
             f"--named {name}: no such run: write DATASET/MODEL[/pretrained][/no_seg], as "

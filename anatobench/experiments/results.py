@@ -36,7 +36,7 @@ class Results:
             arm[cell.seed] = evaluation["auc"]
 
     def auc(self, condition: Condition, framework: str, name: str = MACRO, nudged: bool = False) -> dict[int, float]:
-        """Of a class by seed, where it is there and defined."""
+        """Return that of a class by seed, where it is there and defined."""
         seeds = self._by_arm.get((condition, framework, nudged), {})
         return {seed: value for seed, auc in sorted(seeds.items()) if (value := auc.get(name)) is not None}
 
@@ -55,12 +55,12 @@ def read_results(runs: Mapping[Cell, Path]) -> Results:
 
 
 def paired(minuend: Mapping[int, float], subtrahend: Mapping[int, float]) -> dict[int, float]:
-    """The first minus the second, by seed, for every seed that both have."""
+    """Return the first minus the second, by seed, for every seed that both have."""
     return {seed: minuend[seed] - subtrahend[seed] for seed in minuend if seed in subtrahend}
 
 
 def points(row: Mapping[str, Any], signed: bool = True, keys: Iterable[str] = ("mean", "low", "high")) -> str:
-    """A mean of AUC with its interval for a person, in hundredths; "-" for None."""
+    """Write a mean of AUC with its interval for a person, in hundredths; "-" for None."""
     mean, low, high = (row[key] for key in keys)
     if mean is None:
         return "-"

@@ -44,27 +44,27 @@ class PlannedRun:
 
 
 def run_folder(out: Path, name: str) -> Path:
-    """Where a run lies."""
+    """Return where a run lies."""
     return out / "runs" / name
 
 
 def initial_weights_of(out: Path, first: str) -> Path:
-    """What a run began with."""
+    """Return where what a run began with lies."""
     return run_folder(out, first) / INITIAL_WEIGHTS_FILE
 
 
 def logs_folder(out: Path) -> Path:
-    """Where what the runs said lies."""
+    """Return where what the runs said lies."""
     return out / "logs"
 
 
 def config_file(out: Path, name: str) -> Path:
-    """What a run is trained with."""
+    """Return the file that says what a run is trained with."""
     return out / "configs" / f"{name}.json"
 
 
 def state_of(out: Path, name: str) -> str:
-    """One of `STATES`."""
+    """Return one of `STATES`."""
     run = run_folder(out, name)
     if (run / evaluation_file("test")).is_file():
         return DONE
@@ -72,7 +72,7 @@ def state_of(out: Path, name: str) -> str:
 
 
 def last_step(run: Path) -> int:
-    """The last step that a run has logged, 0 if none."""
+    """Return the last step that a run has logged, 0 if none."""
     try:
         with (run / METRICS_FILE).open("rb") as file:
             file.seek(max(file.seek(0, 2) - _LAST_BYTES, 0))
@@ -88,8 +88,8 @@ def last_step(run: Path) -> int:
 
 
 def read_settings(path: Path, kind: type[Settings]) -> Settings | None:
-    """What all runs of a folder have in common, a dataclass; None where there is none yet, `AnatoBenchError` if the
-    file is damaged."""
+    """Read what all runs of a folder have in common, a dataclass; None where there is none yet, `AnatoBenchError` if
+    the file is damaged."""
     if not path.exists():
         return None
     try:

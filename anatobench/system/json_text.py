@@ -26,12 +26,12 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def json_bytes(data: Any) -> bytes:
-    """As it is written to a file; ValueError for what JSON cannot hold, such as NaN."""
+    """Return data as it is written to a file; ValueError for what JSON cannot hold, such as NaN."""
     return (json.dumps(data, allow_nan=False, indent=1) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
-    """The content of a file; `AnatoBenchError` names it if it is missing, unreadable, too large or no JSON."""
+    """Read a file's content; `AnatoBenchError` names it if it is missing, unreadable, too large or no JSON."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -45,7 +45,7 @@ def read_json(path: Path) -> Any:
 
 
 def typed_fields(kind: type, data: object, prefix: str = "") -> dict[str, Any]:
-    """The fields of a dataclass that a JSON object gives, a whole number made float where one is asked for.
+    """Return the fields of a dataclass that a JSON object gives, a whole number made float where one is asked for.
 
     ValueError names, after `prefix`, a field that is unknown, is missing and has no default, or has another type than
     its annotation's plain ones; fields of other types are left to the caller.

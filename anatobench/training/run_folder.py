@@ -164,7 +164,7 @@ def configure(
     initial_weights: Path | str | None = None,
     **others: Any,
 ) -> RunConfig:
-    """The paper's recipe for a prepared store and a backbone, as a run's configuration.
+    """Return the paper's recipe for a prepared store and a backbone, as a run's configuration.
 
     `settings` are changes of the recipe, `field=value` as after `--set`. `pretrained` is a file of torchvision's
     Kinetics-400 weights or "auto", `initial_weights` a file to begin with instead; `others` are `RunConfig`'s other
@@ -192,7 +192,7 @@ def configure(
 
 @contextmanager
 def begun(run: Path, config: RunConfig, resume: bool, switch_framework: bool = False) -> Iterator[RunConfig]:
-    """Hold a run for this process and begin it as `begin_run` does; the configuration to train.
+    """Hold a run for this process, begin it as `begin_run` does, and yield the configuration to train.
 
     The folder is held before anything is written, so that of two that begin together the second changes nothing of the
     first one's run.
@@ -242,7 +242,7 @@ def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool
 
 
 def _refuse_foreign(run: Path) -> set[str]:
-    """What is in the folder, hidden files left out; `AnatoBenchError` if it holds something else than a run."""
+    """Return what is in the folder but hidden files; `AnatoBenchError` if it holds something else than a run."""
     contents = {entry.name for entry in run.iterdir() if not entry.name.startswith(".")} if run.is_dir() else set()
     if contents and CONFIG_FILE not in contents:
         raise AnatoBenchError(f"{run}: not empty and not a run: choose another --out")
