@@ -184,6 +184,6 @@ def _features(volume: np.ndarray) -> np.ndarray:
 
 def use_numpy_engines(monkeypatch) -> None:
     """Let every command and evaluation get this engine, whatever framework it asks for."""
-    for module in ("engine", "evaluation.run_evaluation", "prediction.one_scan"):
+    for module in ("engine", "evaluation.run_evaluation", "prediction.one_scan", "session"):
         path = f"anatobench.{module}.load_engine"
         monkeypatch.setattr(path, lambda name, spec, recipe: NumpyEngine(spec, recipe, name))
