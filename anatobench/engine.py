@@ -160,8 +160,9 @@ class Predictor(Protocol):
     def predict(self, volume: np.ndarray) -> np.ndarray:
         """int16 [B, D, H, W] to float32 logits [B, logits], without the auxiliary heads."""
 
-    def segment(self, volume: np.ndarray) -> np.ndarray:
-        """int16 [B, D, H, W] to uint8 organ indices of the same shape, by the segmentation head."""
+    def segment(self, volume: np.ndarray, head: str = SEGMENTATION) -> np.ndarray:
+        """int16 [B, D, H, W] to uint8 organ indices of the same shape by an auxiliary head; by one whose classes may
+        overlap, to uint8 [B, classes, D, H, W], 1 where a class is more likely than not."""
 
 
 class Probe(Protocol):

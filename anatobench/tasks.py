@@ -47,6 +47,16 @@ class LabelGroup:
 
 
 @dataclass(frozen=True)
+class MaskClass:
+    """What one sigmoid finds: a set of organs, so that a class may hold another (a liver its tumour) and organ masks
+    still say one organ per voxel."""
+
+    name: str
+    organs: tuple[str, ...]
+    """Names of the task's organs."""
+
+
+@dataclass(frozen=True)
 class Geometry:
     """How a scan is resampled, padded or cropped for the store, and cropped for the model."""
 
@@ -71,6 +81,24 @@ class Task:
     """Sample weights (none, any) of the derived `any_injury` label; None where the task has no such label."""
     report_all_grades: bool = False
     """Whether metrics list every grade of a group (RATIC's 14 columns) or the positive grade alone."""
+    classes: tuple[MaskClass, ...] = ()
+    """What masks annotate, where that is not each organ by itself; see `mask_classes`."""
+
+    def __post_init__(self) -> None:
+        for one in self.classes:
+            unknown = [organ for organ in one.organs if organ not in self.organs]
+            if unknown or not one.organs:
+                raise UsageError(f"task {self.name}: class {one.name} needs organs of the task, not {unknown}")
+
+    @property
+    def mask_classes(self) -> tuple[MaskClass, ...]:
+        """The classes whose masks may be annotated, each by itself: `classes`, or one per organ."""
+        return self.classes or tuple(MaskClass(organ, (organ,)) for organ in self.organs)
+
+    @property
+    def organ_sets(self) -> tuple[tuple[int, ...], ...]:
+        """Of each of `mask_classes` the indices that it has in organ masks."""
+        return tuple(tuple(self.organs.index(organ) + 1 for organ in one.organs) for one in self.mask_classes)
 
     @property
     def logit_count(self) -> int:
@@ -107,7 +135,10 @@ class Task:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, in plain JSON types, so that a store or a run can be read without this file."""
-        return asdict(self)
+        data = asdict(self)
+        if not self.classes:
+            del data["classes"]  # as it is written in stores that are older
+        return data
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Task:
@@ -126,6 +157,7 @@ class Task:
             window=(float(low), float(high)),
             any_injury_sample_weights=None if weights is None else (float(weights[0]), float(weights[1])),
             report_all_grades=bool(data["report_all_grades"]),
+            classes=tuple(MaskClass(c["name"], tuple(c["organs"])) for c in data.get("classes", ())),
         )
 
 

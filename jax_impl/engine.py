@@ -99,7 +99,7 @@ class JaxEngine:
             out_shardings=(whole, whole, parallel.by_case(self._mesh)),
         )
         self._predict = compiled(self._pure_predict)
-        self._segment = compiled(self._pure_segment)
+        self._segment = compiled(self._pure_segment, static_argnums=0)
         self._hessian_product = compiled(self._pure_hessian_product)
         self._attribution = compiled(self._pure_attribution)
         self._inspect = compiled(self._pure_inspect, static_argnums=(0, 1, 2))
@@ -131,12 +131,12 @@ class JaxEngine:
         with self._precision.applied():
             return np.array(self._predict(*self._own_model(), volume))
 
-    def segment(self, volume: np.ndarray) -> np.ndarray:
+    def segment(self, volume: np.ndarray, head: str = SEGMENTATION) -> np.ndarray:
         """See `anatobench.engine.Predictor.segment`; `UsageError` for a model without the head."""
-        if SEGMENTATION not in self.spec.heads:
-            raise UsageError(f"this model was built without the head {SEGMENTATION!r}: it has {self.spec.heads}")
+        if head not in self.spec.heads:
+            raise UsageError(f"this model was built without the head {head!r}: it has {self.spec.heads}")
         with self._precision.applied():
-            return np.array(self._segment(*self._own_model(), volume))
+            return np.array(self._segment(head, *self._own_model(), volume))
 
     def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """See `anatobench.engine.Probe.attribution`."""
@@ -277,11 +277,11 @@ class JaxEngine:
         model = nnx.merge(self._graph, parameters, statistics)
         return model.classify(self._objective(0).features(model, volume)).astype(jnp.float32)
 
-    def _pure_segment(self, parameters: Tree, statistics: Tree, volume: jax.Array) -> jax.Array:
+    def _pure_segment(self, head: str, parameters: Tree, statistics: Tree, volume: jax.Array) -> jax.Array:
         model = nnx.merge(self._graph, parameters, statistics)
-        seg_logits = model.upsampled(SEGMENTATION, self._objective(0).features(model, volume), size_of(volume))
+        seg_logits = model.upsampled(head, self._objective(0).features(model, volume), size_of(volume))
         assert seg_logits is not None, "segment() refuses a model without the head"
-        return jnp.argmax(seg_logits, 1).astype(jnp.uint8)
+        return (seg_logits > 0 if HEADS[head].overlapping else jnp.argmax(seg_logits, 1)).astype(jnp.uint8)
 
     def _pure_attribution(self, parameters: Tree, statistics: Tree, volume: jax.Array, slope: jax.Array) -> jax.Array:
         model = nnx.merge(self._graph, parameters, statistics)

@@ -138,14 +138,14 @@ class TorchEngine:
             return to_numpy(self._logits(self._to_device(volume)).float())
 
     @torch.no_grad()
-    def segment(self, volume: np.ndarray) -> np.ndarray:
+    def segment(self, volume: np.ndarray, head: str = SEGMENTATION) -> np.ndarray:
         """See `anatobench.engine.Predictor.segment`; `UsageError` for a model without the head."""
         self._model.eval()
         scans = self._to_device(volume)
-        seg_logits = self._model.upsampled(SEGMENTATION, self._features(scans), size_of(scans))
+        seg_logits = self._model.upsampled(head, self._features(scans), size_of(scans))
         if seg_logits is None:
-            raise UsageError(f"this model was built without the head {SEGMENTATION!r}: it has {self.spec.heads}")
-        return to_numpy(seg_logits.argmax(1).to(torch.uint8))
+            raise UsageError(f"this model was built without the head {head!r}: it has {self.spec.heads}")
+        return to_numpy((seg_logits > 0 if HEADS[head].overlapping else seg_logits.argmax(1)).to(torch.uint8))
 
     def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """See `anatobench.engine.Probe.attribution`."""

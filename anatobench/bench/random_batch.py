@@ -8,7 +8,7 @@ import numpy as np
 
 from anatobench.engine import ModelSpec
 from anatobench.store.batch import Batch
-from anatobench.store.batches import DIAGNOSIS
+from anatobench.store.batches import DIAGNOSIS, TABLES
 
 CASE_INDEX = "case_index"
 
@@ -26,12 +26,12 @@ def random_batch(spec: ModelSpec, size: int, seed: int) -> Batch:
     volume = np.where(body, 40 + 60 * noise, -990 + 12 * noise).round()
     organ = ((d[:, None, None] > 0) * 1 + (h[:, None] > 0) * 2 + (w > 0) * 4) % spec.task.segmentation_classes
     organs = np.where(body, organ[None], 0).astype(np.uint8)
-    targets = np.stack([rng.integers(0, len(group.grades), size) for group in spec.task.groups], axis=1)
     arrays: dict[str, np.ndarray] = {
         "volume": np.clip(volume, -1000, 1000).astype(np.int16),
         "organs": np.array(np.broadcast_to(organs, shape)),
-        "targets": targets.astype(np.int8),
     }
+    for name in DIAGNOSIS[len(arrays) :]:
+        arrays[name] = TABLES[name].drawn(rng, spec.task, size).astype(TABLES[name].dtype)
     return Batch(arrays, np.arange(size, dtype=np.int32))
 
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from anatobench.engine import Engine
 from anatobench.errors import UsageError
 from anatobench.evaluation.metrics import auc_per_class
+from anatobench.evaluation.organ_dice import dice_of_split
 from anatobench.evaluation.predictions import classify, default_aggregation
 from anatobench.evaluation.run_evaluation import predict_split
+from anatobench.objectives.heads import PARTIAL_MASKS
 from anatobench.objectives.registry import plan_of
 from anatobench.store.reader import Store
 from anatobench.training.loop import Judgement
@@ -26,8 +28,18 @@ def macro_auc(
     return Judgement("auc_macro", "AUC", macro, {"auc": per_class})
 
 
+def mask_dice(
+    engine: Engine, store: Store, batch_size: int, check: Callable[[], None], silent: bool = False
+) -> Judgement:
+    """The mean over classes of the mean Dice over the cases for which a class is annotated, and that of each class;
+    None where undefined."""
+    found = dice_of_split(engine, store, "validation", batch_size, PARTIAL_MASKS, check, silent).to_json()
+    return Judgement("mask_dice", "organ Dice", found.pop("macro"), {"dice": found})
+
+
 JUDGES: dict[str, Judge] = {
     "auc_macro": macro_auc,
+    "mask_dice": mask_dice,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from anatobench.engine import Engine
 from anatobench.errors import AnatoBenchError
+from anatobench.objectives.heads import HEADS, SEGMENTATION, auxiliary_heads
 from anatobench.store.batches import PADDING, evaluation_batches
 from anatobench.store.reader import Store
 from anatobench.system.atomic_files import write_atomically
@@ -26,9 +27,10 @@ class OrganDice:
     """Of the cases of one split that have a mask."""
 
     organs: tuple[str, ...]
+    """Or the task's classes, where they may overlap."""
     case_ids: tuple[str, ...]
     dice: np.ndarray
-    """float64 [cases, organs], 0 to 1; NaN where an organ is neither in the mask nor predicted."""
+    """float64 [cases, organs], 0 to 1; NaN where an organ is neither in the mask nor predicted, or not annotated."""
 
     @property
     def mean_of_case(self) -> np.ndarray:
@@ -54,25 +56,79 @@ def dice_of_organs(organs: np.ndarray, predicted: np.ndarray, count: int) -> np.
     return np.divide(2.0 * np.diagonal(table)[1:], sizes, out=np.full(count, np.nan), where=sizes > 0)
 
 
-def dice_of_split(engine: Engine, store: Store, split: str, batch_size: int) -> OrganDice:
-    """Every case of a split that has a mask, from the same centre crops as its predictions."""
-    organs = store.task.organs
-    case_ids: list[str] = []
+def dice_of_classes(
+    organs: np.ndarray, predicted: np.ndarray, organ_sets: Sequence[Sequence[int]], annotated: Sequence[int]
+) -> np.ndarray:
+    """2 |A and B| / (|A| + |B|) of classes that may overlap, float64 [classes], from organ indices uint8 [D, H, W] and
+    `predicted` uint8 [classes, D, H, W], 1 inside.
+
+    Voxels of `IGNORED_ORGAN` count on neither side; NaN for a class that is on neither side or not annotated.
+    """
+    known = organs != IGNORED_ORGAN
+    dice = np.full(len(organ_sets), np.nan)
+    for place, labels in enumerate(organ_sets):
+        given, found = np.isin(organs, labels), known & (predicted[place] == 1)
+        size = int(given.sum()) + int(found.sum())
+        if annotated[place] and size:
+            dice[place] = 2.0 * int((given & found).sum()) / size
+    return dice
+
+
+def dice_of_split(
+    engine: Engine,
+    store: Store,
+    split: str,
+    batch_size: int,
+    head: str = SEGMENTATION,
+    check: Callable[[], None] = lambda: None,
+    silent: bool = False,
+) -> OrganDice:
+    """Every case of a split that has a mask, from the same centre crops as its predictions: the Dice of each organ, or
+    of each of the task's classes by a head whose classes may overlap. `check` is called between batches.
+
+    Several processes share out the cases; all of them get all figures.
+    """
+    task, processes = store.task, engine.processes
+    overlapping = HEADS[head].overlapping
+    names = tuple(one.name for one in task.mask_classes) if overlapping else task.organs
+    place = {"process_index": processes.index, "process_count": processes.count}
+    indices: list[np.ndarray] = []
     rows: list[np.ndarray] = []
     with (
-        evaluation_batches(store, split, batch_size) as batches,
+        evaluation_batches(store, split, batch_size, **place) as batches,
         tqdm(total=len(store.split(split)), unit="case", desc=f"{split}, organs", leave=False,
-             disable=not sys.stderr.isatty()) as bar,
+             disable=silent or not (processes.leads and sys.stderr.isatty())) as bar,
     ):  # fmt: skip
         for batch in batches:
-            has_mask = [index != PADDING and store.cases[index].has_mask for index in batch.case_index]
-            if any(has_mask):
-                predicted = engine.segment(batch["volume"])
-                for place in np.flatnonzero(has_mask):
-                    case_ids.append(store.cases[int(batch.case_index[place])].case_id)
-                    rows.append(dice_of_organs(batch["organs"][place], predicted[place], len(organs)))
-            bar.update(int((batch.case_index != PADDING).sum()))
-    return OrganDice(organs, tuple(case_ids), np.array(rows, dtype=np.float64).reshape(len(rows), len(organs)))
+            check()
+            has_mask = np.array([index != PADDING and store.cases[index].has_mask for index in batch.case_index])
+            found = np.full((len(has_mask), len(names)), np.nan)
+            if has_mask.any():
+                predicted = engine.segment(batch["volume"], head)
+                for row in np.flatnonzero(has_mask):
+                    truth, index = batch["organs"][row], int(batch.case_index[row])
+                    if overlapping:
+                        found[row] = dice_of_classes(truth, predicted[row], task.organ_sets, store.annotated(index))
+                    else:
+                        found[row] = dice_of_organs(truth, predicted[row], len(names))
+            indices.append(np.where(has_mask, batch.case_index, PADDING))
+            rows.append(found)
+            bar.update(int((batch.case_index != PADDING).sum()) * processes.count)
+    gathered = zip(_of_all(engine, indices), _of_all(engine, rows), strict=True)
+    dice = {int(index): row for index, row in gathered if index != PADDING}
+    case_ids = tuple(store.cases[index].case_id for index in sorted(dice))
+    return OrganDice(names, case_ids, np.array([dice[i] for i in sorted(dice)]).reshape(len(dice), len(names)))
+
+
+def dice_head(heads: Sequence[str]) -> str | None:
+    """Return the head whose masks are measured, of those that a model has; None if it has none on its feature map."""
+    return next(iter(auxiliary_heads(tuple(heads))), None)
+
+
+def _of_all(engine: Engine, parts: list[np.ndarray]) -> np.ndarray:
+    """[cases of all processes, ...]"""
+    gathered = engine.gather(np.concatenate(parts))
+    return gathered.reshape(-1, *gathered.shape[2:])
 
 
 def write_organ_dice(path: Path, found: OrganDice) -> None:
@@ -90,13 +146,16 @@ def read_organ_dice(path: Path, task: Task) -> OrganDice:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = list(csv.reader(file))
-        if header != ["case_id", *task.organs] or any(len(row) != len(header) for row in rows):
+        organs = tuple(header[1:])
+        if organs not in (task.organs, tuple(one.name for one in task.mask_classes)) or header[0] != "case_id":
             raise ValueError("other columns")
+        if any(len(row) != len(header) for row in rows):
+            raise ValueError("rows of other lengths")
         dice = [[float(cell) if cell else float("nan") for cell in row[1:]] for row in rows]
     except (OSError, ValueError) as error:
         raise AnatoBenchError(f"{path}: not organ Dice of task {task.name} ({error}): run evaluate again") from None
-    values = np.array(dice, dtype=np.float64).reshape(len(rows), len(task.organs))
-    return OrganDice(task.organs, tuple(row[0] for row in rows), values)
+    values = np.array(dice, dtype=np.float64).reshape(len(rows), len(organs))
+    return OrganDice(organs, tuple(row[0] for row in rows), values)
 
 
 def lowest_dice(found: OrganDice, count: int) -> Sequence[tuple[str, dict[str, Any]]]:

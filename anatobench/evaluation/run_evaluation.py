@@ -16,10 +16,9 @@ from anatobench.engine import Engine, load_engine
 from anatobench.errors import AnatoBenchError
 from anatobench.evaluation.case_slices import case_slices, example_cases
 from anatobench.evaluation.metrics import evaluate
-from anatobench.evaluation.organ_dice import dice_of_split, write_organ_dice
+from anatobench.evaluation.organ_dice import dice_head, dice_of_split, write_organ_dice
 from anatobench.evaluation.predictions import Predictions, classify, default_aggregation, write_predictions
 from anatobench.evaluation.worst_cases import worst_case_ids
-from anatobench.objectives.heads import SEGMENTATION
 from anatobench.store.batches import PADDING, evaluation_batches
 from anatobench.store.reader import Store
 from anatobench.system.array_files import safetensors_bytes
@@ -112,7 +111,8 @@ def evaluate_run(
 
     predictions = predict_split(engine, store, split, batch_size)
     write_predictions(run / f"predictions_{split}.csv", predictions)
-    dice = dice_of_split(engine, store, split, batch_size) if SEGMENTATION in config.spec.heads else None
+    head = dice_head(config.spec.heads)
+    dice = None if head is None else dice_of_split(engine, store, split, batch_size, head)
     if dice is not None:
         write_organ_dice(run / f"organ_dice_{split}.csv", dice)
     other = None

@@ -9,7 +9,10 @@ import numpy as np
 
 from anatobench.tasks import Task
 
-CLASSIFIER, SEGMENTATION = "classifier", "segmentation"
+CLASSIFIER, SEGMENTATION, PARTIAL_MASKS = "classifier", "segmentation", "partial_masks"
+NO_CLASSIFIER = ("*", "!fc.*", "!head.*")
+"""Patterns of what a phase trains that leaves the classifier as it is, by the names that torchvision gives one: no
+gradient reaches it there, but weight decay would."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,14 @@ class Head:
     """Logits, per case or per voxel."""
     shown_as: str
     """What parity calls its logits."""
+    overlapping: bool = False
+    """Whether a voxel may be of several of its classes (a sigmoid each) or is of one (softmax)."""
 
 
 HEADS: dict[str, Head] = {
     CLASSIFIER: Head("classifier", lambda task: task.logit_count, "logits"),
     SEGMENTATION: Head("auxiliary", lambda task: task.segmentation_classes, "seg_logits"),
+    PARTIAL_MASKS: Head("auxiliary", lambda task: len(task.mask_classes), "mask_logits", overlapping=True),
 }
 """Every head there is. A new kind of supervision adds the one it needs, if any."""
 

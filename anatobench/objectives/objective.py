@@ -37,13 +37,17 @@ class Phase:
     epochs: int = 1
     """How many epochs it lasts before the next phase has its turn."""
     trained: tuple[str, ...] = EVERYTHING
-    """Patterns of canonical parameter names (`fc.*`). The others stay, and so do their moments and step counts."""
+    """Patterns of canonical parameter names (`fc.*`), less those of patterns after a `!`. The others stay, and so do
+    their moments and step counts."""
     teacher: float | None = None
     """Momentum m of the teacher, which becomes m teacher + (1 - m) model after every step of the phase; None: it
     stays as it is. A run has a teacher if one of its phases moves it."""
 
     def trains(self, parameter: str) -> bool:
         """Return whether the parameter of that canonical name is trained."""
+        left_out = [pattern[1:] for pattern in self.trained if pattern.startswith("!")]
+        if any(fnmatchcase(parameter, pattern) for pattern in left_out):
+            return False
         return any(fnmatchcase(parameter, pattern) for pattern in self.trained)
 
 

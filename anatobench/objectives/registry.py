@@ -5,11 +5,13 @@ from __future__ import annotations
 from anatobench.errors import UsageError
 from anatobench.objectives.diagnosis import diagnosis
 from anatobench.objectives.objective import Kind, Plan
+from anatobench.objectives.partial_masks import partial_masks
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
 
 KINDS: dict[str, Kind] = {
     "diagnosis": diagnosis,
+    "partial_masks": partial_masks,
 }
 
 

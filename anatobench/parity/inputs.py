@@ -12,6 +12,7 @@ import numpy as np
 from anatobench.engine import Arrays, ModelSpec
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
+from anatobench.store.batches import TABLES
 from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, Size, Task
 
 PRECISION_OF_DTYPE = {"float64": "fp64", "float32": "fp32", "tensorfloat32": "tf32", "bfloat16": "bf16"}
@@ -71,6 +72,9 @@ def parity_batch(spec: ModelSpec, batch_size: int, seed: int, step: int) -> Batc
     if batch_size >= 2:
         targets[1 - step % 2, step % len(spec.task.groups)] = MISSING_TARGET
     arrays = {"volume": volume, "organs": organs, "targets": targets}
+    for name, table in TABLES.items():
+        if name not in arrays:
+            arrays[name] = table.drawn(generator, spec.task, batch_size).astype(table.dtype)
     return Batch(arrays, np.arange(batch_size, dtype=np.int32))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from anatobench.store.mask_noise import MaskNoise
 from anatobench.store.reader import Store
 from anatobench.system.processes import Processes
 from anatobench.system.recycled_memory import RecycledMemory
-from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, Size
+from anatobench.tasks import IGNORED_ORGAN, MISSING_TARGET, Size, Task
 from anatobench.volumes.volume import AIR_HU
 
 if TYPE_CHECKING:  # Grain is imported where it is used: it takes a second, and jax with it where that is installed
@@ -37,11 +38,34 @@ CropPlan = tuple[int, Size]
 """Position of a case in the store, and where its crop starts (D, H, W)."""
 DIAGNOSIS = ("volume", "organs", "targets")
 """The arrays that a diagnosis reads."""
-TABLES: dict[str, tuple[np.dtype, Callable[[Store, int], Sequence[int]]]] = {
-    "targets": (np.dtype(np.int8), lambda store, index: store.cases[index].targets),
+
+
+@dataclass(frozen=True)
+class Table:
+    """An array that comes whole with a case, whatever its crop. What fills the places that hold no case is
+    `MISSING_TARGET`."""
+
+    dtype: np.dtype
+    row: Callable[[Store, int], Sequence[int]]
+    """Of the case at that position of the store."""
+    drawn: Callable[[np.random.Generator, Task, int], np.ndarray]
+    """[cases, columns] drawn at random, for what needs no data set: parity and benchmarks."""
+
+
+def _random_targets(generator: np.random.Generator, task: Task, cases: int) -> np.ndarray:
+    return np.stack([generator.integers(0, len(group.grades), cases) for group in task.groups], axis=1)
+
+
+def _random_annotation(generator: np.random.Generator, task: Task, cases: int) -> np.ndarray:
+    """Half of the classes of each case, one at least."""
+    order = generator.permuted(np.tile(np.arange(len(task.mask_classes)), (cases, 1)), axis=1)
+    return order < (len(task.mask_classes) + 1) // 2
+
+
+TABLES: dict[str, Table] = {
+    "targets": Table(np.dtype(np.int8), lambda store, index: store.cases[index].targets, _random_targets),
+    "annotated": Table(np.dtype(np.int8), lambda store, index: store.annotated(index), _random_annotation),
 }
-"""Arrays that come whole with a case, whatever its crop: their type and the row of a case. What fills the places that
-hold no case is `MISSING_TARGET`."""
 _DENSE = {"volume": np.int16, "organs": np.uint8}
 _WITHOUT_CASE = {"volume": AIR_HU, "organs": IGNORED_ORGAN}
 
@@ -210,8 +234,8 @@ class _CropReader:
         """An array of the batch without content."""
         if name in _DENSE:
             return self._memory.empty((cases, *self._store.geometry.crop_size), _DENSE[name])
-        dtype, row = TABLES[name]
-        return np.empty((cases, len(row(self._store, 0))), dtype)
+        table = TABLES[name]
+        return np.empty((cases, len(table.row(self._store, 0))), table.dtype)
 
     def _read(self, index: int, start: Size, rows: dict[str, np.ndarray]) -> None:
         volume = rows["volume"]
@@ -221,7 +245,7 @@ class _CropReader:
         else:
             self._mask_noise.read_crop(self._store, index, start, out)
         for name in rows.keys() & TABLES.keys():
-            rows[name][...] = TABLES[name][1](self._store, index)
+            rows[name][...] = TABLES[name].row(self._store, index)
 
 
 def _part_of_batch(batch_size: int, process_index: int, process_count: int) -> slice:

@@ -67,10 +67,16 @@ class StoredCase:
     slice_digests: tuple[str, ...] = ()
     """Digests of some of its slices, chosen by content: two scans that share several are one, cut differently."""
     notes: tuple[str, ...] = ()
+    annotated: tuple[int, ...] | None = None
+    """1 or 0 for each of the task's `mask_classes`: whether the mask says where it is, and where it is not. None: all
+    of them are, if there is a mask, as in a store older than this field."""
 
     def to_json(self) -> dict[str, Any]:
         """Everything, in plain JSON types."""
-        return asdict(self)
+        data = asdict(self)
+        if self.annotated is None:
+            del data["annotated"]
+        return data
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> StoredCase:
@@ -95,11 +101,12 @@ class StoredCase:
             volume_checksum=None if data.get("volume_checksum") is None else str(data["volume_checksum"]),
             slice_digests=tuple(str(digest) for digest in data.get("slice_digests", ())),
             notes=tuple(str(note) for note in data["notes"]),
+            annotated=None if data.get("annotated") is None else tuple(int(bool(x)) for x in data["annotated"]),
         )
 
 
 _RECORD_FIELDS = {field.name for field in fields(StoredCase)}
-_LATER_FIELDS = {"mask_checksum", "reading", "volume_checksum", "slice_digests"}
+_LATER_FIELDS = {"mask_checksum", "reading", "volume_checksum", "slice_digests", "annotated"}
 """What older stores do not have."""
 
 
@@ -159,6 +166,13 @@ class Store:
         if name not in SPLITS:
             raise AnatoBenchError(f"split {name!r}: choose one of {', '.join(SPLITS)}")
         return [index for index, case in enumerate(self.cases) if case.split == name]
+
+    def annotated(self, index: int) -> tuple[int, ...]:
+        """1 or 0 for each of the task's `mask_classes`; 0 throughout for a case without mask."""
+        case, count = self.cases[index], len(self.task.mask_classes)
+        if not case.has_mask:
+            return (0,) * count
+        return (1,) * count if case.annotated is None else case.annotated
 
     def read_crop(
         self, index: int, start: Size, size: Size, out: tuple[np.ndarray, np.ndarray] | None = None

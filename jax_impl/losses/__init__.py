@@ -13,10 +13,12 @@ import jax
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
 from jax_impl.losses.diagnosis import diagnosis_terms
+from jax_impl.losses.partial_masks import partial_masks_terms
 from jax_impl.view import View
 
 CaseTerms = Callable[[Task, Recipe, View, Mapping[str, jax.Array]], dict[str, jax.Array]]
 
 CASE_TERMS: dict[str, CaseTerms] = {
     "diagnosis": diagnosis_terms,
+    "partial_masks": partial_masks_terms,
 }

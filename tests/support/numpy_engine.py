@@ -97,7 +97,7 @@ class NumpyEngine:
     def predict(self, volume: np.ndarray) -> np.ndarray:
         return self._logits(_features(volume))
 
-    def segment(self, volume: np.ndarray) -> np.ndarray:
+    def segment(self, volume: np.ndarray, head: str = SEGMENTATION) -> np.ndarray:
         return (volume > 0).astype(np.uint8)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:

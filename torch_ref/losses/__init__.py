@@ -13,10 +13,12 @@ from torch import Tensor
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
 from torch_ref.losses.diagnosis import diagnosis_terms
+from torch_ref.losses.partial_masks import partial_masks_terms
 from torch_ref.view import View
 
 CaseTerms = Callable[[Task, Recipe, View, Mapping[str, Tensor]], dict[str, Tensor]]
 
 CASE_TERMS: dict[str, CaseTerms] = {
     "diagnosis": diagnosis_terms,
+    "partial_masks": partial_masks_terms,
 }
