@@ -41,6 +41,7 @@ a manifest (RAW/manifest.csv, or --csv) has one row per scan:
   patient        optional: without it every scan is a patient of its own
   case           optional name of the case
   mask           optional organ mask, with mask_labels optionally naming its label map
+  annotated      optional: the organs that the mask annotates, where that is not all of them, such as liver;spleen
 """
 
 

@@ -40,6 +40,8 @@ class Case:
     header: HeaderOverride | None = None
     rescale: str = "auto"
     """`hu` where a person says that the scan is in HU whatever its voxels look like; see `ListingOptions`."""
+    annotated: tuple[str, ...] | None = None
+    """Names of the task's `mask_classes` that the mask annotates; None: all of them, if there is a mask."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ split         train, validation or test
 patient       optional; without it every scan is a patient of its own
 case          optional; without it the scan's path names the case
 mask          optional organ mask; mask_labels (optional) its label map
+annotated     optional: which organs the mask annotates, where that is not all of them, as liver;spleen
 label:<name>  one column per finding, or, with a built-in task, a column per group under the group's own name
 
 Labels are 0/1 (or present/absent), for graded groups the grade's number or name; an empty field is "not known".
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
+from anatobench.datasets.annotation import named_classes
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, case_id_of_path, check_scan_leakage
 from anatobench.datasets.mask_files import find_mask, mask_note
 from anatobench.datasets.options import MASK_LABELS, ListingOptions
@@ -25,7 +27,7 @@ from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.tasks import MISSING_TARGET, LabelGroup, Task, get_task, multi_label_task
 
 LABEL_PREFIX = "label:"
-KNOWN_COLUMNS = ("scan", "split", "patient", "case", "mask", "mask_labels")
+KNOWN_COLUMNS = ("scan", "split", "patient", "case", "mask", "mask_labels", "annotated")
 ADVICE = "see `anatobench prepare --help` for the columns of a manifest"
 
 
@@ -96,11 +98,13 @@ def _case(root: Path, row: Row, task: Task, columns: tuple[str, ...], options: L
         groups = zip(task.groups, columns, strict=True)
         targets = tuple(_grade(group, row[column]) for group, column in groups)
         mask, mask_labels = _mask(root, row, case_id, options)
+        annotated = _annotated(row, task, mask)
     except CaseError as error:
         return Rejection(case_id, row["scan"], error.reason, f"line {row.line}: {error}")
     except OSError as error:  # a name that no file can have, a folder that may not be entered
         return Rejection(case_id, row["scan"], "bad-path", f"line {row.line}: {row['scan'][:80]}: {error.strerror}")
-    return Case(case_id, row.get("patient") or case_id, scan, row["split"], targets, mask, mask_labels)
+    patient = row.get("patient") or case_id
+    return Case(case_id, patient, scan, row["split"], targets, mask, mask_labels, annotated=annotated)
 
 
 def _path(root: Path, text: str, options: ListingOptions) -> Path:
@@ -122,6 +126,16 @@ def _grade(group: LabelGroup, text: str) -> int:
     if text not in allowed:
         raise CaseError("bad-label", f"{group.name} is {text!r}: write one of 0 to {len(group.grades) - 1} or nothing")
     return allowed[text]
+
+
+def _annotated(row: Row, task: Task, mask: Path | None) -> tuple[str, ...] | None:
+    """Return the classes that the row names; None for all."""
+    text = row.get("annotated")
+    if not text:
+        return None
+    if mask is None:
+        raise CaseError("bad-annotated", f"annotated {text!r}: there is no mask: give one, or leave the field empty")
+    return named_classes(task, text)
 
 
 def _mask(root: Path, row: Row, case_id: str, options: ListingOptions) -> tuple[Path | None, str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from anatobench.datasets.annotation import annotated_row
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, check_patient_leakage
 from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.store.reader import StoredCase, file_checksum
@@ -211,7 +212,8 @@ def _check_listing(listing: Listing, raw_root: Path) -> tuple[list[Case], list[R
         if fault is None:
             usable[case.case_id] = case
         else:
-            rejections.append(Rejection(case.case_id, _origin(case, raw_root).source, fault.reason, str(fault)))
+            source = _origin(case, listing.task, raw_root).source
+            rejections.append(Rejection(case.case_id, source, fault.reason, str(fault)))
     return list(usable.values()), rejections
 
 
@@ -233,7 +235,7 @@ def _jobs(
 ) -> Iterable[_Job]:
     """What is still to do. Records of finished cases follow the listing's labels, without reading the scan again."""
     for case in progress_bar(len(cases), "compare", "case", iterable=cases, delay=1.0, disable=not progress):
-        origin = _origin(case, raw_root)
+        origin = _origin(case, task, raw_root)
         record = writer.finished(case.case_id)
         if record is None or not origin.has_same_sources(record) or not _has_same_mask(case, record):
             yield _Job(writer, task, size, case, origin)
@@ -252,7 +254,7 @@ def _has_same_mask(case: Case, record: StoredCase) -> bool:
     return checksum is None or checksum == record.mask_checksum  # a mask that is gone since costs no finished case
 
 
-def _origin(case: Case, raw_root: Path) -> CaseOrigin:
+def _origin(case: Case, task: Task, raw_root: Path) -> CaseOrigin:
     return CaseOrigin(
         case.case_id,
         case.patient_id,
@@ -261,6 +263,7 @@ def _origin(case: Case, raw_root: Path) -> CaseOrigin:
         source=_relative(case.scan, raw_root) or str(case.scan.absolute()),
         mask_source=None if case.mask is None else _relative(case.mask, raw_root) or case.mask.name,
         reading=_reading(case),
+        annotated=annotated_row(task, case.annotated),
     )
 
 

@@ -83,6 +83,9 @@ class StoredCase:
         """The inverse of `to_json`; ValueError, KeyError or TypeError if it is not a record."""
         if data.keys() | _LATER_FIELDS != _RECORD_FIELDS:
             raise ValueError("fields are missing or unknown")
+        annotated = data.get("annotated")
+        if annotated is not None and any(value not in (0, 1) for value in annotated):
+            raise ValueError(f"annotated {annotated!r:.80} holds others than 0 and 1")
         if not SAFE_CASE_ID.fullmatch(data["case_id"]) or data["split"] not in SPLITS:
             raise ValueError(f"case id {data['case_id']!r} or split {data['split']!r} is not allowed")
         return StoredCase(
@@ -101,7 +104,7 @@ class StoredCase:
             volume_checksum=None if data.get("volume_checksum") is None else str(data["volume_checksum"]),
             slice_digests=tuple(str(digest) for digest in data.get("slice_digests", ())),
             notes=tuple(str(note) for note in data["notes"]),
-            annotated=None if data.get("annotated") is None else tuple(int(bool(x)) for x in data["annotated"]),
+            annotated=None if annotated is None else tuple(int(value) for value in annotated),
         )
 
 
@@ -157,8 +160,14 @@ class Store:
             cases = tuple(StoredCase.from_json(entry) for entry in index["cases"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise AnatoBenchError(f"{root / INDEX_FILE}: is damaged ({error}): {_PREPARE_AGAIN}") from None
+        classes = len(description["task"].mask_classes)
         for case in cases:
             _check_size(root, case)
+            if case.annotated is not None and len(case.annotated) != classes:
+                raise AnatoBenchError(
+                    f"{root / INDEX_FILE}: is damaged (case {case.case_id} has {len(case.annotated)} annotated classes, "
+                    f"1 or 0 each, and the task {classes}): {_PREPARE_AGAIN}"
+                )
         return Store(root, cases=cases, **description)
 
     def split(self, name: str) -> list[int]:

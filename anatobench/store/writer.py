@@ -77,14 +77,17 @@ class CaseOrigin:
     source: str
     mask_source: str | None
     reading: str | None = None
+    annotated: tuple[int, ...] | None = None
 
     def has_same_sources(self, record: StoredCase) -> bool:
         """Whether the record's data file came from a scan and a mask of the same names, read in the same way."""
         return all(getattr(record, name) == getattr(self, name) for name in ("source", "mask_source", "reading"))
 
     def relabelled(self, record: StoredCase) -> StoredCase:
-        """The record with this listing's patient, split and targets."""
-        return replace(record, patient_id=self.patient_id, split=self.split, targets=self.targets)
+        """The record with this listing's patient, split, targets and annotated classes."""
+        return replace(
+            record, patient_id=self.patient_id, split=self.split, targets=self.targets, annotated=self.annotated
+        )
 
 
 class StoreWriter:

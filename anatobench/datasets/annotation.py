@@ -1,0 +1,43 @@
+"""Which classes of a task a case's mask annotates: what one source drew is not what another one did."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from anatobench.errors import CaseError
+from anatobench.tasks import Task
+from anatobench.volumes.organs import STRUCTURES
+
+SEPARATOR = ";"
+
+
+def named_classes(task: Task, text: str) -> tuple[str, ...]:
+    """Return the classes of a text such as `liver;spleen`; `CaseError` (`bad-annotated`) for one the task has not."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(SEPARATOR) if name.strip()))
+    known = [one.name for one in task.mask_classes]
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise CaseError(
+            "bad-annotated",
+            f"annotated {text!r}: write names of {', '.join(known)} with {SEPARATOR} between them, or nothing for all",
+        )
+    return names
+
+
+def classes_of_structures(task: Task, structures: Collection[str]) -> tuple[str, ...]:
+    """Return the classes of which every part was drawn by a source that drew these structures.
+
+    An organ that is a union (the bowel) is annotated if it is itself or if all of its parts are: where a part is
+    missing, so would be voxels of the organ.
+    """
+    return tuple(one.name for one in task.mask_classes if all(_is_drawn(organ, structures) for organ in one.organs))
+
+
+def annotated_row(task: Task, names: Sequence[str] | None) -> tuple[int, ...] | None:
+    """Return 1 or 0 for each of the task's classes; None (all of them) for None."""
+    return None if names is None else tuple(int(one.name in names) for one in task.mask_classes)
+
+
+def _is_drawn(organ: str, structures: Collection[str]) -> bool:
+    parts = [part for part in STRUCTURES.get(organ, ()) if part != organ]
+    return organ in structures or (bool(parts) and all(part in structures for part in parts))
