@@ -24,6 +24,7 @@ EXAMPLES = """\
 examples:
   anatobench prepare --dataset ratic --raw rsna-2023/ --store stores/ratic --validation-fraction 0.1
   anatobench prepare --dataset manifest --raw cohort/ --anatomy chest --store stores/cohort --size tiny
+  anatobench prepare --dataset organ_folders --raw AbdomenAtlas1.1Mini/ --task ratic --store stores/atlas
   anatobench prepare --store stores/ratic --verify
 
 It can be stopped at any time: the same command goes on where it was. Cases that cannot be used are listed with their
@@ -31,6 +32,8 @@ reason in STORE/rejected.csv and tried again next time. Scans whose voxels canno
 overrides that), and those whose reading takes longer than 60 s and 2 s per MB (ANATOBENCH_READING_SECONDS=N sets the
 60). One scan in two splits under two names is found by its voxels: such a store is not trained on. A case whose mask
 has another content or label map now, or whose scan another path or metadata, is prepared again.
+organ_folders is one folder per scan with ct.nii.gz and segmentations/<organ>.nii.gz, as TotalSegmentator's data set and
+AbdomenAtlas are; an organ without a file is not annotated, and all diagnoses are unknown.
 To spread the work over n jobs give each --shard I/n, I from 0: they may run at once. Jobs that would share cases (the
 same shard twice, another n, with and without --shard) may not: the second one stops at once.
 
@@ -40,8 +43,10 @@ a manifest (RAW/manifest.csv, or --csv) has one row per scan:
   label:<name>   one column per finding, 0, 1 or empty for not known (with --task: one per group, under its own name)
   patient        optional: without it every scan is a patient of its own
   case           optional name of the case
-  mask           optional organ mask, with mask_labels optionally naming its label map
-  annotated      optional: the organs that the mask annotates, where that is not all of them, such as liver;spleen
+  mask           optional organ mask, with mask_labels optionally naming its label map; or a folder with one file per
+                 organ, such as segmentations/liver.nii.gz
+  annotated      optional: the organs that the mask annotates, where that is not all of them, such as liver;spleen,
+                 or the template of its source, such as clip_driven/04
 """
 
 
@@ -67,7 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--masks", type=Path, metavar="DIR", help="folder of organ masks named after the scans")
-    group.add_argument("--mask-labels", choices=MASK_LABELS, help="label map of those masks (default auto)")
+    group.add_argument("--mask-labels", metavar="MAP", choices=MASK_LABELS,
+                       help="label map of those masks: auto (default), totalsegmentator_v2, totalsegmentator_v1, "
+                            "ratic, or clip_driven/T with the template T of their source, as clip_driven/04, which "
+                            "says what they annotate")  # fmt: skip
     group.add_argument("--validation-fraction", type=float, metavar="F", help="share of training patients (default 0)")
     group.add_argument("--seed", type=int, metavar="S", help="of splits that are drawn (default 0)")
     group.add_argument("--csv", metavar="NAME", help="RATIC: the label table, train.csv or train_2024.csv")
@@ -78,7 +86,7 @@ def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--keep-validation", action="store_true", help="RAD-ChestCT: keep imgvalid as validation split")
     group.add_argument("--mapping", type=Path, metavar="JSON", help="RAD-ChestCT: class to abnormalities")
-    group.add_argument("--task", choices=list(TASKS), help="manifest: a built-in task")
+    group.add_argument("--task", choices=list(TASKS), help="manifest, organ_folders: a built-in task")
     group.add_argument("--anatomy", choices=list(ORGANS), help="manifest: organs and window of an own task")
     group.add_argument("--allow-absolute", action="store_true", help="manifest: follow absolute paths")
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from anatobench.datasets.case import Case
 from anatobench.errors import CaseError
 from anatobench.tasks import Task
+from anatobench.volumes.mask_templates import template_of
+from anatobench.volumes.organ_folder import structure_files
 from anatobench.volumes.organs import STRUCTURES
 
 SEPARATOR = ";"
@@ -31,6 +34,17 @@ def classes_of_structures(task: Task, structures: Collection[str]) -> tuple[str,
     missing, so would be voxels of the organ.
     """
     return tuple(one.name for one in task.mask_classes if all(_is_drawn(organ, structures) for organ in one.organs))
+
+
+def annotated_classes(case: Case, task: Task) -> tuple[str, ...] | None:
+    """Return what the case says, or else its mask: the template that names its source, or the files of a folder. None
+    for all of them."""
+    if case.annotated is not None or case.mask is None:
+        return case.annotated
+    template = template_of(case.mask_labels)
+    if template is not None:
+        return classes_of_structures(task, template)
+    return classes_of_structures(task, structure_files(case.mask)) if case.mask.is_dir() else None
 
 
 def annotated_row(task: Task, names: Sequence[str] | None) -> tuple[int, ...] | None:

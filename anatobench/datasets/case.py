@@ -35,8 +35,10 @@ class Case:
     targets: tuple[int, ...]
     """Grade per label group of the task; `MISSING_TARGET` where unknown."""
     mask: Path | None = None
+    """A NIfTI file, or a folder with one file per organ (volumes/organ_folder.py)."""
     mask_labels: str = "auto"
-    """Which label map the mask uses: `totalsegmentator_v2`, `totalsegmentator_v1`, `ratic` or `auto`."""
+    """Which label map the mask uses: `totalsegmentator_v2`, `totalsegmentator_v1`, `ratic`, `auto`, or the
+    template of its source (volumes/mask_templates.py)."""
     header: HeaderOverride | None = None
     rescale: str = "auto"
     """`hu` where a person says that the scan is in HU whatever its voxels look like; see `ListingOptions`."""

@@ -4,8 +4,8 @@ scan          NIfTI or NPZ file, or a folder with one DICOM series
 split         train, validation or test
 patient       optional; without it every scan is a patient of its own
 case          optional; without it the scan's path names the case
-mask          optional organ mask; mask_labels (optional) its label map
-annotated     optional: which organs the mask annotates, where that is not all of them, as liver;spleen
+mask          optional organ mask, or folder with one file per organ; mask_labels (optional) its label map
+annotated     optional: which organs the mask annotates, as liver;spleen, or its source's template, as clip_driven/04
 label:<name>  one column per finding, or, with a built-in task, a column per group under the group's own name
 
 Labels are 0/1 (or present/absent), for graded groups the grade's number or name; an empty field is "not known".
@@ -25,6 +25,7 @@ from anatobench.datasets.splits import carve_validation
 from anatobench.datasets.table import Row, Table, read_table
 from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.tasks import MISSING_TARGET, LabelGroup, Task, get_task, multi_label_task
+from anatobench.volumes.mask_templates import template_of
 
 LABEL_PREFIX = "label:"
 KNOWN_COLUMNS = ("scan", "split", "patient", "case", "mask", "mask_labels", "annotated")
@@ -133,6 +134,8 @@ def _annotated(row: Row, task: Task, mask: Path | None) -> tuple[str, ...] | Non
     text = row.get("annotated")
     if not text:
         return None
+    if template_of(text) is not None and row.get("mask_labels") in ("", text):
+        return None  # as its label map says: see `_mask`
     if mask is None:
         raise CaseError("bad-annotated", f"annotated {text!r}: there is no mask: give one, or leave the field empty")
     return named_classes(task, text)
@@ -144,10 +147,11 @@ def _mask(root: Path, row: Row, case_id: str, options: ListingOptions) -> tuple[
         return from_folder, options.mask_labels
     if not row.get("mask"):
         return None, "auto"
-    mask_labels = row.get("mask_labels") or "auto"
+    annotated = row.get("annotated")
+    mask_labels = row.get("mask_labels") or (annotated if template_of(annotated) is not None else "auto")
     if mask_labels not in MASK_LABELS:
         raise CaseError("bad-mask-labels", f"mask_labels {mask_labels!r}: choose one of {', '.join(MASK_LABELS)}")
     mask = _path(root, row["mask"], options)
-    if not mask.is_file():
+    if not mask.is_file() and not mask.is_dir():
         raise CaseError("missing-mask", f"{mask} is missing: leave the field empty if there is no mask")
     return mask, mask_labels

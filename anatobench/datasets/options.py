@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anatobench.errors import UsageError
+from anatobench.volumes.mask_templates import TEMPLATE_NAMES
 
 RESCALE = ("auto", "raw", "hu")
-MASK_LABELS = ("auto", "totalsegmentator_v2", "totalsegmentator_v1", "ratic")
+MASK_LABELS = ("auto", "totalsegmentator_v2", "totalsegmentator_v1", "ratic", *TEMPLATE_NAMES)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ListingOptions:
     mapping: Path | None = None
     """RAD-ChestCT: JSON file, class to the abnormalities that count as it."""
     task: str | None = None
-    """Manifest: a built-in task whose label names the columns use."""
+    """Manifest: a built-in task whose label names the columns use. Organ folders: the one whose organs are wanted."""
     anatomy: str | None = None
     """Manifest: `chest` or `abdomen`, where no task is named."""
     allow_absolute: bool = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from anatobench.datasets import ct_rate, manifest, rad_chestct, ratic
+from anatobench.datasets import ct_rate, manifest, organ_folders, rad_chestct, ratic
 from anatobench.datasets.case import Listing, check_patient_leakage, similar_patients_note
 from anatobench.datasets.options import ListingOptions
 from anatobench.errors import AnatoBenchError, UsageError
@@ -31,6 +31,7 @@ DATASETS: Mapping[str, Dataset] = {
     "ratic": Dataset(ratic.list_cases, frozenset({*_EVERYWHERE, "csv"})),
     "ct_rate": Dataset(ct_rate.list_cases, frozenset(_EVERYWHERE), raw_values=True),
     "rad_chestct": Dataset(rad_chestct.list_cases, frozenset({*_EVERYWHERE, "keep_validation", "mapping"})),
+    "organ_folders": Dataset(organ_folders.list_cases, frozenset({"task", "validation_fraction", "seed", "rescale"})),
     "manifest": Dataset(manifest.list_cases, frozenset({*_EVERYWHERE, "csv", "task", "anatomy", "allow_absolute"})),
 }
 

@@ -55,7 +55,7 @@ class Table:
         return unique, repeated
 
 
-def read_table(path: Path, required: Iterable[str], advice: str) -> Table:
+def read_table(path: Path, required: Iterable[str], advice: str, separator: str = ",") -> Table:
     """Read a CSV file with a header.
 
     Raises `AnatoBenchError` with `advice` if the file is missing, too large, no CSV, or lacks required columns.
@@ -67,16 +67,16 @@ def read_table(path: Path, required: Iterable[str], advice: str) -> Table:
     previous_limit = csv.field_size_limit(MAX_FIELD)
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            return _parse(path, file, tuple(required), advice)
+            return _parse(path, file, tuple(required), advice, separator)
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise AnatoBenchError(f"{path} is no readable CSV file ({error}): {advice}") from error
     finally:
         csv.field_size_limit(previous_limit)
 
 
-def _parse(path: Path, file: Iterator[str], required: Sequence[str], advice: str) -> Table:
+def _parse(path: Path, file: Iterator[str], required: Sequence[str], advice: str, separator: str) -> Table:
     lines = _Lines(file)
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, strict=True, delimiter=separator)
     header = tuple(name.strip() for name in next(reader, []))
     missing = [name for name in required if name not in header]
     if missing:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from anatobench.datasets.annotation import annotated_row
+from anatobench.datasets.annotation import annotated_classes, annotated_row
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, check_patient_leakage
 from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.store.reader import StoredCase, file_checksum
@@ -30,7 +30,8 @@ from anatobench.system.worker_pool import TimedOut, WorkerDied, run_in_workers
 from anatobench.tasks import MISSING_TARGET, Geometry, Task
 from anatobench.volumes.coverage import check_mask_coverage, mask_off_organs_note
 from anatobench.volumes.mask_fit import check_not_flipped
-from anatobench.volumes.organs import organ_table
+from anatobench.volumes.organ_folder import files_of_task, read_organ_folder
+from anatobench.volumes.organs import organ_table, sides_told
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import padded_or_cropped_grid, resample_mask, resample_volume, resampled_grid
 from anatobench.volumes.volume import Grid, Volume
@@ -82,7 +83,7 @@ def prepare_case(case: Case, task: Task, size: str) -> PreparedCase:
     same = scan_digest(volume.voxels), slice_digests(volume.voxels)
     if case.mask is None:
         return PreparedCase(voxels, None, grid.affine, None, *same, volume.notes)
-    checksum = _checksum(case.mask)  # before it is read: if it changes meanwhile, it differs next time
+    checksum = _checksum(case.mask, task)  # before it is read: if it changes meanwhile, it differs next time
     organs = _prepare_mask(case.mask, case.mask_labels, task, volume, grid)
     doubt = mask_off_organs_note(voxels, organs, task.organs)
     return PreparedCase(voxels, organs, grid.affine, checksum, *same, (*volume.notes, *([doubt] if doubt else [])))
@@ -96,20 +97,24 @@ def on_task_grid(volume: Volume, geometry: Geometry) -> tuple[np.ndarray, Grid]:
 
 def _prepare_mask(path: Path, mask_labels: str, task: Task, volume: Volume, grid: Grid) -> np.ndarray:
     """uint8 [D, H, W] of `grid.size`, organ indices of the task."""
-    mask = read_mask(path)
+    mask = read_organ_folder(path, task) if path.is_dir() else read_mask(path)
     try:
         check_mask_coverage(mask.grid, volume.grid)
         indices = organ_table(mask, task, mask_labels)
         check_not_flipped(mask, volume)
     except CaseError as error:  # these judge arrays and know no path
         raise CaseError(error.reason, f"{path}: {error}") from None
-    return indices[resample_mask(mask.labels, mask.affine, grid)]
+    return sides_told(indices[resample_mask(mask.labels, mask.affine, grid)], grid.spacing, task)
 
 
-def _checksum(mask: Path) -> str | None:
-    """None if it cannot be read; its reader says why."""
+def _checksum(mask: Path, task: Task) -> str | None:
+    """Of the file, or of those files in a folder that the task needs. None if it cannot be read; its reader says
+    why."""
     try:
-        return file_checksum(mask)
+        if not mask.is_dir():
+            return file_checksum(mask)
+        found = [f"{name} {file_checksum(path)}" for name, path in files_of_task(mask, task).items()]
+        return hashlib.blake2b("\n".join(found).encode(), digest_size=32).hexdigest()
     except OSError:
         return None
 
@@ -237,7 +242,7 @@ def _jobs(
     for case in progress_bar(len(cases), "compare", "case", iterable=cases, delay=1.0, disable=not progress):
         origin = _origin(case, task, raw_root)
         record = writer.finished(case.case_id)
-        if record is None or not origin.has_same_sources(record) or not _has_same_mask(case, record):
+        if record is None or not origin.has_same_sources(record) or not _has_same_mask(case, task, record):
             yield _Job(writer, task, size, case, origin)
         elif origin.relabelled(record) != record:
             writer.write_record(origin.relabelled(record))
@@ -246,11 +251,11 @@ def _jobs(
             tally.skipped += 1
 
 
-def _has_same_mask(case: Case, record: StoredCase) -> bool:
+def _has_same_mask(case: Case, task: Task, record: StoredCase) -> bool:
     """By content: masks outside the raw data are known by name alone, and another folder has the same names."""
     if case.mask is None:
         return True
-    checksum = _checksum(case.mask)
+    checksum = _checksum(case.mask, task)
     return checksum is None or checksum == record.mask_checksum  # a mask that is gone since costs no finished case
 
 
@@ -263,7 +268,7 @@ def _origin(case: Case, task: Task, raw_root: Path) -> CaseOrigin:
         source=_relative(case.scan, raw_root) or str(case.scan.absolute()),
         mask_source=None if case.mask is None else _relative(case.mask, raw_root) or case.mask.name,
         reading=_reading(case),
-        annotated=annotated_row(task, case.annotated),
+        annotated=annotated_row(task, annotated_classes(case, task)),
     )
 
 

@@ -165,8 +165,8 @@ class Store:
             _check_size(root, case)
             if case.annotated is not None and len(case.annotated) != classes:
                 raise AnatoBenchError(
-                    f"{root / INDEX_FILE}: is damaged (case {case.case_id} has {len(case.annotated)} annotated classes, "
-                    f"1 or 0 each, and the task {classes}): {_PREPARE_AGAIN}"
+                    f"{root / INDEX_FILE}: is damaged (case {case.case_id} is annotated for {len(case.annotated)}, "
+                    f"not {classes} classes): {_PREPARE_AGAIN}"
                 )
         return Store(root, cases=cases, **description)
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from anatobench.errors import CaseError, UsageError
-from anatobench.tasks import Task
+from anatobench.tasks import Spacing, Task
 from anatobench.volumes.label_evidence import check_sides, check_upright, choose_by_anatomy, contradicted_by_anatomy
 from anatobench.volumes.label_maps import RATIC_LABELS, TOTALSEGMENTATOR_V1, TOTALSEGMENTATOR_V2
+from anatobench.volumes.mask_templates import CLIP_DRIVEN, TEMPLATE_NAMES, WITHIN, template_of
 from anatobench.volumes.volume import Mask
 
 LABEL_MAPS: Mapping[str, Mapping[int, str]] = {
@@ -23,6 +25,8 @@ LABEL_MAPS: Mapping[str, Mapping[int, str]] = {
     "ratic": RATIC_LABELS,
 }
 AUTO = "auto"
+EITHER_KIDNEY = 254
+"""In a table: what lies within the left kidney or the right one, and the label does not say in which."""
 
 STRUCTURES: Mapping[str, tuple[str, ...]] = {
     "bowel": ("esophagus", "stomach", "duodenum", "small_bowel", "colon", "bowel"),
@@ -41,19 +45,21 @@ STRUCTURES: Mapping[str, tuple[str, ...]] = {
 def organ_indices(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
     """Return the mask with the task's organ indices for labels, uint8 [D, H, W]; 0 is background.
 
-    `mask_labels` is `totalsegmentator_v2`, `totalsegmentator_v1`, `ratic` or `auto`. Raises `CaseError` as
-    `organ_table` does.
+    `mask_labels` is `totalsegmentator_v2`, `totalsegmentator_v1`, `ratic`, `auto` or a template (mask_templates.py).
+    Raises `CaseError` as `organ_table` does.
     """
-    return organ_table(mask, task, mask_labels)[mask.labels]
+    return sides_told(organ_table(mask, task, mask_labels)[mask.labels], mask.grid.spacing, task)
 
 
 def organ_table(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
-    """uint8 [largest label + 1]: the task's organ index of each label, to look labels up after resampling.
+    """uint8 [largest label + 1]: the task's organ index of each label, to look labels up after resampling;
+    `EITHER_KIDNEY` is for `sides_told`. A structure that lies within an organ counts as it (`WITHIN`).
 
     Labels that no map has are background in a map that was named, and an error for `auto`. Raises `CaseError`:
-    `unknown-mask-labels` for labels outside the map, `wrong-mask-labels` if names or anatomy contradict the map that
-    was named, `ambiguous-mask-labels` if `auto` cannot tell, `mirrored-mask` if left organs lie on the right,
-    upper ones below or front ones behind, `empty-mask` if none of the task's organs is there.
+    `unknown-mask-labels` for labels outside the map, `template-misfit` for those that a template does not annotate,
+    `wrong-mask-labels` if names or anatomy contradict the map that was named, `ambiguous-mask-labels` if `auto` cannot
+    tell, `mirrored-mask` if left organs lie on the right, upper ones below or front ones behind, `empty-mask` if none
+    of the task's organs is there.
     """
     present = _present_labels(mask.labels)
     structures = _structures(mask, present, mask_labels)
@@ -64,9 +70,45 @@ def organ_table(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
         for label in present:
             if structures.get(label) in STRUCTURES.get(organ, (organ,)):
                 table[label] = index
+    for label in present:
+        if table[label] == 0:
+            table[label] = _organ_around(structures.get(label, ""), task)
     if not table.any():
         raise CaseError("empty-mask", f"the mask shows none of {', '.join(task.organs)}: it belongs to another task")
     return table
+
+
+def _organ_around(structure: str, task: Task) -> int:
+    """Return the organ index of what a structure lies within, 0 if that is no organ of the task."""
+    around = WITHIN.get(structure, ())
+    found = [
+        index for index, organ in enumerate(task.organs, start=1)
+        if any(outer in STRUCTURES.get(organ, (organ,)) for outer in around)
+    ]  # fmt: skip
+    if not found:
+        return 0
+    return found[0] if len(found) == 1 else EITHER_KIDNEY
+
+
+def sides_told(organs: np.ndarray, spacing: Spacing, task: Task) -> np.ndarray:
+    """Return uint8 [D, H, W] with each voxel of `EITHER_KIDNEY` given to the kidney whose voxels are nearest, in mm."""
+    either = organs == EITHER_KIDNEY
+    if not either.any():
+        return organs
+    kidneys = [index for index, organ in enumerate(task.organs, start=1) if organ.startswith("kidney_")]
+    voxels = np.argwhere(either)
+    distances = [_distance(voxels * spacing, np.argwhere(organs == kidney) * spacing) for kidney in kidneys]
+    told = organs.copy()
+    told[either] = np.array(kidneys, np.uint8)[np.argmin(distances, axis=0)]
+    return told
+
+
+def _distance(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return how far each point is from the nearest of the others; infinitely where there are none."""
+    if not len(others):
+        return np.full(len(points), np.inf)
+    distance: np.ndarray = cKDTree(others).query(points)[0]
+    return distance
 
 
 def label_structures(mask: Mask, mask_labels: str) -> Mapping[int, str]:
@@ -85,8 +127,12 @@ def _present_labels(labels: np.ndarray) -> list[int]:
 
 def _structures(mask: Mask, present: list[int], mask_labels: str) -> Mapping[int, str]:
     """Label to structure name, from the mask's own names or from the map that was given or found."""
+    template = template_of(mask_labels)
+    if template is not None:
+        return _of_template(present, template, mask_labels)
     if mask_labels != AUTO and mask_labels not in LABEL_MAPS:
-        raise UsageError(f"mask labels {mask_labels!r}: choose one of {', '.join((*LABEL_MAPS, AUTO))}")
+        choices = (*LABEL_MAPS, AUTO, *TEMPLATE_NAMES)
+        raise UsageError(f"mask labels {mask_labels!r}: choose one of {', '.join(choices)}")
     possible = {name: labels for name, labels in LABEL_MAPS.items() if all(label in labels for label in present)}
     given = _given_map(mask, present, mask_labels)
     if given is None:
@@ -109,10 +155,22 @@ def _structures(mask: Mask, present: list[int], mask_labels: str) -> Mapping[int
     return labels
 
 
+def _of_template(present: list[int], template: frozenset[str], name: str) -> Mapping[int, str]:
+    """Return the numbering that templates share, if the mask has no other labels than its template's."""
+    others = [label for label in present if CLIP_DRIVEN.get(label) not in template]
+    if others:
+        raise CaseError(
+            "template-misfit",
+            f"the mask has label {others[0]} ({CLIP_DRIVEN.get(others[0], 'of no template')}), which {name} does not "
+            "annotate: name the template of its source",
+        )
+    return CLIP_DRIVEN
+
+
 def _given_map(mask: Mask, present: list[int], mask_labels: str) -> tuple[str, Mapping[int, str]] | None:
     """Return the label map that the mask's names or the caller state, with what it is called; None if neither does."""
     names = {label: mask.names[label] for label in present if mask.names and label in mask.names}
-    known = {name for labels in LABEL_MAPS.values() for name in labels.values()}
+    known = {name for labels in (*LABEL_MAPS.values(), CLIP_DRIVEN) for name in labels.values()}
     names = {label: name for label, name in names.items() if name in known}
     if mask_labels == AUTO:
         return ("the mask's own table of names", names) if names else None
