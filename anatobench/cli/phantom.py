@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--unmasked", type=int, default=0, metavar="N",
         help="the last N patients get no organ masks: `anatobench masks` makes them (default 0)",
     )  # fmt: skip
+    parser.add_argument(
+        "--partial", type=int, default=0, metavar="SOURCES",
+        help="patients come from so many sources, each of which drew a random part of the organs: masks are folders "
+        "with one file per organ (default 0: every mask has every organ)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="another seed, another cohort (default 0)")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="W", help="processes (default: one per CPU)"
@@ -54,6 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         cases=args.cases,
         injuries=args.injuries,
         unmasked=args.unmasked,
+        partial=args.partial,
     )
     summary = write_cohort(args.out, plan, args.workers)
     print(f"{summary['scans']} scans of {plan.cases} patients in {args.out}", file=sys.stderr)

@@ -152,8 +152,8 @@ def _case(dataset: Path, candidate: _Candidate, splits: dict[str, str], options:
         stems = (case_id, str(Path(f"{split}_fixed") / inside.parent / case_id))
         mask = find_mask(options.masks, (*stems, str(Path(split) / inside.parent / case_id)))
     if mask is None:
-        official = dataset / "ts_seg" / "ts_total" / f"{split}_fixed" / inside
-        mask, mask_labels = (official, "totalsegmentator_v2") if official.is_file() else (None, "auto")
+        mask = find_mask(dataset / "ts_seg" / "ts_total" / f"{split}_fixed", (str(inside.parent / case_id),))
+        mask_labels = "auto" if mask is None else "totalsegmentator_v2"
     return Case(case_id, patient, scan, splits[patient], targets, mask, mask_labels, header)
 
 

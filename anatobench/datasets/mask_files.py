@@ -12,7 +12,8 @@ SUFFIXES = (".nii.gz", ".nii", ".NII.GZ", ".NII")
 
 
 def find_mask(folder: Path | None, stems: Iterable[str]) -> Path | None:
-    """Return the first of `<folder>/<stem>.nii.gz` and `.nii` (or in capitals) that exists; None without a folder."""
+    """Return the first of `<folder>/<stem>.nii.gz` and `.nii` (or in capitals) that exists, or of `<folder>/<stem>/`,
+    which holds a file per organ; None without a folder."""
     if folder is None:
         return None
     for stem in stems:
@@ -20,6 +21,8 @@ def find_mask(folder: Path | None, stems: Iterable[str]) -> Path | None:
             path = folder / f"{stem}{suffix}"
             if path.is_file():
                 return path
+        if (folder / stem).is_dir() and any(path.name.endswith(SUFFIXES) for path in (folder / stem).iterdir()):
+            return folder / stem
     return None
 
 

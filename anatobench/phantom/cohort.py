@@ -67,7 +67,10 @@ def write_cohort(root: Path, plan: CohortPlan, workers: int = 1) -> dict[str, An
 
 def _claim(root: Path, plan: CohortPlan) -> None:
     mark = root / MARK
-    text = json.dumps({"phantom": asdict(plan)}, indent=1) + "\n"
+    arguments = asdict(plan)
+    if not plan.partial:
+        del arguments["partial"]  # as it stands in cohorts that are older
+    text = json.dumps({"phantom": arguments}, indent=1) + "\n"
     if mark.is_file():
         if mark.read_text() != text:
             raise AnatoBenchError(f"{root} holds a phantom made with other arguments ({mark}): choose another --out")

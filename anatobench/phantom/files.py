@@ -13,6 +13,10 @@ import numpy as np
 from anatobench.system.atomic_files import write_atomically
 from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
 from anatobench.volumes.nifti import write_nifti
+from anatobench.volumes.organ_folder import SUFFIX as ORGAN_FILE_SUFFIX
+from anatobench.volumes.organs import STRUCTURES
+
+_LABELS = {name: label for label, name in TOTALSEGMENTATOR_V2.items()}
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -32,6 +36,21 @@ def reoriented(array: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.nda
     change = nibabel.orientations.ornt_transform(current, nibabel.orientations.axcodes2ornt(tuple(reversed(axes))))
     turned = nibabel.orientations.apply_orientation(array, change)
     return np.ascontiguousarray(turned), affine @ nibabel.orientations.inv_ornt_aff(change, array.shape)
+
+
+def write_mask(
+    path: Path, labels: np.ndarray, affine: np.ndarray, axes: str, organs: Sequence[str] | None = None
+) -> None:
+    """Write TotalSegmentator labels, uint8 [D, H, W] turned to `axes`: all in one file, or those of some organs alone
+    as a folder of that name, with one file per structure."""
+    if organs is None:
+        write_totalsegmentator_mask(path, labels, affine, axes)
+        return
+    folder = path.with_name(path.name.removesuffix(ORGAN_FILE_SUFFIX))
+    for organ in organs:
+        for structure in [name for name in STRUCTURES.get(organ, (organ,)) if name in _LABELS]:
+            inside = (labels == _LABELS[structure]).astype(np.uint8)
+            write_nifti(folder / f"{structure}{ORGAN_FILE_SUFFIX}", *reoriented(inside, affine, axes))
 
 
 def write_totalsegmentator_mask(path: Path, labels: np.ndarray, affine: np.ndarray, axes: str) -> None:

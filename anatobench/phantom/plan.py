@@ -12,6 +12,7 @@ from anatobench.errors import UsageError
 from anatobench.recipes import SIZES
 
 INJURIES = ("typical", "moderate", "large")
+SOURCE_QUESTION = 60
 STRATA = 20
 """Of any so many patients in a row (0-19, 20-39, ...) each label has its share to within one."""
 
@@ -41,6 +42,8 @@ class CohortPlan:
     with fewer look-alikes, for demonstrations."""
     unmasked: int = 0
     """The last so many patients get no organ masks: those are to be made."""
+    partial: int = 0
+    """So many sources, each of which drew the masks of organs of its own; 0: every mask has every organ."""
 
     def __post_init__(self) -> None:
         if self.cases < 1:
@@ -57,6 +60,25 @@ class CohortPlan:
             raise UsageError(
                 f"--unmasked {self.unmasked}: choose a number from 0 to the {self.cases} patients there are"
             )
+
+        if self.partial < 0:
+            raise UsageError(f"--partial {self.partial}: choose a number of sources from 0")
+
+    def source(self, index: int) -> int:
+        """Return which of the sources a patient comes from; each has its share of the patients to within one."""
+        return min(int(self.share(index, SOURCE_QUESTION) * self.partial), self.partial - 1)
+
+    def drawn_by(self, source: int, organs: Sequence[str]) -> tuple[str, ...]:
+        """Return which organs a source drew: a random part of them, one at least. Every organ was drawn by one."""
+        rng = np.random.default_rng([self.seed, 2**33])
+        while True:
+            drawn = rng.random((self.partial, len(organs))) < 0.5
+            if drawn.any(0).all() and drawn.any(1).all() and not (self.partial > 1 and drawn.all(1).any()):
+                return tuple(organ for organ, kept in zip(organs, drawn[source], strict=True) if kept)
+
+    def organs_of(self, index: int, organs: Sequence[str]) -> tuple[str, ...] | None:
+        """Return the organs whose masks a patient's scans get; None for a mask of everything."""
+        return self.drawn_by(self.source(index), organs) if self.partial else None
 
     def is_masked(self, index: int) -> bool:
         """Return whether a patient's scans get organ masks."""

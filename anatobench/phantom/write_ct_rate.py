@@ -13,10 +13,10 @@ import nibabel
 import numpy as np
 
 from anatobench.phantom.chest_scanner import chest_patient, chest_scanner, draw_targets
-from anatobench.phantom.files import reoriented, write_csv, write_totalsegmentator_mask
+from anatobench.phantom.files import reoriented, write_csv, write_mask
 from anatobench.phantom.plan import CohortPlan, Stream
 from anatobench.phantom.render import Scanner, render
-from anatobench.tasks import CT_RATE_LABELS
+from anatobench.tasks import CHEST_ORGANS, CT_RATE_LABELS
 from anatobench.volumes.nifti import write_nifti, write_nifti_image
 
 INTERCEPTS = (-8192, -1024, 0)
@@ -72,7 +72,7 @@ def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
         volume, labels = render(rng, body, findings, scanner)
         mask = dataset / "ts_seg" / "ts_total" / f"{one.split}_fixed" / one.file
         if plan.is_masked(index):
-            write_totalsegmentator_mask(mask, labels, volume.affine, "LPS")
+            write_mask(mask, labels, volume.affine, "LPS", plan.organs_of(index, CHEST_ORGANS))
         stored, affine = reoriented(volume.voxels, volume.affine, "LPS")
         write_nifti_image(dataset / one.split / one.file, _blank_image(stored, one.intercept))
         write_nifti(dataset / f"{one.split}_fixed" / one.file, stored, affine)

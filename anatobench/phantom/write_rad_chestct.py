@@ -21,11 +21,11 @@ from anatobench.phantom.chest_scanner import (
     chest_patient,
     draw_targets,
 )
-from anatobench.phantom.files import write_csv, write_totalsegmentator_mask
+from anatobench.phantom.files import write_csv, write_mask
 from anatobench.phantom.plan import CohortPlan, Stream
 from anatobench.phantom.render import Scanner, render
 from anatobench.system.atomic_files import write_atomically
-from anatobench.tasks import RAD_CHESTCT_LABELS
+from anatobench.tasks import CHEST_ORGANS, RAD_CHESTCT_LABELS
 
 SPACING_MM = 0.8
 ENLARGEMENT = {"full": 2, "tiny": 6}
@@ -95,7 +95,8 @@ def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
     factor = ENLARGEMENT[plan.size]
     volume, labels = render(rng, body, findings, _scanner(rng, plan.size))
     if plan.is_masked(index):
-        write_totalsegmentator_mask(root / "masks" / f"{scan.name}.nii.gz", labels, _placed_like_npz(factor), "LPS")
+        mask, drawn = root / "masks" / f"{scan.name}.nii.gz", plan.organs_of(index, CHEST_ORGANS)
+        write_mask(mask, labels, _placed_like_npz(factor), "LPS", drawn)
     _write_npz(path, _enlarged(np.clip(volume.voxels, *HU_LIMITS), factor))
 
 

@@ -1,7 +1,8 @@
 """A synthetic cohort in RATIC's Kaggle layout, plus TotalSegmentator masks under `masks/`.
 
 train.csv, train_series_meta.csv, train_images/<patient>/<series>/<instance>.dcm, segmentations/<series>.nii (some),
-masks/<series>.nii.gz (all but those of unmasked patients).
+masks/<series>.nii.gz (all but those of unmasked patients; of a partial cohort masks/<series>/<structure>.nii.gz, and no
+segmentations).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from anatobench.phantom.abdomen import LOOKS, abdomen_body, abdomen_findings
 from anatobench.phantom.body import BOWEL, STRUCTURES, Body
 from anatobench.phantom.dicom_files import PIXEL_FORMATS, SeriesIdentity, write_series
-from anatobench.phantom.files import reoriented, write_csv, write_totalsegmentator_mask
+from anatobench.phantom.files import reoriented, write_csv, write_mask
 from anatobench.phantom.plan import CohortPlan, Stream
 from anatobench.phantom.render import Scanner, render
 from anatobench.tasks import RATIC
@@ -59,7 +60,7 @@ def ratic_patient(plan: CohortPlan, index: int) -> RaticPatient:
     )
     count = 2 if plan.share(index, 50) < TWO_SERIES_SHARE else 1
     series_ids = tuple(int(1000 + 29 * (2 * index + number) + rng.integers(29)) for number in range(count))
-    segmented = plan.is_masked(index) and plan.share(index, 51) < SEGMENTATION_SHARE
+    segmented = plan.is_masked(index) and not plan.partial and plan.share(index, 51) < SEGMENTATION_SHARE
     patient_id = int(10_000 + 61 * index + rng.integers(61))
     return RaticPatient(patient_id, targets, series_ids, (segmented,) * count)
 
@@ -81,7 +82,8 @@ def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
         volume, labels = render(rng, _in_phase(rng, body, number), findings, abdomen_scanner(rng, plan.size))
         series = patient.series_ids[number]
         if plan.is_masked(index):
-            write_totalsegmentator_mask(root / "masks" / f"{series}.nii.gz", labels, volume.affine, "LAS")
+            drawn = plan.organs_of(index, RATIC.organs)
+            write_mask(root / "masks" / f"{series}.nii.gz", labels, volume.affine, "LAS", drawn)
         if patient.has_segmentation[number]:
             _write_segmentation(root / "segmentations" / f"{series}.nii", labels, volume.affine)
         identity = SeriesIdentity(

@@ -31,7 +31,7 @@ from anatobench.tasks import MISSING_TARGET, Geometry, Task
 from anatobench.volumes.coverage import check_mask_coverage, mask_off_organs_note
 from anatobench.volumes.mask_fit import check_not_flipped
 from anatobench.volumes.organ_folder import files_of_task, read_organ_folder
-from anatobench.volumes.organs import organ_table, sides_told
+from anatobench.volumes.organs import AUTO, organ_table, sides_told
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import padded_or_cropped_grid, resample_mask, resample_volume, resampled_grid
 from anatobench.volumes.volume import Grid, Volume
@@ -97,7 +97,10 @@ def on_task_grid(volume: Volume, geometry: Geometry) -> tuple[np.ndarray, Grid]:
 
 def _prepare_mask(path: Path, mask_labels: str, task: Task, volume: Volume, grid: Grid) -> np.ndarray:
     """uint8 [D, H, W] of `grid.size`, organ indices of the task."""
-    mask = read_organ_folder(path, task) if path.is_dir() else read_mask(path)
+    if path.is_dir():  # its files' names say what they are
+        mask, mask_labels = read_organ_folder(path, task), AUTO
+    else:
+        mask = read_mask(path)
     try:
         check_mask_coverage(mask.grid, volume.grid)
         indices = organ_table(mask, task, mask_labels)
