@@ -22,6 +22,7 @@ from anatobench.engine import Engine, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.evaluation.judges import validator
 from anatobench.evaluation.run_evaluation import fitting, open_store
+from anatobench.objectives.heads import auxiliary_heads
 from anatobench.objectives.registry import plan_of
 from anatobench.store.batch import Batch
 from anatobench.store.batches import steps_per_epoch, training_batches
@@ -52,10 +53,10 @@ class Introduction:
     """Whether the store has validation cases, by which the best checkpoint is chosen."""
 
     def __str__(self) -> str:
-        supervision = "without segmentation supervision"
-        if self.config.segmentation and self.with_mask:
+        supervision, masked = "without segmentation supervision", bool(auxiliary_heads(self.config.spec.heads))
+        if masked and self.with_mask:
             supervision = f"with segmentation supervision of the {self.with_mask} of them that have a mask"
-        elif self.config.segmentation:
+        elif masked:
             supervision = "without segmentation supervision, because none of them has a mask"
         together = f" x {self.processes} processes" if self.processes > 1 else ""
         config = self.config

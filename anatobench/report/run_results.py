@@ -85,6 +85,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunResults]:
     and where that is not enough the folder's name."""
     runs = [read_run(path) for path in paths]
     for describe in (
+        lambda run: f", {run.config.recipe.objective}",
         lambda run: f", {run.config.model}",
         lambda run: f", seed {run.config.recipe.seed}",
         lambda run: f", {run.path.name}",

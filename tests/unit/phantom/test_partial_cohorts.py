@@ -13,7 +13,7 @@ from anatobench.engine import Engine, load_engine
 from anatobench.errors import UsageError
 from anatobench.evaluation.organ_dice import dice_of_split
 from anatobench.objectives.heads import PARTIAL_MASKS
-from anatobench.phantom.cohort import MARK, write_cohort
+from anatobench.phantom.cohort import FORMATS, MARK, write_cohort
 from anatobench.phantom.plan import CohortPlan
 from anatobench.session import configure, train_run
 from anatobench.store.prepare import prepare
@@ -24,7 +24,7 @@ from anatobench.training.checkpoints import read_newest
 
 def stored(folder: Path, plan: CohortPlan) -> Store:
     write_cohort(folder / "raw", plan)
-    options = {} if plan.format == "ct_rate" else {"masks": folder / "raw" / "masks"}
+    options = {"masks": folder / "raw" / "masks"} if FORMATS[plan.format].masks_apart else {}
     listing = list_cases(plan.format, folder / "raw", **options)
     summary = prepare(listing, folder / "store", "tiny", 0, dataset=plan.format, raw_root=folder / "raw",
                       progress=False)  # fmt: skip
