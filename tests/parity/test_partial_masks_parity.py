@@ -17,7 +17,8 @@ from anatobench.objectives.registry import plan_of
 from anatobench.parity.climb import TOLERANCES
 from anatobench.parity.inputs import parity_batch, parity_recipe
 from anatobench.parity.ladder import Ladder
-from anatobench.tasks import RATIC, MaskClass, Size
+from anatobench.recipes import MODELS
+from anatobench.tasks import RATIC, MaskClass, Size, multi_label_task
 
 NESTED = replace(
     RATIC,
@@ -174,3 +175,14 @@ def test_masks_of_overlapping_classes_are_predicted_each_by_itself(framework: st
     assert masks.dtype == "uint8"
     assert ((logits > 0) == (masks == 1)).all()
     assert masks.sum(1).max() > 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_of_every_backbone_the_classifier_alone_is_left_out(model: str) -> None:
+    task = multi_label_task("many", "abdomen", tuple(f"finding {number}" for number in range(1009)))  # no other size
+    spec = ModelSpec(model, "tiny", task, task.geometry("tiny").crop_size, plan_of(RECIPE, task).heads)
+    (phase,) = plan_of(RECIPE, task).phases
+    shapes = load_engine("torch", spec, RECIPE).parameter_shapes()
+    kept = {name for name in shapes if not phase.trains(name)}
+    assert kept == {name for name, shape in shapes.items() if shape[0] == 1009}
+    assert len(kept) == 2
