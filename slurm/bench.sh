@@ -3,6 +3,8 @@
 #SBATCH --output=%x-%j.log
 #SBATCH --nodes=1
 #SBATCH --exclusive
+# At most 1 GPU of a node.
+#
 # What a training step costs on one GPU of the node given, in both frameworks, one after the other:
 #     sbatch [--gpus-per-node 1] slurm/bench.sh --model swin3d_t --geometry chest --precision bf16
 # All options of `anatobench bench step` can follow but --framework; --model and --geometry default to r3d_18 and

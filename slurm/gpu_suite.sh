@@ -7,6 +7,8 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@60
+# At most 1 GPU of a node.
+#
 # Everything that one GPU of the node given is asked, in about ten minutes (benchmarks/gpu_suite.sh):
 #     sbatch --gpus-per-node 1 slurm/gpu_suite.sh [--geometry abdomen] [--precision tf32]
 # Its options can follow, but --out: the record goes to gpu_suite-JOBID.json in the folder of the runs. A job that is

@@ -131,6 +131,10 @@ class VirtualCluster:
         """`sbatch` with these words and these variables beside the environment; the job's id."""
         return self._run("sbatch", "--parsable", *words, settings=settings, cwd=cwd).strip()
 
+    def shell(self, line: str, settings: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
+        """A line that a person types on the login node, in bash; what it prints."""
+        return self._run("bash", "-c", line, settings=settings, cwd=cwd)
+
     def scontrol(self, *words: str) -> str:
         """What `scontrol` prints."""
         return self._run("scontrol", *words)
