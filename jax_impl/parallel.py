@@ -7,6 +7,8 @@ and XLA shares it out over the mesh, so gradients, BatchNorm's statistics and th
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from anatobench.errors import AnatoBenchError
 from anatobench.system.processes import Processes, meet
 
 CASES = "cases"
@@ -25,9 +28,10 @@ Tree = Any
 
 def join(processes: Processes) -> Mesh:
     """Meet the other processes, before anything else touches a device; the mesh of everybody's devices in the order
-    of the processes. `AnatoBenchError` if they do not come within the timeout."""
+    of the processes. `AnatoBenchError` if they do not come within the timeout, or if JAX has no device it may use."""
     if processes.alone:
-        return Mesh(np.array(jax.devices()[:1]), (CASES,))
+        with _devices_found():
+            return Mesh(np.array(jax.devices()[:1]), (CASES,))
     if not jax.distributed.is_initialized():
         meet(processes)  # JAX itself would end the process, with a stack of C++ frames, if somebody is missing
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -41,8 +45,26 @@ def join(processes: Processes) -> Mesh:
             heartbeat_timeout_seconds=seconds,
             shutdown_timeout_seconds=max(10, round(processes.collective_timeout)),
         )
-    gather(np.zeros(1), processes)  # connects everybody now, and not after compilations of unequal length
-    return Mesh(np.array(jax.devices()), (CASES,))
+    with _devices_found():
+        gather(np.zeros(1), processes)  # connects everybody now, and not after compilations of unequal length
+        return Mesh(np.array(jax.devices()), (CASES,))
+
+
+@contextmanager
+def _devices_found() -> Iterator[None]:
+    """JAX looks for devices where it first needs one, and its failures are bugs to read (0.10.2: a bare assertion
+    where JAX_PLATFORMS names CUDA and there is none)."""
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if not platforms:
+            raise
+        why = str(error).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
+        raise AnatoBenchError(
+            f"JAX_PLATFORMS={platforms}: JAX finds no such device here{f' ({why})' if why else ''}: look at the driver "
+            "and at --nv, or unset JAX_PLATFORMS to take what there is"
+        ) from None
 
 
 def _several_gpus_visible() -> bool:

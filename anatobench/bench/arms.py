@@ -19,8 +19,6 @@ from anatobench.errors import AnatoBenchError
 # Several processes share a GPU: XLA must not take most of its memory at its start, and may take all of it in the end.
 XLA_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
 SECONDS_TO_END = 10.0
-MEMORY_WORDS = ("out of memory", "OutOfMemory", "RESOURCE_EXHAUSTED", "allocate memory", "MemoryError", "bad_alloc")
-"""What the message of a failure says where memory was what was missing."""
 WITHOUT_HEAD = " without head"
 """Ends the name of an arm that has no segmentation head."""
 

@@ -18,6 +18,7 @@ from anatobench.objectives.registry import plan_of
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override, paper_recipe
 from anatobench.store.mask_noise import MaskNoise
 from anatobench.store.reader import Store
+from anatobench.system.gpus import insist_on_cpu
 from anatobench.system.processes import Processes, after_leader, find_processes
 from anatobench.system.signals import Interrupted
 from anatobench.tasks import Task, get_task
@@ -73,6 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, help="threads that read cases ahead (default: 0, the library's)"
     )
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto",
+                        help="auto: the GPU if there is one; in a job that has GPUs, nothing else. cpu: the CPU in any "
+                             "case (default: auto)")  # fmt: skip
     parser.add_argument("--resume", action="store_true",
                         help="go on with RUN if it exists (then --out alone is enough; --set fast= and compile= may "
                              "change), begin it if not")  # fmt: skip
@@ -88,6 +92,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     from anatobench.store.batches import steps_per_epoch, training_batches
     from anatobench.training.loop import TrainingData, train
 
+    if args.device == "cpu":
+        insist_on_cpu()
     processes = find_processes()
     config = _asked_for(args)
     store = open_store(config)

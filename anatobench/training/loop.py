@@ -15,10 +15,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from anatobench.backbones import card_of
 from anatobench.engine import Engine, PendingMetrics, StepMetrics
 from anatobench.errors import AnatoBenchError
 from anatobench.objectives.registry import plan_of
 from anatobench.store.batch import Batch
+from anatobench.system.device_memory import is_out_of_memory
+from anatobench.system.gpus import refuse_unwanted_cpu
 from anatobench.system.signals import Interrupted, StopSignals
 from anatobench.training.checkpoints import Best, Checkpoint, Progress, read_newest, record_best, save_checkpoint
 from anatobench.training.initial_weights import begin_with
@@ -86,6 +89,7 @@ def train(run: Path, config: RunConfig, engine: Engine, data: TrainingData) -> P
     A signal to stop saves a checkpoint and raises `Interrupted`. `AnatoBenchError` if the loss, a gradient or a weight
     is not finite; the checkpoints before it stay. Where several processes train the run, the first one writes.
     """
+    refuse_unwanted_cpu(engine.device()["kind"])
     training = _Training(run, config, engine, data)
     training.restore()
     leads = engine.processes.leads
@@ -96,7 +100,12 @@ def train(run: Path, config: RunConfig, engine: Engine, data: TrainingData) -> P
         closing(MetricsLog(run, training.step, training.evaluated_step) if leads else NoLog()) as log,
         closing(StepProgress(training.step, training.total_steps, silent=not leads)) as progress,
     ):
-        return training.loop(stop, log, progress)
+        try:
+            return training.loop(stop, log, progress)
+        except Exception as error:
+            if isinstance(error, AnatoBenchError) or not is_out_of_memory(error):
+                raise
+            raise training.out_of_memory(error) from None
 
 
 class _Training:
@@ -119,6 +128,21 @@ class _Training:
         self._compiled = False
         """Whether this process has given the device a step."""
         learning_rate(config.recipe, 0, self.total_steps)  # refuses an impossible schedule before any work
+
+    def out_of_memory(self, error: Exception) -> AnatoBenchError:
+        """In one line: what did not fit, and what to do."""
+        cases, count, precision = self._config.recipe.batch_size, self._processes.count, self._config.recipe.precision
+        share = f" ({cases // count} in each of {count} processes)" if count > 1 else ""
+        wishes = ["a smaller --set batch_size="]
+        if precision != "bf16":
+            wishes.append("--set precision=bf16")
+        if not (self._config.recipe.recompute or card_of(self._config.model).has_batch_norm):
+            wishes.append("--set recompute=true")
+        said = " ".join(str(error).split())[:160]
+        return AnatoBenchError(
+            f"out of memory in step {self.step + 1} with batch_size={cases}{share} in {precision}: begin a run with "
+            f"{', '.join(wishes)}, or take more or larger GPUs{self._intact()} ({type(error).__name__}: {said})"
+        )
 
     def restore(self) -> None:
         """Take up the newest checkpoint, or begin with the initial weights if there is none."""
@@ -278,10 +302,12 @@ class _Training:
             if not self._processes.alone
             else f"the gradient is not finite; its cases are {', '.join(names)}"
         )
-        intact = f"; the checkpoint of step {self._saved[0]} is intact" if self._saved[0] else ""
         raise AnatoBenchError(
-            f"step {step.step}: {what}: look at the data, lower the learning rate or use precision fp32{intact}"
+            f"step {step.step}: {what}: look at the data, lower the learning rate or use precision fp32{self._intact()}"
         )
+
+    def _intact(self) -> str:
+        return f"; the checkpoint of step {self._saved[0]} is intact" if self._saved[0] else ""
 
 
 def _go_on() -> None:

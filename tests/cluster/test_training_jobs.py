@@ -132,7 +132,7 @@ def hit_until_it_ends(
 def test_a_job_of_a_higher_partition_only_delays_a_run(
     cluster: VirtualCluster, training: Training, uninterrupted: bytes, tmp_path: Path
 ) -> None:
-    job = training.submit(sbatch=("--gpus-per-node=1", "--nodelist=node1"))
+    job = training.submit("--device", "cpu", sbatch=("--gpus-per-node=1", "--nodelist=node1"))
     training.reach(2)
     urgent = cluster.submit(
         "--partition=urgent", "--nodelist=node1", "--exclusive", f"--output={tmp_path}/urgent.log", "--wrap=true"
@@ -172,6 +172,19 @@ def test_a_job_of_two_processes_goes_on_after_one_of_them_was_killed(
         assert "2 task(s) on 1 node(s)" in training.said()
         weights.append(last_weights(training.run))
     assert weights[0] == weights[1]
+
+
+def test_a_gpu_job_that_finds_no_gpu_fails_in_one_line_unless_the_cpu_is_wanted(
+    cluster: VirtualCluster, training: Training, uninterrupted: bytes
+) -> None:
+    """The nodes' GPUs are not real ones."""
+    refused = cluster.finish(training.submit(sbatch=("--gpus-per-node=1",)))
+    assert (refused["JobState"], refused["ExitCode"], refused["Restarts"]) == ("FAILED", "1:0", "0")
+    assert "would compute on the CPU" in training.said()
+    assert training.steps() == 0
+    job = training.submit("--device", "cpu", sbatch=("--gpus-per-node=1",))
+    assert cluster.finish(job)["JobState"] == "COMPLETED", training.said()
+    assert last_weights(training.run) == uninterrupted
 
 
 def test_a_failed_run_is_not_queued_again(cluster: VirtualCluster, training: Training) -> None:

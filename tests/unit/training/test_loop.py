@@ -344,3 +344,31 @@ def test_sessions_say_where_a_run_was_trained(tmp_path: Path, store: Store) -> N
         (0, "torch", "cpu"),
         (7, "torch", "cpu"),
     ]
+
+
+class ResourceExhaustedError(RuntimeError):
+    """As either framework would raise it."""
+
+
+def test_a_device_that_is_full_is_one_line_with_the_batch(store: Store, tmp_path: Path) -> None:
+    session = Session(tmp_path, store)
+
+    def full(step: int) -> None:
+        if step == 4:
+            raise ResourceExhaustedError("RESOURCE_EXHAUSTED: Out of memory\nwhile trying to allocate 4 GiB")
+
+    with pytest.raises(AnatoBenchError, match=r"batch_size=2 in fp32: .*the checkpoint of step 4 is intact") as caught:
+        session.train(full)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="something else"):
+        session.train(lambda step: (_ for _ in ()).throw(RuntimeError("something else")))
+
+
+def test_a_cpu_is_refused_where_the_job_has_gpus(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    with pytest.raises(AnatoBenchError, match=r"SLURM_GPUS_ON_NODE=2.*--device cpu"):
+        Session(tmp_path, store).train()
+    assert not (tmp_path / "checkpoints").exists()
+    monkeypatch.setenv("ANATOBENCH_DEVICE", "cpu")
+    assert Session(tmp_path, store).train().step == TOTAL
