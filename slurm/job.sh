@@ -58,6 +58,7 @@ set_srun_options() {
     SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE SLURM_TRES_PER_TASK SLURM_DISTRIBUTION
   srun_options=(--nodes="$nodes" --ntasks="$tasks" --ntasks-per-node="$tasks_per_node" --distribution=block
     --unbuffered --kill-on-bad-exit=0 --wait=120)
+  if [ "$tasks" -gt 1 ]; then srun_options+=(--label); fi # who says what
   if [ "$cores" -gt 0 ]; then
     srun_options+=(--cpus-per-task="$cores")
   else

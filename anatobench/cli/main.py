@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from anatobench import __version__
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.system.signals import ended_by_sigterm
+from anatobench.system.signals import ended_by_signals
 
 COMMANDS = {
     "demo": "the whole way on a synthetic cohort: phantom, prepare, train in both frameworks, compare, report",
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     called = [name for name in arguments[:1] if name in COMMANDS]
     args = build_parser(called).parse_args(arguments)
     try:
-        with ended_by_sigterm():
+        with ended_by_signals():
             figures = args.run(args)
     except UsageError as error:
         return _fail(args.command, error, EXIT_USAGE)

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train a model on a store, as the paper's Table 6 says unless --set says otherwise.\n\n"
         "RUN holds config.json, metrics.jsonl (one line per step and evaluation), tensorboard/ and checkpoints/.\n"
-        "Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint and stops with exit status 130; the same command with --resume\n"
+        "Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP saves a checkpoint and stops with exit status 130; the same with --resume\n"
         "goes on as if nothing had happened, also after a kill or a power cut.\n\n"
         "With srun or torchrun, one task per GPU, all tasks train one model together; batch_size counts the cases of\n"
         "all of them."

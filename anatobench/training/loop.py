@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -210,6 +211,11 @@ class _Training:
             stop.check()
             raise Interrupted("another process was asked to stop")
 
+    def _stop_together(self, stop: StopSignals) -> None:
+        """Raise `Interrupted` between the same batches of an evaluation in every process."""
+        self._stop_agreed = bool(self._engine.gather(np.array([stop.received])).any())
+        self._check_stop(stop)
+
     def _wait_for_the_others(self) -> None:
         """Nobody leaves before the first process has written its files; who comes here by an error goes at once."""
         if not self._processes.alone and isinstance(sys.exception(), Interrupted | None):
@@ -260,7 +266,7 @@ class _Training:
         if self._data.validate is None or not due or self.step == self.evaluated_step:
             return
         self._finish_step(log, progress)
-        found = self._data.validate(stop.check if self._processes.alone else _go_on)
+        found = self._data.validate(stop.check if self._processes.alone else partial(self._stop_together, stop))
         record = {"kind": "evaluation", "step": self.step, "epoch": epochs, "split": "validation"}
         log.evaluation({**record, found.name: found.score, **found.details})
         shown = "undefined" if found.score is None else f"{found.score:.4f}"
@@ -308,10 +314,6 @@ class _Training:
 
     def _intact(self) -> str:
         return f"; the checkpoint of step {self._saved[0]} is intact" if self._saved[0] else ""
-
-
-def _go_on() -> None:
-    """Several processes do not stop while they evaluate: each would stop at another batch."""
 
 
 def _step_record(step: _StepInFlight, epoch: int, metrics: StepMetrics, seconds: float) -> Mapping[str, Any]:
