@@ -71,7 +71,7 @@ def feature_map(layout: Layout, crop_size: Size) -> tuple[int, Size]:
 
 
 def _divided(size: Size, divisor: Size) -> Size:
-    """Rounded up: what does not fill a patch or a window is padded."""
+    """Round up: what does not fill a patch or a window is padded."""
     d, h, w = (-(-length // step) for length, step in zip(size, divisor, strict=True))
     return d, h, w
 

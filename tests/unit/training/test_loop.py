@@ -21,6 +21,7 @@ from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.store.batches import steps_per_epoch, training_batches
 from anatobench.store.reader import Store
+from anatobench.system.processes import Processes
 from anatobench.system.signals import Interrupted
 from anatobench.training.checkpoints import Progress, read_best, read_newest
 from anatobench.training.loop import TrainingData, train
@@ -372,3 +373,27 @@ def test_a_cpu_is_refused_where_the_job_has_gpus(store: Store, tmp_path: Path, m
     assert not (tmp_path / "checkpoints").exists()
     monkeypatch.setenv("ANATOBENCH_DEVICE", "cpu")
     assert Session(tmp_path, store).train().step == TOTAL
+
+
+def test_an_evaluation_of_several_processes_stops_when_one_of_them_is_asked_to(store: Store, tmp_path: Path) -> None:
+    """Between the same batches in all of them: the other process has the signal, and this one hears of it."""
+    session = Session(tmp_path, store)
+    session.engine.processes = Processes(0, 2)
+    predicted = []
+    predict = session.engine.predict
+
+    def counted(volume: np.ndarray) -> np.ndarray:
+        predicted.append(len(volume))
+        return predict(volume)
+
+    def gather(array: np.ndarray) -> np.ndarray:
+        asked = np.array([True]) if array.dtype == bool and predicted else array
+        return np.stack([array, asked])
+
+    session.engine.predict, session.engine.gather = counted, gather
+    with pytest.raises(Interrupted, match="another process was asked to stop after step 4 of 12, which is saved"):
+        session.train()
+    assert len(predicted) == 1
+    assert not records(tmp_path, "evaluation")
+    progress = read_newest(tmp_path).progress
+    assert (progress.step, progress.evaluated_step) == (4, 0)
