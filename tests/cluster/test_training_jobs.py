@@ -262,6 +262,32 @@ def test_one_task_per_gpu_of_the_allocation_and_all_know_the_first_node(
         assert (host, port) == ("node1", str(10000 + int(job) % 20000))
 
 
+SITE = {
+    "ANATOBENCH_QOS": "normal", "ANATOBENCH_GPUS_PER_NODE": "2", "ANATOBENCH_GPU_TYPE": "fake",
+    "ANATOBENCH_CPUS_PER_GPU": "3", "ANATOBENCH_CONSTRAINT": "virtual", "ANATOBENCH_MEMORY": "9G",
+    "ANATOBENCH_TIME_LIMIT": "7",
+}  # fmt: skip
+
+
+def test_a_filled_in_site_is_what_sbatch_is_asked_for(
+    cluster: VirtualCluster, store: Path, curious_suite: Path
+) -> None:
+    """And a binding of GPUs that the job was submitted with stays, as each task's `srun` sees."""
+    log, settings = curious_suite / "job.log", {**SITE, "ANATOBENCH_VENV": str(curious_suite / "venv")}
+    script = f"slurm/train_ratic.sh --store {store} --out {curious_suite / 'run'}"
+    line = f"source slurm/site.conf && sbatch --parsable --output={log} --gpu-bind=single:1 {script}"
+    job = cluster.finish(cluster.shell(line, settings=settings, cwd=REPOSITORY).strip())
+    assert job["JobState"] == "COMPLETED", log.read_text()
+    # (The virtual cluster has no accounting, so its QoS is not checked by Slurm.)
+    asked = {name: job[name] for name in ("Features", "MinMemoryNode", "CpusPerTres", "TresPerNode", "TimeLimit")}
+    assert asked == {
+        "Features": "virtual", "MinMemoryNode": "9G", "CpusPerTres": "gres:gpu:3",
+        "TresPerNode": "gres:gpu:fake:2", "TimeLimit": "00:07:00",
+    }  # fmt: skip
+    visible = [(curious_suite / f"task{rank}").read_text().split()[4] for rank in range(2)]
+    assert visible == ["0", "1"], "a task sees the GPU that it is bound to"
+
+
 @pytest.mark.parametrize("task", ["ratic", "ct_rate", "rad_chestct"])
 def test_each_task_has_its_script_and_the_environment_says_what_the_arguments_do_not(
     cluster: VirtualCluster, store: Path, curious_suite: Path, task: str
