@@ -40,7 +40,7 @@ def join(processes: Processes) -> Mesh:
             processes.coordinator,
             processes.count,
             processes.index,
-            local_device_ids=[processes.local_index] if _several_gpus_visible() else None,
+            local_device_ids=[processes.local_index % max(_visible_gpus(), 1)],
             initialization_timeout=seconds,
             heartbeat_timeout_seconds=seconds,
             shutdown_timeout_seconds=max(10, round(processes.collective_timeout)),
@@ -67,10 +67,11 @@ def _devices_found() -> Iterator[None]:
         ) from None
 
 
-def _several_gpus_visible() -> bool:
-    """Return whether the launcher shows this process all of the node's GPUs, and not one alone."""
+def _visible_gpus() -> int:
+    """A launcher may show each process one GPU alone, or all of the node's. Left to itself JAX takes the one of
+    SLURM_LOCALID even of a single one."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return len(named.split(",") if named else list(Path("/dev").glob("nvidia[0-9]*"))) > 1
+    return len(named.split(",") if named else list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def leave(processes: Processes) -> None:

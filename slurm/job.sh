@@ -1,4 +1,5 @@
-# What the jobs have in common; sourced by train.sh, prepare.sh, masks.sh, bench.sh, gpu_suite.sh and smoke.sh, after `repository` is set.
+# What the jobs have in common; sourced by train.sh, prepare.sh, masks.sh, compare.sh, gpu_suite.sh and smoke.sh, after
+# `repository` is set.
 # shellcheck shell=bash disable=SC2154
 
 fail() { # one line, exit status 2: a setting is wrong
@@ -84,8 +85,13 @@ set_coordinator() {
 # in_suite torch|jax|masks [FOLDER...]: sets suite to the words that come before `anatobench`: the image's, which then
 # sees these folders, or the virtual environment's.
 in_suite() {
-  local name=ANATOBENCH_IMAGE_${1^^} venv=${ANATOBENCH_VENV:-$repository/.venv} venv_name=ANATOBENCH_VENV
-  if [ "$1" = masks ]; then venv=${ANATOBENCH_VENV_MASKS:-$repository/.venv-masks} venv_name=ANATOBENCH_VENV_MASKS; fi
+  local name=ANATOBENCH_IMAGE_${1^^} venv_name=ANATOBENCH_VENV_${1^^} venv
+  venv=${!venv_name:-}
+  if [ "$1" = masks ]; then
+    venv=${venv:-$repository/.venv-masks}
+  elif [ -z "$venv" ]; then
+    venv=${ANATOBENCH_VENV:-$repository/.venv} venv_name=ANATOBENCH_VENV
+  fi
   local image=${!name}
   if [ -z "$image" ]; then
     [ -x "$venv/bin/python" ] || fail "$venv: no virtual environment: set $name or $venv_name"

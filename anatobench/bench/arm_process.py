@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from safetensors.numpy import load_file
 
+from anatobench.bench.host import describe_code
 from anatobench.bench.random_batch import read_batch
 from anatobench.engine import Arrays, Instruments, ModelSpec, PendingMetrics, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
@@ -74,6 +75,7 @@ class Arm:
             "held_bytes": host_memory()[0],
             "versions": device.pop("versions"),
             "device": device,
+            "code": describe_code(),
             "batch_digest": self._digest,
         }
 
