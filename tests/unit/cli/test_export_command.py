@@ -47,7 +47,7 @@ def test_one_file_with_the_weights_without_the_head_and_all_about_them(run: Path
     model = read_exported(path)
     assert model.spec.task == FINDINGS
     assert model.spec.crop_size == (24, 48, 48)
-    assert not model.spec.segmentation
+    assert model.spec.heads == ("classifier",)
 
 
 def test_failures(run: Path, tmp_path: Path, capsys) -> None:
