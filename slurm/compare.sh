@@ -30,11 +30,7 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_PYTHON_CLIENT_MEM_FRACTION=0.95
 
 work=$(mktemp -d) arms=()
 export TMPDIR="$work" # where the batch lies, which all of them must see
-end() {
-  if [ ${#arms[@]} -gt 0 ]; then kill "${arms[@]}" 2>/dev/null || true; fi
-  rm -rf "$work"
-}
-trap end EXIT
+trap 'kill "${arms[@]}" 2>/dev/null || true; rm -rf "$work"' EXIT
 trap 'exit 143' TERM USR1
 
 describe() { # where a framework runs, for the record

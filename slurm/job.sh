@@ -1,6 +1,6 @@
 # What the jobs have in common; sourced by train.sh, prepare.sh, masks.sh, compare.sh, gpu_suite.sh and smoke.sh, after
 # `repository` is set.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2153,SC2154
 
 fail() { # one line, exit status 2: a setting is wrong
   echo "$(basename "$0"): $*" >&2

@@ -35,6 +35,7 @@ from anatobench.errors import AnatoBenchError
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import Recipe
 from anatobench.system.compile_cache import compile_cache
+from anatobench.system.gpus import gpus_of_the_job
 
 SHARE_FOR_PREPARING = 0.7
 """Of a limited time: what is not compiled by then is left out."""
@@ -316,6 +317,9 @@ def _differences(arms: Sequence[Mapping[str, Any]], same_first_loss: bool | None
         yield DIFFERENT_CODE
     if len({arm["device"]["name"] for arm in arms}) > 1:
         yield DIFFERENT_DEVICES
+    given = gpus_of_the_job()
+    if given is not None and any(arm["device"]["kind"] == "cpu" for arm in arms):
+        yield f"this job has GPUs ({given}), but these are figures of the CPU: look at the driver and at --nv"
 
 
 def _ratios(contestants: Sequence[_Contestant]) -> Iterator[dict[str, Any]]:
