@@ -193,7 +193,7 @@ def _arms(args: argparse.Namespace) -> tuple[Any, ...]:
         if not path.is_file():  # now, and not when the other arms are compiled
             raise UsageError(f"--peer {path}: no such Python file of a peer")
     homes = _homes(args)
-    named = dict.fromkeys((*args.framework, *homes))
+    named = [*args.framework, *(framework for framework in homes if framework not in args.framework)]
     arms = [Arm(framework, home=homes.get(framework)) for framework in named]
     arms += [Arm(None, path, variant) for path, variants in args.peer for variant in variants]
     if not arms:
