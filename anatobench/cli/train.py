@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anatobench.backbones import card_of
-from anatobench.datasets.case import content_leakage
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.objectives.registry import plan_of
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override, paper_recipe
@@ -213,9 +212,6 @@ def _asked_for(args: argparse.Namespace) -> RunConfig:
             f"{', '.join(missing)}: missing (only a run that exists goes on with --resume --out RUN alone)"
         )
     store = Store.open(args.store)
-    leakage = content_leakage(store.cases)
-    if leakage is not None:
-        raise AnatoBenchError(f"{args.store}: {leakage}")
     task = _task(args.task, store.task)
     if args.size not in (None, store.size):
         raise AnatoBenchError(f"{args.store}: is a store of size {store.size}, not {args.size}: prepare another")
