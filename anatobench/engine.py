@@ -108,7 +108,7 @@ class Instruments(Protocol):
         """Wait until the device has done all that the engine gave it."""
 
     def memory(self) -> DeviceMemory | None:
-        """None where the framework keeps no account: on a CPU."""
+        """Return None where the framework keeps no account: on a CPU."""
 
     def release_memory(self) -> None:
         """Give the device back what the allocator keeps without need, as far as the framework can."""
@@ -133,7 +133,7 @@ class Trainable(Protocol):
         """
 
     def state(self) -> dict[str, Arrays]:
-        """All that training goes on from, as named trees of arrays in canonical form, copied.
+        """Return all that training goes on from, as named trees of arrays in canonical form, copied.
 
         `model`: as `weights`. `optimizer`: `exp_avg/<parameter>`, `exp_avg_sq/<parameter>` and `step` (int64 scalar);
         where phases train different parameters also `step/<parameter>`, and `step` is the largest of them.
@@ -141,17 +141,17 @@ class Trainable(Protocol):
         """
 
     def load_state(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """The inverse of `state`; trees that are not given stay. Names and shapes are checked."""
+        """Take up what `state` gave; trees that are not given stay. Names and shapes are checked."""
 
     def weights(self) -> Arrays:
         """Parameters and buffers (BatchNorm's running values) in canonical form."""
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """The inverse of `weights`; a teacher begins as the same. Unknown, missing or misshapen names are errors; an
+        """Take up what `weights` gave; a teacher begins as the same. Unknown, missing or misshapen names are errors; an
         auxiliary head that this model does not have is dropped."""
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of every parameter in canonical form, in one order in all frameworks."""
+        """Return the shape of every parameter in canonical form, in one order in all frameworks."""
 
 
 class Predictor(Protocol):
@@ -172,8 +172,8 @@ class Probe(Protocol):
         backward pass is left out (full-size crops on a CPU)."""
 
     def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays:
-        """The Hessian of `inspect`'s `loss` in training mode times `direction` (an array per parameter); of the plan's
-        first phase, in which every parameter is free."""
+        """Return the Hessian of `inspect`'s `loss` in training mode times `direction` (an array per parameter); of the
+        plan's first phase, in which every parameter is free."""
 
     def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """Grad-CAM (Selvaraju et al. 2017) on the feature map: where a score's evidence lies, [B, d, h, w], 0 or more.
@@ -189,7 +189,7 @@ class Collective(Protocol):
     processes: Processes
 
     def gather(self, array: np.ndarray) -> np.ndarray:
-        """[processes, ...]: every process's array of the same shape and type, in order."""
+        """Return [processes, ...]: every process's array of the same shape and type, in order."""
 
     def close(self) -> None:
         """Part from the other processes. The engine is of no use afterwards."""
@@ -209,7 +209,7 @@ class Engine(Trainable, Predictor, Probe, Collective, Protocol):
         """`kind` (`cpu`, `gpu`), `name`, `count` and the framework's `versions`."""
 
     def instruments(self) -> Instruments:
-        """Of this engine's device."""
+        """Return those of this engine's device."""
 
 
 _PACKAGES = {"torch": "torch_ref", "jax": "jax_impl"}
@@ -236,5 +236,5 @@ def load_engine(framework: str, spec: ModelSpec, recipe: Recipe, processes: Proc
 
 
 def framework_module(framework: str, name: str) -> ModuleType:
-    """A module of that framework's package; `ModuleNotFoundError` where the framework is not installed."""
+    """Return a module of that framework's package; `ModuleNotFoundError` where the framework is not installed."""
     return importlib.import_module(f"{_PACKAGES[framework]}.{name}")

@@ -25,7 +25,8 @@ EVERY, NONE, BY_DEVICE = "true", "false", "auto"
 
 
 def fast_forms(asked: str, default: Collection[str]) -> frozenset[str]:
-    """What `Recipe.fast` asks for: `auto` is `default`, the device's; `true`, `false`, or names separated by commas.
+    """Return what `Recipe.fast` asks for: `auto` is `default`, the device's; `true`, `false`, or names separated by
+    commas.
 
     `UsageError` for anything else.
     """

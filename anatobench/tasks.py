@@ -99,7 +99,7 @@ class Task:
         return (*names, "any_injury") if self.any_injury_sample_weights else names
 
     def geometry(self, size: str) -> Geometry:
-        """The geometry named `full` (the paper's) or `tiny` (a quarter of it per axis, for CPU work)."""
+        """Return the geometry named `full` (the paper's) or `tiny` (a quarter of it per axis, for CPU work)."""
         try:
             return GEOMETRIES[self.anatomy][size]
         except KeyError:
@@ -111,7 +111,7 @@ class Task:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Task:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         groups = tuple(
             LabelGroup(g["name"], tuple(g["grades"]), tuple(float(w) for w in g["sample_weights"]))
             for g in data["groups"]
@@ -209,7 +209,7 @@ RAD_CHESTCT_LABELS = (
 
 
 def multi_label_task(name: str, anatomy: str, labels: tuple[str, ...]) -> Task:
-    """A task of independent present/absent findings, as CT-RATE, RAD-ChestCT and most own cohorts are."""
+    """Return a task of independent present/absent findings, as CT-RATE, RAD-ChestCT and most own cohorts are."""
     if anatomy not in ORGANS:
         raise UsageError(f"anatomy {anatomy!r}: choose one of {', '.join(ORGANS)}")
     groups = tuple(LabelGroup(label) for label in labels)
@@ -224,7 +224,7 @@ TASKS: Mapping[str, Task] = {
 
 
 def get_task(name: str) -> Task:
-    """The task of that name; `UsageError` lists the names there are."""
+    """Return the task of that name; `UsageError` lists the names there are."""
     if name not in TASKS:
         raise UsageError(f"task {name!r}: choose one of {', '.join(TASKS)}")
     return TASKS[name]

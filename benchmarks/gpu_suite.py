@@ -107,14 +107,14 @@ def _compilation(step: tuple[str, ...], model: str, arm: Arm, cache: Path) -> Jo
 
 
 def _parity(model: str, dtype: str, options: argparse.Namespace) -> Job:
-    """Of a tiny model: what is compared is every layer's arithmetic on this device."""
+    """Compare a tiny model: what is compared is every layer's arithmetic on this device."""
     words = ("parity", "--model", model, "--task", TASK_OF[options.geometry], "--dtype", dtype)
     more = ("--steps", "0", "--backward", "--json")
     return Job(f"{CHECK} {model} {dtype}", (*words, *more))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options, checked."""
+    """Return the options, checked."""
     parser = argparse.ArgumentParser(prog="gpu_suite.sh", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu_suite.json"), help="the record (default: %(default)s)")
     there = parser.add_mutually_exclusive_group()
@@ -180,7 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def open_record(plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
-    """A new one, or with --continue the one that is there. `UsageError` if one is in the way or cannot be continued."""
+    """Return a new one, or with --continue the one that is there. `UsageError` if one is in the way or cannot be
+    continued."""
     about = {
         "kind": "gpu_suite",
         "geometry": options.geometry,

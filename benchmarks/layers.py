@@ -113,7 +113,8 @@ def measure(case: Case, times: Callable[[Callable[[], Any]], float], bandwidth: 
 
 
 def difference(case: Case) -> list[float]:
-    """Of the output and every gradient: the largest difference from the plain form in float32, by its largest value."""
+    """Return, for the output and every gradient, the largest difference from the plain form in float32, by its
+    largest value."""
     leaves = [x for x in case.inputs if x.requires_grad]
     output = case.fast(*case.inputs)
     gradient = torch.randn_like(output)

@@ -123,7 +123,7 @@ def check_same_voxels(store: Store, peers: Peers) -> None:
 def benchmark(
     store: Store, scans: int, folder: Path, rounds: int, batches: int, batch_size: int, workers: int
 ) -> dict[str, Any]:
-    """The whole comparison as one record; see benchmarks/results/schemas/load_beside_peers.json."""
+    """Return the whole comparison as one record; see benchmarks/results/schemas/load_beside_peers.json."""
     peers = Peers(store, scans, folder)
     check_same_voxels(store, peers)
     first = first_batch(store, batch_size)

@@ -83,7 +83,8 @@ def measure(runs: Sequence[Contestant], scan: Path, mask: Path | None, repeats: 
 
 
 def disagreement(scan: Path, mask: Path | None, theirs: Prepared) -> dict[str, Any]:
-    """How far a peer's result is from ours on the peer's own grid: mean |HU| inside the body, share of other labels."""
+    """Return how far a peer's result is from ours on the peer's own grid: mean |HU| inside the body, share of other
+    labels."""
     voxels, labels, grid = theirs
     ours = resample_volume(read_volume(scan), grid)
     body = ours > BODY_HU
@@ -100,7 +101,7 @@ def disagreement(scan: Path, mask: Path | None, theirs: Prepared) -> dict[str, A
 
 
 def benchmark(scan: Path, mask: Path | None, repeats: int) -> dict[str, Any]:
-    """The whole comparison as one JSON-able record."""
+    """Return the whole comparison as one JSON-able record."""
     runs = contestants()
     seconds = measure(runs, scan, mask, repeats)
     results = {}

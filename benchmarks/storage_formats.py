@@ -159,7 +159,7 @@ def _with_item_size(codecs: list[dict[str, Any]], item_size: int) -> list[dict[s
 
 
 def all_formats(case: Crops, folder: Path) -> list[Format]:
-    """Every way there is here, the present one first."""
+    """Return every way there is here, the present one first."""
     found = [present(case, folder), mapped_safetensors(case, folder), numpy_files(case, folder), deflated(case, folder)]
     try:
         import tensorstore  # noqa: F401
@@ -170,7 +170,7 @@ def all_formats(case: Crops, folder: Path) -> list[Format]:
 
 
 def benchmark(case: Crops, crop: Size, folder: Path, rounds: int, crops: int) -> dict[str, Any]:
-    """The record that benchmarks/results/schemas/storage_formats.json describes."""
+    """Return the record that benchmarks/results/schemas/storage_formats.json describes."""
     formats = all_formats(case, folder)
     rng = np.random.default_rng(0)
     padded: Size = case["volume"].shape

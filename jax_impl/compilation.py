@@ -63,7 +63,7 @@ def compiler_options(recipe: Recipe, device_kind: str) -> dict[str, bool | str]:
 
 @cache
 def _has(name: str, value: bool | str) -> bool:
-    """Whether XLA knows an option; it says so only when it compiles something."""
+    """Return whether XLA knows an option; it says so only when it compiles something."""
     try:
         jax.jit(lambda: 0).lower().compile(compiler_options={name: value})
     except jax.errors.JaxRuntimeError as error:

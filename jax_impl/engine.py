@@ -218,11 +218,11 @@ class JaxEngine:
         return self._optimizer.group_of(name)
 
     def _read(self, batch: Batch, phase: int) -> dict[str, np.ndarray]:
-        """What the phase's objective reads."""
+        """Return what the phase's objective reads."""
         return {name: batch[name] for name in self._phases[phase].objective.reads}
 
     def _figures(self, phase: int) -> tuple[str, ...]:
-        """What a step measures, in order: a dict forgets its own on its way through JAX."""
+        """Return what a step measures, in order: a dict forgets its own on its way through JAX."""
         return ("loss", *self._phases[phase].objective.terms, "gradient_norm")
 
     def _own_model(self) -> tuple[Tree, Tree]:
@@ -324,7 +324,7 @@ class JaxEngine:
 
 
 def _channels_first(output: jax.Array) -> np.ndarray:
-    """Maps to torch's layout; tokens [B, N, C] are the same in both."""
+    """Turn maps to torch's layout; tokens [B, N, C] are the same in both."""
     array = np.asarray(output)
     if array.ndim == 5:
         array = np.moveaxis(array, -1, 1)
@@ -342,5 +342,5 @@ def _build_model(spec: ModelSpec, recipe: Recipe, precision: Precision, forms: C
 
 
 def build(spec: ModelSpec, recipe: Recipe, processes: Processes = ALONE) -> JaxEngine:
-    """The entry point of `anatobench.engine.load_engine`."""
+    """Return the entry point of `anatobench.engine.load_engine`."""
     return JaxEngine(spec, recipe, processes)

@@ -42,7 +42,7 @@ class AdamW:
     """The parameters' canonical names in the parameters' structure."""
 
     def group_of(self, name: str) -> Group:
-        """Of the parameter of that canonical name."""
+        """Return the group of the parameter of that canonical name."""
         return ",".join(str(index) for index, phase in enumerate(self.phases) if phase.trains(name))
 
     def init(self, parameters: Tree) -> Moments:
@@ -52,7 +52,7 @@ class AdamW:
         return Moments(zeros, jax.tree.map(jnp.copy, zeros), {group: jnp.zeros((), jnp.int32) for group in groups})
 
     def trained_in(self, phase: Phase) -> Tree:
-        """Whether the phase trains each parameter."""
+        """Return whether the phase trains each parameter."""
         return jax.tree.map(phase.trains, self.names)
 
     def clip_and_update(
@@ -93,12 +93,12 @@ class AdamW:
 
 
 def select(tree: Tree, wanted: Tree) -> Tree:
-    """The tree with None where it is not wanted."""
+    """Return the tree with None where it is not wanted."""
     return jax.tree.map(lambda keep, leaf: leaf if keep else None, wanted, tree)
 
 
 def merge(part: Tree, whole: Tree) -> Tree:
-    """The whole tree with the arrays that the part has in their places."""
+    """Return the whole tree with the arrays that the part has in their places."""
     return jax.tree.map(
         lambda own, other: other if own is None else own, part, whole, is_leaf=lambda leaf: leaf is None
     )

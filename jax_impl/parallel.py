@@ -46,7 +46,7 @@ def join(processes: Processes) -> Mesh:
 
 
 def _several_gpus_visible() -> bool:
-    """A launcher may show each process one GPU alone, or all of the node's."""
+    """Return whether the launcher shows this process all of the node's GPUs, and not one alone."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return len(named.split(",") if named else list(Path("/dev").glob("nvidia[0-9]*"))) > 1
 
@@ -58,22 +58,22 @@ def leave(processes: Processes) -> None:
 
 
 def whole(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """Keep the same on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def by_case(mesh: Mesh) -> NamedSharding:
-    """The first axis is split over the devices."""
+    """Split the first axis over the devices."""
     return NamedSharding(mesh, PartitionSpec(CASES))
 
 
 def place_whole(mesh: Mesh, array: np.ndarray, dtype: DTypeLike) -> jax.Array:
-    """A copy on every device, each process giving the same array."""
+    """Return a copy on every device, each process giving the same array."""
     return jax.make_array_from_single_device_arrays(array.shape, whole(mesh), [_own_memory(mesh, array, dtype)])
 
 
 def place_by_case(mesh: Mesh, array: np.ndarray) -> jax.Array:
-    """The global batch, of which each process gives its part [B / processes, ...]."""
+    """Return the global batch, of which each process gives its part [B / processes, ...]."""
     shape = (array.shape[0] * mesh.size, *array.shape[1:])
     return jax.make_array_from_single_device_arrays(shape, by_case(mesh), [_own_memory(mesh, array, array.dtype)])
 
@@ -88,12 +88,13 @@ def _own_memory(mesh: Mesh, array: np.ndarray, dtype: DTypeLike) -> jax.Array:
 
 
 def own_copy(tree: Tree) -> Tree:
-    """What this process has of arrays that are whole on every device, for work in which the others take no part."""
+    """Return what this process has of arrays that are whole on every device, for work in which the others take no
+    part."""
     return jax.tree.map(lambda array: array.addressable_data(0), tree)
 
 
 def own_part(array: jax.Array) -> np.ndarray:
-    """This process's part of an array that is split by case."""
+    """Return this process's part of an array that is split by case."""
     return np.array(array.addressable_data(0))
 
 

@@ -22,7 +22,7 @@ class Precision:
 
     @staticmethod
     def named(name: str) -> Precision:
-        """The precision of one of `recipes.PRECISIONS`."""
+        """Return the precision of one of `recipes.PRECISIONS`."""
         parameter_dtype = jnp.float64 if name == "fp64" else jnp.float32
         compute_dtype = jnp.bfloat16 if name == "bf16" else parameter_dtype
         return Precision(parameter_dtype, compute_dtype, tensor_float32=name == "tf32")

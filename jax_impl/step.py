@@ -64,7 +64,7 @@ class Objective:
     def __call__(
         self, state: TrainState, arrays: Mapping[str, jax.Array], train: bool, key: Key | None, lay_open: bool = False
     ) -> Found:
-        """The batch's arrays to every term; `lay_open` keeps what lies between."""
+        """Turn the batch's arrays into every term; `lay_open` keeps what lies between."""
         model = nnx.merge(self.graph, state.parameters, state.statistics)
         seen: dict[str, jax.Array] = {}
         features = self.features(model, arrays["volume"], train, key, seen.__setitem__ if lay_open else None)
@@ -115,7 +115,7 @@ def gradients(
     key: Key | None,
     lay_open: bool = False,
 ) -> tuple[Tree, Found]:
-    """Of the mean loss with respect to what the phase trains, and what the objective found."""
+    """Differentiate the mean loss by what the phase trains; the gradients, and what the objective found."""
 
     def loss(parameters: Tree) -> tuple[jax.Array, Found]:
         merged = replace(state, parameters=merge(parameters, state.parameters))
@@ -148,7 +148,7 @@ def train_step(
 
 
 def weighted_sum(weights: Mapping[str, float], terms: Mapping[str, jax.Array]) -> jax.Array:
-    """Added in the order of the weights."""
+    """Add the terms in the order of the weights."""
     first, *rest = [terms[name] if weight == 1.0 else weight * terms[name] for name, weight in weights.items()]
     for term in rest:
         first = first + term
@@ -161,7 +161,7 @@ def means(found: Found) -> dict[str, jax.Array]:
 
 
 def follow(teacher: Tree, model: Tree, momentum: float) -> Tree:
-    """The teacher's arrays moved (1 - momentum) of the way to the model's."""
+    """Return the teacher's arrays moved (1 - momentum) of the way to the model's."""
     return jax.tree.map(lambda ours, theirs: ours + (1.0 - momentum) * (theirs - ours), teacher, model)
 
 

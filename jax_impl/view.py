@@ -45,9 +45,10 @@ class View:
         return self._model.classify(self.features, self._key)
 
     def coarse(self, head: str) -> jax.Array | None:
-        """An auxiliary head's logits before upsampling, [B, classes, d, h, w]; None for a model without the head."""
+        """Return an auxiliary head's logits before upsampling, [B, classes, d, h, w]; None for a model without the
+        head."""
         return self._model.coarse(head, self.features)
 
     def upsampled(self, head: str) -> jax.Array | None:
-        """The same at the crop's size, [B, classes, D, H, W]."""
+        """Return the same at the crop's size, [B, classes, D, H, W]."""
         return self._model.upsampled(head, self.features, self.size)

@@ -44,7 +44,8 @@ class Entry:
         return array.transpose(self.permutation)
 
     def to_canonical(self, array: jax.Array) -> np.ndarray:
-        """A contiguous host copy in the canonical layout. A copy because the step that follows may reuse the memory."""
+        """Return a contiguous host copy in the canonical layout. A copy because the step that follows may reuse the
+        memory."""
         return np.array(np.asarray(array).transpose(np.argsort(self.permutation)), order="C")
 
 
@@ -88,7 +89,7 @@ def check_table(table: Sequence[Entry], parameters: Tree, statistics: Tree) -> N
 
 
 def export_arrays(table: Iterable[Entry], tree: Tree) -> Arrays:
-    """The entries' arrays of a tree of the model's structure, in canonical form."""
+    """Return the entries' arrays of a tree of the model's structure, in canonical form."""
     return {entry.name: entry.to_canonical(_at(tree, entry.path)) for entry in table}
 
 
@@ -115,13 +116,13 @@ def import_weights(
 def import_arrays(
     table: Sequence[Entry], arrays: Mapping[str, np.ndarray], like: Tree, place: Place, what: str
 ) -> Tree:
-    """The inverse of `export_arrays`; names and shapes are checked, and `what` names the arrays in an error."""
+    """Return the inverse of `export_arrays`; names and shapes are checked, and `what` names the arrays in an error."""
     _check_names({entry.name: entry.shape for entry in table}, arrays, what)
     return _filled(like, table, arrays, place)
 
 
 def names_of(table: Iterable[Entry], parameters: Tree) -> Tree:
-    """The parameters' canonical names in their structure."""
+    """Return the parameters' canonical names in their structure."""
     names = {entry.path: entry.name for entry in table if not entry.buffer}
     return jax.tree.map_with_path(lambda path, leaf: names[_path(path)], parameters)
 
@@ -146,7 +147,7 @@ def import_moments(
     group_of: Callable[[str], str],
     place: Place,
 ) -> Moments:
-    """The inverse of `export_moments`; names and shapes are checked as for weights."""
+    """Return the inverse of `export_moments`; names and shapes are checked as for weights."""
     parameters = [entry for entry in table if not entry.buffer]
     shapes: dict[str, tuple[int, ...]] = {
         f"{moment}/{e.name}": e.shape for moment in ("exp_avg", "exp_avg_sq") for e in parameters
@@ -180,7 +181,7 @@ def _listed(problems: Sequence[str]) -> str:
 
 
 def _filled(like: Tree, entries: Iterable[Entry], given: Mapping[str, np.ndarray], place: Place) -> Tree:
-    """A tree of `like`'s structure and types with the arrays given."""
+    """Return a tree of `like`'s structure and types with the arrays given."""
     arrays = {entry.path: entry.to_jax(given[entry.name]) for entry in entries}
     return jax.tree.map_with_path(lambda path, leaf: place(arrays[_path(path)], leaf.dtype), like)
 

@@ -4,10 +4,10 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@120
-# Train and evaluate cells of the paper's grid as a job array, one cell per element, one task per GPU of an element.
-# `anatobench experiments grid submit` writes PLAN and submits; by hand, from the repository:
+# Train and evaluate runs of `anatobench experiments` as a job array, one run per element, one task per GPU of it.
+# `anatobench experiments grid submit` (and `auc --submit`) writes PLAN and submits; by hand, from the repository:
 #     sbatch --array=0-31%8 [--gpus-per-node G] slurm/experiments.sh PLAN
-# PLAN has a line per element: task, folder of the run, and train's options, separated by tabs. A cell that was evaluated
+# PLAN has a line per element: task, folder of the run, and train's options, separated by tabs. A run that was evaluated
 # is passed by; one that is killed or preempted is queued again and goes on where it was. slurm/train.sh says the rest.
 set -euo pipefail
 repository=${ANATOBENCH_REPOSITORY:-${SLURM_SUBMIT_DIR:-$PWD}}

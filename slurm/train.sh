@@ -7,6 +7,7 @@
 #     --model      ANATOBENCH_MODEL      r3d_18 (default), mvit_v2_s, swin3d_t, or another with a card
 #     --store      ANATOBENCH_STORE      default: $ANATOBENCH_STORES/TASK
 #     --out        ANATOBENCH_RUN        default: $ANATOBENCH_RUNS/TASK_FRAMEWORK_MODEL
+# With --config FILE the file names the model, and --framework must be the file's.
 # slurm/site.conf holds what is particular about the cluster.
 #
 # The job starts one task per GPU with srun. A task knows its place from SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID,
@@ -22,15 +23,15 @@ read_options() { # sets framework, model, store, run; leaves the other options i
   shift
   framework=${ANATOBENCH_FRAMEWORK:-torch} model=${ANATOBENCH_MODEL:-r3d_18}
   store=${ANATOBENCH_STORE:-$ANATOBENCH_STORES/$task} run=${ANATOBENCH_RUN:-} rest=()
-  evaluate=no copy=""
+  evaluate=no copy="" config=""
   while [ $# -gt 0 ]; do
     case $1 in
-      --framework | --model | --store | --out)
+      --framework | --model | --store | --out | --config)
         [ $# -gt 1 ] || fail "$1: its value is missing"
         set_option "$1" "$2"
         shift
         ;;
-      --framework=* | --model=* | --store=* | --out=*) set_option "${1%%=*}" "${1#*=}" ;;
+      --framework=* | --model=* | --store=* | --out=* | --config=*) set_option "${1%%=*}" "${1#*=}" ;;
       --evaluate) evaluate=yes ;;
       *) rest+=("$1") ;;
     esac
@@ -45,6 +46,7 @@ set_option() {
     --model) model=$2 ;;
     --store) store=$2 ;;
     --out) run=$2 ;;
+    --config) config=$2 ;;
   esac
 }
 
@@ -55,6 +57,10 @@ check_options() { # before srun, so that a wrong setting costs seconds
   grep -qxF -- "$model" <<<"$models" || fail "--model $model: choose one of ${models//$'\n'/, }"
   [ -r "$store/index.json" ] || fail "$store: no store here: make it with slurm/prepare.sh, or give --store"
   store=$(cd "$store" && pwd)
+  if [ -n "$config" ]; then
+    [ -r "$config" ] || fail "--config $config: cannot be read"
+    config=$(realpath "$config")
+  fi
   if ! mkdir -p "$run" 2>/dev/null || [ ! -w "$run" ]; then fail "$run: cannot be written: give another --out"; fi
   run=$(cd "$run" && pwd)
   scratch=${ANATOBENCH_LOCAL_SCRATCH:-${SLURM_TMPDIR:-}}
@@ -96,13 +102,14 @@ load_site
 read_options "$@"
 read_allocation
 check_options
-in_suite "$framework" "$store" "$run" ${scratch:+"$scratch"}
+in_suite "$framework" "$store" "$run" ${config:+"$(dirname "$config")" "$(dirname "$run")"} ${scratch:+"$scratch"}
 wait_for_run
 set_coordinator
 set_srun_options
 stage_store
-echo "$task, $framework, $model: $tasks task(s) on $nodes node(s), restart ${SLURM_RESTART_COUNT:-0}, run $run" >&2
+echo "$task, $framework, ${config:-$model}: $tasks task(s) on $nodes node(s), restart ${SLURM_RESTART_COUNT:-0}, run $run" >&2
+if [ -n "$config" ]; then what=(--config "$config"); else what=(--task "$task" --model "$model"); fi
 run_step "${srun_options[@]}" "${suite[@]}" anatobench train --resume \
-  --task "$task" --store "$store" --framework "$framework" --model "$model" --out "$run" "${rest[@]}"
+  "${what[@]}" --store "$store" --framework "$framework" --out "$run" "${rest[@]}"
 if [ "$status" = 0 ] && [ "$evaluate" = yes ]; then evaluate_run; fi
 finish

@@ -37,10 +37,12 @@ from anatobench.errors import AnatoBenchError, CaseError
 from anatobench.system.worker_pool import TimedOut, WorkerDied, run_in_workers
 from anatobench.tasks import get_task
 from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
+from anatobench.volumes.mask_fit import best_flip
 from anatobench.volumes.nifti import write_nifti
 from anatobench.volumes.organs import organ_table
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.scan_folder import find_scans
+from anatobench.volumes.volume import Volume
 
 SECONDS = 30.0
 """A case that takes longer hangs: a good one takes 0.01 s."""
@@ -112,7 +114,7 @@ MANIFEST = (
 
 @cache
 def good(kind: str) -> Files:
-    """The input of a kind before it is changed."""
+    """Return the input of a kind before it is changed."""
     array, affine = turned(BODY, AFFINE, "RAS")
     makers: dict[str, Callable[[Path], object]] = {
         "nifti": lambda folder: write_nifti_file(folder / "scan.nii", array, affine),
@@ -189,14 +191,16 @@ def read(kind: str, folder: Path) -> None:
     if kind == "manifest":
         list_cases("manifest", folder, anatomy="chest")
     elif kind == "mask":
-        organ_table(read_mask(folder / "mask.nii"), get_task("ratic"), "auto")
+        mask = read_mask(folder / "mask.nii")
+        organ_table(mask, get_task("ratic"), "auto")
+        best_flip(mask, Volume(BODY, AFFINE))
     else:
         name = next(iter(good(kind)))
         read_volume(folder if kind.startswith("dicom") else folder / name)
 
 
 def run_case(job: tuple[str, int, int]) -> str:
-    """What came of a case: `read`, `refused: REASON`, or a finding that begins with `FINDING`."""
+    """Return what came of a case: `read`, `refused: REASON`, or a finding that begins with `FINDING`."""
     kind, number, seed = job
     if resource.getrlimit(resource.RLIMIT_AS)[0] != ADDRESS_SPACE:
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -224,7 +228,8 @@ def run_case(job: tuple[str, int, int]) -> str:
 
 
 def _peak_bytes(afresh: bool = False) -> int:
-    """The most memory that this process had, since the start or, on Linux, since this was last called `afresh`."""
+    """Return the most memory that this process had, since the start or, on Linux, since this was last called
+    `afresh`."""
     if sys.platform != "linux":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if afresh:

@@ -25,7 +25,7 @@ sizes of a search, or nine models of the parity ladder."""
 
 
 def compiles(asked: str, device: torch.device) -> bool:
-    """What `Recipe.compile` means on a device. Where it is left to the device, and that cannot, it is said."""
+    """Return what `Recipe.compile` means on a device. Where it is left to the device, and that cannot, it is said."""
     if asked != BY_DEVICE:
         return asked != "false"
     if device.type != "cuda":
@@ -41,7 +41,8 @@ def compiles(asked: str, device: torch.device) -> bool:
 
 
 def compiled(function: Callable[..., Any], asked: str, alone: bool) -> Callable[..., Any]:
-    """`function` compiled for the shapes that it is called with, as one graph, or it says why it cannot be one."""
+    """Return `function` compiled for the shapes that it is called with, as one graph, or it says why it cannot be
+    one."""
     return torch.compile(function, **_options(asked, alone))
 
 

@@ -261,20 +261,19 @@ class TorchEngine:
             return self._objectives[0].features(volume)
 
     def _moved(self, batch: Batch, phase: int) -> dict[str, Tensor]:
-        """What the phase's objective reads, on the device."""
+        """Return what the phase's objective reads, on the device."""
         return {name: self._to_device(batch[name]) for name in self._phases[phase].objective.reads}
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
-        """The process's switches, which another engine may have left otherwise."""
+        """Set the process's switches, which another engine may have left otherwise."""
         self._precision.set_switches()
         with preferred_kernels(self._device):
             yield
 
     @contextlib.contextmanager
     def _seeded(self, step: int) -> Iterator[None]:
-        """What a step draws at random is the same whenever that step is taken; the process's generators stay as they
-        are."""
+        """Draw the same at random whenever that step is taken; the process's generators stay as they are."""
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             # Every process draws for its own cases.
             place = [self.processes.index] if self.processes.index else []
@@ -284,7 +283,7 @@ class TorchEngine:
 
     @contextlib.contextmanager
     def _kept_buffers(self) -> Iterator[None]:
-        """A pass in training mode moves BatchNorm's running values; afterwards they are what they were."""
+        """Bring back BatchNorm's running values, which a pass in training mode moves."""
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         yield
         with torch.no_grad():
@@ -309,12 +308,12 @@ def _build_model(spec: ModelSpec, recipe: Recipe, forms: frozenset[str]) -> Diag
 
 
 def switch_off_dropout(model: nn.Module) -> None:
-    """Sets every rate of dropout and stochastic depth to 0, for good."""
+    """Set every rate of dropout and stochastic depth to 0, for good."""
     for module in model.modules():
         if isinstance(module, nn.Dropout | StochasticDepth):
             module.p = 0.0
 
 
 def build(spec: ModelSpec, recipe: Recipe, processes: Processes = ALONE) -> TorchEngine:
-    """The entry point of `anatobench.engine.load_engine`."""
+    """Return the entry point of `anatobench.engine.load_engine`."""
     return TorchEngine(spec, recipe, processes)

@@ -46,7 +46,7 @@ def preferred_kernels(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain_forms(model: nn.Module) -> Iterator[None]:
-    """Every layer takes its plain form, whose gradient can be differentiated again."""
+    """Let every layer take its plain form, whose gradient can be differentiated again."""
     switched = [module for module in model.modules() if hasattr(module, "forms")]
     forms = [module.forms for module in switched]
     try:

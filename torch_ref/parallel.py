@@ -54,7 +54,7 @@ def leave(processes: Processes) -> None:
 
 
 def distributed(model: nn.Module, device: torch.device, processes: Processes) -> nn.Module:
-    """The model itself where the process is alone, else one whose backward pass averages gradients over all."""
+    """Return the model itself where the process is alone, else one whose backward pass averages gradients over all."""
     if processes.alone:
         return model
     known = inspect.signature(DistributedDataParallel).parameters
@@ -70,8 +70,8 @@ def distributed(model: nn.Module, device: torch.device, processes: Processes) ->
 
 
 def with_global_batch_norm(model: Model, device: torch.device, processes: Processes, compiling: bool) -> Model:
-    """The model with BatchNorm over the global batch: PyTorch's kernels where a GPU is given operation by operation,
-    arithmetic that the compiler fuses everywhere else."""
+    """Return the model with BatchNorm over the global batch: PyTorch's kernels where a GPU is given operation by
+    operation, arithmetic that the compiler fuses everywhere else."""
     if processes.alone:
         return model
     if device.type == "cuda" and not compiling:
@@ -83,7 +83,7 @@ def with_global_batch_norm(model: Model, device: torch.device, processes: Proces
 
 
 def mean_of_all(values: Tensor, processes: Processes) -> Tensor:
-    """The mean over all processes of a small tensor on the device."""
+    """Return the mean over all processes of a small tensor on the device."""
     if not processes.alone:
         dist.all_reduce(values)
         values = values / processes.count

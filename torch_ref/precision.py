@@ -18,13 +18,13 @@ class Precision:
 
     @staticmethod
     def named(name: str) -> Precision:
-        """The precision of one of `recipes.PRECISIONS`."""
+        """Return the precision of one of `recipes.PRECISIONS`."""
         parameter_dtype = torch.float64 if name == "fp64" else torch.float32
         compute_dtype = torch.bfloat16 if name == "bf16" else parameter_dtype
         return Precision(parameter_dtype, compute_dtype, tensor_float32=name == "tf32")
 
     def set_switches(self) -> None:
-        """The TF32 switches belong to the process, and another engine may have left them otherwise."""
+        """Set the TF32 switches: they belong to the process, and another engine may have left them otherwise."""
         torch.backends.cuda.matmul.allow_tf32 = self.tensor_float32
         torch.backends.cudnn.allow_tf32 = self.tensor_float32
 

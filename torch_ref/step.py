@@ -48,8 +48,8 @@ class Objective(nn.Module):
         self.forms = frozenset(forms & LOSS_FORMS)
 
     def forward(self, arrays: dict[str, Tensor], record: Record | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The batch's arrays to the weighted sum of the terms and the terms, each [B]; `record` is shown the stages'
-        outputs and every head's logits."""
+        """Turn the batch's arrays into the weighted sum of the terms and the terms, each [B]; `record` is shown the
+        stages' outputs and every head's logits."""
         view = self._view(arrays["volume"], record)
         terms = self.terms(self.spec.task, self.recipe, view, arrays)
         total = weighted_sum(self.phase.objective.terms, terms)
@@ -107,7 +107,7 @@ def train_step(
 
 
 def weighted_sum(weights: Mapping[str, float], terms: Mapping[str, Tensor]) -> Tensor:
-    """Added in the order of the weights."""
+    """Add the terms in the order of the weights."""
     first, *rest = [terms[name] if weight == 1.0 else weight * terms[name] for name, weight in weights.items()]
     for term in rest:
         first = first + term

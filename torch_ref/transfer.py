@@ -16,7 +16,7 @@ class Transfer:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, array: np.ndarray) -> Tensor:
-        """A tensor of the same type and shape; on a CPU it shares the array's memory."""
+        """Return a tensor of the same type and shape; on a CPU it shares the array's memory."""
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         if self._stream is None:
             return tensor

@@ -54,17 +54,18 @@ class View:
         return self._logits
 
     def coarse(self, head: str) -> Tensor | None:
-        """An auxiliary head's logits before upsampling, [B, classes, d, h, w]; None for a model without the head."""
+        """Return an auxiliary head's logits before upsampling, [B, classes, d, h, w]; None for a model without the
+        head."""
         self._asked.add(head)
         return self._model.coarse(head, self.features)
 
     def upsampled(self, head: str) -> Tensor | None:
-        """The same at the crop's size, [B, classes, D, H, W]."""
+        """Return the same at the crop's size, [B, classes, D, H, W]."""
         self._asked.add(head)
         return self._model.upsampled(head, self.features, self.size)
 
     def unused(self) -> Iterator[Tensor]:
-        """The logits, before upsampling, of every head that nobody has asked for."""
+        """Yield the logits, before upsampling, of every head that nobody has asked for."""
         for head in [name for name in (CLASSIFIER, *self._model.auxiliary) if name not in self._asked]:
             output = self.logits if head == CLASSIFIER else self.coarse(head)
             assert output is not None, "the model has its own heads"

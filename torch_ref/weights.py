@@ -19,7 +19,7 @@ from torch_ref.models.diagnosis_model import DiagnosisModel
 
 
 def canonical_name(name: str) -> str:
-    """The backbone's parameters stand under torchvision's own names, beside `<auxiliary head>_head.*`."""
+    """Return torchvision's own name of a backbone's parameter; auxiliary heads have `<auxiliary head>_head.*`."""
     return name.removeprefix("backbone.")
 
 
@@ -35,7 +35,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """A contiguous copy on the host."""
+    """Return a contiguous copy on the host."""
     return np.array(tensor.detach().cpu().numpy(), order="C")
 
 
@@ -86,7 +86,7 @@ def export_optimizer(model: DiagnosisModel, optimizer: torch.optim.AdamW) -> Arr
 
 
 def import_optimizer(model: DiagnosisModel, optimizer: torch.optim.AdamW, arrays: Mapping[str, np.ndarray]) -> None:
-    """The inverse of `export_optimizer`; names and shapes are checked as for weights."""
+    """Take up what `export_optimizer` gave; names and shapes are checked as for weights."""
     parameters = dict(named_parameters(model))
     targets = {
         f"{moment}/{name}": torch.zeros_like(parameter)

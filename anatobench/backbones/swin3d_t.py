@@ -90,7 +90,7 @@ def relative_position_indices(layout: Layout) -> dict[str, np.ndarray]:
 
 
 def _divided(size: Size, divisor: Size) -> Size:
-    """Rounded up: what does not fill a patch or a window is padded."""
+    """Round up: what does not fill a patch or a window is padded."""
     d, h, w = (-(-length // step) for length, step in zip(size, divisor, strict=True))
     return d, h, w
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.experiments import child_processes
+from anatobench.experiments.runs import PlannedRun, chains_of, initial_weights_of, write_configs
+from anatobench.system.json_text import parse_json
+from anatobench.training.run_folder import configure
 
 TASK = "ratic"
 MODEL = "r3d_18"
@@ -50,7 +51,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.report.page import build_page
     from anatobench.report.run_results import read_runs
     from anatobench.report.summary import HEADER, agreement_lines, summary_rows, text_table
-    from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
 
     smallest = 8 * BATCH_SIZE
     if args.cases < smallest or args.epochs < 1 or not 0 <= args.seed < 2**32:
@@ -65,30 +65,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 "--out", raw, *seed)  # fmt: skip
     run_command("prepare", "--dataset", TASK, "--size", "tiny", "--raw", raw, "--masks", raw / MASKS, "--store", store,
                 "--validation-fraction", "0.1", *seed)  # fmt: skip
-    for name, (framework, segmentation) in RUNS.items():
-        settings = [f"epochs={args.epochs}", f"batch_size={BATCH_SIZE}", f"learning_rate={LEARNING_RATE}",
-                    f"seed={args.seed}"]  # fmt: skip
-        # The second framework begins with the weights that the first one drew: what differs then is arithmetic alone.
-        first = runs / name.replace("jax", "torch") / INITIAL_WEIGHTS_FILE
-        initial: list[str | Path] = [] if framework == "torch" else ["--initial-weights", first]
-        run_command(
-            "train", "--task", TASK, "--store", store, "--model", MODEL, "--framework", framework,
-            "--out", runs / name, "--resume", "--evaluate-every", "3",
-            *([] if segmentation else ["--no-seg"]),
-            *initial,
-            *(word for setting in settings for word in ("--set", setting)),
-        )  # fmt: skip
-        run_command("evaluate", runs / name)
+    for chain in chains_of(planned_runs(out, store, args.epochs, args.seed), out):
+        for command in chain.commands:
+            run_command(*command)
     parity = run_command(
         "parity", "--model", MODEL, "--task", TASK, "--dtype", "float64", "--size", "tiny", "--steps", "10", "--json",
         capture=True,
     )  # fmt: skip
     (out / "parity.json").write_text(parity + "\n")
+    figures = parse_json(parity)
 
     results = read_runs([runs / name for name in RUNS])
     page = out / "report.html"
-    page.write_text(build_page(results, json.loads(parity), "AnatoBench demo"), encoding="utf-8")
-    errors = json.loads(parity)["max_rel_error"]
+    page.write_text(build_page(results, figures, "AnatoBench demo"), encoding="utf-8")
+    errors = figures["max_rel_error"]
     print(text_table(HEADER, summary_rows(results)))
     print("\n".join(agreement_lines(results)))
     print("parity in float64, ten steps, largest relative error: "
@@ -96,21 +86,36 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     print(f"{page} shows curves, ROC plots and slices; {time.monotonic() - started:.0f} s in all")
     return {
         "report": str(page),
-        "parity": json.loads(parity),
+        "parity": figures,
         "runs": {name: result.test for name, result in zip(RUNS, results, strict=True)},
     }
 
 
+def planned_runs(out: Path, store: Path, epochs: int, seed: int) -> list[PlannedRun]:
+    """What is trained, written where `train --config` reads it. The second framework begins with the weights that the
+    first one drew: what differs then is arithmetic alone."""
+    settings = [f"epochs={epochs}", f"batch_size={BATCH_SIZE}", f"learning_rate={LEARNING_RATE}", f"seed={seed}"]
+    planned = []
+    for name, (framework, segmentation) in RUNS.items():
+        first = name.replace("jax", "torch")
+        config = configure(
+            store,
+            MODEL,
+            framework,
+            [*settings, *([] if segmentation else ["segmentation_weight=0"])],
+            initial_weights=None if first == name else initial_weights_of(out, first),
+            evaluate_every=3,
+        )
+        planned.append(PlannedRun(name, config, None if first == name else first))
+    write_configs(planned, out)
+    return planned
+
+
 def run_command(command: str, *arguments: str | Path, capture: bool = False) -> str:
     """Run a command as a person would, each in a process of its own: PyTorch and JAX then do not share threads."""
-    words: Sequence[str] = [command, *map(str, arguments)]
+    words = [command, *map(str, arguments)]
     print(f"\n$ anatobench {' '.join(words)}", file=sys.stderr, flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "anatobench", *words],
-        stdout=subprocess.PIPE if capture else sys.stderr,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
+    printed = child_processes.run_command(words, capture)
+    if printed is None:
         raise AnatoBenchError(f"`anatobench {' '.join(words)}` failed; its message stands above")
-    return done.stdout.strip().splitlines()[-1] if capture else ""
+    return printed.strip().splitlines()[-1] if capture else ""

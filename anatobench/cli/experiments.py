@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from anatobench.cli import experiments_demo, experiments_grid
-from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.experiments.auc_study import AucStudy, cohort_commands, training_chains
+from anatobench.cli import experiments_demo, experiments_grid, experiments_named
+from anatobench.cli.experiments_grid import add_submission, hand_over
+from anatobench.errors import UsageError
+from anatobench.experiments.auc_study import AucStudy, begin, cohort_commands, planned
 from anatobench.experiments.child_processes import Chain, run_chains
+from anatobench.experiments.runs import DONE, logs_folder, state_of, train_here
 from anatobench.phantom.plan import INJURIES
 from anatobench.recipes import MODELS
 from anatobench.system.atomic_files import write_atomically
-from anatobench.system.json_text import parse_json
+from anatobench.system.json_text import json_bytes
 from anatobench.tasks import TASKS
 
-STUDY_FILE = "study.json"
-GROWING = ("models", "seeds", "control_seeds")
-"""Settings that may name more runs when a study goes on."""
 RECORD_FILE = "record.json"
 PAGE_FILE = "report.html"
 DEFAULTS = AucStudy()
@@ -62,10 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=min(os.cpu_count() or 1, 8), metavar="W",
         help="runs at a time; 1 where they would share a GPU (default here: %(default)s)",
     )  # fmt: skip
+    auc.add_argument("--submit", action="store_true",
+                     help="prepare the cohort here, give the runs to Slurm, and end; the same command without it then "
+                          "makes the record")  # fmt: skip
+    add_submission(auc)
     auc.add_argument("--json", action="store_true", help="print the record as one JSON object")
     auc.set_defaults(run_experiment=run_auc)
     experiments_grid.add_parser(experiments)
     experiments_demo.add_parser(experiments)
+    experiments_named.add_parser(experiments)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -74,69 +74,33 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_auc(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.experiments.auc_results import (
-        AUC_HEADER,
-        DIFFERENCE_HEADER,
-        GAIN_HEADER,
-        auc_rows,
-        collect,
-        difference_rows,
-        gain_rows,
-    )
+    from anatobench.experiments import auc_results
     from anatobench.report.auc_page import build_auc_page
     from anatobench.report.summary import text_table
 
     if args.workers < 1:
         raise UsageError(f"--workers {args.workers}: at least one")
     settings = {field.name: getattr(args, field.name) for field in fields(AucStudy) if hasattr(args, field.name)}
-    study = AucStudy(**{**settings, "models": tuple(name for name in MODELS if name in _names(args.models))})
+    asked = [name.strip() for name in args.models.split(",")]
+    models = dict.fromkeys(name for name in (*MODELS, *asked) if name in asked)  # in one order, whoever asks
+    study = AucStudy(**{**settings, "models": tuple(models)})
     out: Path = args.out
-    _begin(study, out)
-    list(run_chains([Chain("cohort", cohort_commands(study, out))], out / "logs", workers=1))
-    chains = list(training_chains(study, out))
-    with tqdm(total=len(chains), desc="experiments auc", unit="group of runs", file=sys.stderr) as bar:
-        for chain in run_chains(chains, out / "logs", args.workers):
-            bar.set_postfix_str(chain.name)
-            bar.update()
-    record = collect(study, out)
-    (out / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
-    (out / PAGE_FILE).write_text(build_auc_page(record), encoding="utf-8")
+    begin(study, out)
+    list(run_chains([Chain("cohort", cohort_commands(study, out))], logs_folder(out), workers=1))
+    runs = planned(study, out)
+    waiting = [run for run in runs if state_of(out, run.name) != DONE]
+    before = len(runs) - len(waiting)
+    if args.submit:
+        return hand_over(args, waiting, before)
+    train_here(waiting, out, args.workers, "experiments auc", before)
+    record = auc_results.collect(study, out)
+    write_atomically(out / RECORD_FILE, json_bytes(record))
+    write_atomically(out / PAGE_FILE, build_auc_page(record).encode())
     for header, rows in (
-        (AUC_HEADER, auc_rows(record)),
-        (DIFFERENCE_HEADER, difference_rows(record)),
-        (GAIN_HEADER, gain_rows(record)),
+        (auc_results.AUC_HEADER, auc_results.auc_rows(record)),
+        (auc_results.DIFFERENCE_HEADER, auc_results.difference_rows(record)),
+        (auc_results.GAIN_HEADER, auc_results.gain_rows(record)),
     ):
         print(text_table(header, rows) + "\n", file=sys.stderr)
     print(f"{out / PAGE_FILE} shows it; the record is {out / RECORD_FILE}", file=sys.stderr)
     return record
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    unknown = sorted(set(names) - set(MODELS))
-    if unknown:
-        raise UsageError(f"--models {', '.join(unknown)}: choose from {', '.join(MODELS)}")
-    return names
-
-
-def _begin(study: AucStudy, out: Path) -> None:
-    """Keep the settings, or check that the folder holds the same study, or one that this one only adds runs to."""
-    path = out / STUDY_FILE
-    asked = study.to_json()
-    if path.exists():
-        saved = parse_json(path.read_text())
-        changed = [name for name in asked if saved.get(name) != asked[name]]
-        if set(changed) - set(GROWING) or not set(_study(saved).cells) <= set(study.cells):
-            told = "; ".join(f"{name}: {saved.get(name)} -> {asked[name]}" for name in changed)
-            raise AnatoBenchError(
-                f"{out}: holds a study with other settings ({told}): choose another --out; seeds and models alone may "
-                "be added"
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise AnatoBenchError(f"{out}: not empty and not a study: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(asked, indent=1).encode() + b"\n")
-
-
-def _study(saved: Mapping[str, Any]) -> AucStudy:
-    return AucStudy(**{**saved, "models": tuple(saved["models"])})

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.experiments.child_processes import run_chains
 from anatobench.experiments.grid import TABLES, Cell, Selection
 from anatobench.recipes import FRAMEWORKS, MODELS
 from anatobench.system.atomic_files import write_atomically
+from anatobench.system.json_text import json_bytes
 from anatobench.tasks import TASKS
 
 if TYPE_CHECKING:
     from anatobench.experiments.grid_runs import GridSettings
+    from anatobench.experiments.runs import PlannedRun
 
 RECORD_FILE = "record.json"
 CSV_FILE = "results.csv"
@@ -58,14 +57,7 @@ def add_parser(experiments: Any) -> None:
         "--workers", type=int, default=1, metavar="W",
         help="runs at a time; they share this machine's cores, and its first GPU if it has any (default: 1)",
     )  # fmt: skip
-    parsers["submit"].add_argument(
-        "--at-a-time", type=int, metavar="N", help="run at most N elements of the array at once"
-    )
-    parsers["submit"].add_argument("--sbatch", action="append", default=[], metavar="OPTION",
-                                   help="for sbatch, for example --sbatch=--gpus-per-node=4; can be repeated (source "
-                                        "slurm/site.conf sets the usual ones)")  # fmt: skip
-    parsers["submit"].add_argument("--dry-run", action="store_true",
-                                   help="write the plan and print the sbatch line, submit nothing")  # fmt: skip
+    add_submission(parsers["submit"])
     for parser in parsers.values():
         parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
 
@@ -79,6 +71,16 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="NAMES",
                             help=f"only these of {', '.join(choices)}, separated by commas")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=defaults.seeds, help="repetitions (default: %(default)s)")
+
+
+def add_submission(parser: argparse.ArgumentParser) -> None:
+    """What may be said about a job array."""
+    parser.add_argument("--at-a-time", type=int, metavar="N", help="run at most N elements of the array at once")
+    parser.add_argument("--sbatch", action="append", default=[], metavar="OPTION",
+                        help="for sbatch, for example --sbatch=--gpus-per-node=4; can be repeated (source "
+                             "slurm/site.conf sets the usual ones)")  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true",
+                        help="write the plan and print the sbatch line, submit nothing")  # fmt: skip
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -128,39 +130,40 @@ def _settings(args: argparse.Namespace) -> GridSettings:
 
 def _to_do(args: argparse.Namespace) -> tuple[Selection, GridSettings, list[Cell]]:
     """The folder begun and the runs that are not done; `AnatoBenchError` if they lack something."""
-    from anatobench.experiments.grid_runs import DONE, begin, state_of, what_is_missing
+    from anatobench.experiments.grid_runs import GRID_FILE, what_is_missing
+    from anatobench.experiments.runs import DONE, keep_settings, state_of
 
     settings = _settings(args)
     selection = _selection(args, settings)
-    waiting = [cell for cell in selection.cells if state_of(args.out, cell) != DONE]
+    waiting = [cell for cell in selection.cells if state_of(args.out, cell.name) != DONE]
     missing = what_is_missing(waiting, settings)
     if missing:
         print("\n".join(missing), file=sys.stderr)
         raise AnatoBenchError(f"{len(missing)} of the things that the runs need are missing (above): nothing was begun")
-    begin(args.out, settings)
+    keep_settings(args.out / GRID_FILE, settings, "this grid")
     return selection, settings, waiting
 
 
 def run_list(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.experiments.grid_runs import STATES, WorkOf, last_step, run_folder, state_of
+    from anatobench.experiments.grid_runs import work_of
+    from anatobench.experiments.runs import STATES, last_step, run_folder, state_of
     from anatobench.report.summary import text_table
 
     settings = _settings(args)
     selection = _selection(args, settings)
-    work_of = WorkOf(settings)
     cells: list[dict[str, Any]] = []
-    for cell in selection.cells:
-        work = work_of(cell)
+    for cell, work in zip(selection.cells, work_of(selection.cells, settings), strict=True):
+        steps, flop = work or (None, None)
         cells.append({
             "cell": cell.name,
             "tables": list(selection.tables_of(cell.condition)),
-            "state": state_of(args.out, cell),
-            "step": last_step(run_folder(args.out, cell)),
-            "steps": None if work is None else work.steps,
-            "flop": None if work is None else work.flop,
+            "state": state_of(args.out, cell.name),
+            "step": last_step(run_folder(args.out, cell.name)),
+            "steps": steps,
+            "flop": flop,
         })  # fmt: skip
     states = Counter(str(row["state"]) for row in cells)
-    figures = {"settings": settings.to_json(), "states": {state: states[state] for state in STATES}, "cells": cells}
+    figures = {"settings": asdict(settings), "states": {state: states[state] for state in STATES}, "cells": cells}
     if not args.json:
         header = ("cell", "tables", "state", "step", "of", "PFLOP", f"hours at {REFERENCE_FLOPS / 1e12:.0f} TFLOP/s")
         print(text_table(header, [_list_row(row) for row in cells]))
@@ -172,16 +175,8 @@ def run_list(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _list_row(row: dict[str, Any]) -> tuple[str, ...]:
-    known = row["flop"] is not None
-    return (
-        row["cell"],
-        ",".join(row["tables"]),
-        row["state"],
-        str(row["step"]),
-        str(row["steps"]) if known else "-",
-        _petaflop(row["flop"]) if known else "-",
-        _hours(row["flop"]) if known else "-",
-    )
+    work = ("-",) * 3 if row["flop"] is None else (str(row["steps"]), _petaflop(row["flop"]), _hours(row["flop"]))
+    return (row["cell"], ",".join(row["tables"]), row["state"], str(row["step"]), *work)
 
 
 def _petaflop(flop: float) -> str:
@@ -193,71 +188,66 @@ def _hours(flop: float) -> str:
 
 
 def run_here(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.experiments.grid_runs import logs_folder, training_chain
+    from anatobench.experiments.grid_runs import planned
+    from anatobench.experiments.runs import train_here
 
     if args.workers < 1:
         raise UsageError(f"--workers {args.workers}: at least one")
     selection, settings, waiting = _to_do(args)
     before = len(selection.cells) - len(waiting)
-    chains = [training_chain(cell, settings, args.out) for cell in waiting]
-    with tqdm(total=len(selection.cells), initial=before, desc="grid", unit="run", file=sys.stderr) as bar:
-        for chain in run_chains(chains, logs_folder(args.out), args.workers):
-            bar.set_postfix_str(chain.name)
-            bar.update()
+    train_here(planned(waiting, settings), args.out, args.workers, "grid", before)
     print(f"{len(waiting)} runs trained and evaluated, {before} were done before; next: anatobench experiments grid "
           f"collect --out {args.out}", file=sys.stderr)  # fmt: skip
     return {"out": str(args.out), "done_before": before, "done_now": len(waiting)}
 
 
 def run_submit(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.experiments.grid_jobs import submission, submit
+    from anatobench.experiments.grid_runs import planned
+
+    selection, settings, waiting = _to_do(args)
+    return hand_over(args, planned(waiting, settings), len(selection.cells) - len(waiting))
+
+
+def hand_over(args: argparse.Namespace, waiting: Sequence[PlannedRun], before: int) -> dict[str, Any]:
+    """Give the runs to Slurm, `before` of them all being done; the figures name the last job and its plan."""
+    from anatobench.experiments.jobs import job_arrays, shell_lines, submit
 
     if args.at_a_time is not None and args.at_a_time < 1:
         raise UsageError(f"--at-a-time {args.at_a_time}: at least one")
-    selection, settings, waiting = _to_do(args)
-    before = len(selection.cells) - len(waiting)
     figures = {"out": str(args.out), "done_before": before, "submitted": 0, "job": None, "plan": None, "command": None}
     if not waiting:
         print(f"all {before} runs are done: nothing to submit", file=sys.stderr)
         return figures
-    ready = submission(waiting, settings, args.out, args.at_a_time, args.sbatch)
-    figures |= {"plan": str(ready.plan), "command": ready.line}
+    arrays = job_arrays(waiting, args.out, args.at_a_time, args.sbatch)
+    lines = shell_lines(arrays)
+    figures |= {"plan": str(arrays[-1].plan), "command": "\n".join(lines)}
     if args.dry_run:
         if not args.json:
-            print(ready.line)
+            print("\n".join(lines))
         print(f"{len(waiting)} runs, {before} were done before: nothing was submitted", file=sys.stderr)
         return figures
-    job = submit(ready)
-    print(f"job {job}: {len(waiting)} runs, {before} were done before", file=sys.stderr)
-    return figures | {"job": job, "submitted": len(waiting)}
+    jobs = submit(arrays)
+    print(f"job {', '.join(jobs)}: {len(waiting)} runs, {before} were done before", file=sys.stderr)
+    return figures | {"job": jobs[-1], "submitted": len(waiting)}
 
 
 def run_collect(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.experiments.grid_results import (
-        FRAMEWORK_HEADER,
-        GAIN_HEADER,
-        RESULT_HEADER,
-        collect,
-        csv_text,
-        framework_rows,
-        gain_rows,
-        notes_of,
-        result_rows,
-    )
+    from anatobench.experiments import grid_results
     from anatobench.report.grid_page import TextTable, build_grid_page
     from anatobench.report.summary import text_table
 
     settings = _settings(args)
-    record = collect(_selection(args, settings), settings, args.out)
+    record = grid_results.collect(_selection(args, settings), settings, args.out)
+    remarks = grid_results.notes_of(record)
     tables = (
-        TextTable(RESULT_HEADER, result_rows(record)),
-        TextTable(GAIN_HEADER, gain_rows(record)),
-        TextTable(FRAMEWORK_HEADER, framework_rows(record)),
+        TextTable(grid_results.RESULT_HEADER, grid_results.result_rows(record)),
+        TextTable(grid_results.GAIN_HEADER, grid_results.gain_rows(record)),
+        TextTable(grid_results.FRAMEWORK_HEADER, grid_results.framework_rows(record)),
     )
     for table in tables:
         if table.rows:
             print(text_table(table.header, table.rows) + "\n", file=sys.stderr)
-    for number, note in enumerate(notes_of(record), start=1):
+    for number, note in enumerate(remarks, start=1):
         print(f"[{number}] {note}", file=sys.stderr)
     tiny = [dataset for dataset, size in record["sizes"].items() if size == "tiny"]
     if tiny:
@@ -265,9 +255,9 @@ def run_collect(args: argparse.Namespace) -> dict[str, Any]:
     for kind, what in (("missing", "not done yet"), ("undefined", "evaluated, but the macro AUC is undefined")):
         if record[kind]:
             print(f"{len(record[kind])} runs {what}: {_shortened(record[kind])}", file=sys.stderr)
-    write_atomically(args.out / RECORD_FILE, (json.dumps(record, allow_nan=False, indent=1) + "\n").encode())
-    write_atomically(args.out / CSV_FILE, csv_text(record).encode())
-    write_atomically(args.out / PAGE_FILE, build_grid_page(record, *tables, notes_of(record)).encode())
+    write_atomically(args.out / RECORD_FILE, json_bytes(record))
+    write_atomically(args.out / CSV_FILE, grid_results.csv_text(record).encode())
+    write_atomically(args.out / PAGE_FILE, build_grid_page(record, *tables, remarks).encode())
     print(f"AUC and gains with 95 % intervals over seeds; {args.out / PAGE_FILE} shows them, {RECORD_FILE} and "
           f"{CSV_FILE} beside it hold all", file=sys.stderr)  # fmt: skip
     return record

@@ -28,7 +28,7 @@ COMMANDS = {
     "export": "a run's weights as one .safetensors file under torchvision's names",
     "parity": "prove that the two frameworks compute the same",
     "bench": "measure: step time, memory, loading, preparation, scaling, and what changed between two records",
-    "experiments": "many runs that answer one question: AUC over seeds (auc), the paper's tables (grid, demo)",
+    "experiments": "many runs that answer one question: AUC over seeds (auc), the paper's tables (grid, demo, named)",
     "report": "one self-contained HTML page from one or more runs, or from benchmark records",
 }
 

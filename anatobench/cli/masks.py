@@ -45,8 +45,8 @@ folders of DICOM series.
 It can be stopped at any time: the same command goes on where it was. Scans that cannot be segmented are listed with
 their reason in OUT/rejected.csv and tried again next time. To spread the work over n jobs give each --shard I/n.
 TotalSegmentator's usage statistics are off. Its weights are downloaded once, or put where the message says.
---check writes OUT/quality.csv and OUT/quality.html: organ volumes, what is missing, swapped or cut off, and pictures
-of the worst cases.
+--check writes OUT/quality.csv and OUT/quality.html: organ volumes, what is missing, swapped, cut off or flipped against
+its scan (which is read for that), and pictures of the worst cases.
 """
 
 

@@ -6,8 +6,8 @@ import csv
 import io
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from anatobench.volumes.volume import HeaderOverride
 SPLITS = ("train", "validation", "test")
 SAFE_CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 """Case ids become file names in the store, so nothing that could leave the folder or hide in it."""
+SHARED_SLICES = 3
+"""So many digests of slices in common are no chance: no two slices that were measured are alike."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Listing:
 
 
 def rejection_table(rejections: Iterable[Rejection]) -> bytes:
-    """The content of a `rejected.csv`: RFC 4180, sorted, with messages on one line each."""
+    """Return the content of a `rejected.csv`: RFC 4180, sorted, with messages on one line each."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(("case_id", "path", "reason", "message"))
@@ -73,7 +75,7 @@ def rejection_table(rejections: Iterable[Rejection]) -> bytes:
 
 
 def case_id_of_path(path: str) -> str:
-    """A case id from a scan's path: its parts joined, without the suffix."""
+    """Return a case id from a scan's path: its parts joined, without the suffix."""
     text = path.strip("/")
     for suffix in (".nii.gz", ".nii", ".npz"):
         if text.lower().endswith(suffix):
@@ -115,10 +117,10 @@ def check_scan_leakage(cases: Iterable[Case]) -> None:
             raise PatientLeakageError(_same_scan(other.case_id, other.split, case.case_id, case.split))
 
 
-def content_leakage(records: Iterable[Any]) -> str | None:
-    """A sentence if two prepared cases of different splits hold the same voxels, else None.
+def content_leakage(records: Collection[Any]) -> str | None:
+    """Return a sentence if two prepared cases of different splits hold the same voxels, else None.
 
-    `records` have `case_id`, `split` and `volume_checksum` (`StoredCase`).
+    `records` have `case_id`, `split`, `volume_checksum` and `slice_digests` (`StoredCase`).
     """
     first: dict[str, Any] = {}
     for record in records:
@@ -126,9 +128,31 @@ def content_leakage(records: Iterable[Any]) -> str | None:
             continue
         other = first.setdefault(record.volume_checksum, record)
         if other.split != record.split:
-            same = _same_scan(other.case_id, other.split, record.case_id, record.split)
-            return f"{same}, delete the other's files in the store's folder cases, and prepare again"
+            return _leaking(other, record)
+    return _shared_slices(records)
+
+
+def _shared_slices(records: Collection[Any]) -> str | None:
+    """Return the same sentence for two that have as many slices in common as one scan has that was cut in two ways."""
+    seen: dict[str, dict[str, Any]] = {}
+    """By digest the first record of each split that has it."""
+    for record in records:
+        shared: Counter[str] = Counter()
+        named: dict[str, Any] = {}
+        for digest in record.slice_digests:
+            for split, other in seen.setdefault(digest, {}).items():
+                if split != record.split:
+                    shared[other.case_id] += 1
+                    named[other.case_id] = other
+            seen[digest].setdefault(record.split, record)
+        if shared and shared.most_common(1)[0][1] >= SHARED_SLICES:
+            return _leaking(named[shared.most_common(1)[0][0]], record)
     return None
+
+
+def _leaking(one: Any, other: Any) -> str:
+    same = _same_scan(one.case_id, one.split, other.case_id, other.split)
+    return f"{same}, delete the other's files in the store's folder cases, and prepare again"
 
 
 def _same_scan(case_id: str, split: str, other_id: str, other_split: str) -> str:
@@ -139,8 +163,8 @@ def _same_scan(case_id: str, split: str, other_id: str, other_split: str) -> str
 
 
 def similar_patients_note(cases: Iterable[Case]) -> str | None:
-    """A sentence on patients of different splits whose ids differ in letter case, width, spaces, leading zeros or `.0`
-    alone: a table that went through a spreadsheet makes two people of one. None if there are none."""
+    """Return a sentence on patients of different splits whose ids differ in letter case, width, spaces, leading zeros
+    or `.0` alone: a table that went through a spreadsheet makes two people of one. None if there are none."""
     by_form: dict[str, dict[str, str]] = defaultdict(dict)
     for case in cases:
         plain = unicodedata.normalize("NFKC", case.patient_id).casefold()

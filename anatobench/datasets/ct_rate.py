@@ -50,7 +50,7 @@ class _Candidate:
 
 
 def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
-    """Every reconstruction that the label tables under `root` (or `root/dataset`) name.
+    """Return every reconstruction that the label tables under `root` (or `root/dataset`) name.
 
     `options.rescale`: `auto` tells raw files from HU by header and metadata and refuses what it cannot tell; `raw` and
     `hu` state it, and files whose header says otherwise are refused.
@@ -93,7 +93,7 @@ def _candidates(dataset: Path, options: ListingOptions) -> tuple[list[_Candidate
         for name, lines in repeated.items():
             rejected.append(Rejection(_stem(name), str(path), "duplicate-id", f"{name} stands in lines {lines}"))
         for line in labels.malformed:
-            message = f"{path} line {line} has the wrong number of fields"
+            message = f"{path} line {line} has another number of fields, an open quote, or bytes that are no UTF-8"
             rejected.append(Rejection(f"line-{line}", str(path), "malformed-row", message))
         metadata = _metadata(dataset / "metadata" / metadata_name, options, notes)
         no_chest = _no_chest(dataset / "metadata" / f"no_chest_{split}.txt", notes)
@@ -158,7 +158,8 @@ def _case(dataset: Path, candidate: _Candidate, splits: dict[str, str], options:
 
 
 def _scan(dataset: Path, split: str, inside: Path, options: ListingOptions) -> Path | None:
-    """The `_fixed` file where there is one, else the original; the other way round if raw values are asked for."""
+    """Return the `_fixed` file where there is one, else the original; the other way round if raw values are asked
+    for."""
     folders = [f"{split}_fixed", split]
     if options.rescale == "raw":
         folders.reverse()

@@ -37,7 +37,7 @@ class _Geometry:
 
 
 def header_override(path: Path, metadata: Row | None, rescale: str) -> HeaderOverride | None:
-    """What must replace the header of a raw file; None for a file in HU.
+    """Return what must replace the header of a raw file; None for a file in HU.
 
     Raises CaseError `ambiguous-rescale`, `rescale-contradicts-header`, `missing-metadata`, `bad-metadata` or
     `bad-header`.
@@ -80,13 +80,13 @@ def classify(affine: np.ndarray, metadata_spacing: np.ndarray) -> str:
 
 
 def is_blank(affine: np.ndarray) -> bool:
-    """Whether a header says nothing: unit spacing along positive axes, and no origin."""
+    """Return whether a header says nothing: unit spacing along positive axes, and no origin."""
     signless = np.abs(affine[:3, :3])
     return bool(np.allclose(signless, np.eye(3), atol=1e-4) and np.allclose(affine[:3, 3], 0, atol=1e-3))
 
 
 def read_affine(path: Path) -> np.ndarray:
-    """The affine in a NIfTI header, float64 [4, 4], reading no more of the file than the header."""
+    """Return the affine in a NIfTI header, float64 [4, 4], reading no more of the file than the header."""
     try:
         with gzip.open(path) as file:
             block = file.read(max(HEADER_BYTES))
@@ -148,7 +148,7 @@ def _number(path: Path, metadata: Row, column: str) -> float:
 
 
 def _numbers(path: Path, metadata: Row, column: str, count: int) -> np.ndarray:
-    """The CSV holds Python-like lists as text: `[0.75, 0.75]`."""
+    """Read numbers that the CSV holds as a Python-like list in text: `[0.75, 0.75]`."""
     text = metadata[column]
     try:
         if len(text) > MAX_LITERAL:

@@ -30,7 +30,7 @@ ADVICE = "see `anatobench prepare --help` for the columns of a manifest"
 
 
 def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
-    """The cases of the manifest `root/manifest.csv`, or of `options.csv` in `root`."""
+    """Return the cases of the manifest `root/manifest.csv`, or of `options.csv` in `root`."""
     options = options or ListingOptions()
     table = read_table(root / (options.csv or "manifest.csv"), ("scan", "split"), ADVICE)
     task = _task(table, options)
@@ -38,7 +38,7 @@ def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
     found = [_case(root, row, task, columns, options) for row in table.rows]
     rejected = [one for one in found if isinstance(one, Rejection)]
     for line in table.malformed:
-        message = f"{table.path} line {line} has the wrong number of fields"
+        message = f"{table.path} line {line} has another number of fields, an open quote, or bytes that are no UTF-8"
         rejected.append(Rejection(f"line-{line}", str(table.path), "malformed-row", message))
     cases = [one for one in found if isinstance(one, Case)]
     repeated = {case_id for case_id, count in Counter(case.case_id for case in cases).items() if count > 1}
@@ -67,7 +67,8 @@ def _task(table: Table, options: ListingOptions) -> Task:
 
 
 def _label_columns(table: Table, task: Task) -> tuple[str, ...]:
-    """The column of each group, `label:<name>` or `<name>`. Columns of no meaning are refused: they may be typos."""
+    """Return the column of each group, `label:<name>` or `<name>`. Columns of no meaning are refused: they may be
+    typos."""
     columns = []
     for group in task.groups:
         column = next((name for name in (f"{LABEL_PREFIX}{group.name}", group.name) if name in table.header), None)

@@ -12,7 +12,7 @@ SUFFIXES = (".nii.gz", ".nii", ".NII.GZ", ".NII")
 
 
 def find_mask(folder: Path | None, stems: Iterable[str]) -> Path | None:
-    """The first of `<folder>/<stem>.nii.gz` and `.nii` (or in capitals) that exists; None without a folder."""
+    """Return the first of `<folder>/<stem>.nii.gz` and `.nii` (or in capitals) that exists; None without a folder."""
     if folder is None:
         return None
     for stem in stems:
@@ -36,5 +36,5 @@ def check_masks_fit(listing: Listing, folder: Path) -> None:
 
 
 def mask_note(with_mask: int, total: int) -> str:
-    """The summary's sentence on masks."""
+    """Return the summary's sentence on masks."""
     return f"{with_mask} of {total} scans have an organ mask"

@@ -33,7 +33,8 @@ Columns = Mapping[str, Sequence[str]]
 
 
 def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
-    """Every scan that the label tables name and whose `.npz` lies in `root`; the others are counted in a note."""
+    """Return every scan that the label tables name and whose `.npz` lies in `root`; the others are counted in a
+    note."""
     options = options or ListingOptions()
     mapping = read_mapping(options.mapping)
     patients, notes = _patients(root / METADATA)
@@ -81,7 +82,7 @@ def read_mapping(path: Path | None) -> dict[str, tuple[str, ...]]:
 
 
 def class_columns(table: Table, mapping: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """The columns of each class: those that start with `<abnormality>*`, star included."""
+    """Return the columns of each class: those that start with `<abnormality>*`, star included."""
     found: dict[str, tuple[str, ...]] = {}
     for label, abnormalities in mapping.items():
         columns: list[str] = []
@@ -110,7 +111,7 @@ def _list_subset(
     for name, lines in repeated.items():
         rejected.append(Rejection(name, str(table.path), "duplicate-id", f"{name} stands in lines {lines}"))
     for line in table.malformed:
-        message = f"{table.path} line {line} has the wrong number of fields"
+        message = f"{table.path} line {line} has another number of fields, an open quote, or bytes that are no UTF-8"
         rejected.append(Rejection(f"line-{line}", str(table.path), "malformed-row", message))
     for name, row in rows.items():
         if not SAFE_CASE_ID.fullmatch(name):

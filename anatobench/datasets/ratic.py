@@ -28,7 +28,7 @@ DOWNLOAD = "unpack the competition's files into this folder"
 
 
 def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
-    """Every series of the Kaggle layout under `root`.
+    """Return every series of the Kaggle layout under `root`.
 
     `options.csv` names another label table than train.csv. A mask in `options.masks` (`<series_id>.nii.gz`) is
     preferred to Kaggle's own.
@@ -83,7 +83,7 @@ def _patient_targets(labels: Table) -> tuple[dict[str, tuple[int, ...]], dict[st
 
 
 def _grades(row: Row) -> tuple[int, ...]:
-    """The grade per group of a row whose groups are one-hot."""
+    """Return the grade per group of a row whose groups are one-hot."""
     grades = []
     for group in RATIC.groups:
         values = [_flag(row[f"{group.name}_{grade}"]) for grade in group.grades]
@@ -132,7 +132,12 @@ def _case(
 
 def _malformed(table: Table) -> list[Rejection]:
     return [
-        _rejection(f"line-{line}", table, "malformed-row", f"{table.path} line {line} has the wrong number of fields")
+        _rejection(
+            f"line-{line}",
+            table,
+            "malformed-row",
+            f"{table.path} line {line} has another number of fields, an open quote, or bytes that are no UTF-8",
+        )
         for line in table.malformed
     ]
 

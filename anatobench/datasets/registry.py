@@ -36,7 +36,7 @@ DATASETS: Mapping[str, Dataset] = {
 
 
 def list_cases(dataset: str, root: Path, **options: Any) -> Listing:
-    """The cases of a data set's folder, checked: no patient in two splits, no case id twice.
+    """Return the cases of a data set's folder, checked: no patient in two splits, no case id twice.
 
     `options` are fields of `ListingOptions`; `UsageError` for one that the data set does not know. Raises
     `AnatoBenchError` where the folder or a table is missing or malformed as a whole.

@@ -19,7 +19,7 @@ def draw(patients: Iterable[str], share: float, seed: int, purpose: str) -> froz
 
 
 def with_validation(splits: Mapping[str, str], share: float, seed: int) -> dict[str, str]:
-    """`splits` (patient to split) with that share of the training patients moved to `validation`."""
+    """Return `splits` (patient to split) with that share of the training patients moved to `validation`."""
     train = (patient for patient, split in splits.items() if split == "train")
     moved = draw(train, share, seed, "validation")
     return {patient: "validation" if patient in moved else split for patient, split in splits.items()}

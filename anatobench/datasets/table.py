@@ -31,7 +31,7 @@ class Row:
         return self.fields[self.columns[column]].strip()
 
     def get(self, column: str) -> str:
-        """The field, or an empty text where the table has no such column."""
+        """Return the field, or an empty text where the table has no such column."""
         return self[column] if column in self.columns else ""
 
 
@@ -114,7 +114,7 @@ def _parse(path: Path, file: Iterator[str], required: Sequence[str], advice: str
 
 
 def _other_table(header: Sequence[str]) -> str | None:
-    """Why a header has none of the columns: what spreadsheets save beside CSV with commas in UTF-8."""
+    """Return why a header has none of the columns: what spreadsheets save beside CSV with commas in UTF-8."""
     start = ",".join(header)
     if "\0" in start:
         return "is in UTF-16 or no text"
@@ -151,5 +151,5 @@ class _Lines:
 
 
 def _is_text(field: str) -> bool:
-    """Whether a field was whole UTF-8: what was not stands as lone surrogates."""
+    """Return whether a field was whole UTF-8: what was not stands as lone surrogates."""
     return field.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in field)

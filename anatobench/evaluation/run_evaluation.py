@@ -34,7 +34,11 @@ full mvit_v2_s took an H100 156 ms so, 81 ms after 206 s of compiling: it would 
 
 def open_store(config: RunConfig, path: str | None = None) -> Store:
     """The run's store, or the one at `path`; `AnatoBenchError` if it was prepared for another task or size."""
-    store = Store.open(path or config.store)
+    return fitting(Store.open(path or config.store), config)
+
+
+def fitting(store: Store, config: RunConfig) -> Store:
+    """The store; `AnatoBenchError` if it was prepared for another task or size than the run's."""
     for name, mine, theirs in (("task", config.task, store.task), ("size", config.size, store.size)):
         if mine != theirs:
             shown = (mine, theirs) if name == "size" else (config.task.name, store.task.name)
@@ -43,7 +47,12 @@ def open_store(config: RunConfig, path: str | None = None) -> Store:
 
 
 def predict_split(
-    engine: Engine, store: Store, split: str, batch_size: int, check: Callable[[], None] = lambda: None
+    engine: Engine,
+    store: Store,
+    split: str,
+    batch_size: int,
+    check: Callable[[], None] = lambda: None,
+    silent: bool = False,
 ) -> Predictions:
     """Logits of every case of a split, in the store's order, from centre crops. `check` is called between batches.
 
@@ -51,7 +60,7 @@ def predict_split(
     """
     expected, processes = store.split(split), engine.processes
     place = {"process_index": processes.index, "process_count": processes.count}
-    no_bar = not (processes.leads and sys.stderr.isatty())
+    no_bar = silent or not (processes.leads and sys.stderr.isatty())
     indices, rows = [], []
     with (
         evaluation_batches(store, split, batch_size, **place) as batches,

@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
-from anatobench.experiments.auc_study import AucStudy, Cell, learning_rate_of
+from anatobench.experiments.auc_study import AucStudy, name_of
+from anatobench.experiments.grid import MACRO, Condition
 from anatobench.experiments.published import published_gain
+from anatobench.experiments.results import FRAMEWORK_NAMES, Results, paired, points, read_results
+from anatobench.experiments.runs import run_folder
 from anatobench.experiments.statistics import equivalence_of, interval_of
 from anatobench.recipes import FRAMEWORKS
 from anatobench.system.json_text import parse_json
 from anatobench.training.loop import SESSIONS_FILE
 from anatobench.training.metrics_records import read_records
-from anatobench.training.run_folder import RunConfig, evaluation_file
+from anatobench.training.run_folder import RunConfig
 
 FORMAT = 1
 POOLED = "all"
@@ -34,39 +37,46 @@ AUC_HEADER = ("model", "segmentation", "framework", "test AUC of each seed", "me
 
 def collect(study: AucStudy, out: Path) -> dict[str, Any]:
     """The record; `AnatoBenchError` if a run is missing."""
-    cells = {cell: _read(cell, out) for cell in study.cells}
-    auc = {cell: found["auc"]["macro"] for cell, found in cells.items()}
-    config = RunConfig.read(study.cells[0].folder(out))
-    sessions = (study.cells[0].folder(out) / SESSIONS_FILE).read_text().splitlines()
-    versions: dict[str, str] = {}
-    for framework in FRAMEWORKS:
-        cell = next(cell for cell in study.cells if cell.framework == framework)
-        versions |= RunConfig.read(cell.folder(out)).versions
+    folders = {cell: run_folder(out, name_of(cell)) for cell in study.cells}
+    found = read_results(folders)
+    for cell, evaluation in found.evaluations.items():
+        if evaluation["auc"][MACRO] is None:
+            raise AnatoBenchError(f"{folders[cell]}: the AUC is undefined: the cohort is too small, give more --cases")
+    first = folders[study.cells[0]]
+    reference, candidate = FRAMEWORKS
     return {
         "kind": "auc_study",
         "format": FORMAT,
         "study": study.to_json(),
         "recipe": {
-            **asdict(config.recipe),
-            "learning_rate": {model: learning_rate_of(study, model) for model in study.models},
+            **asdict(RunConfig.read(first).recipe),
+            "learning_rate": {model: study.learning_rate_of(model) for model in study.models},
             "seed": "per run",
             "segmentation_weight": "1 or 0",
         },
         "cells": [
             {
-                **asdict(cell),
-                "auc": cells[cell]["auc"],
-                "ci95": cells[cell]["ci95"]["auc"],
-                "training_s": _training_seconds(cell.folder(out)),
+                "model": cell.condition.model,
+                "framework": cell.framework,
+                "segmentation": _supervised(cell.condition),
+                "seed": cell.seed,
+                "nudged": cell.nudged,
+                "auc": evaluation["auc"],
+                "ci95": evaluation["ci95"]["auc"],
+                "training_s": _training_seconds(folders[cell]),
             }
-            for cell in cells
+            for cell, evaluation in found.evaluations.items()
         ],
-        "framework_difference": _differences(study, auc, FRAMEWORKS[1], nudged=False),
-        "control_difference": _differences(study, auc, FRAMEWORKS[0], nudged=True),
-        "segmentation_gain": _segmentation_gains(study, auc),
-        "versions": versions,
-        "device": parse_json(sessions[0])["device"]["name"],
+        "framework_difference": _differences(study, found, candidate, nudged=False),
+        "control_difference": _differences(study, found, reference, nudged=True),
+        "segmentation_gain": _segmentation_gains(study, found),
+        "versions": found.versions,
+        "device": parse_json((first / SESSIONS_FILE).read_text().splitlines()[0])["device"]["name"],
     }
+
+
+def _supervised(condition: Condition) -> bool:
+    return condition.segmentation_weight > 0
 
 
 def _training_seconds(run: Path) -> float:
@@ -74,29 +84,21 @@ def _training_seconds(run: Path) -> float:
     return round(sum(record["seconds"] for record in read_records(run) if record["kind"] == "step"), 1)
 
 
-def _read(cell: Cell, out: Path) -> dict[str, Any]:
-    path = cell.folder(out) / evaluation_file("test")
-    try:
-        found: dict[str, Any] = parse_json(path.read_text())
-    except (OSError, ValueError) as error:
-        raise AnatoBenchError(f"{path}: no result of this run ({error}): run the study again") from None
-    if found["auc"]["macro"] is None:
-        raise AnatoBenchError(f"{path}: the AUC is undefined: the cohort is too small, give more --cases")
-    return found
-
-
-def _differences(study: AucStudy, auc: Mapping[Cell, float], framework: str, nudged: bool) -> list[dict[str, Any]]:
-    """Of such runs and the first one of their group; per model and head, and pooled over all of them."""
-    found: dict[tuple[str, bool], list[float]] = {}
-    for first, *others in study.groups:
-        for cell in others:
-            if (cell.framework, cell.nudged) == (framework, nudged):
-                found.setdefault((first.model, first.segmentation), []).append(auc[cell] - auc[first])
+def _differences(study: AucStudy, found: Results, framework: str, nudged: bool) -> list[dict[str, Any]]:
+    """Of such runs and the first framework's; per model and head, and pooled over all of them."""
+    pairs = {
+        condition: paired(found.auc(condition, framework, nudged=nudged), found.auc(condition, FRAMEWORKS[0]))
+        for condition in study.conditions
+    }
     rows = [
-        {"model": model, "segmentation": segmentation, **_difference(differences, study.margin)}
-        for (model, segmentation), differences in found.items()
+        {
+            "model": condition.model,
+            "segmentation": _supervised(condition),
+            **_difference(list(differences.values()), study.margin),
+        }
+        for condition, differences in pairs.items()
     ]
-    everything = [difference for differences in found.values() for difference in differences]
+    everything = [difference for differences in pairs.values() for difference in differences.values()]
     return [*rows, {"model": POOLED, "segmentation": None, **_difference(everything, study.margin)}]
 
 
@@ -104,22 +106,21 @@ def _difference(differences: Sequence[float], margin: float) -> dict[str, Any]:
     return {**asdict(interval_of(differences)), **asdict(equivalence_of(differences, margin))}
 
 
-def _segmentation_gains(study: AucStudy, auc: Mapping[Cell, float]) -> list[dict[str, Any]]:
+def _segmentation_gains(study: AucStudy, found: Results) -> list[dict[str, Any]]:
     """Per model and framework, and per model over both."""
     rows = []
-    for model in study.models:
+    for with_head, without in zip(study.conditions[::2], study.conditions[1::2], strict=True):
+        model = with_head.model
         published = published_gain(study.task, model, pretrained=False)
-        both = []
-        for framework in FRAMEWORKS:
-            gains = [
-                auc[Cell(model, framework, True, seed)] - auc[Cell(model, framework, False, seed)]
-                for seed in range(study.seeds)
-            ]
-            both.append(gains)
-            rows.append({"model": model, "framework": framework, **asdict(interval_of(gains)), "paper": published})
+        both = [
+            paired(found.auc(with_head, framework), found.auc(without, framework)).values() for framework in FRAMEWORKS
+        ]
         # The frameworks share weights and batches, so a seed counts once.
         means = [sum(pair) / len(pair) for pair in zip(*both, strict=True)]
-        rows.append({"model": model, "framework": POOLED, **asdict(interval_of(means)), "paper": published})
+        for framework, gains in (*zip(FRAMEWORKS, both, strict=True), (POOLED, means)):
+            rows.append(
+                {"model": model, "framework": framework, **asdict(interval_of(list(gains))), "paper": published}
+            )
     return rows
 
 
@@ -131,7 +132,7 @@ def difference_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
         (
             f"{difference}, {_name_of(row)}",
             str(row["count"]),
-            _points(row),
+            points(row),
             "-" if row["p_value"] is None else f"{row['p_value']:.2g}",
             verdicts[row["equivalent"]],
         )
@@ -148,12 +149,12 @@ def _name_of(row: Mapping[str, Any]) -> str:
 
 def gain_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Under `GAIN_HEADER`."""
-    names = {POOLED: "both frameworks", "torch": "PyTorch", "jax": "JAX"}
+    names = {POOLED: "both frameworks", **FRAMEWORK_NAMES}
     return [
         (
             f"{row['model']}, {names[row['framework']]}",
             str(row["count"]),
-            _points(row),
+            points(row),
             "-" if row["paper"] is None else f"{100 * row['paper']:+.1f}",
         )
         for row in record["segmentation_gain"]
@@ -164,7 +165,7 @@ def auc_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Under `AUC_HEADER`."""
     groups: dict[tuple[str, bool, str], list[float]] = {}
     for cell in record["cells"]:
-        arm = {"torch": "PyTorch", "jax": "JAX"}[cell["framework"]] + (" nudged" if cell["nudged"] else "")
+        arm = FRAMEWORK_NAMES[cell["framework"]] + (" nudged" if cell["nudged"] else "")
         groups.setdefault((cell["model"], cell["segmentation"], arm), []).append(cell["auc"]["macro"])
     return [
         (model, "with" if segmentation else "without", arm, _listed(values), f"{sum(values) / len(values):.3f}")
@@ -174,9 +175,3 @@ def auc_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def _listed(values: Iterable[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
-
-
-def _points(row: Mapping[str, Any]) -> str:
-    """In AUC points, hundredths of an AUC."""
-    interval = "" if row["low"] is None else f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-    return f"{100 * row['mean']:+.2f}{interval}"

@@ -7,24 +7,29 @@ of cases, crops and dropout; the cohort and its split are the same for all.
 
 Training amplifies rounding, so two runs part that begin as good as equal. How far is measured by a control: the first
 framework once more, its learning rate larger by a millionth.
+
+Its runs are cells of the grid, of a table of its own: `AucStudy.conditions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from anatobench.backbones import CARDS, card_of
-from anatobench.errors import UsageError
-from anatobench.experiments.child_processes import Chain, Command
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.experiments.child_processes import Command
+from anatobench.experiments.grid import Cell, Condition
+from anatobench.experiments.runs import PlannedRun, initial_weights_of, keep_settings, read_settings
 from anatobench.phantom.plan import CohortPlan
 from anatobench.recipes import FRAMEWORKS, MODELS
 from anatobench.tasks import get_task
-from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
-from anatobench.training.run_folder import evaluation_file
+from anatobench.training.run_folder import configure
 
+STUDY_FILE = "study.json"
+GROWING = ("models", "seeds", "control_seeds")
+"""Settings that may name more runs when a study goes on."""
 COHORT_SEED = 5
 NUDGE = 1e-6
 """By what part the control's learning rate is larger."""
@@ -68,11 +73,20 @@ class AucStudy:
         if not ((self.learning_rate is None or self.learning_rate > 0) and 0 < self.margin < 0.5):
             raise UsageError("--learning-rate must be above 0 and --margin between 0 and 0.5")
         for model in self.models:
-            learning_rate_of(self, model)  # refuses a backbone for which nobody has chosen one
+            self.learning_rate_of(model)  # refuses a backbone for which nobody has chosen one
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {**asdict(self), "models": list(self.models)}
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Every model with and without segmentation."""
+        return tuple(
+            Condition(self.task, model, pretrained=False, segmentation_weight=weight)
+            for model in self.models
+            for weight in (1.0, 0.0)
+        )
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -85,31 +99,34 @@ class AucStudy:
         controls = self.seeds if self.control_seeds is None else self.control_seeds
         return tuple(
             (
-                *(Cell(model, framework, segmentation, seed) for framework in FRAMEWORKS),
-                *(Cell(model, FRAMEWORKS[0], segmentation, seed, nudged=True) for _ in range(seed < controls)),
+                *(Cell(condition, framework, seed) for framework in FRAMEWORKS),
+                *(Cell(condition, FRAMEWORKS[0], seed, nudged=True) for _ in range(seed < controls)),
             )
             for seed in range(self.seeds)
-            for model in self.models
-            for segmentation in (True, False)
+            for condition in self.conditions
+        )
+
+    def learning_rate_of(self, model: str) -> float:
+        """Of the model's runs but the control's."""
+        return self.learning_rate or card_of(model).study_learning_rate()
+
+    def settings_of(self, cell: Cell) -> tuple[str, ...]:
+        """The changes of the paper's recipe for a run."""
+        learning_rate = self.learning_rate_of(cell.condition.model)
+        return (
+            f"batch_size={self.batch_size}",
+            f"learning_rate={learning_rate * (1 + NUDGE) if cell.nudged else learning_rate}",
+            f"dropout={self.dropout}",
+            f"epochs={self.steps}",  # more than enough: max_steps ends the run and its schedule
+            f"seed={cell.seed}",
+            *cell.condition.settings,
         )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of the study."""
-
-    model: str
-    framework: str
-    segmentation: bool
-    seed: int
-    nudged: bool = False
-    """Whether it is the control."""
-
-    def folder(self, out: Path) -> Path:
-        """Where the run lies."""
-        segmentation = "seg" if self.segmentation else "no_seg"
-        arm = f"{self.framework}_nudged" if self.nudged else self.framework
-        return out / "runs" / f"{self.model}_{segmentation}_seed{self.seed}_{arm}"
+def name_of(cell: Cell) -> str:
+    """Of a run's folder, as it always was: the study has one task, and nothing pretrained."""
+    condition = cell.condition
+    return f"{condition.model}_{condition.supervision_name}_seed{cell.seed}_{cell.arm}"
 
 
 def store_of(out: Path) -> Path:
@@ -129,44 +146,36 @@ def cohort_commands(study: AucStudy, out: Path) -> list[Command]:
     return [phantom, prepare]
 
 
-def training_chains(study: AucStudy, out: Path) -> Iterator[Chain]:
-    """For each model, head and seed: train and evaluate in the first framework, then in the second and the control
-    from the same weights. Runs that were evaluated are left out."""
-    for group in study.groups:
-        first, *_ = group
-        commands = [
-            command
-            for cell in group
-            if not (cell.folder(out) / evaluation_file("test")).exists()
-            for command in _run_commands(study, out, cell, first)
-        ]
-        if commands:
-            segmentation = "with" if first.segmentation else "without"
-            yield Chain(f"{first.model} {segmentation} segmentation, seed {first.seed}", commands)
+def planned(study: AucStudy, out: Path) -> list[PlannedRun]:
+    """What every run is trained with, the cohort being prepared: the second framework and the control begin with the
+    weights that the first framework drew."""
+    return [_planned(study, out, cell, group[0]) for group in study.groups for cell in group]
 
 
-def learning_rate_of(study: AucStudy, model: str) -> float:
-    """Of the model's runs but the control's."""
-    return study.learning_rate or card_of(model).study_learning_rate()
+def _planned(study: AucStudy, out: Path, cell: Cell, first: Cell) -> PlannedRun:
+    after = None if cell == first else name_of(first)
+    config = configure(
+        store_of(out),
+        cell.condition.model,
+        cell.framework,
+        study.settings_of(cell),
+        initial_weights=None if after is None else initial_weights_of(out, after),
+        max_steps=study.steps,
+        checkpoint_every=study.steps,
+    )
+    return PlannedRun(name_of(cell), config, after)
 
 
-def _run_commands(study: AucStudy, out: Path, cell: Cell, first: Cell) -> list[Command]:
-    run = str(cell.folder(out))
-    learning_rate = learning_rate_of(study, cell.model)
-    settings = {
-        "batch_size": study.batch_size,
-        "learning_rate": learning_rate * (1 + NUDGE) if cell.nudged else learning_rate,
-        "dropout": str(study.dropout).lower(),
-        "seed": cell.seed,
-        "epochs": study.steps,  # more than enough: --steps ends the run and its schedule
-    }
-    train = ["train", "--task", study.task, "--store", str(store_of(out)), "--model", cell.model,
-             "--framework", cell.framework, "--steps", str(study.steps), "--out", run, "--resume",
-             "--checkpoint-every", str(study.steps)]  # fmt: skip
-    for name, value in settings.items():
-        train += ["--set", f"{name}={value}"]
-    if not cell.segmentation:
-        train.append("--no-seg")
-    if cell != first:
-        train += ["--initial-weights", str(first.folder(out) / INITIAL_WEIGHTS_FILE)]
-    return [train, ["evaluate", run]]
+def begin(study: AucStudy, out: Path) -> None:
+    """Keep the settings, or check that the folder holds the same study, or one that this one only adds runs to."""
+    saved, asked = read_settings(out / STUDY_FILE, AucStudy), study.to_json()
+    if saved is not None:
+        was = saved.to_json()
+        changed = [name for name in asked if was[name] != asked[name]]
+        if set(changed) - set(GROWING) or not set(saved.cells) <= set(study.cells):
+            told = "; ".join(f"{name}: {was[name]} -> {asked[name]}" for name in changed)
+            raise AnatoBenchError(
+                f"{out}: holds a study with other settings ({told}): choose another --out; seeds and models alone may "
+                "be added"
+            )
+    keep_settings(out / STUDY_FILE, study, "a study")

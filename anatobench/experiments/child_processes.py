@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anatobench.errors import AnatoBenchError
+from anatobench.system.signals import Interrupted
 from anatobench.system.worker_pool import NATIVE_THREAD_VARIABLES
 
 Command = list[str]
@@ -20,6 +22,34 @@ Command = list[str]
 POLL_SECONDS = 0.1
 SECONDS_TO_SAVE = 120.0
 """What a run that is told to stop may take to save its checkpoint."""
+
+
+def run_command(words: Command, capture: bool = False) -> str | None:
+    """Run one command in this process's own session and wait for it: what it printed, or None if it failed.
+
+    Left by an exception, it is told to stop as this process was, and has the time to save and to end its own children:
+    killed at once it would leave them behind.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anatobench", *words], stdout=subprocess.PIPE if capture else sys.stderr, text=True
+    )
+    try:
+        printed, _ = process.communicate()
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt) or isinstance(error, Interrupted):  # Ctrl-C has reached it, too
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        _await_end(process, SECONDS_TO_SAVE)
+        raise
+    return (printed or "") if process.returncode == 0 else None
+
+
+def _await_end(process: subprocess.Popen[Any], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @dataclass(frozen=True)
@@ -73,11 +103,7 @@ class _Running:
 
     def wait(self, seconds: float) -> None:
         """Until it has stopped; no longer than that."""
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        _await_end(self._process, seconds)
 
 
 def run_chains(chains: Sequence[Chain], logs: Path, workers: int) -> Iterator[Chain]:

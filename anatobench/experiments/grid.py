@@ -70,17 +70,17 @@ class Condition:
         return "_".join(parts)
 
     @property
-    def settings(self) -> dict[str, str]:
-        """The recipe's fields that make the condition."""
-        return {
-            "segmentation_weight": f"{self.segmentation_weight:g}",
-            "supervising_organs": ",".join(self.organs) or ALL_ORGANS,
-            "boundary_distortion": f"{self.boundary_distortion:g}",
-            "segmentation_loss": self.segmentation_loss,
-        }
+    def settings(self) -> tuple[str, ...]:
+        """The recipe's fields that make the condition, each `field=value`."""
+        return (
+            f"segmentation_weight={self.segmentation_weight:g}",
+            f"supervising_organs={','.join(self.organs) or ALL_ORGANS}",
+            f"boundary_distortion={self.boundary_distortion:g}",
+            f"segmentation_loss={self.segmentation_loss}",
+        )
 
 
-OWN_SETTINGS = (*Condition("", "", False).settings, "seed")
+OWN_SETTINGS = (*(text.partition("=")[0] for text in Condition("", "", False).settings), "seed")
 """The recipe's fields that the grid sets, which nobody else may."""
 
 
@@ -91,11 +91,18 @@ class Cell:
     condition: Condition
     framework: str
     seed: int
+    nudged: bool = False
+    """Whether it is a control: its learning rate is larger by as good as nothing."""
 
     @property
     def name(self) -> str:
         """Stable and unique: a run lies in the folder of that name."""
-        return f"{self.condition.name}_{self.framework}_seed{self.seed}"
+        return f"{self.condition.name}_{self.arm}_seed{self.seed}"
+
+    @property
+    def arm(self) -> str:
+        """What trains it."""
+        return f"{self.framework}_nudged" if self.nudged else self.framework
 
 
 Published = Mapping[str, PublishedAuc]
@@ -123,15 +130,15 @@ _ABLATED = Condition("ratic", "swin3d_t", pretrained=True)
 def _table_3() -> dict[Condition, Published]:
     every_organ = set(TASKS[_ABLATED.dataset].organs)
     found: dict[Condition, Published] = {}
-    for row in TABLE_3:
-        condition = replace(_ABLATED, organs=() if set(row.organs) == every_organ else row.organs)
-        found[condition if row.organs else replace(_ABLATED, segmentation_weight=0.0)] = {MACRO: row.average}
+    for organs, auc in TABLE_3.items():
+        condition = replace(_ABLATED, organs=() if set(organs) == every_organ else organs)
+        found[condition if organs else replace(_ABLATED, segmentation_weight=0.0)] = {MACRO: auc}
     return found
 
 
 def _table_14() -> dict[Condition, Published]:
     weighted = replace(_ABLATED, segmentation_weight=DISTORTION_WEIGHT)
-    return {replace(weighted, boundary_distortion=row.boundary_percent): {MACRO: row.average} for row in TABLE_14}
+    return {replace(weighted, boundary_distortion=percent): {MACRO: auc} for percent, auc in TABLE_14.items()}
 
 
 TABLES: Mapping[str, Mapping[Condition, Published]] = {
@@ -179,13 +186,17 @@ class Selection:
         return tuple(dict.fromkeys(found))
 
     @property
+    def all_conditions(self) -> tuple[Condition, ...]:
+        """Those of all tables, each once."""
+        return tuple(dict.fromkeys(condition for table in self.tables for condition in self.conditions(table)))
+
+    @property
     def cells(self) -> tuple[Cell, ...]:
         """Every run once, the first seed of all conditions before the second of any."""
-        conditions = dict.fromkeys(condition for table in self.tables for condition in self.conditions(table))
         return tuple(
             Cell(condition, framework, seed)
             for seed in range(self.seeds)
-            for condition in conditions
+            for condition in self.all_conditions
             for framework in self.frameworks
         )
 

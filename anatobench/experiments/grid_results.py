@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
-from anatobench.experiments.grid import MACRO, TABLES, Cell, Condition, Selection
-from anatobench.experiments.grid_runs import DONE, GridSettings, run_folder, state_of
+from anatobench.experiments.grid import MACRO, TABLES, Condition, Selection
+from anatobench.experiments.grid_runs import GridSettings
 from anatobench.experiments.published import PublishedAuc, published_auc, published_gain
+from anatobench.experiments.results import FRAMEWORK_NAMES, Results, paired, points, read_results
+from anatobench.experiments.runs import DONE, run_folder, state_of
 from anatobench.experiments.statistics import Interval, interval_of
 from anatobench.recipes import FRAMEWORKS
-from anatobench.system.json_text import parse_json
-from anatobench.training.run_folder import RunConfig, evaluation_file
 
 FORMAT = 1
 RESULT_HEADER = ("table", "data set", "model", "weights", "supervision", "framework", "class", "seeds",
@@ -41,51 +41,34 @@ RESULT_HEADER = ("table", "data set", "model", "weights", "supervision", "framew
 GAIN_HEADER = ("data set", "model", "weights", "framework", "seeds", "gain by segmentation, points", "paper, points",
                "difference, points")  # fmt: skip
 FRAMEWORK_HEADER = ("data set", "model", "weights", "supervision", "seeds", "JAX - PyTorch, points")
-_FRAMEWORK_NAMES = {"torch": "PyTorch", "jax": "JAX"}
-Found = dict[Cell, dict[str, float | None]]
-"""AUC by class of every evaluated cell."""
 
 
 def collect(selection: Selection, settings: GridSettings, out: Path) -> dict[str, Any]:
     """The record of what is there; `AnatoBenchError` if nothing is, or if a result cannot be read."""
-    done = [cell for cell in selection.cells if state_of(out, cell) == DONE]
-    if not done:
+    runs = {cell: run_folder(out, cell.name) for cell in selection.cells if state_of(out, cell.name) == DONE}
+    if not runs:
         raise AnatoBenchError(f"{out}: none of the {len(selection.cells)} runs asked for is done: see `grid list`")
-    found: Found = {cell: _read_auc(run_folder(out, cell) / evaluation_file("test")) for cell in done}
-    versions: dict[str, str] = {}
-    sizes: dict[str, str] = {}
-    for cell in {(cell.condition.dataset, cell.framework): cell for cell in done}.values():
-        config = RunConfig.read(run_folder(out, cell))
-        versions |= config.versions
-        sizes[cell.condition.dataset] = config.size
+    found = read_results(runs)
     return {
         "format": FORMAT,
-        "grid": settings.to_json(),
+        "grid": {**asdict(settings), "settings": list(settings.settings)},
         "results": list(_results(selection, found)),
         "gains": list(_gains(selection, found)),
         "framework_differences": list(_framework_differences(selection, found)),
-        "missing": [cell.name for cell in selection.cells if cell not in found],
-        "undefined": [cell.name for cell in done if found[cell][MACRO] is None],
-        "sizes": sizes,
-        "versions": versions,
+        "missing": [cell.name for cell in selection.cells if cell not in runs],
+        "undefined": [cell.name for cell, run in found.evaluations.items() if run["auc"][MACRO] is None],
+        "sizes": found.sizes,
+        "versions": found.versions,
     }
 
 
-def _read_auc(path: Path) -> dict[str, float | None]:
-    try:
-        auc: dict[str, float | None] = parse_json(path.read_text())["auc"]
-        return {MACRO: auc[MACRO], **auc}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AnatoBenchError(f"{path}: not an evaluation ({error}): run `anatobench evaluate` again") from None
-
-
-def _results(selection: Selection, found: Found) -> Iterable[dict[str, Any]]:
+def _results(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
     for table in selection.tables:
         for condition in selection.conditions(table):
             paper = TABLES[table].get(condition, {})
             for framework in selection.frameworks:
                 for name in paper or (MACRO,):
-                    auc = _by_seed(selection, found, condition, framework, name)
+                    auc = found.auc(condition, framework, name)
                     if auc:
                         yield {
                             "table": table,
@@ -95,14 +78,6 @@ def _results(selection: Selection, found: Found) -> Iterable[dict[str, Any]]:
                             "auc": {str(seed): value for seed, value in auc.items()},
                             **_beside(list(auc.values()), paper.get(name)),
                         }
-
-
-def _by_seed(
-    selection: Selection, found: Found, condition: Condition, framework: str, name: str = MACRO
-) -> dict[int, float]:
-    """The AUC of a class by seed, where it is there and defined."""
-    auc = {seed: found.get(Cell(condition, framework, seed), {}).get(name) for seed in range(selection.seeds)}
-    return {seed: value for seed, value in auc.items() if value is not None}
 
 
 def _beside(values: Sequence[float], paper: PublishedAuc | None) -> dict[str, Any]:
@@ -121,20 +96,17 @@ def _difference(interval: Interval, published: float | None) -> dict[str, Any]:
     return {"difference": interval.mean - published, "difference_low": low, "difference_high": high}
 
 
-def _gains(selection: Selection, found: Found) -> Iterable[dict[str, Any]]:
+def _gains(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
     """Of Table 1's pairs."""
-    for condition in dict.fromkeys(
-        condition for table in selection.tables for condition in selection.conditions(table)
-    ):
-        with_segmentation = Condition(condition.dataset, condition.model, condition.pretrained)
+    for condition in selection.all_conditions:
         if condition.segmentation_weight != 0:
             continue
         key = (condition.dataset, condition.model, condition.pretrained)
         for framework in selection.frameworks:
-            gains = _paired(selection, found, (with_segmentation, framework), (condition, framework))
+            gains = paired(found.auc(Condition(*key), framework), found.auc(condition, framework))
             if gains:
                 published = published_gain(*key)
-                interval = interval_of(gains)
+                interval = interval_of(list(gains.values()))
                 notes = [auc.note for arm in (False, True) if (auc := published_auc(*key, arm)) and auc.note]
                 yield {
                     "dataset": condition.dataset,
@@ -148,20 +120,12 @@ def _gains(selection: Selection, found: Found) -> Iterable[dict[str, Any]]:
                 }
 
 
-def _framework_differences(selection: Selection, found: Found) -> Iterable[dict[str, Any]]:
+def _framework_differences(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
     reference, candidate = FRAMEWORKS
-    for condition in dict.fromkeys(cell.condition for cell in selection.cells):
-        differences = _paired(selection, found, (condition, candidate), (condition, reference))
+    for condition in selection.all_conditions:
+        differences = paired(found.auc(condition, candidate), found.auc(condition, reference))
         if differences:
-            yield {**asdict(condition), **asdict(interval_of(differences))}
-
-
-def _paired(
-    selection: Selection, found: Found, first: tuple[Condition, str], second: tuple[Condition, str]
-) -> list[float]:
-    """Macro AUC of the first minus the second, for every seed that both have."""
-    minuend, subtrahend = (_by_seed(selection, found, *arm) for arm in (first, second))
-    return [minuend[seed] - subtrahend[seed] for seed in minuend if seed in subtrahend]
+            yield {**asdict(condition), **asdict(interval_of(list(differences.values())))}
 
 
 def csv_text(record: Mapping[str, Any]) -> str:
@@ -193,7 +157,7 @@ def result_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def gain_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Under `GAIN_HEADER`."""
     return [
-        (*_model_words(row), _FRAMEWORK_NAMES[row["framework"]], *_number_words(row, notes_of(record), signed=True))
+        (*_model_words(row), FRAMEWORK_NAMES[row["framework"]], *_number_words(row, notes_of(record), signed=True))
         for row in record["gains"]
     ]
 
@@ -201,7 +165,7 @@ def gain_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def framework_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Under `FRAMEWORK_HEADER`."""
     return [
-        (*_model_words(row), supervision_words(row), str(row["count"]), _points(row, ("mean", "low", "high"), True))
+        (*_model_words(row), supervision_words(row), str(row["count"]), points(row))
         for row in record["framework_differences"]
     ]
 
@@ -225,7 +189,7 @@ def _model_words(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _condition_words(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (*_model_words(row), supervision_words(row), _FRAMEWORK_NAMES[row["framework"]])
+    return (*_model_words(row), supervision_words(row), FRAMEWORK_NAMES[row["framework"]])
 
 
 def _number_words(row: Mapping[str, Any], notes: Sequence[str], signed: bool) -> tuple[str, ...]:
@@ -235,16 +199,7 @@ def _number_words(row: Mapping[str, Any], notes: Sequence[str], signed: bool) ->
     published = "-" if row["published"] is None else f"{100 * row['published']:{sign}.2f}{mark}"
     return (
         str(row["count"]),
-        _points(row, ("mean", "low", "high"), signed),
+        points(row, signed),
         published,
-        _points(row, ("difference", "difference_low", "difference_high"), True),
+        points(row, True, ("difference", "difference_low", "difference_high")),
     )
-
-
-def _points(row: Mapping[str, Any], keys: tuple[str, str, str], signed: bool) -> str:
-    mean, low, high = (row[key] for key in keys)
-    if mean is None:
-        return "-"
-    sign = "+" if signed else ""
-    interval = "" if low is None else f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
-    return f"{100 * mean:{sign}.2f}{interval}"

@@ -1,17 +1,9 @@
-"""The grid on disk: one folder with the runs, what they have in common, and which are done.
-
-OUT/grid.json       the settings that all runs share
-OUT/runs/<cell>     a run of `anatobench train`, with the evaluation that ends it
-OUT/logs            what the runs said
-OUT/plans           what was submitted to Slurm (grid_jobs.py)
-OUT/record.json     what `collect` found, also as results.csv and report.html (grid_results.py)
-"""
+"""The grid's runs: the settings that all of a folder share (`OUT/grid.json`), what each is trained with and takes."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +11,16 @@ from anatobench.backbones import card_of
 from anatobench.bench.flops import count
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.experiments.child_processes import Chain, Command
 from anatobench.experiments.grid import OWN_SETTINGS, Cell
+from anatobench.experiments.runs import PlannedRun, read_settings
 from anatobench.objectives.registry import plan_of
 from anatobench.recipes import Recipe, override, paper_recipe
 from anatobench.store.reader import INDEX_FILE, Store, read_description
-from anatobench.system.atomic_files import write_atomically
-from anatobench.system.json_text import parse_json
 from anatobench.tasks import get_task
-from anatobench.training.metrics_records import METRICS_FILE
 from anatobench.training.pretrained.weights_file import find, how_to_fetch
-from anatobench.training.run_folder import CONFIG_FILE, evaluation_file
+from anatobench.training.run_folder import AUTO, configure
 
 GRID_FILE = "grid.json"
-ABSENT, BEGUN, DONE = "absent", "begun", "done"
-STATES = (ABSENT, BEGUN, DONE)
-"""A run that is begun may be running or may have been stopped: both go on the same way."""
-_LAST_BYTES = 65536
-"""Enough of a metrics file for its last record."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +45,15 @@ class GridSettings:
 
     def recipe(self, cell: Cell) -> Recipe:
         """What a cell is trained with."""
-        own = [f"{name}={value}" for name, value in cell.condition.settings.items()]
-        base = paper_recipe(get_task(cell.condition.dataset), cell.condition.model)
-        return override(base, [*self.settings, *own, f"seed={cell.seed}"])
+        return override(paper_recipe(get_task(cell.condition.dataset), cell.condition.model), self.settings_of(cell))
+
+    def settings_of(self, cell: Cell) -> tuple[str, ...]:
+        """The changes of the paper's recipe for a cell."""
+        return (*self.settings, *cell.condition.settings, f"seed={cell.seed}")
 
     def store_of(self, dataset: str) -> Path:
         """Where a data set's store lies."""
         return Path(self.stores) / dataset
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {**asdict(self), "settings": list(self.settings)}
-
-
-def read_settings(out: Path) -> GridSettings | None:
-    """Those of an existing folder; None where there is none yet, `AnatoBenchError` if the file is damaged."""
-    path = out / GRID_FILE
-    if not path.exists():
-        return None
-    try:
-        data = parse_json(path.read_text())
-        return GridSettings(**{**data, "settings": tuple(data["settings"])})
-    except (OSError, ValueError, KeyError, TypeError, AnatoBenchError) as error:
-        raise AnatoBenchError(f"{path}: not a grid's settings ({error}): choose another --out") from None
 
 
 def settings_for(out: Path, asked: Mapping[str, Any], default_stores: str = "stores") -> GridSettings:
@@ -91,7 +61,7 @@ def settings_for(out: Path, asked: Mapping[str, Any], default_stores: str = "sto
 
     `asked` has the fields of `GridSettings` that a person named.
     """
-    saved = read_settings(out)
+    saved = read_settings(out / GRID_FILE, GridSettings)
     if saved is None:
         return GridSettings(**{**asked, "stores": str(Path(asked.get("stores", default_stores)).resolve())})
     changed = []
@@ -102,53 +72,6 @@ def settings_for(out: Path, asked: Mapping[str, Any], default_stores: str = "sto
     if changed:
         raise AnatoBenchError(f"{out}: its runs have other settings: {'; '.join(changed)}: choose another --out")
     return saved
-
-
-def begin(out: Path, settings: GridSettings) -> None:
-    """Keep the settings of a new folder; `AnatoBenchError` if it holds something else."""
-    if read_settings(out) == settings:
-        return
-    if out.exists() and any(out.iterdir()):
-        raise AnatoBenchError(f"{out}: not empty and not this grid: choose another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / GRID_FILE, (json.dumps(settings.to_json(), indent=1) + "\n").encode())
-    except OSError as error:
-        raise AnatoBenchError(f"{out}: cannot be written ({error.strerror}): choose another --out") from None
-
-
-def run_folder(out: Path, cell: Cell) -> Path:
-    """Where a cell's run lies."""
-    return out / "runs" / cell.name
-
-
-def logs_folder(out: Path) -> Path:
-    """Where what the runs said lies."""
-    return out / "logs"
-
-
-def state_of(out: Path, cell: Cell) -> str:
-    """One of `STATES`."""
-    run = run_folder(out, cell)
-    if (run / evaluation_file("test")).is_file():
-        return DONE
-    return BEGUN if (run / CONFIG_FILE).is_file() else ABSENT
-
-
-def last_step(run: Path) -> int:
-    """The last step that a run has logged, 0 if none."""
-    try:
-        with (run / METRICS_FILE).open("rb") as file:
-            file.seek(max(file.seek(0, 2) - _LAST_BYTES, 0))
-            lines = file.read().splitlines()
-    except OSError:
-        return 0
-    for line in reversed(lines):
-        try:
-            return int(parse_json(line)["step"])
-        except (ValueError, KeyError, TypeError):  # the line is being written, or was cut
-            continue
-    return 0
 
 
 def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
@@ -179,59 +102,39 @@ def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
     return found
 
 
-def train_options(cell: Cell, settings: GridSettings) -> list[str]:
-    """`anatobench train`'s options but --task and --out."""
-    store = settings.store_of(cell.condition.dataset)
-    words = ["--store", str(store), "--model", cell.condition.model, "--framework", cell.framework]
-    if settings.steps is not None:
-        words += ["--steps", str(settings.steps)]
-    if cell.condition.pretrained:
-        words += ["--pretrained", "auto"]
-    own = [f"{name}={value}" for name, value in cell.condition.settings.items()]
-    for setting in (*settings.settings, *own, f"seed={cell.seed}"):
-        words += ["--set", setting]
-    return words
+def planned(cells: Iterable[Cell], settings: GridSettings) -> list[PlannedRun]:
+    """What the cells are trained with, their stores being there."""
+    return [
+        PlannedRun(
+            cell.name,
+            configure(
+                settings.store_of(cell.condition.dataset),
+                cell.condition.model,
+                cell.framework,
+                settings.settings_of(cell),
+                pretrained=AUTO if cell.condition.pretrained else None,
+                max_steps=settings.steps,
+            ),
+        )
+        for cell in cells
+    ]
 
 
-def training_chain(cell: Cell, settings: GridSettings, out: Path) -> Chain:
-    """Train a cell, or go on, and evaluate it."""
-    run = str(run_folder(out, cell))
-    train: Command = ["train", "--task", cell.condition.dataset, "--out", run, "--resume"]
-    return Chain(cell.name, [[*train, *train_options(cell, settings)], ["evaluate", run]])
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a run takes."""
-
-    steps: int
-    batch_size: int
-    flop: float
-    """Floating-point operations of all its training steps, a multiply and an add counted as two."""
-
-
-class WorkOf:
-    """Counts the work of cells, opening each store once."""
-
-    def __init__(self, settings: GridSettings) -> None:
-        self._settings = settings
-        self._stores: dict[str, Store | None] = {}
-
-    def __call__(self, cell: Cell) -> Work | None:
-        """None where there is no store yet, or too few cases in it for one batch."""
-        store = self._store(cell.condition.dataset)
-        recipe = self._settings.recipe(cell)
-        steps_per_epoch = 0 if store is None else len(store.split("train")) // recipe.batch_size
-        if store is None or steps_per_epoch == 0:
-            return None
-        steps = recipe.epochs * steps_per_epoch
-        steps = steps if self._settings.steps is None else min(steps, self._settings.steps)
+def work_of(cells: Iterable[Cell], settings: GridSettings) -> Iterator[tuple[int, float] | None]:
+    """Of each cell the steps that training takes and their floating-point operations, a multiply and an add counted as
+    two; None where there is no store yet, or too few cases in it for one batch. Each store is opened once."""
+    stores: dict[str, Store | None] = {}
+    for cell in cells:
+        condition, recipe = cell.condition, settings.recipe(cell)
+        if condition.dataset not in stores:
+            path = settings.store_of(condition.dataset)
+            stores[condition.dataset] = Store.open(path) if (path / INDEX_FILE).is_file() else None
+        store = stores[condition.dataset]
+        steps = 0 if store is None else recipe.epochs * (len(store.split("train")) // recipe.batch_size)
+        if store is None or steps == 0:
+            yield None
+            continue
+        steps = steps if settings.steps is None else min(steps, settings.steps)
         heads = plan_of(recipe, store.task).heads
-        spec = ModelSpec(cell.condition.model, store.size, store.task, store.geometry.crop_size, heads)
-        return Work(steps, recipe.batch_size, float(count(spec).training) * recipe.batch_size * steps)
-
-    def _store(self, dataset: str) -> Store | None:
-        if dataset not in self._stores:
-            path = self._settings.store_of(dataset)
-            self._stores[dataset] = Store.open(path) if (path / INDEX_FILE).is_file() else None
-        return self._stores[dataset]
+        spec = ModelSpec(condition.model, store.size, store.task, store.geometry.crop_size, heads)
+        yield steps, float(count(spec).training) * recipe.batch_size * steps

@@ -118,7 +118,7 @@ def make_masks(
 
 
 def scans_of_shard(scans: Sequence[Scan], shard: tuple[int, int]) -> Sequence[Scan]:
-    """Every n-th scan from i on, whether it has a mask or not: a job that is repeated has the same scans."""
+    """Return every n-th scan from i on, whether it has a mask or not: a job that is repeated has the same scans."""
     index, count = shard
     return scans[index::count]
 
@@ -131,7 +131,7 @@ def summarise(
     seconds: float,
     notes: tuple[str, ...],
 ) -> Summary:
-    """The figures of one call over its own scans."""
+    """Return the figures of one call over its own scans."""
     here = sum(scan.mask is not None and scan.mask.is_relative_to(folder.root) for scan in own)
     return Summary(
         masks=str(folder.root),
@@ -210,7 +210,7 @@ def _take(job: _Job, result: _Result, tally: _Tally) -> None:
 
 
 def _seconds_for(job: _Job) -> float:
-    """What a worker may take for a scan: reading it, and then segmenting it on what may be two cores."""
+    """Return what a worker may take for a scan: reading it, and then segmenting it on what may be two cores."""
     return SEGMENTING_SECONDS + SEGMENTING_FACTOR * reading_seconds(job.scan.path)
 
 
@@ -252,7 +252,7 @@ def _rejection(job: _Job, reason: str, message: str) -> Rejection:
 
 @contextmanager
 def _disk_errors_named() -> Iterator[None]:
-    """A disk that refuses is no scan's fault and no bug: one sentence that says what to do."""
+    """Name a disk that refuses in one sentence that says what to do: it is no scan's fault and no bug."""
     try:
         yield
     except OSError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,8 +21,9 @@ from anatobench.system.progress import progress_bar
 from anatobench.system.time_limit import GRACE, reading_seconds
 from anatobench.system.worker_pool import TimedOut, WorkerDied, run_in_workers
 from anatobench.volumes.label_evidence import VERTEBRAE, check_upright
+from anatobench.volumes.mask_fit import best_flip, flip_message
 from anatobench.volumes.organs import STRUCTURES, label_structures
-from anatobench.volumes.read import read_mask
+from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.volume import Mask
 
 PLAUSIBLE_ML: Mapping[str, tuple[float, float]] = {
@@ -115,7 +117,7 @@ class MaskQuality:
 
 
 def check_masks(scans: Sequence[Scan], organs: Sequence[str], workers: int, progress: bool = True) -> list[MaskQuality]:
-    """The quality of every mask that is there, the worst first."""
+    """Return the quality of every mask that is there, the worst first."""
     with_mask = [scan for scan in scans if scan.mask is not None]
     found: list[MaskQuality] = []
     judge_one = partial(check_mask, organs=tuple(organs))
@@ -131,7 +133,7 @@ def check_masks(scans: Sequence[Scan], organs: Sequence[str], workers: int, prog
 
 
 def _seconds_for(scan: Scan) -> float:
-    return GRACE * reading_seconds(scan.mask)
+    return GRACE * reading_seconds(scan.path, scan.mask)
 
 
 def check_mask(scan: Scan, organs: Sequence[str]) -> MaskQuality:
@@ -141,13 +143,18 @@ def check_mask(scan: Scan, organs: Sequence[str]) -> MaskQuality:
         mask = read_mask(scan.mask)
         structures = label_structures(mask, scan.mask_labels)
         check_upright(mask, structures)
+        with suppress(CaseError):  # of a scan that cannot be read `prepare` says why
+            volume = read_volume(scan.path, scan.header, scan.rescale)
+            found = best_flip(mask, volume)
+            if found is not None:
+                return _unusable(scan, f"{scan.mask}: {flip_message(found)}")
     except (CaseError, OSError) as error:
         return _unusable(scan, str(error))
     return MaskQuality(scan, judge(mask, structures, organs))
 
 
 def judge(mask: Mask, structures: Mapping[int, str], organs: Sequence[str]) -> tuple[OrganFinding, ...]:
-    """A finding for every organ. `structures` names the mask's labels."""
+    """Return a finding for every organ. `structures` names the mask's labels."""
     measured = {organ: _measure(mask, _labels_of(structures, organ)) for organ in organs}
     levels = _vertebrae_seen(mask, structures)
     midline = _midline(mask, structures)
@@ -169,7 +176,7 @@ EDGES = (("upper", "lower"), ("front", "back"), ("right", "left"))
 
 
 def _measure(mask: Mask, labels: Sequence[int]) -> _Measured | None:
-    """None if the organ is not there."""
+    """Return None if the organ is not there."""
     table = np.zeros(np.iinfo(mask.labels.dtype).max + 1, dtype=bool)
     table[list(labels)] = True
     here = table[mask.labels]
@@ -258,7 +265,7 @@ def _vertebrae_seen(mask: Mask, structures: Mapping[int, str]) -> set[str]:
 
 
 def _midline(mask: Mask, structures: Mapping[int, str]) -> float | None:
-    """Of the spine, in millimetres to the right; None without one."""
+    """Return the spine's place, in millimetres to the right; None without one."""
     spine = [label for label, name in structures.items() if name in VERTEBRAE or name == "spinal_cord"]
     measured = _measure(mask, spine) if spine else None
     return None if measured is None else measured.centre_right
@@ -269,7 +276,7 @@ def _unusable(scan: Scan, message: str) -> MaskQuality:
 
 
 def quality_table(qualities: Sequence[MaskQuality]) -> bytes:
-    """The content of `quality.csv`: one row per mask and organ, the worst masks first."""
+    """Return the content of `quality.csv`: one row per mask and organ, the worst masks first."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(("case_id", "organ", "millilitres", "finding", "detail", "mask"))

@@ -27,7 +27,7 @@ class Scan:
 
 
 def scans_of_listing(listing: Listing) -> tuple[list[Scan], list[Rejection]]:
-    """The scans of a data set's listing, sorted by case id, and those that the listing could not use."""
+    """Return the scans of a data set's listing, sorted by case id, and those that the listing could not use."""
     rejected = list(listing.rejected)
     scans = []
     for case in sorted(listing.cases, key=lambda case: case.case_id):
@@ -39,8 +39,8 @@ def scans_of_listing(listing: Listing) -> tuple[list[Scan], list[Rejection]]:
 
 
 def scans_in_folder(root: Path, masks: Path, rescale: str = "auto") -> tuple[list[Scan], list[Rejection]]:
-    """Every NIfTI and NPZ file and every folder with DICOM files below `root`, without what lies in `masks`, and what
-    looks like a scan but cannot be one (`find_scans`).
+    """Return every NIfTI and NPZ file and every folder with DICOM files below `root`, without what lies in `masks`, and
+    what looks like a scan but cannot be one (`find_scans`).
 
     Case ids are the relative paths with `_` for `/`, as a manifest without case names has them.
     """

@@ -37,7 +37,7 @@ class Segmenter(Protocol):
         """Label to structure."""
 
     def description(self) -> dict[str, Any]:
-        """What made the masks, in plain JSON types: the same description, the same masks."""
+        """Return what made the masks, in plain JSON types: the same description, the same masks."""
 
     def segment(self, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
         """uint8 [D, H, W] labels of int16 [D, H, W] HU; `affine` maps (d, h, w) to RAS+ millimetres."""
@@ -70,7 +70,8 @@ class TotalSegmentator:
 
 
 def worker_places(weights: Weights, gpus: Sequence[str], scratch: Path, per_device: int) -> list[WorkerPlace]:
-    """One place per GPU (or the CPU) and scan at once, each with a home folder for TotalSegmentator in `scratch`."""
+    """Return one place per GPU (or the CPU) and scan at once, each with a home folder for TotalSegmentator in
+    `scratch`."""
     places = []
     for number, gpu in enumerate((list(gpus) or [""]) * per_device):
         home = scratch / f"home-{number}"
@@ -89,7 +90,7 @@ def worker_places(weights: Weights, gpus: Sequence[str], scratch: Path, per_devi
 
 @cache
 def _totalsegmentator(gpu: bool, threads: int) -> Callable[..., Any]:
-    """The package's function, once per process."""
+    """Return the package's function, once per process."""
     sys.stdout.flush()
     os.dup2(2, 1)  # what the package and its processes print is no figure of ours
     # On the CPU the package takes a thread for each core of the machine, of which a job may have few.

@@ -38,13 +38,13 @@ class Weights:
     """Of the package TotalSegmentator."""
 
     def sha256(self) -> str:
-        """Of the checkpoint."""
+        """Return the checkpoint's digest."""
         with (self.model / FILES[2]).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_or_download() -> Weights:
-    """The weights where TotalSegmentator looks for them, downloaded if they are missing.
+    """Return the weights where TotalSegmentator looks for them, downloaded if they are missing.
 
     `AnatoBenchError` if the package is not installed, or says what to fetch and where to put it.
     """

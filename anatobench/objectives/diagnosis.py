@@ -9,7 +9,7 @@ from anatobench.tasks import Task
 
 
 def diagnosis(recipe: Recipe, task: Task) -> Plan:
-    """One phase: the classifier's loss, any_injury's, and, with a weight above 0, the segmentation head's."""
+    """Return one phase: the classifier's loss, any_injury's, and, with a weight above 0, the segmentation head's."""
     objective = Objective(
         kind="diagnosis",
         reads=("volume", "organs", "targets"),

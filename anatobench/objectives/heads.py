@@ -33,23 +33,24 @@ HEADS: dict[str, Head] = {
 
 
 def auxiliary_heads(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the heads named that stand on the feature map."""
+    """Return those of the heads named that stand on the feature map."""
     return tuple(name for name in names if HEADS[name].kind == "auxiliary")
 
 
 def weights_prefix(head: str) -> str:
-    """What the canonical names of an auxiliary head's weights begin with."""
+    """Return what the canonical names of an auxiliary head's weights begin with."""
     return f"{head}_head."
 
 
 def of_another_head(weight: str, heads: tuple[str, ...]) -> bool:
-    """Whether a weight belongs to an auxiliary head that is not among `heads`: a model without it leaves it out."""
+    """Return whether a weight belongs to an auxiliary head that is not among `heads`: a model without it leaves it
+    out."""
     others = [name for name in auxiliary_heads(tuple(HEADS)) if name not in heads]
     return weight.startswith(tuple(weights_prefix(name) for name in others))
 
 
 def diagnosis_heads(segmentation: bool) -> tuple[str, ...]:
-    """The classifier, and the segmentation head beside it or not."""
+    """Return the classifier, and the segmentation head beside it or not."""
     return (CLASSIFIER, SEGMENTATION) if segmentation else (CLASSIFIER,)
 
 
@@ -59,5 +60,5 @@ def without_auxiliary(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def of_auxiliary(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Those of the auxiliary heads alone."""
+    """Return those of the auxiliary heads alone."""
     return {name: array for name, array in weights.items() if of_another_head(name, ())}

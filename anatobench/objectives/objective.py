@@ -43,7 +43,7 @@ class Phase:
     stays as it is. A run has a teacher if one of its phases moves it."""
 
     def trains(self, parameter: str) -> bool:
-        """Whether the parameter of that canonical name is trained."""
+        """Return whether the parameter of that canonical name is trained."""
         return any(fnmatchcase(parameter, pattern) for pattern in self.trained)
 
 
@@ -64,7 +64,7 @@ class Plan:
         return any(phase.teacher is not None for phase in self.phases)
 
     def phase_of_epoch(self, epoch: int) -> int:
-        """The phase of an epoch, both counted from 0."""
+        """Return the phase of an epoch, both counted from 0."""
         place = epoch % sum(phase.epochs for phase in self.phases)
         for index, phase in enumerate(self.phases):
             if place < phase.epochs:
@@ -73,7 +73,7 @@ class Plan:
         raise AssertionError("the place lies within the phases' epochs")
 
     def reads(self, steps_per_epoch: int) -> Callable[[int], tuple[str, ...]]:
-        """The arrays that the batch of a step holds, as a function of the step from 0."""
+        """Return the arrays that the batch of a step holds, as a function of the step from 0."""
         return lambda step: self.phases[self.phase_of_epoch(step // steps_per_epoch)].objective.reads
 
 
@@ -82,5 +82,5 @@ Kind = Callable[[Recipe, Task], Plan]
 
 
 def term_names(phases: Sequence[Phase]) -> tuple[str, ...]:
-    """Of all phases, each once, in order."""
+    """Return the terms of all phases, each once, in order."""
     return tuple(dict.fromkeys(name for phase in phases for name in phase.objective.terms))

@@ -14,7 +14,7 @@ KINDS: dict[str, Kind] = {
 
 
 def plan_of(recipe: Recipe, task: Task) -> Plan:
-    """What the recipe's kind of supervision trains on a task; `UsageError` names the kinds there are."""
+    """Return what the recipe's kind of supervision trains on a task; `UsageError` names the kinds there are."""
     if recipe.objective not in KINDS:
         raise UsageError(f"objective={recipe.objective!r}: choose one of {', '.join(KINDS)}")
     return KINDS[recipe.objective](recipe, task)

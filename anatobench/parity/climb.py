@@ -112,7 +112,7 @@ def climb(asked: Climb, progress: Callable[[str], None] = lambda what: None) -> 
 
 
 def tolerances_for(model: str, dtype: str) -> Tolerances:
-    """The gates of a model in a precision."""
+    """Return the gates of a model in a precision."""
     tolerances = TOLERANCES[dtype]
     if dtype == "float32" and card_of(model).has_kinks:
         return replace(tolerances, gradients=None, whole_gradient=KINKED_GRADIENT_TOLERANCE)
@@ -120,7 +120,7 @@ def tolerances_for(model: str, dtype: str) -> Tolerances:
 
 
 def _largest_by_kind(rungs: list[Rung]) -> dict[str, float | None]:
-    """None for what was not measured (gradients and what follows, without steps)."""
+    """Return None for what was not measured (gradients and what follows, without steps)."""
     errors: dict[str, float | None] = dict.fromkeys(SUMMARY_KINDS)
     for rung in rungs:
         errors[rung.kind] = max(errors.get(rung.kind) or 0.0, rung.difference.error)

@@ -18,7 +18,8 @@ PRECISION_OF_DTYPE = {"float64": "fp64", "float32": "fp32", "tensorfloat32": "tf
 
 
 def parity_recipe(dtype: str, seed: int) -> Recipe:
-    """Every term of the loss weighs, the gradient is clipped, and weight decay and epsilon are large enough to see.
+    """Let every term of the loss weigh, clip the gradient, and take weight decay and epsilon large enough to
+    see.
 
     Nothing is drawn at random: no two frameworks draw the same.
     """
@@ -35,12 +36,13 @@ def parity_recipe(dtype: str, seed: int) -> Recipe:
 
 
 def learning_rate(step: int) -> float:
-    """Another one for every step, so that a shift by a step shows."""
+    """Return another rate for every step, so that a shift by a step shows."""
     return 1e-3 * 0.9**step
 
 
 def perturbed_weights(weights: Arrays, seed: int) -> Arrays:
-    """The weights with constant arrays (biases, BatchNorm's scales and running values) moved off their constants."""
+    """Return the weights with constant arrays (biases, BatchNorm's scales and running values) moved off their
+    constants."""
     generator = np.random.default_rng(seed)
     perturbed = {}
     for name, array in weights.items():
@@ -54,7 +56,7 @@ def perturbed_weights(weights: Arrays, seed: int) -> Arrays:
 
 
 def parity_batch(spec: ModelSpec, batch_size: int, seed: int, step: int) -> Batch:
-    """The batch of a step.
+    """Return the batch of a step.
 
     Case 0 is healthy throughout, the others are not. From two cases on, one has an unknown label: an injured case in
     even steps, the healthy one in odd steps. From three on, the last has no mask.

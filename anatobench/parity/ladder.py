@@ -72,7 +72,7 @@ class Ladder:
         return plan_of(self.reference.recipe, self.reference.spec.task)
 
     def climb(self, progress: Callable[[str], None] = lambda what: None) -> Iterator[Rung]:
-        """Every rung in order, whether or not one below has failed; `progress` is told what comes next."""
+        """Yield every rung in order, whether or not one below has failed; `progress` is told what comes next."""
         progress("weights")
         weights = perturbed_weights(self.reference.weights(), self.seed)
         yield from self._weight_rungs(weights)
@@ -88,7 +88,7 @@ class Ladder:
             yield from self._training_rungs(progress)
 
     def _weight_rungs(self, weights: Arrays) -> Iterator[Rung]:
-        """Same names and shapes; reference to candidate and back is the identity, to the bit."""
+        """Compare names and shapes; reference to candidate and back is the identity, to the bit."""
         shapes = ({n: np.asarray(a.shape) for n, a in e.weights().items()} for e in (self.reference, self.candidate))
         yield self._forward("shapes", "shapes", exact_difference(*shapes))
         self.reference.load_weights(weights)

@@ -45,8 +45,8 @@ def whole_ladder() -> tuple[Climb, ...]:
 
 
 def climb_all(climbs: Sequence[Climb], workers: int) -> Iterator[dict[str, Any]]:
-    """The figures of every climb as they come. Full-size climbs go first, those with gradients one at a time and the
-    others in pairs, for they need the memory of the whole machine; what is smaller shares `workers` processes."""
+    """Yield the figures of every climb as they come. Full-size climbs go first, those with gradients one at a time and
+    the others in pairs, for they need the memory of the whole machine; what is smaller shares `workers` processes."""
     cores = os.cpu_count() or 1
     for part, count, environment in _parts(climbs, workers):
         threads = max(cores // count, 1)
@@ -80,7 +80,7 @@ def _with_xla_flag(flag: str) -> dict[str, str]:
 
 
 def _climb(asked: Climb) -> dict[str, Any] | str:
-    """The figures, or what went wrong: a worker may not raise."""
+    """Return the figures, or what went wrong: a worker may not raise."""
     try:
         return climb(asked)
     except AnatoBenchError as error:

@@ -76,7 +76,8 @@ LOOKS["full", "large"] = LOOKS["tiny", "large"] = InjuryLook(
 
 
 def abdomen_body(rng: np.random.Generator) -> Body:
-    """A patient of random size and shape, seen from the lung bases to the pelvis (z from about 150 to -170 mm)."""
+    """Return a patient of random size and shape, seen from the lung bases to the pelvis (z from about 150 to -170
+    mm)."""
     half_width, half_depth = rng.uniform(132, 152), rng.uniform(92, 108)
     fat, wall = rng.uniform(6, 16), rng.uniform(9, 13)
     muscle_hu = rng.uniform(62, 90)
@@ -104,7 +105,7 @@ def abdomen_body(rng: np.random.Generator) -> Body:
 def _organ(
     rng: np.random.Generator, centre: tuple[float, float, float], radii: tuple[float, float, float], **options: float
 ) -> Blob:
-    """A blob about there and about that large, with a slow ripple."""
+    """Return a blob about there and about that large, with a slow ripple."""
     jitter = rng.normal(0, 4.5, 3)
     scale = rng.uniform(0.86, 1.14) * rng.uniform(0.93, 1.07, 3)
     ripple = Ripple.draw(rng, 0.055 * float(np.mean(radii)), (50.0, 130.0))
@@ -185,7 +186,7 @@ def _bowel(rng: np.random.Generator, cavity: Shape) -> list[Part]:
 
 
 def _is_local(part: Part) -> bool:
-    """Whether a part's box is small, so that keeping it inside the cavity costs little."""
+    """Return whether a part's box is small, so that keeping it inside the cavity costs little."""
     low, high = part.shape.box
     return bool(np.prod(high - low) < 1.2e6)
 
@@ -198,7 +199,7 @@ def _tube_parts(tube: Tube, structure: str, wall_hu: float, lumen_hu: float, wal
 
 
 def _small_bowel_line(rng: np.random.Generator) -> Tube:
-    """A walk that coils through the middle of the lower abdomen."""
+    """Return a walk that coils through the middle of the lower abdomen."""
     centre, radii = np.array([0.0, 26.0, -82.0]), np.array([58.0, 30.0, 42.0])
     point, heading = rng.uniform(-0.5, 0.5, 3), rng.normal(size=3)
     line = []
@@ -234,7 +235,8 @@ def _solid_organs(rng: np.random.Generator, cavity: Shape) -> list[Part]:
 def abdomen_findings(
     rng: np.random.Generator, body: Body, targets: tuple[int, ...], look: InjuryLook
 ) -> tuple[Finding, ...]:
-    """The injuries that `targets` (grades in the order of RATIC's groups) ask for, and look-alikes drawn freely."""
+    """Return the injuries that `targets` (grades in the order of RATIC's groups) ask for, and look-alikes drawn
+    freely."""
     grades = dict(zip((group.name for group in RATIC.groups), targets, strict=True))
     body_map, findings = BodyMap.of(body), []
     for group, hosts in SOLID_HOSTS.items():

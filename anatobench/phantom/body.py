@@ -47,7 +47,7 @@ class Body:
     background: float = -1000.0
 
     def part(self, structure: str) -> Part:
-        """The last part of that structure."""
+        """Return the last part of that structure."""
         return next(part for part in reversed(self.parts) if part.structure == structure)
 
 
@@ -69,7 +69,7 @@ class Canvas:
 
     @staticmethod
     def blank(size: Size, spacing: Spacing, centre: tuple[float, float, float], background: float) -> Canvas:
-        """Nothing but background on a grid about a point (x, y, z) of the body."""
+        """Return nothing but background on a grid about a point (x, y, z) of the body."""
         d, h, w = ((np.arange(n, dtype=np.float32) - (n - 1) / 2) * s for n, s in zip(size, spacing, strict=True))
         return Canvas(
             hu=np.full(size, background, dtype=np.float32),
@@ -86,7 +86,7 @@ class Canvas:
         return float(np.prod(self.spacing) ** (1 / 3))
 
     def window(self, shape: Shape) -> tuple[tuple[slice, slice, slice], Points] | None:
-        """The voxels in a shape's box and their coordinates; None where the shape lies outside the scan."""
+        """Return the voxels in a shape's box and their coordinates; None where the shape lies outside the scan."""
         low, high = shape.box
         pieces = []
         for axis, (lower, upper) in (

@@ -30,7 +30,8 @@ class Chest:
 
 
 def chest_body(rng: np.random.Generator, cardiomegaly: bool = False) -> Chest:
-    """A patient of random size and shape, seen from the lung tips to the upper abdomen (z about 140 to -150 mm)."""
+    """Return a patient of random size and shape, seen from the lung tips to the upper abdomen (z about 140 to -150
+    mm)."""
     half_width, half_depth = rng.uniform(136, 154), rng.uniform(94, 110)
     fat, wall = rng.uniform(5, 14), rng.uniform(9, 13)
     blood, muscle_hu = rng.uniform(40, 140), rng.uniform(45, 70)

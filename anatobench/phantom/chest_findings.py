@@ -183,7 +183,7 @@ own; RAD-ChestCT's calcification is one of the two arterial ones."""
 def chest_findings(
     rng: np.random.Generator, chest: Chest, present: Collection[str], coarse: float
 ) -> tuple[Finding, ...]:
-    """The signs of the findings that are present, and look-alikes drawn whatever is present."""
+    """Return the signs of the findings that are present, and look-alikes drawn whatever is present."""
     scene = Scene(rng, chest, BodyMap.of(chest.body), coarse)
     found = [finding for name, sign in SIGNS.items() if name in present for finding in sign(scene)]
     return tuple(found + _lookalikes(scene))

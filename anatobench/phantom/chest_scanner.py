@@ -32,7 +32,7 @@ def chest_patient(plan: CohortPlan, index: int, present: Mapping[str, int]) -> t
 
 
 def chest_scanner(rng: np.random.Generator, size: str) -> Scanner:
-    """A scan of the chest: about 5 x 5 x 9 mm (tiny) or 1.4 x 1.4 x 2 mm (full) voxels."""
+    """Return a scan of the chest: about 5 x 5 x 9 mm (tiny) or 1.4 x 1.4 x 2 mm (full) voxels."""
     if size == "tiny":
         pixels, in_plane, between = int(rng.choice((64, 68, 72))), rng.uniform(4.9, 5.3), rng.uniform(8.0, 10.0)
         noise = rng.uniform(12, 20)

@@ -7,10 +7,11 @@ any patient. Tables are written last, from the plan, so that a cohort without th
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ import numpy as np
 
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.phantom import write_ct_rate, write_rad_chestct, write_ratic
+from anatobench.phantom.dicom_files import PARTIAL_SUFFIX
 from anatobench.phantom.plan import CohortPlan
-from anatobench.system.atomic_files import write_atomically
+from anatobench.system.atomic_files import TEMPORARY_SUFFIX, write_atomically
 from anatobench.system.progress import progress_bar
+from anatobench.system.worker_pool import WorkerDied, run_in_workers
 from anatobench.tasks import Task, get_task
 
 MARK = "phantom.json"
@@ -76,29 +79,43 @@ def _claim(root: Path, plan: CohortPlan) -> None:
 
 
 def _write_patients(root: Path, plan: CohortPlan, workers: int) -> None:
-    write = FORMATS[plan.format].write_patient
-    progress = progress_bar(plan.cases, f"phantom {plan.format}", "patient", delay=1.0)
-    with progress:
-        if workers <= 1:
-            for index in range(plan.cases):
-                write(root, plan, index)
-                progress.update()
-            return
-        # spawn: the caller may hold threads or a GPU, which a fork would break
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            jobs = [pool.submit(write, root, plan, index) for index in range(plan.cases)]
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-                    progress.update()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+    write = partial(_written, root, plan)
+    jobs = run_in_workers(write, range(plan.cases), 0 if workers <= 1 else workers)
+    with (
+        _leftovers_removed(root),
+        closing(jobs),
+        progress_bar(plan.cases, f"phantom {plan.format}", "patient", delay=1.0) as progress,
+    ):
+        for index, error in jobs:
+            if isinstance(error, WorkerDied):
+                raise AnatoBenchError(f"the process that wrote patient {index} ended with exit code {error.exit_code}")
+            if isinstance(error, OSError):
+                raise error
+            progress.update()
+
+
+@contextmanager
+def _leftovers_removed(root: Path) -> Iterator[None]:
+    """Left by an exception, when the workers were stopped in the middle, what they had half written is removed."""
+    try:
+        yield
+    except BaseException:
+        for path in [*root.rglob(f".*{PARTIAL_SUFFIX}"), *root.rglob(f".*{TEMPORARY_SUFFIX}")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        raise
+
+
+def _written(root: Path, plan: CohortPlan, index: int) -> OSError | None:
+    """Write one patient, in a worker; what the disk says against it."""
+    try:
+        FORMATS[plan.format].write_patient(root, plan, index)
+    except OSError as error:
+        return error
+    return None
 
 
 def count_labels(task: Task, targets: list[tuple[int, ...]]) -> dict[str, dict[str, int]]:
-    """How many scans have each grade of each group."""
+    """Return how many scans have each grade of each group."""
     grades = np.array(targets, dtype=int).reshape(len(targets), len(task.groups))
     return {
         group.name: {grade: int((grades[:, column] == value).sum()) for value, grade in enumerate(group.grades)}

@@ -13,6 +13,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, gen
 
 from anatobench.volumes.volume import Volume
 
+PARTIAL_SUFFIX = ".partial"
+"""Of a hidden folder that becomes a series by renaming once it is whole."""
+
 
 @dataclass(frozen=True)
 class PixelFormat:
@@ -64,7 +67,7 @@ def write_series(folder: Path, volume: Volume, identity: SeriesIdentity) -> None
 
     The files are not flushed to the disk one by one: that would take as long again as making them.
     """
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -117,5 +120,5 @@ def _slice_dataset(volume: Volume, slice_index: int, number: int, identity: Seri
 
 
 def _decimal(value: float) -> str:
-    """A DICOM decimal string: at most 16 characters."""
+    """Return a DICOM decimal string: at most 16 characters."""
     return f"{value:.6f}".rstrip("0").rstrip(".")

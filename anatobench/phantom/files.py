@@ -16,7 +16,7 @@ from anatobench.volumes.nifti import write_nifti
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table as the data sets have it: commas, one header line."""
+    """Write a table as the data sets have it: commas, one header line."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -26,7 +26,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def reoriented(array: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.ndarray, np.ndarray]:
-    """An IPL array [D, H, W] and its affine as [k, j, i] of a file whose (i, j, k) run to `axes`, such as `LPS`."""
+    """Return an IPL array [D, H, W] and its affine as [k, j, i] of a file whose (i, j, k) run to `axes`, such as
+    `LPS`."""
     current = nibabel.orientations.axcodes2ornt(("I", "P", "L"))
     change = nibabel.orientations.ornt_transform(current, nibabel.orientations.axcodes2ornt(tuple(reversed(axes))))
     turned = nibabel.orientations.apply_orientation(array, change)
@@ -34,5 +35,6 @@ def reoriented(array: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.nda
 
 
 def write_totalsegmentator_mask(path: Path, labels: np.ndarray, affine: np.ndarray, axes: str) -> None:
-    """One multilabel file, uint8 [D, H, W] turned to `axes`, with the labels' names, as TotalSegmentator's `--ml`."""
+    """Write one multilabel file, uint8 [D, H, W] turned to `axes`, with the labels' names, as TotalSegmentator's
+    `--ml`."""
     write_nifti(path, *reoriented(labels, affine, axes), TOTALSEGMENTATOR_V2)

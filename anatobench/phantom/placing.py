@@ -24,7 +24,7 @@ class BodyMap:
 
     @staticmethod
     def of(body: Body, centre_z: float = -5.0) -> BodyMap:
-        """A map 300 mm high about `centre_z`: what every scan of the body covers."""
+        """Return a map 300 mm high about `centre_z`: what every scan of the body covers."""
         spacing = (MAP_SPACING, MAP_SPACING, MAP_SPACING)
         canvas = Canvas.blank(MAP_SIZE, spacing, (0.0, 0.0, centre_z), body.background)
         for part in body.parts:
@@ -32,8 +32,8 @@ class BodyMap:
         return BodyMap(canvas)
 
     def place(self, rng: np.random.Generator, hosts: tuple[str, ...], depth: float) -> Vector:
-        """A point inside one of the structures ("" for unlabelled tissue): `depth` mm below the surface where the
-        structure is that thick, else about as deep as it can be."""
+        """Return a point inside one of the structures ("" for unlabelled tissue): `depth` mm below the surface where
+        the structure is that thick, else about as deep as it can be."""
         mask = np.isin(self.canvas.labels, [STRUCTURES.get(host, 0) for host in hosts])
         if "" in hosts:
             reach_x, reach_y = UNLABELLED_REACH
@@ -53,7 +53,7 @@ class BodyMap:
 
 
 def shaped_blob(rng: np.random.Generator, centre: Vector, radius: float) -> Blob:
-    """An irregular ellipsoid of about that radius."""
+    """Return an irregular ellipsoid of about that radius."""
     rx, ry, rz = (float(v) for v in radius * rng.uniform(0.85, 1.2, 3))
     ripple = Ripple.draw(rng, 0.12 * radius, (1.2 * radius, 3.0 * radius))
     return Blob(centre, (rx, ry, rz), ripple, turn=float(rng.uniform(0, np.pi)))

@@ -59,19 +59,20 @@ class CohortPlan:
             )
 
     def is_masked(self, index: int) -> bool:
-        """Whether a patient's scans get organ masks."""
+        """Return whether a patient's scans get organ masks."""
         return index < self.cases - self.unmasked
 
     def rng(self, index: int, stream: int) -> np.random.Generator:
-        """The random stream of a patient for one purpose."""
+        """Return the random stream of a patient for one purpose."""
         return np.random.default_rng([self.seed, index, stream])
 
     def share(self, index: int, question: int) -> float:
-        """A number in [0, 1) for a patient, even over every `STRATA` patients in a row, independent per question."""
+        """Return a number in [0, 1) for a patient, even over every `STRATA` patients in a row, independent per
+        question."""
         block, position = divmod(index, STRATA)
         rng = np.random.default_rng([self.seed, 2**32 + question, block])
         return float((rng.permutation(STRATA)[position] + rng.random(STRATA)[position]) / STRATA)
 
     def grade(self, index: int, question: int, shares: Sequence[float]) -> int:
-        """A grade for a patient; `shares` are the grades' proportions and sum to 1."""
+        """Return a grade for a patient; `shares` are the grades' proportions and sum to 1."""
         return int(np.searchsorted(np.cumsum(shares)[:-1], self.share(index, question), side="right"))

@@ -43,7 +43,7 @@ HU_RANGE = (-1024, 3071)
 def render(
     rng: np.random.Generator, body: Body, findings: tuple[Finding, ...], scanner: Scanner
 ) -> tuple[Volume, np.ndarray]:
-    """The scan in HU and its structures: uint8 [D, H, W], TotalSegmentator v2 labels on the same grid."""
+    """Return the scan in HU and its structures: uint8 [D, H, W], TotalSegmentator v2 labels on the same grid."""
     canvas = Canvas.blank(scanner.size, scanner.spacing, scanner.centre, body.background)
     for part in body.parts:
         canvas.paint(part)

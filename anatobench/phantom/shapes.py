@@ -146,7 +146,7 @@ class Tube:
         return self.line.min(axis=0) - margin, self.line.max(axis=0) + margin
 
     def segments(self) -> list[Tube]:
-        """One piece per pair of points, each with a small box of its own."""
+        """Return one piece per pair of points, each with a small box of its own."""
         return [Tube(self.line[i : i + 2], self.radii[i : i + 2]) for i in range(len(self.line) - 1)]
 
     def level(self, points: Points) -> np.ndarray:

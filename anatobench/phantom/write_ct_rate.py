@@ -48,7 +48,7 @@ class Reconstruction:
 
 
 def reconstructions(plan: CohortPlan, index: int) -> tuple[Reconstruction, ...]:
-    """The files of patient `index`."""
+    """Return the files of patient `index`."""
     valid = index % 5 == 0
     split, patient = ("valid", index // 5 + 1) if valid else ("train", index - index // 5)
     count = 2 if plan.share(index, 50) < TWO_RECONSTRUCTIONS_SHARE else 1

@@ -77,7 +77,7 @@ class Scan:
 
 
 def scan_of(plan: CohortPlan, index: int) -> Scan:
-    """Of five patients in a row three are imgtrain, one imgvalid, one imgtest."""
+    """Return a scan: of five patients in a row three are imgtrain, one imgvalid, one imgtest."""
     subset = ("imgtrain", "imgtrain", "imgvalid", "imgtrain", "imgtest")[index % 5]
     number = int(7 * index + plan.rng(index, Stream.IDENTITY).integers(1, 8))
     return Scan(f"{SUBSETS[subset]}{number:05d}", subset, 500_000 + number)
@@ -116,7 +116,7 @@ def _enlarged(voxels: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _placed_like_npz(factor: int) -> np.ndarray:
-    """The rendered grid in the frame of a file without a header: its first 0.8 mm voxel lies at the origin."""
+    """Return the rendered grid in the frame of a file without a header: its first 0.8 mm voxel lies at the origin."""
     spacing, shift = SPACING_MM * factor, SPACING_MM * (factor - 1) / 2
     affine = np.zeros((4, 4))
     affine[2, 0] = affine[1, 1] = affine[0, 2] = -spacing
@@ -126,7 +126,7 @@ def _placed_like_npz(factor: int) -> np.ndarray:
 
 
 def _write_npz(path: Path, voxels: np.ndarray) -> None:
-    """What `numpy.savez_compressed(path, ct=voxels)` writes, without the time, and faster."""
+    """Write what `numpy.savez_compressed(path, ct=voxels)` does, without the time, and faster."""
     array, content = io.BytesIO(), io.BytesIO()
     np.lib.format.write_array(array, np.ascontiguousarray(voxels), allow_pickle=False)
     with zipfile.ZipFile(content, "w") as archive:

@@ -95,7 +95,7 @@ def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
 
 
 def abdomen_scanner(rng: np.random.Generator, size: str) -> Scanner:
-    """A scan of the abdomen: about 5 x 5 x 9 mm (tiny) or 1.4 x 1.4 x 2 mm (full) voxels."""
+    """Return a scan of the abdomen: about 5 x 5 x 9 mm (tiny) or 1.4 x 1.4 x 2 mm (full) voxels."""
     if size == "tiny":
         pixels, in_plane, between = int(rng.choice((64, 68, 72))), rng.uniform(4.7, 5.3), rng.uniform(8.0, 10.0)
         noise = rng.uniform(9, 15)
@@ -111,7 +111,7 @@ def abdomen_scanner(rng: np.random.Generator, size: str) -> Scanner:
 
 
 def _in_phase(rng: np.random.Generator, body: Body, number: int) -> Body:
-    """The second series is later: vessels are fainter."""
+    """Return the body as the series of that number shows it: the second is later, with fainter vessels."""
     if number == 0:
         return body
     fade = rng.uniform(0.7, 0.85)

@@ -21,13 +21,14 @@ import numpy as np
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, check_patient_leakage
 from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.store.reader import StoredCase, file_checksum, targets_fault
-from anatobench.store.writer import STORED_HU, CaseOrigin, PreparedCase, StoreWriter, scan_digest
+from anatobench.store.writer import STORED_HU, CaseOrigin, PreparedCase, StoreWriter, scan_digest, slice_digests
 from anatobench.system.folder_lock import shard_locked
 from anatobench.system.progress import progress_bar
 from anatobench.system.time_limit import GRACE, reading_seconds, too_slow
 from anatobench.system.worker_pool import TimedOut, WorkerDied, run_in_workers
 from anatobench.tasks import Geometry, Task
 from anatobench.volumes.coverage import check_mask_coverage, mask_off_organs_note
+from anatobench.volumes.mask_fit import check_not_flipped
 from anatobench.volumes.organs import organ_table
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import padded_or_cropped_grid, resample_mask, resample_volume, resampled_grid
@@ -77,13 +78,13 @@ def prepare_case(case: Case, task: Task, size: str) -> PreparedCase:
     geometry = task.geometry(size)
     volume = read_volume(case.scan, case.header, case.rescale)
     voxels, grid = on_task_grid(volume, geometry)
-    same = scan_digest(volume.voxels)
+    same = scan_digest(volume.voxels), slice_digests(volume.voxels)
     if case.mask is None:
-        return PreparedCase(voxels, None, grid.affine, scan_digest=same, notes=volume.notes)
+        return PreparedCase(voxels, None, grid.affine, None, *same, volume.notes)
     checksum = _checksum(case.mask)  # before it is read: if it changes meanwhile, it differs next time
-    organs = _prepare_mask(case.mask, case.mask_labels, task, volume.grid, grid)
+    organs = _prepare_mask(case.mask, case.mask_labels, task, volume, grid)
     doubt = mask_off_organs_note(voxels, organs, task.organs)
-    return PreparedCase(voxels, organs, grid.affine, checksum, same, (*volume.notes, *([doubt] if doubt else [])))
+    return PreparedCase(voxels, organs, grid.affine, checksum, *same, (*volume.notes, *([doubt] if doubt else [])))
 
 
 def on_task_grid(volume: Volume, geometry: Geometry) -> tuple[np.ndarray, Grid]:
@@ -92,12 +93,13 @@ def on_task_grid(volume: Volume, geometry: Geometry) -> tuple[np.ndarray, Grid]:
     return np.clip(resample_volume(volume, grid), *STORED_HU), grid
 
 
-def _prepare_mask(path: Path, mask_labels: str, task: Task, scan_grid: Grid, grid: Grid) -> np.ndarray:
+def _prepare_mask(path: Path, mask_labels: str, task: Task, volume: Volume, grid: Grid) -> np.ndarray:
     """uint8 [D, H, W] of `grid.size`, organ indices of the task."""
     mask = read_mask(path)
     try:
-        check_mask_coverage(mask.grid, scan_grid)
+        check_mask_coverage(mask.grid, volume.grid)
         indices = organ_table(mask, task, mask_labels)
+        check_not_flipped(mask, volume)
     except CaseError as error:  # these judge arrays and know no path
         raise CaseError(error.reason, f"{path}: {error}") from None
     return indices[resample_mask(mask.labels, mask.affine, grid)]

@@ -71,6 +71,8 @@ class StoredCase:
     volume_checksum: str | None = None
     """Digest of the scan's voxels as they were read: equal for one scan under two names or with two headers. None for a
     blank scan, or in a store older than this field."""
+    slice_digests: tuple[str, ...] = ()
+    """Digests of some of its slices, chosen by content: two scans that share several are one, cut differently."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -98,12 +100,13 @@ class StoredCase:
             mask_checksum=None if data.get("mask_checksum") is None else str(data["mask_checksum"]),
             reading=None if data.get("reading") is None else str(data["reading"]),
             volume_checksum=None if data.get("volume_checksum") is None else str(data["volume_checksum"]),
+            slice_digests=tuple(str(digest) for digest in data.get("slice_digests", ())),
             notes=tuple(str(note) for note in data["notes"]),
         )
 
 
 _RECORD_FIELDS = {field.name for field in fields(StoredCase)}
-_LATER_FIELDS = {"mask_checksum", "reading", "volume_checksum"}
+_LATER_FIELDS = {"mask_checksum", "reading", "volume_checksum", "slice_digests"}
 """What older stores do not have."""
 
 

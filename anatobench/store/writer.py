@@ -43,6 +43,8 @@ STORED_HU = (-1000, 1000)
 """Stored volumes are clipped to this; the task's own window is narrower and is applied on the device."""
 DIGEST_POINTS = 16
 """Per axis."""
+SLICE_DIGESTS = 16
+"""Of so many slices: of two scans of which one is half of the other, about 8 are the same."""
 _LEFTOVER = re.compile(r"\.(?P<case_id>.+)\.(safetensors|json)\.[0-9a-f]+\.tmp")
 
 
@@ -60,6 +62,8 @@ class PreparedCase:
     """`file_checksum` of the mask file that `organs` came from."""
     scan_digest: str | None = None
     """`scan_digest` of the scan as it was read; None stands for that of `volume`."""
+    slice_digests: tuple[str, ...] = ()
+    """`slice_digests` of the scan as it was read."""
     notes: tuple[str, ...] = ()
 
 
@@ -146,6 +150,7 @@ class StoreWriter:
             byte_size=len(content),
             mask_checksum=prepared.mask_checksum,
             volume_checksum=prepared.scan_digest or scan_digest(prepared.volume),
+            slice_digests=prepared.slice_digests,
             notes=prepared.notes,
         )
         write_atomically(data_file(self.root, origin.case_id), content)
@@ -237,6 +242,20 @@ def scan_digest(voxels: np.ndarray) -> str | None:
             size = repr([voxels.shape[axis] for axis in order]).encode()
             digests.append(hashlib.blake2b(size + turned.tobytes(), digest_size=16).hexdigest())
     return min(digests)
+
+
+def slice_digests(voxels: np.ndarray) -> tuple[str, ...]:
+    """Of the slices along the body of int16 voxels [D, H, W] a digest each, of which the `SLICE_DIGESTS` smallest are
+    kept: two scans that have most slices in common have most of these in common, wherever either was cut.
+
+    Blank slices have none.
+    """
+    rows, columns = (np.linspace(0, n - 1, count).round().astype(int) for n, count in
+                     zip(voxels.shape[1:], (DIGEST_POINTS, 2 * DIGEST_POINTS), strict=True))  # fmt: skip
+    values = np.clip(voxels[:, rows[:, None], columns], *STORED_HU).astype("<i2")
+    measured = values[(values != values[:, :1, :1]).any(axis=(1, 2))]
+    found = {hashlib.blake2b(plane.tobytes(), digest_size=8).hexdigest() for plane in measured}
+    return tuple(sorted(found)[:SLICE_DIGESTS])
 
 
 def _is_record(name: str) -> bool:

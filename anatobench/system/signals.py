@@ -20,7 +20,8 @@ class StopSignals:
     """While this context is open, a signal to stop is only remembered, however often it comes; a second Ctrl-C kills.
 
     A cluster sends the same wish more than once (SIGUSR1 from the job script and from Slurm, then SIGTERM): the process
-    must live to save. A person who presses Ctrl-C again does not want to wait for that.
+    must live to save. A person who presses Ctrl-C again does not want to wait for that. Python gives signals to the
+    main thread alone: in any other this context hears none.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class StopSignals:
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in STOPPING:
+        for number in STOPPING if threading.current_thread() is threading.main_thread() else ():
             self._previous[number] = signal.signal(number, self._receive)
         return self
 

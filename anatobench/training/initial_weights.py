@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -25,26 +26,33 @@ from anatobench.training.pretrained.weights_file import WeightsFile, find_or_dow
 from anatobench.training.run_folder import RunConfig
 
 INITIAL_WEIGHTS_FILE = "initial.safetensors"
+Say = Callable[[str], None]
+"""Takes a sentence for a person."""
 
 
-def begin_with(run: Path, config: RunConfig, engine: Engine) -> None:
+def say_on_stderr(sentence: str) -> None:
+    """Print it."""
+    print(sentence, file=sys.stderr)
+
+
+def begin_with(run: Path, config: RunConfig, engine: Engine, say: Say = say_on_stderr) -> None:
     """Load `config.initial_weights` or `config.pretrained` if there is one, then keep what the engine begins with in
     the run's folder; the header says by name and SHA-256 which published file that was. Where several processes train
     the run, the first one does this, and the others begin with what it kept."""
     if engine.processes.alone:
-        _begin(run, config, engine)
+        _begin(run, config, engine, say)
         return
-    after_leader(engine.processes, engine.gather, lambda: _begin(run, config, engine))
+    after_leader(engine.processes, engine.gather, lambda: _begin(run, config, engine, say))
     if not engine.processes.leads:
         load_initial_weights(run / INITIAL_WEIGHTS_FILE, engine)
 
 
-def _begin(run: Path, config: RunConfig, engine: Engine) -> None:
+def _begin(run: Path, config: RunConfig, engine: Engine, say: Say) -> None:
     metadata = {"model": config.model, "size": config.size, "task": json.dumps(config.task.to_json())}
     if config.initial_weights is not None:
         load_initial_weights(Path(config.initial_weights), engine)
     if config.pretrained is not None:
-        file = load_pretrained(config.pretrained, engine)
+        file = load_pretrained(config.pretrained, engine, say)
         metadata |= {"pretrained": file.path.name, "pretrained_sha256": file.sha256}
     write_atomically(run / INITIAL_WEIGHTS_FILE, safetensors_bytes(engine.weights(), metadata))
 
@@ -62,8 +70,8 @@ def load_initial_weights(path: Path, engine: Engine) -> None:
         raise AnatoBenchError(f"{path}: {error}") from None
 
 
-def load_pretrained(pretrained: str, engine: Engine) -> WeightsFile:
-    """Fill the engine's backbone from a file of torchvision's Kinetics-400 weights and say on stderr what was done.
+def load_pretrained(pretrained: str, engine: Engine, say: Say = say_on_stderr) -> WeightsFile:
+    """Fill the engine's backbone from a file of torchvision's Kinetics-400 weights and say what was done.
 
     `pretrained` is a path, or the published file's bare name for wherever it is found or can be downloaded to.
     `AnatoBenchError` if there is no such file, it is damaged, or it is not the published one of the engine's model.
@@ -75,7 +83,7 @@ def load_pretrained(pretrained: str, engine: Engine) -> WeightsFile:
     except AnatoBenchError as error:
         raise AnatoBenchError(f"{file.path}: {error}") from None
     drawn = "; ".join(f"{name}* ({reason})" for name, reason in published.skipped.items())
-    print(f"begins with {file.path}, SHA-256 {file.sha256}; drawn from the seed instead: {drawn}", file=sys.stderr)
+    say(f"begins with {file.path}, SHA-256 {file.sha256}; drawn from the seed instead: {drawn}")
     return file
 
 

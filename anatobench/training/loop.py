@@ -21,7 +21,7 @@ from anatobench.objectives.registry import plan_of
 from anatobench.store.batch import Batch
 from anatobench.system.signals import Interrupted, StopSignals
 from anatobench.training.checkpoints import Best, Checkpoint, Progress, read_newest, record_best, save_checkpoint
-from anatobench.training.initial_weights import begin_with
+from anatobench.training.initial_weights import Say, begin_with, say_on_stderr
 from anatobench.training.metrics_log import MetricsLog, NoLog
 from anatobench.training.run_folder import RunConfig
 from anatobench.training.schedule import learning_rate
@@ -80,21 +80,25 @@ class _StepInFlight:
     """What it took to get the batch and to give it to the device."""
 
 
-def train(run: Path, config: RunConfig, engine: Engine, data: TrainingData) -> Progress:
+def train(
+    run: Path, config: RunConfig, engine: Engine, data: TrainingData, say: Say = say_on_stderr, silent: bool = False
+) -> Progress:
     """Train until the run's last step, going on from its newest checkpoint; where the run then stands.
+
+    `say` is told what the run begins with; how far it is is shown on stderr, unless `silent`.
 
     A signal to stop saves a checkpoint and raises `Interrupted`. `AnatoBenchError` if the loss, a gradient or a weight
     is not finite; the checkpoints before it stay. Where several processes train the run, the first one writes.
     """
     training = _Training(run, config, engine, data)
-    training.restore()
+    training.restore(say)
     leads = engine.processes.leads
     if leads:
         training.begin_session()
     with (
         StopSignals() as stop,
         closing(MetricsLog(run, training.step, training.evaluated_step) if leads else NoLog()) as log,
-        closing(StepProgress(training.step, training.total_steps, silent=not leads)) as progress,
+        closing(StepProgress(training.step, training.total_steps, silent=silent or not leads)) as progress,
     ):
         return training.loop(stop, log, progress)
 
@@ -120,7 +124,7 @@ class _Training:
         """Whether this process has given the device a step."""
         learning_rate(config.recipe, 0, self.total_steps)  # refuses an impossible schedule before any work
 
-    def restore(self) -> None:
+    def restore(self, say: Say) -> None:
         """Take up the newest checkpoint, or begin with the initial weights if there is none."""
         checkpoint = read_newest(self._run)
         found = self._engine.gather(np.array([0 if checkpoint is None else checkpoint.progress.step]))
@@ -130,7 +134,7 @@ class _Training:
                 "the run's folder must be on a file system that all of them share"
             )
         if checkpoint is None:
-            begin_with(self._run, self._config, self._engine)
+            begin_with(self._run, self._config, self._engine, say)
             return
         progress = checkpoint.progress
         self._engine.load_state(checkpoint.trees)

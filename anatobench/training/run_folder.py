@@ -5,27 +5,31 @@ from __future__ import annotations
 import fcntl
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from anatobench import __version__
+from anatobench.backbones import card_of
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.objectives.registry import plan_of
-from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe
+from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe, override, paper_recipe
 from anatobench.store.mask_noise import supervising_organs
+from anatobench.store.reader import read_description
 from anatobench.system.atomic_files import write_atomically
-from anatobench.system.json_text import parse_json
+from anatobench.system.json_text import read_json, typed_fields
 from anatobench.tasks import Task
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
 _FRAMEWORK_PACKAGES = {"torch": ("torch", "torchvision"), "jax": ("jax", "jaxlib", "flax", "optax")}
 FORMAT = 1
+AUTO = "auto"
+"""In place of a file of pretrained weights: the published one, wherever it is found."""
 OF_THE_MACHINE = ("fast", "compile")
 """Fields of the recipe that change the results by rounding alone (and what dropout draws), so that a run may go on
 where one of them does not work."""
@@ -110,30 +114,96 @@ class RunConfig:
         return {**asdict(self), "task": self.task.to_json()}
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> RunConfig:
-        """The inverse of `to_json`; raises KeyError, TypeError or ValueError on anything else.
+    def from_json(data: object) -> RunConfig:
+        """The inverse of `to_json`; ValueError or `UsageError` names the field that is wrong.
 
         A field that was not there yet when the run began has its default, which is what the run did.
         """
-        if data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']}, this version reads {FORMAT}")
-        unknown = set(data) - {field.name for field in fields(RunConfig)}
-        if unknown:
-            raise ValueError(f"fields {sorted(unknown)} are unknown")
-        return RunConfig(**{**data, "task": Task.from_json(data["task"]), "recipe": Recipe(**data["recipe"])})
+        if isinstance(data, Mapping) and data.get("format", FORMAT) != FORMAT:  # its other fields may be unknown here
+            raise ValueError(f"format is {data['format']!r:.80}, this version reads {FORMAT}")
+        found = typed_fields(RunConfig, data)
+        try:
+            task = Task.from_json(found["task"])
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+            raise ValueError(f"task: {type(error).__name__}, {error}") from None
+        if not isinstance(found.get("versions", {}), Mapping):
+            raise ValueError(f"versions must be an object of texts, not {found['versions']!r:.80}")
+        recipe = Recipe(**typed_fields(Recipe, found["recipe"], "recipe."))
+        return RunConfig(**{**found, "task": task, "recipe": recipe})
 
     @staticmethod
     def read(run: Path) -> RunConfig:
         """Read `RUN/config.json`; `AnatoBenchError` if there is no run or the file is damaged."""
-        path = run / CONFIG_FILE
-        if not path.is_file():
+        if not (run / CONFIG_FILE).is_file():
             raise AnatoBenchError(
                 f"{run}: no run here ({CONFIG_FILE} is missing): give a folder that train has written"
             )
+        return RunConfig.read_file(run / CONFIG_FILE)
+
+    @staticmethod
+    def read_file(path: Path) -> RunConfig:
+        """Read a file that holds what `config.json` does; `AnatoBenchError` names it and the field that is wrong."""
+        data = read_json(path)
         try:
-            return RunConfig.from_json(parse_json(path.read_text(encoding="utf-8")))
-        except (OSError, KeyError, TypeError, ValueError, AnatoBenchError) as error:
+            return RunConfig.from_json(data)
+        except (ValueError, OverflowError, AnatoBenchError) as error:
             raise AnatoBenchError(f"{path}: not a run's configuration: {error}") from None
+
+    def write(self, path: Path) -> None:
+        """Write what `read_file` reads; OSError if that fails, and nothing is left behind then."""
+        write_atomically(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
+
+
+def configure(
+    store: Path | str,
+    model: str,
+    framework: str,
+    settings: Iterable[str] = (),
+    *,
+    pretrained: Path | str | None = None,
+    initial_weights: Path | str | None = None,
+    **others: Any,
+) -> RunConfig:
+    """Return the paper's recipe for a prepared store and a backbone, as a run's configuration.
+
+    `settings` are changes of the recipe, `field=value` as after `--set`. `pretrained` is a file of torchvision's
+    Kinetics-400 weights or "auto", `initial_weights` a file to begin with instead; `others` are `RunConfig`'s other
+    fields (`max_steps`, `evaluate_every`, `checkpoint_every`, `sharpness_every`). `AnatoBenchError` if there is no
+    store, `UsageError` if the parts do not go together.
+    """
+    description = read_description(Path(store))
+    recipe = override(paper_recipe(description["task"], model), settings)
+    if pretrained is not None:  # the published name stands for the file wherever it lies
+        pretrained = card_of(model).published_weights().file if pretrained == AUTO else str(Path(pretrained).resolve())
+    return RunConfig(
+        task=description["task"],
+        store=str(Path(store).resolve()),
+        framework=framework,
+        model=model,
+        size=description["size"],
+        recipe=recipe,
+        segmentation=recipe.segmentation_weight > 0,
+        initial_weights=None if initial_weights is None else str(Path(initial_weights).resolve()),
+        pretrained=pretrained,
+        versions=RunConfig.installed_versions(framework),
+        **others,
+    )
+
+
+@contextmanager
+def begun(run: Path, config: RunConfig, resume: bool, switch_framework: bool = False) -> Iterator[RunConfig]:
+    """Hold a run for this process, begin it as `begin_run` does, and yield the configuration to train.
+
+    The folder is held before anything is written, so that of two that begin together the second changes nothing of the
+    first one's run.
+    """
+    _refuse_foreign(run)  # no lock is left in a folder of other things
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(run, error) from None
+    with locked(run):
+        yield begin_run(run, config, resume, switch_framework)
 
 
 def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool = False) -> RunConfig:
@@ -144,17 +214,13 @@ def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool
     machine computes (`OF_THE_MACHINE`); with `switch_framework` the framework may, too.
     `AnatoBenchError` if there is a run and it may not be resumed; nothing is written then.
     """
-    path = run / CONFIG_FILE
-    contents = {entry.name for entry in run.iterdir() if not entry.name.startswith(".")} if run.is_dir() else set()
-    if contents <= {CONFIG_FILE}:  # nothing was trained with a configuration that lies there alone
+    if _refuse_foreign(run) <= {CONFIG_FILE}:  # nothing was trained with a configuration that lies there alone
         try:
             run.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, (json.dumps(config.to_json(), indent=2) + "\n").encode())
+            config.write(run / CONFIG_FILE)
         except OSError as error:
-            raise AnatoBenchError(f"{run}: cannot be written ({error.strerror}): choose another --out") from None
+            raise _unwritable(run, error) from None
         return config
-    if CONFIG_FILE not in contents:
-        raise AnatoBenchError(f"{run}: not empty and not a run: choose another --out")
     saved = RunConfig.read(run)
     saved = replace(saved, recipe=as_on(saved.recipe, config.recipe))
     changed = {
@@ -173,6 +239,18 @@ def begin_run(run: Path, config: RunConfig, resume: bool, switch_framework: bool
     if not resume:
         raise AnatoBenchError(f"{run}: holds this run already: add --resume to go on with it, or choose another --out")
     return replace(saved, framework=config.framework, store=config.store)
+
+
+def _refuse_foreign(run: Path) -> set[str]:
+    """Return what is in the folder but hidden files; `AnatoBenchError` if it holds something else than a run."""
+    contents = {entry.name for entry in run.iterdir() if not entry.name.startswith(".")} if run.is_dir() else set()
+    if contents and CONFIG_FILE not in contents:
+        raise AnatoBenchError(f"{run}: not empty and not a run: choose another --out")
+    return contents
+
+
+def _unwritable(run: Path, error: OSError) -> AnatoBenchError:
+    return AnatoBenchError(f"{run}: cannot be written ({error.strerror}): choose another --out")
 
 
 def as_on(recipe: Recipe, asked: Recipe) -> Recipe:
@@ -195,7 +273,11 @@ def _differences(saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Hold a run for one training process; `AnatoBenchError` if another holds it. A killed process lets go of it."""
-    with (run / LOCK_FILE).open("w") as file:
+    try:
+        file = (run / LOCK_FILE).open("w")
+    except OSError as error:
+        raise _unwritable(run, error) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

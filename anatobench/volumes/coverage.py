@@ -23,7 +23,7 @@ MANY_VOXELS = 1 << 20
 
 
 def check_mask_coverage(mask_grid: Grid, volume_grid: Grid) -> float:
-    """The share of the scan's field of view that the mask's covers; `CaseError` below `MIN_COVERAGE`.
+    """Return the share of the scan's field of view that the mask's covers; `CaseError` below `MIN_COVERAGE`.
 
     Voxels without a mask would be trained as background, so half a mask is worse than none.
     """
@@ -49,7 +49,8 @@ def coverage(mask_grid: Grid, volume_grid: Grid) -> float:
 
 
 def mask_off_organs_note(voxels: np.ndarray, organs: np.ndarray, names: Sequence[str]) -> str | None:
-    """A sentence if what the mask calls lung is dense, or what it calls liver is fat and air; None if it lies well.
+    """Return a sentence if what the mask calls lung is dense, or what it calls liver is fat and air; None if it lies
+    well.
 
     `voxels` int16 HU and `organs` uint8 are [D, H, W] of one grid; `names` are those of the organs 1, 2, ...
     Of large grids every second voxel per axis is looked at; too few of an organ say nothing.

@@ -6,10 +6,10 @@ run either way. Rescaling is read per slice.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +17,11 @@ from pydicom.pixels import get_decoder
 from scipy import ndimage
 
 from anatobench.errors import CaseError
+from anatobench.volumes.dicom_acquisitions import check_no_second_scan, check_one_scan
 from anatobench.volumes.dicom_frames import check_frame, decoder_streams_silent, unknown_process
-from anatobench.volumes.dicom_header import (
-    ALWAYS_SEPARATING,
-    IDENTIFYING,
-    SEPARATING,
-    Slice,
-    read_dataset,
-    series_files,
-)
+from anatobench.volumes.dicom_header import series_files
+from anatobench.volumes.dicom_slice import Slice
+from anatobench.volumes.dicom_tags import read_dataset
 from anatobench.volumes.hounsfield import (
     LOWEST_POSSIBLE,
     OVERRIDE,
@@ -43,8 +39,6 @@ UNEVEN_SHARE = 0.2
 MISSING_SHARE = 0.5
 """A gap that is larger by this share is a missing slice and no rounding."""
 DIRECTION_TOLERANCE = 1e-3
-FEWEST_WOVEN = 6
-"""Slices; the numbers of fewer may alternate by chance."""
 AIR_THRESHOLD_HU = -900
 AIR_SHARE = 0.01
 LOWEST_UNSIGNED = -1024
@@ -78,7 +72,7 @@ def read_dicom_series(folder: Path, trusted: bool = False) -> Volume:
     size = (len(slices), *slices[0].size)
     check_size(folder, size)
     slices, affine = _stack(folder, slices)
-    notes += _check_one_scan(folder, slices)
+    notes += check_one_scan(folder, slices)
     check_affine(folder, affine)
     middle = slices[len(slices) // 2]
     reading, probed = _reading(middle, trusted)
@@ -91,6 +85,12 @@ def read_dicom_series(folder: Path, trusted: bool = False) -> Volume:
     for one, target in zip(slices, hounsfield, strict=True):
         target[:], in_slice = probed if one is middle and probed else _slice_hounsfield(one, reading)
         padded += in_slice
+    if reading.signed_bits is not None and _amid_tissue(hounsfield, LOWEST_POSSIBLE):
+        raise CaseError(
+            "not-hounsfield",
+            f"{folder}: as unsigned words these are no HU, and as signed ones parts amid tissue are lighter than air: "
+            f"padding or bone was wrapped: convert the series again, or {OVERRIDE}",
+        )
     if not trusted and _wraps(middle, hounsfield):
         reading = _Reading(unsigned=True)
         unsigned = np.stack([_slice_hounsfield(one, reading)[0] for one in slices])
@@ -98,6 +98,7 @@ def read_dicom_series(folder: Path, trusted: bool = False) -> Volume:
         if plainly and shows_air_and_tissue(Histogram.of(unsigned)) and unsigned.min() >= LOWEST_UNSIGNED:
             hounsfield = unsigned
             notes.append("PixelRepresentation says signed, but only as unsigned words is nothing lighter than air")
+    check_no_second_scan(folder, slices, hounsfield)
     if padded:
         notes.append(f"{padded / hounsfield.size:.1%} of the voxels are padding by PixelPaddingValue, made air")
     return Volume(*to_canonical(hounsfield, affine), tuple(notes))
@@ -125,7 +126,7 @@ def _check_same(folder: Path, slices: list[Slice]) -> None:
 
 
 def _stack(folder: Path, slices: list[Slice]) -> tuple[list[Slice], np.ndarray]:
-    """The slices in the order of their positions, and the affine of (slice, row, column) to RAS+ millimetres."""
+    """Return the slices in the order of their positions, and the affine of (slice, row, column) to RAS+ millimetres."""
     first = slices[0]
     normal = np.cross(first.along_row, first.along_column)
     slices = sorted(slices, key=lambda one: float(one.position @ normal))
@@ -167,48 +168,9 @@ def _check_gaps(folder: Path, slices: list[Slice], gaps: np.ndarray) -> None:
     raise CaseError("uneven-slices", f"{folder}: its slices do not lie at even distances on one line")
 
 
-def _check_one_scan(folder: Path, slices: list[Slice]) -> list[str]:
-    """Raise `CaseError` if slices of two acquisitions lie between each other; a note if one follows the other."""
-    notes = []
-    for tag in IDENTIFYING:
-        stated = {one.labels.get(tag, "") for one in slices} - {""}
-        if 1 < len(stated) <= len(slices) // 2:  # one per slice is what some anonymisers write
-            raise CaseError("several-scans", f"{folder}: its slices have {len(stated)} values of {tag}: separate them")
-    _check_not_woven(folder, slices)
-    for tag in SEPARATING:
-        values = [one.labels.get(tag, "") for one in slices]
-        changes = sum(before != after for before, after in pairwise(values))
-        kinds = len(set(values))
-        alternating = kinds <= len(slices) // 3 and 2 * changes >= len(slices)  # a time may well return now and then
-        if kinds > 1 and changes >= kinds and (tag in ALWAYS_SEPARATING or alternating):
-            shown = " and ".join(sorted(set(values))[:2])
-            raise CaseError(
-                "several-acquisitions",
-                f"{folder}: slices of {tag} {shown} lie between each other in one series: give each its own folder",
-            )
-        if 1 < kinds <= len(slices) // 3 and tag in ALWAYS_SEPARATING:
-            notes.append(f"the series has {kinds} values of {tag}, one part after the other")
-    return notes
-
-
-def _check_not_woven(folder: Path, slices: list[Slice]) -> None:
-    """Raise `CaseError` if every second slice goes on numbering where the one before the last stopped: two scans."""
-    numbers = np.array([one.number if one.number is not None else np.nan for one in slices])
-    if len(numbers) < FEWEST_WOVEN or np.isnan(numbers).any():
-        return
-    steps = np.diff(numbers)
-    back = min(np.count_nonzero(steps <= 0), np.count_nonzero(steps >= 0))
-    each = [np.diff(numbers[first::2]) for first in (0, 1)]
-    if 3 * back >= len(steps) and all((part > 0).all() or (part < 0).all() for part in each):
-        raise CaseError(
-            "several-acquisitions",
-            f"{folder}: by their InstanceNumber two runs of slices lie between each other: give each its own folder",
-        )
-
-
 def _reading(one: Slice, trusted: bool) -> tuple[_Reading, tuple[np.ndarray, int] | None]:
-    """How the words of a series are to be understood, judged by one slice from its middle, and that slice if it was
-    read in this way.
+    """Return how the words of a series are to be understood, judged by one slice from its middle, and that slice if it
+    was read in this way.
 
     MONOCHROME1: by the standard the word only concerns display, but some exporters invert, and RATIC's published
     readers undo it. Every CT shows air, so the values are inverted unless only the plain reading has any. Unsigned
@@ -232,14 +194,23 @@ def _reading(one: Slice, trusted: bool) -> tuple[_Reading, tuple[np.ndarray, int
 
 
 def _wraps(one: Slice, hounsfield: np.ndarray) -> bool:
-    """Whether dense words may have lost their highest bit to a sign: amid tissue there is what is lighter than air can
-    be, or negative words where the signed ones would not reach dense bone. Padding lies in air and in the corners."""
+    """Return whether dense words may have lost their highest bit to a sign: amid tissue there is what is lighter than
+    air can be, or negative words where the signed ones would not reach dense bone. Padding lies in air and in the
+    corners."""
     if not one.signed or one.inversion is not None or one.bits >= 16:
         return False
     top = ((1 << (one.bits - 1)) - 1) * one.slope + one.intercept
     limit = LOWEST_POSSIBLE if top >= DENSE_BONE else max(LOWEST_POSSIBLE, round(one.intercept))
+    return _amid_tissue(hounsfield, limit)
+
+
+def _amid_tissue(hounsfield: np.ndarray, limit: int) -> bool:
+    """Return whether what is below `limit` lies amid tissue, leaving out the constants of the corners."""
     below = hounsfield < limit
-    if not below.any() or np.count_nonzero(below[:, [0, 0, -1, -1], [0, -1, 0, -1]]) >= 2 * len(below):
+    corners, counts = np.unique(hounsfield[:, [0, 0, -1, -1], [0, -1, 0, -1]], return_counts=True)
+    for padding in corners[counts >= 2]:
+        below &= hounsfield != padding
+    if not below.any():
         return False
     starts, ends = below[..., 1:] & ~below[..., :-1], below[..., :-1] & ~below[..., 1:]
     beside = np.concatenate([hounsfield[..., :-1][starts], hounsfield[..., 1:][ends]])
@@ -271,7 +242,8 @@ def _shows_air(hounsfield: np.ndarray) -> bool:
 
 
 def _slice_hounsfield(one: Slice, reading: _Reading) -> tuple[np.ndarray, int]:
-    """One slice's pixels as int16 HU [rows, columns], and how many were padding; values beyond int16 saturate."""
+    """Return one slice's pixels as int16 HU [rows, columns], and how many were padding; values beyond int16
+    saturate."""
     stored = _stored_pixels(one)
     values = stored.astype(np.float32)
     if reading.signed_bits is not None:
@@ -304,7 +276,8 @@ def _pad(hounsfield: np.ndarray, stored: np.ndarray, padding: tuple[int, int] | 
 
 
 def _stored_pixels(one: Slice) -> np.ndarray:
-    """The stored values. pydicom clears or sign-extends the bits above BitsStored, which some scanners leave dirty."""
+    """Return the stored values. pydicom clears or sign-extends the bits above BitsStored, which some scanners leave
+    dirty."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = read_dataset(one.path, pixels=True, deflated=one.deflated)
@@ -323,11 +296,11 @@ def _stored_pixels(one: Slice) -> np.ndarray:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the decoders raise many types, one of them not even an Exception
-            process = unknown_process(dataset, syntax)
+            process = unknown_process(dataset)
             if process is not None:
                 advice = f"{one.path}: no decoder here for {process}: decompress the series first"
                 raise CaseError("unsupported-pixels", advice) from None
-            told = " ".join(str(error).split())[:200] or type(error).__name__
+            told = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "it", " ".join(str(error).split()))[:200] or type(error).__name__
             raise CaseError("truncated", f"{one.path}: its pixel data is damaged ({told}): copy it again") from None
     if pixels.shape != one.size:
         raise CaseError("truncated", f"{one.path}: its pixels are {pixels.shape}, its header says {one.size}")

@@ -11,12 +11,15 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGTransferSyntaxes, RLELossless
+from pydicom.uid import UID, JPEG2000TransferSyntaxes, RLELossless
 
 from anatobench.errors import CaseError
 
 JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
 CODESTREAM = b"jp2c"
+JPEG_SIGNATURE = b"\xff\xd8"
+JPEG_LS_FRAME = 0xF7
+"""Start-of-frame marker of ITU-T T.87."""
 JPEG_PROCESSES = {
     0: "baseline JPEG",
     1: "extended JPEG",
@@ -49,15 +52,18 @@ def check_frame(path: Path, dataset: Dataset, syntax: UID) -> None:
         offset += length
 
 
-def unknown_process(dataset: Dataset, syntax: UID) -> str | None:
-    """The JPEG process of a frame that no decoder here knows; None if it is one that should have been decoded."""
-    if syntax not in JPEGTransferSyntaxes:
-        return None
+def unknown_process(dataset: Dataset) -> str | None:
+    """Return the JPEG process of a frame that no decoder here knows, whatever its transfer syntax says; None if it is
+    one that should have been decoded, or no JPEG."""
     frame = _first_frame(dataset)
-    offset = 2
+    if not frame.startswith(JPEG_SIGNATURE):
+        return None
+    offset = len(JPEG_SIGNATURE)
     while offset + 9 <= len(frame) and frame[offset] == 0xFF:
         marker = frame[offset + 1]
         length = int.from_bytes(frame[offset + 2 : offset + 4], "big")
+        if marker == JPEG_LS_FRAME:
+            return "JPEG-LS"
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             process, precision = marker - 0xC0, frame[offset + 4]
             if process in DECODED_PROCESSES and precision == 8:

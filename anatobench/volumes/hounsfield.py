@@ -8,6 +8,7 @@ to it); what cannot be HU is refused, and `--rescale hu` overrides that.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -45,6 +46,18 @@ SHIFTED_REST, SHIFTED_REST_SHARE = (-750, 3100), 0.1
 """Where fat lies in a crop of the trunk then, and where other crops have all that is denser than lung."""
 PILE_HU = 20
 """Air that was scaled to a grey value lies so close together, at the lowest values."""
+AIR_PEAK, PEAK_WIDTH, PEAK_SHARE = (-1400, -600), 21, 0.05
+"""Where the lowest peak may lie, whatever was added to it."""
+LARGEST_DRIFT, FARTHEST_PEAK = 130, 400
+"""Of air's peak from -1000 on scanners that are not calibrated; farther than the second other things lie there."""
+FAT_PEAK, MUSCLE_PEAK = (-125, -85), (20, 80)
+MOVED_RATIO, MOVED_SHARE, LEAST_OF_EACH = 3, 0.05, 0.01
+"""Fat and muscle lie where air's shift puts them so many times as often as at their own place."""
+STRETCHED_TO, STRETCHED_SPAN = 0.85, 500
+"""Share of the values between both limits that occur at all after a narrower window was stretched."""
+STRETCHED_LOW, STRETCHED_HIGH = 0.1, 0.005
+FILLED_CORNER = 3
+"""Voxels along each side of a corner: of so many no two are alike in what was measured, let alone all."""
 FRAME_SHARE = 0.5
 CORNER_SHARE, FEWEST_CORNERS = 0.5, 8
 """Of the four corners of all slices: as many with one and the same value were filled in."""
@@ -69,7 +82,7 @@ class Histogram:
         return Histogram(counts, sample.size, int(present[0]) - OFFSET, int(present[-1]) - OFFSET)
 
     def share(self, low: int, high: int) -> float:
-        """Of voxels from `low` to `high` HU, both included."""
+        """Return the share of voxels from `low` to `high` HU, both included."""
         first, last = max(low + OFFSET, 0), min(high + OFFSET, 2 * OFFSET - 1)
         return float(self.counts[first : last + 1].sum() / self.total)
 
@@ -91,7 +104,7 @@ class Histogram:
 
 
 def why_not_hounsfield(voxels: np.ndarray) -> str | None:
-    """What speaks against int16 `voxels` [D, H, W] being HU, as the rest of a sentence; None if nothing does.
+    """Return what speaks against int16 `voxels` [D, H, W] being HU, as the rest of a sentence; None if nothing does.
 
     Cropped scans, scans with metal or with lungs only, and scans clipped at -1000 or padded below it have nothing
     against them.
@@ -100,14 +113,14 @@ def why_not_hounsfield(voxels: np.ndarray) -> str | None:
 
 
 def judge_hounsfield(voxels: np.ndarray) -> tuple[str | None, bool]:
-    """What speaks against the voxels being HU (`why_not_hounsfield`), and whether nothing in them is as light as lung
-    or air: a crop inside the body, or a sign of something else."""
+    """Return what speaks against the voxels being HU (`why_not_hounsfield`), and whether nothing in them is as light as
+    lung or air: a crop inside the body, or a sign of something else."""
     found = Histogram.of(voxels)
     return _why_not(found) or _filled_in(voxels, found), found.share(-OFFSET, -500) < NEGATIVE_SHARE
 
 
 def shows_air_and_tissue(histogram: Histogram) -> bool:
-    """Whether the values are plainly HU: air and soft tissue, each at its own place, and nothing against it.
+    """Return whether the values are plainly HU: air and soft tissue, each at its own place, and nothing against it.
 
     Stricter than `why_not_hounsfield`: this is what another reading of the same bits must show to be believed.
     """
@@ -162,7 +175,49 @@ def _why_not(found: Histogram) -> str | None:
     shifted = found.share(*SHIFTED_TISSUE)
     if shifted >= SHIFTED_TISSUE_SHARE:
         return f"{shifted:.0%} of its voxels are near 1024, where soft tissue lies if the intercept was lost"
-    return None
+    return _moved(found) or _stretched(found)
+
+
+def _moved(found: Histogram) -> str | None:
+    """Air, fat and muscle all lie the same way off their own places: another intercept was meant."""
+    air = found.without_spikes(-OFFSET, AIR[0] + 150)
+    first = AIR_PEAK[0] + OFFSET
+    smooth = np.convolve(air.counts[first : AIR_PEAK[1] + OFFSET], np.ones(PEAK_WIDTH), "same")
+    peak = int(smooth.argmax()) + AIR_PEAK[0]
+    shift = peak + 1000
+    if (
+        found.distinct <= FEW_VALUES
+        or not LARGEST_DRIFT <= abs(shift) <= FARTHEST_PEAK
+        or smooth.max() < PEAK_SHARE * air.total
+    ):
+        return None
+    there, here = (
+        [found.share(low + moved, high + moved) for low, high in (FAT_PEAK, MUSCLE_PEAK)] for moved in (shift, 0)
+    )
+    if min(there) < LEAST_OF_EACH or sum(there) < max(MOVED_SHARE, MOVED_RATIO * sum(here)):
+        return None
+    return f"air lies at {peak} instead of -1000, and fat and muscle as far from their places: another intercept"
+
+
+def _stretched(found: Histogram) -> str | None:
+    """Name a window of fewer HU than the values span: both ends are cut off, and between them most values do not
+    occur."""
+    low, high = found.lowest, found.highest
+    ends = found.share(low, low), found.share(high, high)
+    if high - low < STRETCHED_SPAN or ends[0] < STRETCHED_LOW or ends[1] < STRETCHED_HIGH:
+        return None
+    inner = found.counts[low + 1 + OFFSET : high + OFFSET].cumsum()
+    if inner[-1] == 0 or found.distinct <= FEW_VALUES:
+        return None
+    first, last = np.searchsorted(inner, [0.1 * inner[-1], 0.9 * inner[-1]])
+    counts = found.counts[low + 1 + OFFSET :][first : last + 1]
+    occurring = np.count_nonzero(counts) / len(counts)
+    if occurring > STRETCHED_TO or counts.sum() < 20 * len(counts):
+        return None
+    return (
+        f"only {occurring:.0%} of the values between its limits {low} and {high} occur, and {sum(ends):.0%} of the "
+        "voxels are at the limits: a window was stretched"
+    )
 
 
 def _no_air(low: int, high: int) -> str:
@@ -189,11 +244,22 @@ def _filled_in(voxels: np.ndarray, found: Histogram) -> str | None:
     if len(values) and counts.max() >= max(CORNER_SHARE * corners.size, FEWEST_CORNERS):
         value = values[counts.argmax()]
         return f"the corners of its slices are exactly {value}: padding that is denser than air"
-    return _filled_frame(voxels)
+    return _filled_corner(voxels, found) or _filled_frame(voxels)
+
+
+def _filled_corner(voxels: np.ndarray, found: Histogram) -> str | None:
+    if min(voxels.shape) < 2 * FILLED_CORNER:
+        return None
+    for ends in product((slice(FILLED_CORNER), slice(-FILLED_CORNER, None)), repeat=3):
+        corner = voxels[ends]
+        value = int(corner[0, 0, 0])
+        if AIR[1] < value < found.highest and (corner == value).all():
+            return f"a corner of it is filled with {value}: nothing that was measured is that even"
+    return None
 
 
 def _filled_frame(voxels: np.ndarray) -> str | None:
-    """Zeros around the view: nothing that was measured is exactly 0 HU along the edges of the slices."""
+    """Name zeros around the view: nothing that was measured is exactly 0 HU along the edges of the slices."""
     if min(voxels.shape) < 3:
         return None
     step = max(1, len(voxels) // 32)

@@ -126,7 +126,8 @@ class Measured:
 
 
 def choose_by_anatomy(mask: Mask, candidates: Mapping[str, LabelMap]) -> str:
-    """The one candidate map whose claims hold; `CaseError` (`ambiguous-mask-labels`) if that is not exactly one."""
+    """Return the one candidate map whose claims hold; `CaseError` (`ambiguous-mask-labels`) if that is not exactly
+    one."""
     evidence = _evidence(measure(mask), candidates)
     if len(evidence) == 1:
         return next(iter(evidence))
@@ -140,7 +141,7 @@ def choose_by_anatomy(mask: Mask, candidates: Mapping[str, LabelMap]) -> str:
 
 
 def contradicted_by_anatomy(mask: Mask, candidates: Mapping[str, LabelMap], chosen: str) -> str | None:
-    """A candidate that anatomy supports while it speaks against `chosen`, or None."""
+    """Return a candidate that anatomy supports while it speaks against `chosen`, or None."""
     evidence = _evidence(measure(mask), candidates)
     best = max(evidence, key=evidence.__getitem__)
     against = evidence.get(chosen, 0.0)

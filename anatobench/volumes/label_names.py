@@ -33,7 +33,8 @@ def parse_label_names(content: bytes) -> dict[int, str] | None:
 
 
 def format_label_names(names: Mapping[int, str]) -> bytes:
-    """The extension for `names`, readable by TotalSegmentator's `load_multilabel_nifti` and by `parse_label_names`."""
+    """Return the extension for `names`, readable by TotalSegmentator's `load_multilabel_nifti` and by
+    `parse_label_names`."""
     labels = "\n".join(
         f'<Label Key="{label}" Red="1" Green="1" Blue="1" Alpha="1">{escape(name)}</Label>'
         for label, name in names.items()

@@ -38,7 +38,7 @@ def check_affine(path: Path, affine: np.ndarray) -> None:
 
 
 def plausible_spacing(spacing: Sequence[float] | np.ndarray) -> bool:
-    """Whether each is a spacing in millimetres that a scanner may have; false for NaN."""
+    """Return whether each is a spacing in millimetres that a scanner may have; false for NaN."""
     return all(SPACING_RANGE[0] <= float(s) <= SPACING_RANGE[1] for s in spacing)
 
 

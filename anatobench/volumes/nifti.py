@@ -72,7 +72,8 @@ def read_nifti_volume(path: Path, header: HeaderOverride | None = None, trusted:
 
 
 def read_nifti_affine(path: Path) -> np.ndarray:
-    """How a file's own voxels lie, float64 [4, 4], indexed (k, j, i) as `write_nifti` takes them; `CaseError`."""
+    """Return how a file's own voxels lie, float64 [4, 4], indexed (k, j, i) as `write_nifti` takes them;
+    `CaseError`."""
     with open_byte_stream(path) as stream:
         return _reversed_axes(_affine(path, _read_header(stream)))
 
@@ -205,8 +206,8 @@ def _affine(path: Path, header: nibabel.Nifti1Header) -> np.ndarray:
 
 
 def _millimetres(header: nibabel.Nifti1Header) -> float:
-    """Of the header's unit of length; most headers that name none are in millimetres, and so are those whose unit would
-    make voxels that no scanner makes."""
+    """Return the header's unit of length; most headers that name none are in millimetres, and so are those whose
+    unit would make voxels that no scanner makes."""
     unit = {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)
     if header["sform_code"] > 0:
         spacing = np.linalg.norm([header[f"srow_{axis}"][:3] for axis in "xyz"], axis=0)
@@ -234,7 +235,7 @@ def _check_agreement(path: Path, header: nibabel.Nifti1Header, sform: np.ndarray
 
 
 def _pixdim_note(header: nibabel.Nifti1Header, affine: np.ndarray) -> list[str]:
-    """Where the sform alone places a scan, some tools take the spacing from pixdim all the same."""
+    """Note that, where the sform alone places a scan, some tools take the spacing from pixdim all the same."""
     spacing, own = np.linalg.norm(affine[:3, :3], axis=0), np.abs(header["pixdim"][1:4]) * _millimetres(header)
     if header["qform_code"] > 0 or np.allclose(spacing, own, rtol=0.01) or (own == 1).all():
         return []
@@ -254,7 +255,7 @@ def _rescaling(path: Path, header: nibabel.Nifti1Header) -> tuple[float, float]:
 
 
 def _reversed_axes(affine: np.ndarray) -> np.ndarray:
-    """The affine for the same voxels indexed (k, j, i) instead of (i, j, k), and the other way round."""
+    """Return the affine for the same voxels indexed (k, j, i) instead of (i, j, k), and the other way round."""
     return affine[:, [2, 1, 0, 3]]
 
 
@@ -274,7 +275,7 @@ def _with_air_outside(path: Path, stored: np.ndarray, slope: float, intercept: f
 def _as_hounsfield(
     path: Path, stored: np.ndarray, slope: float, intercept: float, overridden: bool, notes: list[str]
 ) -> tuple[np.ndarray, float, float]:
-    """The stored words, slope and intercept that give HU: as they are said to be, or else as the voxels show."""
+    """Return the stored words, slope and intercept that give HU: as they are said to be, or else as the voxels show."""
     signed = stored.dtype == np.uint16
     if not signed and not (overridden and (slope, intercept) != (1.0, 0.0)):
         return stored, slope, intercept

@@ -39,7 +39,7 @@ STRUCTURES: Mapping[str, tuple[str, ...]] = {
 
 
 def organ_indices(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
-    """The mask with the task's organ indices for labels, uint8 [D, H, W]; 0 is background.
+    """Return the mask with the task's organ indices for labels, uint8 [D, H, W]; 0 is background.
 
     `mask_labels` is `totalsegmentator_v2`, `totalsegmentator_v1`, `ratic` or `auto`. Raises `CaseError` as
     `organ_table` does.
@@ -70,12 +70,13 @@ def organ_table(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
 
 
 def label_structures(mask: Mask, mask_labels: str) -> Mapping[int, str]:
-    """The structure that each label stands for, found and checked as `organ_table` does, without judging sides."""
+    """Return the structure that each label stands for, found and checked as `organ_table` does, without judging
+    sides."""
     return _structures(mask, _present_labels(mask.labels), mask_labels)
 
 
 def _present_labels(labels: np.ndarray) -> list[int]:
-    """The labels that occur, without 0."""
+    """Return the labels that occur, without 0."""
     counts = np.zeros(np.iinfo(labels.dtype).max + 1, dtype=np.int64)
     for plane in labels:  # by planes: bincount turns its input into 64-bit integers
         counts += np.bincount(plane.reshape(-1), minlength=len(counts))
@@ -109,7 +110,7 @@ def _structures(mask: Mask, present: list[int], mask_labels: str) -> Mapping[int
 
 
 def _given_map(mask: Mask, present: list[int], mask_labels: str) -> tuple[str, Mapping[int, str]] | None:
-    """The label map that the mask's names or the caller state, with what it is called; None if neither does."""
+    """Return the label map that the mask's names or the caller state, with what it is called; None if neither does."""
     names = {label: mask.names[label] for label in present if mask.names and label in mask.names}
     known = {name for labels in LABEL_MAPS.values() for name in labels.values()}
     names = {label: name for label, name in names.items() if name in known}

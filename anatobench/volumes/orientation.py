@@ -11,13 +11,13 @@ SHEAR_TOLERANCE = 1e-3
 
 
 def is_sheared(affine: np.ndarray) -> bool:
-    """Whether two axes of an affine are not perpendicular, as those of a scan with a tilted gantry."""
+    """Return whether two axes of an affine are not perpendicular, as those of a scan with a tilted gantry."""
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return bool(np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR_TOLERANCE)
 
 
 def to_canonical(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same voxels with axes in the order and direction closest to inferior, posterior, left.
+    """Return the same voxels with axes in the order and direction closest to inferior, posterior, left.
 
     `voxels` is [a, b, c] and `affine` float64 [4, 4] maps (a, b, c) to RAS+ millimetres; it may be oblique, sheared or
     left-handed. Returns a view [D, H, W] of the voxels and its affine: every voxel keeps its millimetre position.
@@ -27,7 +27,7 @@ def to_canonical(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np
 
 
 def to_axes_of(voxels: np.ndarray, affine: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same voxels with axes in the order and direction of another affine's: the inverse of `to_canonical`, given
-    the affine that it was given."""
+    """Return the same voxels with axes in the order and direction of another affine's: the inverse of `to_canonical`,
+    given the affine that it was given."""
     change = ornt_transform(io_orientation(affine), io_orientation(wanted))
     return apply_orientation(voxels, change), affine @ inv_ornt_aff(change, voxels.shape)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -22,13 +23,15 @@ ZIP_MAGIC = b"PK\x03\x04"
 ARRAY_MEMBER = "ct.npy"
 ENCRYPTED = 0x1
 """General purpose bit flag 0 of the zip format."""
+HEADER_ERRORS = (ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError)
+"""What NumPy raises for a damaged header, which is Python text to it."""
 SPACING_MM = 0.8
 AFFINE = np.diag([-SPACING_MM, -SPACING_MM, -SPACING_MM, 1.0])[[2, 1, 0, 3]]
 """(d, h, w) to RAS+: d points down, h backwards, w to the patient's left. The origin is arbitrary."""
 
 
 def is_npz_file(path: Path) -> bool:
-    """Whether the file is a zip archive, as every `.npz` is."""
+    """Return whether the file is a zip archive, as every `.npz` is."""
     with path.open("rb") as file:
         return file.read(4) == ZIP_MAGIC
 
@@ -52,18 +55,21 @@ def _member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
         member = archive.getinfo(ARRAY_MEMBER)
     except KeyError:
         found = ", ".join(archive.namelist()[:5]) or "nothing"
-        raise CaseError("bad-npz", f"{path}: holds {found}, not RAD-ChestCT's array 'ct'") from None
+        raise CaseError(
+            "bad-npz", f"{path}: a zip archive of {found}, not of RAD-ChestCT's array 'ct': unpack it"
+        ) from None
     if member.flag_bits & ENCRYPTED:
         raise CaseError("bad-npz", f"{path}: is encrypted: unpack it first")
     return member
 
 
 def _read_array(path: Path, stream: IO[bytes], member: zipfile.ZipInfo) -> np.ndarray:
-    """The array of an opened `.npy` member, native int16 in C order; memory is taken only for a size it can hold."""
+    """Return the array of an opened `.npy` member, native int16 in C order; memory is taken only for a size it can
+    hold."""
     try:
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran_order, dtype = readers[np.lib.format.read_magic(stream)](stream)
-    except (ValueError, KeyError) as error:
+    except HEADER_ERRORS as error:
         raise CaseError("bad-npz", f"{path}: its array 'ct' has a damaged header ({error})") from error
     if dtype.kind != "i" or dtype.itemsize != 2:
         raise CaseError("bad-npz", f"{path}: its array 'ct' is {dtype}, not int16 HU")

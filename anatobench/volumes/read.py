@@ -11,8 +11,9 @@ import numpy as np
 
 from anatobench.errors import AnatoBenchError, CaseError
 from anatobench.system.time_limit import reading_time_limited
+from anatobench.volumes.continuity import PLAIN_JUMP, jumps
 from anatobench.volumes.dicom import read_dicom_series
-from anatobench.volumes.dicom_header import is_dicom_file
+from anatobench.volumes.dicom_tags import is_dicom_file
 from anatobench.volumes.hounsfield import OVERRIDE, judge_hounsfield
 from anatobench.volumes.nifti import read_nifti_affine, read_nifti_mask, read_nifti_volume
 from anatobench.volumes.rad_chestct_npz import is_npz_file, read_rad_chestct_npz
@@ -29,6 +30,7 @@ def read_volume(path: Path, header: HeaderOverride | None = None, rescale: str =
     path = Path(path)
     with reading_errors_named(path):
         volume = _read(path, header, trusted=rescale != "auto")
+        volume = _continuous(path, volume)
         if rescale == "hu":
             return volume
         against, lacks_air = judge_hounsfield(volume.voxels)
@@ -53,6 +55,24 @@ def _read(path: Path, header: HeaderOverride | None, trusted: bool) -> Volume:
     if is_dicom_file(path):
         raise CaseError("single-dicom", f"{path}: one DICOM file is one slice: give the folder of the series")
     return read_nifti_volume(path, trusted=trusted)
+
+
+def _continuous(path: Path, volume: Volume) -> Volume:
+    """Raise `CaseError` if the scan begins anew somewhere along the body; with a note if its slices only jump."""
+    found = [jump for jump in jumps(volume.voxels) if jump.times >= PLAIN_JUMP]
+    for jump in found:
+        if jump.repeats:
+            raise CaseError(
+                "several-scans",
+                f"{path}: behind slice {jump.after + 1} from above the voxels jump and show the same anatomy once "
+                "more: two scans, one after the other, in one: separate them",
+            )
+    notes = tuple(
+        f"behind slice {jump.after + 1} from above the voxels jump, {jump.times:.0f} times as far as beside it: is it "
+        "two scans, one after the other?"
+        for jump in found
+    )
+    return replace(volume, notes=(*volume.notes, *notes)) if notes else volume
 
 
 def _check_regular(path: Path) -> None:
@@ -87,8 +107,8 @@ def reading_errors_named(path: Path) -> Iterator[None]:
 
 
 def own_affine(path: Path) -> np.ndarray | None:
-    """How the voxels of a NIfTI scan lie in its file (`read_nifti_affine`); None for formats that have no such axes,
-    whose scans are written as they are read."""
+    """Return how the voxels of a NIfTI scan lie in its file (`read_nifti_affine`); None for formats that have no such
+    axes, whose scans are written as they are read."""
     if path.is_dir() or is_npz_file(path):
         return None
     return read_nifti_affine(path)

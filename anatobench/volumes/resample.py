@@ -24,7 +24,8 @@ POSITION_DECIMALS = 4
 
 
 def resampled_grid(grid: Grid, spacing: Spacing) -> Grid:
-    """The grid over the same field of view, with the same centre and exactly `spacing` millimetres between voxels.
+    """Return the grid over the same field of view, with the same centre and exactly `spacing` millimetres between
+    voxels.
 
     Its size is extent / spacing, rounded, at least 1; extent counts whole voxels (size times spacing).
     """
@@ -36,7 +37,7 @@ def resampled_grid(grid: Grid, spacing: Spacing) -> Grid:
 
 
 def padded_or_cropped_grid(grid: Grid, size: Size) -> Grid:
-    """The grid with `size` voxels about the same centre, shifted by whole voxels.
+    """Return the grid with `size` voxels about the same centre, shifted by whole voxels.
 
     Where the difference is odd, padding puts the extra voxel at the start of the axis and cropping drops it at the end.
     """
@@ -45,13 +46,13 @@ def padded_or_cropped_grid(grid: Grid, size: Size) -> Grid:
 
 
 def cropped_grid(grid: Grid, start: Size, size: Size) -> Grid:
-    """The grid of a crop of `size` voxels whose first one is voxel `start` of `grid`."""
+    """Return the grid of a crop of `size` voxels whose first one is voxel `start` of `grid`."""
     return Grid(size, grid.affine @ _scale_and_shift(np.ones(3), np.array(start)))
 
 
 def upright_grid(grid: Grid) -> Grid:
-    """The grid with perpendicular axes that covers a sheared one and shares its last voxel: every reader of NIfTI
-    places it alike, which is not so of a grid that a tilted gantry has sheared."""
+    """Return the grid with perpendicular axes that covers a sheared one and shares its last voxel: every reader of
+    NIfTI places it alike, which is not so of a grid that a tilted gantry has sheared."""
     down, back, left = grid.affine[:3, :3].T
     left_axis = left / np.linalg.norm(left)
     back_axis = back - (back @ left_axis) * left_axis
@@ -152,7 +153,7 @@ class _LinearTaps:
 
 
 def _shrink_plane(plane: np.ndarray, rows: _LinearTaps, columns: _LinearTaps) -> np.ndarray:
-    """One int16 slice [h, w] at the wanted rows and columns, float32."""
+    """Return one int16 slice [h, w] at the wanted rows and columns, float32."""
     # Rows first: they are contiguous in memory, so the gather is a copy and only what is left pays for single columns.
     leftmost, rightmost = int(columns.lower.min()), int(columns.upper.max())
     used = plane[:, leftmost : rightmost + 1]
@@ -197,13 +198,14 @@ def _voxel_mapping(source: Grid, target: Grid) -> np.ndarray:
 
 
 def _aligned(mapping: np.ndarray, size: Size) -> bool:
-    """Whether a voxel mapping keeps the axes apart: each source index depends on one target index."""
+    """Return whether a voxel mapping keeps the axes apart: each source index depends on one target index."""
     drift = np.abs(mapping[:3, :3] - np.diag(np.diagonal(mapping[:3, :3]))) @ np.array(size, dtype=float)
     return bool((drift <= ALIGNMENT_TOLERANCE).all())
 
 
 def _in_memory_order(voxels: np.ndarray, mapping: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The voxels as they lie in memory and the mapping onto them: reading forwards spares a copy of every slice."""
+    """Return the voxels as they lie in memory and the mapping onto them: reading forwards spares a copy of every
+    slice."""
     mapping = mapping.copy()
     for axis in range(3):
         if voxels.strides[axis] < 0:

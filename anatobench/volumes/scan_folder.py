@@ -8,10 +8,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from anatobench.volumes.dicom_header import is_dicom_file
+from anatobench.volumes.dicom_tags import is_dicom_file
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".npz")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+DICOM_INDEX = "dicomdir"
+"""Names the files of a medium, and is a DICOM file without an image."""
 OTHER_FORMATS = {
     "convert it to NIfTI": (
         *(".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".img", ".img.gz", ".hdr", ".gipl", ".npy"),
@@ -44,7 +46,7 @@ class ScanFolder:
 
 
 def find_scans(root: Path, without: Collection[Path] = ()) -> ScanFolder:
-    """Scans at any depth below `root`, or `root` itself, without what lies in the folders `without`.
+    """Return scans at any depth below `root`, or `root` itself, without what lies in the folders `without`.
 
     Names may be in capitals, files may be links; hidden names, linked folders and folders named in `without` are not
     entered. Only regular files are opened: a pipe would be waited for.
@@ -70,6 +72,8 @@ def find_scans(root: Path, without: Collection[Path] = ()) -> ScanFolder:
         slices = 0
         for name in sorted(name for name in files if not name.startswith(".")):
             path, lower = here / name, name.lower()
+            if lower == DICOM_INDEX:
+                continue
             try:
                 if not stat.S_ISREG(path.stat().st_mode):
                     pass_over(path, "not-a-file", "is neither a regular file nor a folder")

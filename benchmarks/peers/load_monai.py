@@ -32,7 +32,7 @@ def loaders(files: Files, crop: Size, batch_size: int, folder: Path, workers: in
 
 
 def centre_crops(files: Files, crop: Size, folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The first file's volume and organs, cropped at the centre, to compare."""
+    """Return the first file's volume and organs, cropped at the centre, to compare."""
     datasets = _datasets(files[:1], CenterSpatialCropd(KEYS, crop[::-1]), folder)
     return {name: tuple(dataset[0][key][0].numpy().T for key in KEYS) for name, dataset in datasets.items()}
 

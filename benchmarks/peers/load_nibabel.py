@@ -35,12 +35,12 @@ class Crops(Dataset):
 
 
 def loader(files: Files, crop: Size, batch_size: int, workers: int) -> DataLoader:
-    """A loader of random crops."""
+    """Return a loader of random crops."""
     torch.set_num_threads(1)
     return DataLoader(Crops(files, crop), batch_size=batch_size, shuffle=True, drop_last=True, num_workers=workers)
 
 
 def centre_crops(files: Files, crop: Size) -> tuple[np.ndarray, np.ndarray]:
-    """The first file's volume and organs, cropped at the centre, to compare."""
+    """Return the first file's volume and organs, cropped at the centre, to compare."""
     volume, organs = Crops(files, crop, centre=True)[0]
     return volume.numpy(), organs.numpy()

@@ -75,11 +75,12 @@ class StockModel(nn.Module):
         raise NotImplementedError
 
     def features(self, x: Tensor) -> Tensor:
-        """What torchvision's `forward` computes up to its pooling, [B, C, d, h, w]."""
+        """Return what torchvision's `forward` computes up to its pooling, [B, C, d, h, w]."""
         raise NotImplementedError
 
     def classifier(self) -> nn.Linear:
-        """The last linear layer, from F's channels to the logits. (MViT's lies behind dropout, which `head` draws.)"""
+        """Return the last linear layer, from F's channels to the logits. (MViT's lies behind dropout, which `head`
+        draws.)"""
         return [module for module in self.backbone.modules() if isinstance(module, nn.Linear)][-1]
 
     def logits(self, pooled: Tensor) -> Tensor:
@@ -251,7 +252,7 @@ class StockStep:
         return {name: to_numpy(tensor) for name, tensor in named_tensors(self._model).items()}
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """The inverse. Names and shapes must be those of this model."""
+        """Take up what `weights` gave. Names and shapes must be those of this model."""
         head = self._model.segmentation_head is not None
         given = {name: array for name, array in weights.items() if head or not name.startswith("segmentation_head.")}
         copy_by_name(named_tensors(self._model), given, "weights")
@@ -290,5 +291,5 @@ class _DefaultSwitches(TorchInstruments):
 
 
 def build(variant: str, spec: ModelSpec, recipe: Recipe) -> StockStep:
-    """The entry point of `anatobench bench step --peer`."""
+    """Return the entry point of `anatobench bench step --peer`."""
     return StockStep(VARIANTS[variant], spec, recipe)

@@ -70,7 +70,7 @@ def _padded(part: jax.Array, missing: int, columns: int) -> jax.Array:
 
 
 def cudnn_attends(columns: int, dtype: jnp.dtype) -> bool:
-    """Whether cuDNN has a kernel: 256 columns from NVIDIA's Hopper on (compute capability 9), 128 before."""
+    """Return whether cuDNN has a kernel: 256 columns from NVIDIA's Hopper on (compute capability 9), 128 before."""
     if jax.default_backend() != "gpu" or dtype not in (jnp.bfloat16, jnp.float16):
         return False
     device = jax.local_devices()[0]

@@ -61,7 +61,7 @@ class BatchNorm(nnx.Module):
 def batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, residual: jax.Array | None, relu: bool, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The output in `dtype`, and the batch's mean and biased variance [C] in the parameters' type."""
+    """Return the output in `dtype`, and the batch's mean and biased variance [C] in the parameters' type."""
     wide = x.astype(scale.dtype)
     mean = wide.mean(POSITIONS)
     variance = jnp.square(wide - mean).mean(POSITIONS)

@@ -64,7 +64,8 @@ def conv3d_direct(x: jax.Array, kernel: jax.Array, stride: Triple, padding: Trip
 
 
 def conv3d_folded(x: jax.Array, kernel: jax.Array, stride: Triple, padding: Triple) -> jax.Array:
-    """One 2D convolution over depth folded into the batch, with the taps along depth concatenated as channels."""
+    """Return one 2D convolution over depth folded into the batch, with the taps along depth concatenated as
+    channels."""
     batch, _, height, width, channels = x.shape
     taps, kernel_height, kernel_width, _, filters = kernel.shape
     x = jnp.pad(x, ((0, 0), (padding[0], padding[0]), (0, 0), (0, 0), (0, 0)))

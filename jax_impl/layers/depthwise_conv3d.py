@@ -41,7 +41,7 @@ depthwise_conv3d.defvjp(_forward, _backward)
 
 
 def _input_gradient(kernel: jax.Array, gradient: jax.Array, size: Sequence[int], stride: Size) -> jax.Array:
-    """The mirrored kernel over the gradient with `stride` - 1 zeros between its voxels: a sum of taps again."""
+    """Return the mirrored kernel over the gradient with `stride` - 1 zeros between its voxels: a sum of taps again."""
     spans = [(count - 1) * step + 1 for count, step in zip(gradient.shape[1:4], stride, strict=True)]
     borders = [(1, 1 + length - span, step - 1) for length, span, step in zip(size, spans, stride, strict=True)]
     spread = lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0), *borders, (0, 0, 0)])

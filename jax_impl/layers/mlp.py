@@ -27,6 +27,6 @@ class Mlp(nnx.Module):
         return self.output(jax.nn.gelu(self.hidden(x), approximate=False))
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
-        """Both layers."""
+        """Yield both layers."""
         yield from self.hidden.weight_table(f"{name}.0", (*path, "hidden"))
         yield from self.output.weight_table(f"{name}.3", (*path, "output"))

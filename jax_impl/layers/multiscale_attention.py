@@ -54,7 +54,7 @@ class Pooling(nnx.Module):
         return self.norm(pooled.reshape(batch, -1, heads, channels))
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
-        """The convolution and its norm, position 0 of torchvision's `norm_act`."""
+        """Yield the convolution and its norm, position 0 of torchvision's `norm_act`."""
         channels = self.kernel[...].shape[-1]
         yield from conv3d_entries(f"{name}.pool", path, (channels, 1, 3, 3, 3))
         yield from self.norm.weight_table(f"{name}.norm_act.0", (*path, "norm"))
@@ -149,6 +149,7 @@ def pool_patches(tokens: jax.Array, grid: Size, pool: Callable[[jax.Array], jax.
 
 
 def pooled_grid(grid: Size, stride: Size) -> Size:
-    """Of a pooling with kernel 3 and padding 1, or 1 and 0: lengths divided by the stride and rounded up."""
+    """Return the grid after a pooling with kernel 3 and padding 1, or 1 and 0: lengths divided by the stride and
+    rounded up."""
     (d, h, w), (sd, sh, sw) = grid, stride
     return -(-d // sd), -(-h // sh), -(-w // sw)

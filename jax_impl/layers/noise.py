@@ -13,7 +13,7 @@ Key = jax.Array
 
 
 def dropout(x: jax.Array, rate: float, key: Key | None) -> jax.Array:
-    """Every element is zeroed with probability `rate`, the others are divided by 1 - rate."""
+    """Zero every element with probability `rate` and divide the others by 1 - rate."""
     return _dropped(x, rate, key, x.shape)
 
 
@@ -23,7 +23,7 @@ def stochastic_depth(branch: jax.Array, rate: float, key: Key | None) -> jax.Arr
 
 
 def key_at(key: Key | None, place: int) -> Key | None:
-    """The key of one place in the model."""
+    """Return the key of one place in the model."""
     return None if key is None else jax.random.fold_in(key, place)
 
 

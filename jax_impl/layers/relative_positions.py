@@ -18,7 +18,7 @@ from jax_impl.layers.upsampling import interpolation_matrix
 
 
 def positional_terms(queries: jax.Array, tables: tuple[jax.Array, ...], query_grid: Size, key_grid: Size) -> jax.Array:
-    """What the query gives a key at each depth, row and column.
+    """Return what the query gives a key at each depth, row and column.
 
     queries [B, 1 + t h w, heads, d], unscaled, class token first; tables (depth, height, width), each [distances, d].
     Returns [B, 1 + t h w, heads, k_t + k_h + k_w], zero for the class token, which has no position.
@@ -41,7 +41,8 @@ def one_hot_positions(grid: Size) -> np.ndarray:
 
 
 def relative_rows(table: jax.Array, queries: int, keys: int) -> jax.Array:
-    """[queries, keys, d]: the table's row for each pair along one axis. A table of another length is interpolated."""
+    """Return [queries, keys, d]: the table's row for each pair along one axis. A table of another length is
+    interpolated."""
     needed = 2 * max(queries, keys) - 1
     if table.shape[0] != needed:
         matrix = jnp.asarray(interpolation_matrix(table.shape[0], needed), table.dtype)

@@ -87,7 +87,8 @@ class WindowAttention(nnx.Module):
     def _fused(
         self, queries: jax.Array, keys: jax.Array, values: jax.Array, window: Size, regions: np.ndarray | None
     ) -> jax.Array:
-        """One bias for all windows; the mask, which differs between them, in 8 more columns of queries and keys."""
+        """Return one bias for all windows; the mask, which differs between them, in 8 more columns of queries and
+        keys."""
         if regions is not None:
             for_queries, for_keys = mask_columns(regions)
             queries, keys = (
@@ -103,7 +104,7 @@ class WindowAttention(nnx.Module):
         return self.relative_position_bias_table[...][index].transpose(2, 0, 1)
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
-        """Two linear layers and the table of biases."""
+        """Yield two linear layers and the table of biases."""
         yield from self.qkv.weight_table(f"{name}.qkv", (*path, "qkv"))
         yield from self.proj.weight_table(f"{name}.proj", (*path, "proj"))
         table = "relative_position_bias_table"
@@ -112,8 +113,8 @@ class WindowAttention(nnx.Module):
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def repeated(bias: jax.Array, times: tuple[int, ...]) -> jax.Array:
-    """[*times, *bias.shape]. The gradient, a sum over `times`, is a product with ones: XLA's CPU sums over leading axes
-    column by column, which was a quarter of a training step."""
+    """Repeat to [*times, *bias.shape]. The gradient, a sum over `times`, is a product with ones: XLA's CPU sums over
+    leading axes column by column, which was a quarter of a training step."""
     return jnp.broadcast_to(bias, (*times, *bias.shape))
 
 
@@ -146,7 +147,7 @@ def to_windows(x: jax.Array, window: Size) -> jax.Array:
 
 
 def from_windows(x: jax.Array, window: Size, size: Sequence[int]) -> jax.Array:
-    """The inverse of `to_windows`."""
+    """Return the inverse of `to_windows`."""
     batch, channels = x.shape[0], x.shape[-1]
     (wd, wh, ww), (nd, nh, nw) = window, (length // side for length, side in zip(size, window, strict=True))
     x = x.reshape(batch, nd, nh, nw, wd, wh, ww, channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)

@@ -34,7 +34,7 @@ def diagnosis_terms(task: Task, recipe: Recipe, view: View, arrays: Mapping[str,
 
 
 def segmentation_term(recipe: Recipe, view: View, organs: jax.Array) -> jax.Array | None:
-    """The segmentation head's loss [B] in the plain form or a fast one; None for a model without the head."""
+    """Return the segmentation head's loss [B] in the plain form or a fast one; None for a model without the head."""
     if "segmentation" not in view.forms:
         seg_logits = view.upsampled(SEGMENTATION)
         return None if seg_logits is None else segmentation_loss(recipe, seg_logits, organs)
@@ -64,7 +64,7 @@ def group_loss(group: LabelGroup, logits: jax.Array, grade: jax.Array) -> jax.Ar
 
 
 def sample_weight(group: LabelGroup, grade: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The weight of each case's true grade, [B]."""
+    """Return the weight of each case's true grade, [B]."""
     return jnp.stack(
         [(grade == index).astype(dtype) * weight for index, weight in enumerate(group.sample_weights)]
     ).sum(0)
@@ -98,7 +98,8 @@ def any_injury_loss(task: Task, logits: jax.Array, targets: jax.Array) -> jax.Ar
 
 
 def injury_logit(group: LabelGroup, logits: jax.Array) -> jax.Array:
-    """The logit of "not grade 0", [B]: p_healthy = sigmoid(-injury_logit) for sigmoid and softmax groups alike."""
+    """Return the logit of "not grade 0", [B]: p_healthy = sigmoid(-injury_logit) for sigmoid and softmax groups
+    alike."""
     if group.binary:
         return logits[:, 0]
     return logsumexp(logits[:, 1:], 1) - logits[:, 0]

@@ -79,7 +79,7 @@ def _rows_of_slabs(source: int, target: int) -> np.ndarray:
 
 
 def _sums(recipe: Recipe, seg_logits: jax.Array, organs: jax.Array) -> Sums:
-    """Of one slab; zeros for what the recipe's loss does not need."""
+    """Return the sums of one slab; zeros for what the recipe's loss does not need."""
     valid = organs != IGNORED_ORGAN
     cross_entropy = jnp.zeros_like(seg_logits[:, 0, 0, 0, 0])
     overlap = extent = jnp.zeros_like(seg_logits[:, 1:, 0, 0, 0])

@@ -34,8 +34,8 @@ BACKBONES: dict[str, Callable[[ModelSpec, DTypeLike, Collection[str], np.random.
 def build_backbone(
     spec: ModelSpec, dtype: DTypeLike, forms: Collection[str], generator: np.random.Generator
 ) -> Backbone:
-    """The backbone of that name, computing in `dtype`, with float32 weights distributed as torchvision's; `forms` names
-    the layers that take their fast form (anatobench/fast_forms.py)."""
+    """Return the backbone of that name, computing in `dtype`, with float32 weights distributed as torchvision's;
+    `forms` names the layers that take their fast form (anatobench/fast_forms.py)."""
     if spec.model not in BACKBONES:
         raise UsageError(
             f"model {spec.model} has no layers in this framework: write them and add a line to `BACKBONES` in "

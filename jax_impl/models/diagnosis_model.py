@@ -75,13 +75,15 @@ class DiagnosisModel(nnx.Module):
         return cast(Backbone, self.backbone).classify(pooled, key_at(key, 1))
 
     def coarse(self, head: str, features: jax.Array) -> jax.Array | None:
-        """An auxiliary head's logits [B, classes, d, h, w] in the parameters' type; None for a model without it."""
+        """Return an auxiliary head's logits [B, classes, d, h, w] in the parameters' type; None for a model without
+        it."""
         if head not in self.auxiliary:
             return None
         return self._head(head)(features.astype(self.head_dtype))
 
     def upsampled(self, head: str, features: jax.Array, size: Size) -> jax.Array | None:
-        """The same upsampled to [B, classes, D, H, W]: trilinear with align_corners=False, as the paper's head."""
+        """Return the same upsampled to [B, classes, D, H, W]: trilinear with align_corners=False, as the paper's
+        head."""
         coarse = self.coarse(head, features)
         return None if coarse is None else upsample_trilinear(coarse, size)
 
@@ -89,11 +91,11 @@ class DiagnosisModel(nnx.Module):
         return cast(AuxiliaryHead, getattr(self, f"{name}_head"))
 
     def stage_names(self) -> list[str]:
-        """Of the backbone's stages, in order."""
+        """Return the backbone's stages, in order."""
         return [name for name, _ in cast(Backbone, self.backbone).stages(train=False, key=None)]
 
     def weight_table(self) -> list[Entry]:
-        """The backbone's arrays under torchvision's own names, beside `<auxiliary head>_head.*`."""
+        """Return the backbone's arrays under torchvision's own names, beside `<auxiliary head>_head.*`."""
         table = [
             replace(entry, path=("backbone", *entry.path)) for entry in cast(Backbone, self.backbone).weight_table()
         ]

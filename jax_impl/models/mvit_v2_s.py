@@ -119,7 +119,8 @@ class MViTV2S(nnx.Module):
         self.feature_channels = layout.channels[-1]
 
     def stages(self, train: bool, key: Key | None) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
-        """The patches and every block as tokens [B, 1 + d h w, C], class token first, then the map [B, d, h, w, C]."""
+        """Yield the patches and every block as tokens [B, 1 + d h w, C], class token first, then the map [B, d, h, w,
+        C]."""
         yield "patch_embed", self._patch_embed
         for index, block in enumerate(self.blocks):
             yield f"blocks.{index}", partial(block, key=key_at(key, index))
@@ -162,6 +163,6 @@ def _table_rows(grid: Size, query_stride: int, key_value_stride: int) -> tuple[i
 def build_mvit_v2_s(
     spec: ModelSpec, dtype: DTypeLike, forms: Collection[str], generator: np.random.Generator
 ) -> MViTV2S:
-    """The backbone for a spec; it takes scans of `spec.crop_size` only."""
+    """Return the backbone for a spec; it takes scans of `spec.crop_size` only."""
     layout, outputs = CARD.layout(spec.size), spec.task.logit_count
     return MViTV2S(layout, spec.crop_size, outputs, dtype=dtype, forms=forms, generator=generator)

@@ -42,7 +42,7 @@ class ConvNorm(nnx.Module):
     def __call__(
         self, x: jax.Array, train: bool, *, residual: jax.Array | None = None, relu: bool = False
     ) -> jax.Array:
-        """What follows the norm in a block, the addition of `residual` and ReLU, is done with it."""
+        """Normalise, and do with it what follows in a block: the addition of `residual` and ReLU."""
         return self.norm(self.conv(x), train, residual=residual, relu=relu)
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
@@ -83,7 +83,7 @@ class BasicBlock(nnx.Module):
         return self.conv2(y, train, residual=residual, relu=True)
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
-        """Of the block's convolutions."""
+        """Yield the block's convolutions."""
         yield from self.conv1.weight_table(f"{name}.conv1", (*path, "conv1"))
         yield from self.conv2.weight_table(f"{name}.conv2", (*path, "conv2"))
         if self.downsample is not None:
@@ -116,7 +116,7 @@ class R3D18(nnx.Module):
         self.feature_channels = channels
 
     def stages(self, train: bool, key: Key | None) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
-        """The stem, then every residual block. Nothing is drawn at random."""
+        """Yield the stem, then every residual block. Nothing is drawn at random."""
         yield "stem", partial(self.stem, train=train, relu=True)
         for index, position, block in self._blocks():
             yield f"layer{index}.{position}", partial(block, train=train)
@@ -139,5 +139,5 @@ class R3D18(nnx.Module):
 
 
 def build_r3d_18(spec: ModelSpec, dtype: DTypeLike, forms: Collection[str], generator: np.random.Generator) -> R3D18:
-    """The backbone for a spec; it takes any crop size."""
+    """Return the backbone for a spec; it takes any crop size."""
     return R3D18(CARD.layout(spec.size), spec.task.logit_count, dtype=dtype, forms=forms, generator=generator)

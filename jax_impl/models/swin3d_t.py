@@ -42,7 +42,7 @@ class PatchEmbed(nnx.Module):
         return self.norm(self.proj(jnp.pad(x, [(0, 0), *missing, (0, 0)])))
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
-        """The convolution and its norm."""
+        """Yield the convolution and its norm."""
         yield from self.proj.weight_table(f"{name}.proj", (*path, "proj"))
         yield from self.norm.weight_table(f"{name}.norm", (*path, "norm"))
 
@@ -103,7 +103,7 @@ class PatchMerging(nnx.Module):
         return self.reduction(self.norm(jnp.concatenate(quarters, -1)))
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
-        """The norm and the linear layer, which has no bias."""
+        """Yield the norm and the linear layer, which has no bias."""
         yield from self.reduction.weight_table(f"{name}.reduction", (*path, "reduction"))
         yield from self.norm.weight_table(f"{name}.norm", (*path, "norm"))
 
@@ -147,7 +147,7 @@ class Swin3DT(nnx.Module):
         self.feature_channels = channels
 
     def stages(self, train: bool, key: Key | None) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
-        """The patches, every block and merging, then the normalised map; all [B, d, h, w, C]."""
+        """Yield the patches, every block and merging, then the normalised map; all [B, d, h, w, C]."""
         yield "patch_embed", self.patch_embed
         for place, (position, layer) in enumerate(self._layers()):
             yield _dotted("features", position), partial(layer, key=key_at(key, place))
@@ -185,5 +185,5 @@ def _dotted(name: str, position: tuple[int, ...]) -> str:
 def build_swin3d_t(
     spec: ModelSpec, dtype: DTypeLike, forms: Collection[str], generator: np.random.Generator
 ) -> Swin3DT:
-    """The backbone for a spec; it takes any crop size."""
+    """Return the backbone for a spec; it takes any crop size."""
     return Swin3DT(CARD.layout(spec.size), spec.task.logit_count, dtype=dtype, forms=forms, generator=generator)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from cluster_jobs import REPOSITORY, processes_with
+from safetensors.numpy import load_file
 from virtual_cluster import VirtualCluster, wait_for
 
 from anatobench.experiments.grid import Selection
-from anatobench.experiments.grid_runs import run_folder
-from anatobench.training.run_folder import evaluation_file
+from anatobench.experiments.jobs import job_arrays, submit
+from anatobench.experiments.runs import PlannedRun, initial_weights_of, run_folder
+from anatobench.training.run_folder import configure, evaluation_file
 
 pytest.importorskip("torch")
 pytest.importorskip("jax")
@@ -55,7 +57,7 @@ def test_an_array_trains_and_evaluates_every_cell_though_one_is_killed_and_one_p
     cluster: VirtualCluster, grid: Grid
 ) -> None:
     job = json.loads(grid.do("submit", "--at-a-time", "2", "--json").stdout)["job"]
-    first, second = (str(run_folder(grid.out, cell)) for cell in CELLS[:2])
+    first, second = (str(run_folder(grid.out, cell.name)) for cell in CELLS[:2])
     wait_for(lambda: processes_with("train", first), 90, "element 0 did not begin")
     os.kill(processes_with("train", first)[0], signal.SIGKILL)
     wait_for(lambda: (Path(second) / "metrics.jsonl").exists(), 120, "element 1 did not train")
@@ -63,7 +65,7 @@ def test_an_array_trains_and_evaluates_every_cell_though_one_is_killed_and_one_p
     ends = [cluster.finish(f"{job}_{element}", 300) for element in range(len(CELLS))]
     assert [end["JobState"] for end in ends] == ["COMPLETED"] * len(CELLS), grid.said()
     assert [end["Restarts"] for end in ends] == ["1", "1", "0", "0"], grid.said()
-    evaluated = [run_folder(grid.out, cell) / evaluation_file("test") for cell in CELLS]
+    evaluated = [run_folder(grid.out, cell.name) / evaluation_file("test") for cell in CELLS]
     times = [path.stat().st_mtime_ns for path in evaluated]
     record = json.loads(grid.do("collect", "--json").stdout)
     assert len(record["results"]) == len(CELLS)
@@ -97,6 +99,26 @@ def test_a_dry_run_prints_a_line_that_submits(cluster: VirtualCluster, grid: Gri
 def cluster_jobs_of(cluster: VirtualCluster, grid: Grid) -> list[str]:
     """Jobs whose log would lie in the grid's folder."""
     return [line for line in cluster.scontrol("show", "jobs", "--oneliner").splitlines() if str(grid.out) in line]
+
+
+def test_a_run_that_begins_with_anothers_weights_waits_for_it(
+    cluster: VirtualCluster, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    out = tmp_path / "study"
+    first = PlannedRun("first", configure(store, "r3d_18", "torch", ["batch_size=2"], max_steps=2))
+    weights = initial_weights_of(out, "first")
+    config = configure(store, "r3d_18", "jax", ["batch_size=2", "seed=1"], max_steps=2, initial_weights=weights)
+    jobs = submit(job_arrays([PlannedRun("second", config, "first"), first], out, None, []))
+    ends = [cluster.finish(f"{job}_0", 240) for job in jobs]
+    said = "\n".join(path.read_text() for path in sorted((out / "logs").glob("*.log")))
+    assert [end["JobState"] for end in ends] == ["COMPLETED"] * 2, said
+    assert all((run_folder(out, name) / evaluation_file("test")).exists() for name in ("first", "second"))
+    began = [load_file(initial_weights_of(out, name)) for name in ("first", "second")]
+    assert {name: array.tobytes() for name, array in began[0].items()} == {
+        name: array.tobytes() for name, array in began[1].items()
+    }
 
 
 def test_wrong_plans_fail_with_one_line(cluster: VirtualCluster, grid: Grid, tmp_path: Path) -> None:

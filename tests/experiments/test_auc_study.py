@@ -12,14 +12,18 @@ from typing import Any
 
 import pytest
 from record_schema import assert_valid
+from tiny_store import write_store
 
-from anatobench.cli.main import main
+from anatobench.cli.main import build_parser, main
+from anatobench.cli.train import _configuration
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.auc_results import collect, difference_rows, gain_rows
-from anatobench.experiments.auc_study import AucStudy, training_chains
+from anatobench.experiments.auc_study import AucStudy, name_of, planned, store_of
 from anatobench.experiments.child_processes import Chain, run_chains
+from anatobench.experiments.runs import DONE, chains_of, run_folder, state_of
 from anatobench.report.auc_page import build_auc_page
-from anatobench.training.run_folder import evaluation_file
+from anatobench.tasks import get_task
+from anatobench.training.run_folder import RunConfig, evaluation_file
 
 SMALL = ["--models", "r3d_18", "--seeds", "2", "--cases", "40", "--steps", "24", "--workers", "2"]
 STUDY = AucStudy(models=("r3d_18",), seeds=2, cases=40, steps=24)
@@ -89,17 +93,64 @@ def test_other_settings_and_a_missing_run_are_refused(study: Path, capsys: pytes
 
 
 def test_what_is_done_is_not_run_again(tmp_path: Path) -> None:
-    chains = list(training_chains(STUDY, tmp_path))
-    assert [len(chain.commands) for chain in chains] == [6, 6, 6, 6]
+    write_store(store_of(tmp_path), get_task("ct_rate"), {"train": 1})
+    runs = planned(STUDY, tmp_path)
+    assert [len(chain.commands) for chain in chains_of(runs, tmp_path)] == [6, 6, 6, 6]
     for cell in STUDY.groups[0]:
-        folder = cell.folder(tmp_path)
+        folder = run_folder(tmp_path, name_of(cell))
         folder.mkdir(parents=True)
         (folder / evaluation_file("test")).write_text("{}")
-        remaining = list(training_chains(STUDY, tmp_path))
+        remaining = chains_of([run for run in runs if state_of(tmp_path, run.name) != DONE], tmp_path)
         assert len(remaining) == (3 if cell.nudged else 4)
-    assert "--initial-weights" in chains[0].commands[2]
-    assert "--initial-weights" in chains[0].commands[4]
-    assert "--initial-weights" not in chains[0].commands[0]
+    first, *others = runs[:3]
+    assert first.config.initial_weights is None
+    for run in others:
+        assert run.first == first.name
+        assert run.config.initial_weights == str(run_folder(tmp_path, first.name) / "initial.safetensors")
+
+
+def test_folders_and_what_is_trained_in_them_are_as_ever(tmp_path: Path) -> None:
+    """Studies that older versions began go on: they said this to `train` in words."""
+    write_store(store_of(tmp_path), get_task("ct_rate"), {"train": 1})
+    study = AucStudy(models=("swin3d_t",), seeds=1, cases=40, steps=24)
+    runs = {run.name: run.config for run in planned(study, tmp_path)}
+    assert list(runs) == [f"swin3d_t_{head}_seed0_{arm}" for head in ("seg", "no_seg")
+                          for arm in ("torch", "jax", "torch_nudged")]  # fmt: skip
+    for name, config in runs.items():
+        learning_rate = 2e-3 * (1 + 1e-6) if "nudged" in name else 2e-3
+        words = ["train", "--task", "ct_rate", "--store", str(store_of(tmp_path)), "--model", "swin3d_t",
+                 "--framework", config.framework, "--steps", "24", "--out", "run", "--resume",
+                 "--checkpoint-every", "24", "--set", "batch_size=4", "--set", f"learning_rate={learning_rate}",
+                 "--set", "dropout=false", "--set", "seed=0", "--set", "epochs=24",
+                 *(["--no-seg"] if "no_seg" in name else [])]  # fmt: skip
+        if config.initial_weights is not None:
+            words += ["--initial-weights", config.initial_weights]
+        assert config == _configuration(build_parser(["train"]).parse_args(words))
+
+
+def test_it_is_handed_over_to_slurm_as_two_arrays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(chains: list[Chain], logs: Path, workers: int) -> list[Chain]:
+        write_store(store_of(logs.parent), get_task("ct_rate"), {"train": 1})
+        return chains
+
+    monkeypatch.setattr("anatobench.cli.experiments.run_chains", prepare)
+    words = ["experiments", "auc", "--out", str(tmp_path / "auc"), *SMALL, "--submit", "--dry-run"]
+    assert main([*words, "--at-a-time", "2", "--sbatch=--gpus-per-node=1"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("job=$(ANATOBENCH_REPOSITORY=")
+    assert " --array=0-3%2 " in first
+    assert " --array=0-7%2 " in second
+    assert '"--dependency=afterok:$job"' in second
+    for plan in (tmp_path / "auc" / "plans").iterdir():
+        for line in plan.read_text().splitlines():
+            task, run, _, config, *_ = line.split("\t")
+            begins = RunConfig.read_file(Path(config)).initial_weights
+            assert task == "ct_rate"
+            assert (
+                (begins is None) == (plan.name in first) == (run.endswith("seed0_torch") or run.endswith("seed1_torch"))
+            )
 
 
 def test_the_control_can_be_left_to_some_seeds() -> None:

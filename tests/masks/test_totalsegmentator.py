@@ -33,7 +33,7 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A person's home of TotalSegmentator in which usage statistics are on."""
+    """Return a person's home of TotalSegmentator in which usage statistics are on."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "config.json").write_text(json.dumps({"totalseg_id": "x", "send_usage_stats": True}))

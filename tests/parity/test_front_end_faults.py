@@ -74,7 +74,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 def red_gates(case: Case) -> list[str]:
-    """What is wrong with the prepared case."""
+    """Return what is wrong with the prepared case."""
     try:
         prepared: PreparedCase = prepare_case(case, RATIC, "tiny")
     except CaseError as error:

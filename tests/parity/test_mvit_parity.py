@@ -39,7 +39,7 @@ def exchanged(right: Any) -> Any:
 
 
 def with_class_token(right: Any) -> Any:
-    """The mean over one token more."""
+    """Return the mean over one token more."""
     return lambda model, features: right(model, features * (features[0, 0].numel() / (features[0, 0].numel() + 1)))
 
 

@@ -34,7 +34,7 @@ def jax_engine() -> Engine:
 
 
 def bias_of_the_smaller_window(table: Tensor, index: Tensor, window: list[int]) -> Tensor:
-    """What one would expect of a window that shrinks in plane; torchvision slices the larger window's index."""
+    """Return what one would expect of a window that shrinks in plane; torchvision slices the larger window's index."""
     full = WINDOW_OF_VOXELS[index.shape[0]]
     positions = torch.zeros(full, dtype=torch.bool)
     positions[: window[0], : window[1], : window[2]] = True

@@ -44,7 +44,8 @@ SCANS = {
 
 
 def prepare(folder: Path, anatomy: str) -> Store:
-    """A store of the real scans, through a manifest with a label that nobody knows: only the organs supervise."""
+    """Return a store of the real scans, through a manifest with a label that nobody knows: only the organs
+    supervise."""
     folder.mkdir()
     with (folder / "manifest.csv").open("w", newline="") as file:
         writer = csv.writer(file)

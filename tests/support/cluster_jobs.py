@@ -36,13 +36,13 @@ def anatobench(*words: object) -> None:
 
 
 def preparation(raw: Path, store: Path) -> list[str]:
-    """`prepare`'s options for that cohort."""
+    """Return `prepare`'s options for that cohort."""
     return ["--dataset", "ratic", "--size", "tiny", "--raw", str(raw), "--masks", str(raw / "masks"),
             "--store", str(store)]  # fmt: skip
 
 
 def last_weights(run: Path) -> bytes:
-    """The weights of the checkpoint of a finished run's last step."""
+    """Return the weights of the checkpoint of a finished run's last step."""
     return (run / "checkpoints" / f"step_{STEPS:08d}" / "model.safetensors").read_bytes()
 
 

@@ -23,7 +23,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def find_chromium() -> str | None:
-    """The first browser on the path."""
+    """Return the first browser on the path."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 

@@ -11,7 +11,8 @@ from torchvision.models import video
 
 
 def published_state(model: str, seed: int = 0) -> dict[str, Tensor]:
-    """The state dict of torchvision's unchanged model with 400 classes, no two values alike but its index tables'."""
+    """Return the state dict of torchvision's unchanged model with 400 classes, no two values alike but its index
+    tables'."""
     state = getattr(video, model)(num_classes=400).state_dict()
     generator = np.random.default_rng(seed)
     for tensor in state.values():
@@ -21,7 +22,7 @@ def published_state(model: str, seed: int = 0) -> dict[str, Tensor]:
 
 
 def pth_bytes(state: object, older_form: bool = False) -> bytes:
-    """What torch.save writes, today or before version 1.6, from which torchvision's oldest files come."""
+    """Return what torch.save writes, today or before version 1.6, from which torchvision's oldest files come."""
     buffer = io.BytesIO()
     torch.save(state, buffer, _use_new_zipfile_serialization=not older_form)
     return buffer.getvalue()

@@ -18,7 +18,7 @@ from jax_impl.weights import Entry, Path
 def assert_same_output_and_gradients(
     layer: Any, call: Callable[[Any, jax.Array], jax.Array], reference: nn.Module, torch_call: Any, x: np.ndarray
 ) -> None:
-    """Gives the JAX layer the reference's weights; `call(layer, x)` and `torch_call(x)` must agree, and so must the
+    """Give the JAX layer the reference's weights; `call(layer, x)` and `torch_call(x)` must agree, and so must the
     gradients of a random weighting of the output with respect to x and to every parameter."""
     torch_x = torch.tensor(x, requires_grad=True)
     expected: Tensor = torch_call(torch_x)

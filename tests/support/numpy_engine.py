@@ -108,7 +108,7 @@ class NumpyEngine:
         return {name: (float(batch.case_index[0]) + 1) * array for name, array in direction.items()}
 
     def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
-        """Of the eight octants: each one's share of the score."""
+        """Return each octant's share of the score."""
         shares = (slope @ self._weights["fc.weight"]) * _features(volume)
         return np.maximum(shares, 0).reshape(-1, 2, 2, 2)
 
@@ -184,6 +184,6 @@ def _features(volume: np.ndarray) -> np.ndarray:
 
 def use_numpy_engines(monkeypatch) -> None:
     """Let every command and evaluation get this engine, whatever framework it asks for."""
-    for module in ("engine", "evaluation.run_evaluation", "prediction.one_scan"):
+    for module in ("engine", "evaluation.run_evaluation", "prediction.one_scan", "session"):
         path = f"anatobench.{module}.load_engine"
         monkeypatch.setattr(path, lambda name, spec, recipe: NumpyEngine(spec, recipe, name))

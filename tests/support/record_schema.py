@@ -12,7 +12,7 @@ SCHEMAS = Path(__file__).parents[2] / "benchmarks" / "results" / "schemas"
 
 
 def assert_valid(record: Any, kind: str) -> None:
-    """Every documented key is there and of its type, and no undocumented one stands at the top."""
+    """Assert that every documented key is there and of its type, and no undocumented one stands at the top."""
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads((SCHEMAS / f"{kind}.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)

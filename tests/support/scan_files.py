@@ -40,7 +40,7 @@ def body_voxels(size: tuple[int, int, int] = (12, 24, 24), seed: int = 0) -> np.
 
 
 def turned(array: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.ndarray, np.ndarray]:
-    """An IPL array and its affine with other axes, such as `RAS`; every voxel keeps its place in the patient."""
+    """Return an IPL array and its affine with other axes, such as `RAS`; every voxel keeps its place in the patient."""
     target = nibabel.orientations.axcodes2ornt(tuple(axes))
     change = nibabel.orientations.ornt_transform(nibabel.orientations.io_orientation(affine), target)
     return (
@@ -50,7 +50,7 @@ def turned(array: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.ndarray
 
 
 def write_nifti_file(path: Path, array: np.ndarray, affine: np.ndarray | None, **header: Any) -> Path:
-    """An [i, j, k] array as it is, with header fields set after nibabel is done; gzip by the path's name."""
+    """Return an [i, j, k] array as it is, with header fields set after nibabel is done; gzip by the path's name."""
     image = nibabel.Nifti1Image(array, affine, dtype=array.dtype)
     content = bytearray(image.to_bytes())
     block = nibabel.Nifti1Header(bytes(content[:348]), check=False)
@@ -62,7 +62,8 @@ def write_nifti_file(path: Path, array: np.ndarray, affine: np.ndarray | None, *
 
 
 def write_dicom_slice(path: Path, stored: np.ndarray, position: Sequence[float], **tags: Any) -> Path:
-    """One CT slice; `stored` is [rows, columns] of 16-bit integers. Tags replace the defaults; None leaves one out."""
+    """Return one CT slice; `stored` is [rows, columns] of 16-bit integers. Tags replace the defaults; None leaves one
+    out."""
     rle = tags.pop("rle", False)
     meta = pydicom.dataset.FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
@@ -103,7 +104,7 @@ def write_dicom_slice(path: Path, stored: np.ndarray, position: Sequence[float],
 
 
 def write_dicom_series(folder: Path, hounsfield: np.ndarray, **tags: Any) -> Path:
-    """An IPL volume [D, H, W] that lies as `AFFINE` says, one slice per file, unsigned with intercept -1024."""
+    """Return an IPL volume [D, H, W] that lies as `AFFINE` says, one slice per file, unsigned with intercept -1024."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, plane in enumerate(hounsfield):
         position = (-40.0, -50.0, 60.0 - 3 * number)  # LPS

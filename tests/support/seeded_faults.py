@@ -33,7 +33,7 @@ class Fault:
 
 
 def in_model(change: Callable[[DiagnosisModel], None]) -> Plant:
-    """A fault in the model's modules, planted as soon as they are built."""
+    """Plant a fault in the model's modules, planted as soon as they are built."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
         original = engine_module._build_model
@@ -49,7 +49,7 @@ def in_model(change: Callable[[DiagnosisModel], None]) -> Plant:
 
 
 def in_place_of(module: Any, name: str, make: Callable[[Any], Any]) -> Plant:
-    """A fault in one function or method: `make` is given the right one."""
+    """Plant a fault in one function or method: `make` is given the right one."""
     return lambda monkeypatch: monkeypatch.setattr(module, name, make(getattr(module, name)))
 
 
@@ -59,7 +59,7 @@ def in_dict(table: dict[str, Any], name: str, make: Callable[[Any], Any]) -> Pla
 
 
 def for_every(kind: type[nn.Module], **settings: Any) -> Plant:
-    """Another setting in every module of a kind."""
+    """Plant another setting in every module of a kind."""
 
     def change(model: DiagnosisModel) -> None:
         for module in model.modules():
@@ -112,7 +112,7 @@ def always_batch_statistics(module: nn.BatchNorm3d, x: Tensor) -> Tensor:
 
 
 def interpolated(**settings: Any) -> Plant:
-    """The head's upsampling in another way."""
+    """Plant another way of the head's upsampling."""
     return lambda monkeypatch: monkeypatch.setattr(
         upsampling_module.F, "interpolate", lambda x, size, **_: _INTERPOLATE(x, size=size, **settings)
     )
@@ -125,7 +125,7 @@ _INTERPOLATE = F.interpolate
 
 
 def with_task(change: Callable[[Any], Any]) -> Plant:
-    """The losses see another task."""
+    """Let the losses see another task."""
     return in_dict(step_module.CASE_TERMS, "diagnosis", lambda right: lambda task, *rest: right(change(task), *rest))
 
 
@@ -210,7 +210,7 @@ def coupled_weight_decay(right: Any) -> Any:
 
 
 def decay_of_kernels_alone(right: Any) -> Any:
-    """No weight decay on biases and BatchNorm, as other recipes have it."""
+    """Leave out weight decay on biases and BatchNorm, as other recipes have it."""
 
     def update(optimizer: torch.optim.AdamW, clip_norm: float, learning_rate: float) -> Tensor:
         (group,) = optimizer.param_groups

@@ -21,13 +21,13 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def climb(reference: Engine, candidate: Engine, steps: int) -> list[str]:
-    """The names of the rungs that are red; a lone pass is one in evaluation mode."""
+    """Return the names of the rungs that are red; a lone pass is one in evaluation mode."""
     ladder = Ladder(reference, candidate, steps, False, 3, 0, TOLERANCES["float64"])
     return [rung.name.removeprefix("evaluation ") for rung in ladder.climb() if not rung.passed]
 
 
 def in_every(kind: type[nn.Module], change: Callable[[Any], None]) -> Plant:
-    """A change to every module of a kind, as soon as the model is built."""
+    """Return a change to every module of a kind, as soon as the model is built."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
         original = engine_module._build_model
@@ -54,7 +54,7 @@ def setting(**values: Any) -> Callable[[Any], None]:
 
 
 def line_changed(module: Any, name: str, right: str, wrong: str) -> Plant:
-    """A function or class of torchvision's with one piece of its source replaced."""
+    """Return a function or class of torchvision's with one piece of its source replaced."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
         source = inspect.getsource(getattr(module, name))
@@ -67,5 +67,5 @@ def line_changed(module: Any, name: str, right: str, wrong: str) -> Plant:
 
 
 def method_changed(kind: type[nn.Module], change: Callable[[Any], Any]) -> Plant:
-    """Another `forward`; `change` is given the right one."""
+    """Return another `forward`; `change` is given the right one."""
     return lambda monkeypatch: monkeypatch.setattr(kind, "forward", change(kind.forward))

@@ -33,7 +33,7 @@ def compile_kernel(
     divisible: Collection[str] = (),
     **options: int,
 ) -> Any:
-    """The kernel for a GPU of `capability`; all that is neither pointer nor constant is an int32.
+    """Return the kernel for a GPU of `capability`; all that is neither pointer nor constant is an int32.
 
     Pointers and `divisible` are taken for multiples of 16, as a launch finds them to be.
     """
@@ -55,8 +55,8 @@ def compile_kernel(
 
 
 def outputs_and_gradients(function: Callable[..., Tensor], *inputs: Tensor | None) -> list[Tensor]:
-    """The output of `function`, and the gradients of every floating input for a fixed random gradient of the output,
-    whose values every type holds exactly."""
+    """Return the output of `function`, and the gradients of every floating input for a fixed random gradient of the
+    output, whose values every type holds exactly."""
     leaves = [x.detach().clone().requires_grad_() if x is not None and x.is_floating_point() else x for x in inputs]
     output = function(*leaves)
     weights = torch.randint(-8, 9, output.shape, generator=torch.Generator().manual_seed(5)) / 4

@@ -108,7 +108,7 @@ class VirtualCluster:
         )  # fmt: skip
 
     def lose_node(self, node: str) -> None:
-        """A power cut: every process of the node is gone at once, its daemon first, and Slurm notices."""
+        """Cut the power: every process of the node is gone at once, its daemon first, and Slurm notices."""
         daemon = int((self.root / f"slurmd.{node}.pid").read_text())
         namespace = os.readlink(f"/proc/{daemon}/ns/uts")
         for process in (daemon, *_processes_in(namespace)):
@@ -132,7 +132,7 @@ class VirtualCluster:
         return self._run("sbatch", "--parsable", *words, settings=settings, cwd=cwd).strip()
 
     def scontrol(self, *words: str) -> str:
-        """What `scontrol` prints."""
+        """Return what `scontrol` prints."""
         return self._run("scontrol", *words)
 
     def scancel(self, *words: str) -> None:
@@ -140,7 +140,7 @@ class VirtualCluster:
         self._run("scancel", *words)
 
     def job(self, job: str) -> dict[str, str]:
-        """The fields of `scontrol show job`."""
+        """Return the fields of `scontrol show job`."""
         return dict(re.findall(r"(\w+)=(\S*)", self.scontrol("show", "job", "--oneliner", job)))
 
     def finish(self, job: str, seconds: float = 120) -> dict[str, str]:

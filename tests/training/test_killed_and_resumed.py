@@ -31,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One thread, as the machine may be shared, and XLA's compilations kept from one process to the next."""
+    """Return one thread, as the machine may be shared, and XLA's compilations kept from one process to the next."""
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -53,7 +53,7 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> str:
 
 
 def logged(run: Path) -> list[dict]:
-    """Every whole line of the log without its times."""
+    """Return every whole line of the log without its times."""
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [

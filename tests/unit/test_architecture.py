@@ -64,6 +64,7 @@ ORDER = (
     {"engine"},
     {"training"},
     {"masks", "bench", "parity", "evaluation"},
+    {"session"},
     {"experiments"},
     {"report"},
     {"prediction"},

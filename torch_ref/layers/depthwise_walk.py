@@ -28,7 +28,8 @@ LENGTH, LENGTH_OF_GRADIENT = 24, 96
 
 
 def walk(x: Tensor, kernel: Tensor, y: Tensor, stride: Size, block: int, *, mirrored: bool) -> None:
-    """The convolution of x [B, D, H, W, C] into y; by the mirrored kernel it is its own input gradient at stride 1."""
+    """Write the convolution of x [B, D, H, W, C] into y; by the mirrored kernel it is its own input gradient at
+    stride 1."""
     grid, constants = _grid(y, stride, block, LENGTH)
     _walk_kernel[grid](
         *(x, kernel, y, *x.shape[1:4], *y.shape[1:], *stride[:2], x[0].numel(), y[0].numel()),
@@ -70,7 +71,7 @@ def _column(x, od, oh, w, c, there, D, H, W, C, sd, sh, ACC: tl.constexpr):
 @jit
 @no_type_check
 def _first_columns(x, od, oh, w, c, there, D, H, W, C, sd, sh, SW: tl.constexpr, ACC: tl.constexpr):
-    """What `_step` finds in its hands at the first w."""
+    """Return what `_step` finds in its hands at the first w."""
     before = _column(x, od, oh, w - 1, c, there, D, H, W, C, sd, sh, ACC)
     right = before
     if SW == 1:
@@ -81,7 +82,7 @@ def _first_columns(x, od, oh, w, c, there, D, H, W, C, sd, sh, SW: tl.constexpr,
 @jit
 @no_type_check
 def _step(middle, right, x, od, oh, w, c, there, D, H, W, C, sd, sh, SW: tl.constexpr, ACC: tl.constexpr):
-    """The columns at w - 1, w, w + 1, from the last two of the step before."""
+    """Return the columns at w - 1, w, w + 1, from the last two of the step before."""
     if SW == 1:
         new_left = middle
         new_middle = right

@@ -76,6 +76,6 @@ def with_fast_forms(layer: MultiscaleAttention, grid: Size, forms: frozenset[str
 
 
 def _pooled_grid(grid: Size, pool: Pool) -> Size:
-    """Of kernel 3 and padding 1: lengths divided by the stride and rounded up."""
+    """Return the grid after a pooling with kernel 3 and padding 1: lengths divided by the stride and rounded up."""
     (d, h, w), (sd, sh, sw) = grid, cast(nn.Conv3d, pool.pool).stride
     return -(-d // sd), -(-h // sh), -(-w // sw)

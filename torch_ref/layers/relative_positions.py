@@ -18,7 +18,7 @@ from anatobench.tasks import Size
 
 
 def positional_terms(queries: Tensor, rows: Sequence[Tensor], query_grid: Size) -> Tensor:
-    """What the query gives a key at each depth, row and column.
+    """Return what the query gives a key at each depth, row and column.
 
     queries [B, heads, 1 + t h w, d], unscaled, class token first; rows (depth, height, width), each
     [queries, keys, d] along its axis. Returns [B, heads, 1 + t h w, k_t + k_h + k_w], zero for the class token, which
@@ -41,8 +41,8 @@ def one_hot_positions(grid: Size) -> np.ndarray:
 
 
 def relative_rows(table: Tensor, picks: Tensor) -> Tensor:
-    """[queries, keys, d]: the table's row for each pair along one axis, as a product with `row_picks`, whose gradient
-    is a product, too."""
+    """Return [queries, keys, d]: the table's row for each pair along one axis, as a product with `row_picks`, whose
+    gradient is a product, too."""
     with torch.autocast(table.device.type, enabled=False):
         return picks.to(table.dtype) @ table
 

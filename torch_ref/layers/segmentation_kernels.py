@@ -45,7 +45,7 @@ def segmentation_loss_fused(coarse: Tensor, organs: Tensor, kind: str, smooth: f
 
 
 def segmentation_loss_plain(coarse: Tensor, organs: Tensor, kind: str, smooth: float) -> Tensor:
-    """The same by PyTorch's upsampling."""
+    """Return the same by PyTorch's upsampling."""
     from torch_ref.losses.segmentation import segmentation_loss  # now: that package's first import is this module
 
     _with_dice(kind)  # refuses what is no kind
@@ -130,7 +130,7 @@ _segmentation_sums.register_autograd(_backward, setup_context=_save)
 
 
 def _tile(source: int, target: int) -> dict[str, int]:
-    """A row as cells x positions of a cell, in powers of two: 16 x 16 for 192 voxels from 12."""
+    """Return a row as cells x positions of a cell, in powers of two: 16 x 16 for 192 voxels from 12."""
     return {"CELLS": _power_of_two(source + 1), "SLOTS": _power_of_two(blocks(target, source))}
 
 
@@ -141,14 +141,14 @@ def _power_of_two(length: int) -> int:
 @jit
 @no_type_check
 def _first(cell, source, target):
-    """The first position of a cell: ceil((cell + 1/2) target / source - 1/2), within the axis."""
+    """Return the first position of a cell: ceil((cell + 1/2) target / source - 1/2), within the axis."""
     return tl.minimum((tl.maximum((2 * cell + 1) * target - source, 0) + 2 * source - 1) // (2 * source), target)
 
 
 @jit
 @no_type_check
 def _fraction(position, cell, source, target, ACC: tl.constexpr):
-    """The weight of a cell's upper end; all of it in the cell before the first centre, none after the last."""
+    """Return the weight of a cell's upper end; all of it in the cell before the first centre, none after the last."""
     inside = ((2 * position + 1) * source - (2 * cell + 1) * target).to(ACC) / (2 * target)
     return tl.where(cell < 0, 1.0, tl.where(cell == source - 1, 0.0, inside)).to(ACC)
 
@@ -164,7 +164,8 @@ def _column(coarse, below, above, x, fz, there, ACC: tl.constexpr):
 @jit
 @no_type_check
 def _ends_of_lines(coarse, z, cell, x_cell, fx, D, d, h, w, K: tl.constexpr, ACC: tl.constexpr):
-    """Every class's logits [CELLS, SLOTS] at the lower end of a cell of H, and what they rise by to its upper end."""
+    """Return every class's logits [CELLS, SLOTS] at the lower end of a cell of H, and what they rise by to its upper
+    end."""
     z_cell = ((2 * z + 1) * d + D) // (2 * D) - 1
     fz = _fraction(z, z_cell, d, D, ACC)
     below, above = tl.maximum(z_cell, 0) * h * w, tl.minimum(z_cell + 1, d - 1) * h * w
@@ -188,7 +189,7 @@ def _ends_of_lines(coarse, z, cell, x_cell, fx, D, d, h, w, K: tl.constexpr, ACC
 @jit
 @no_type_check
 def _softmax(lows, rises, fy, K: tl.constexpr):
-    """The logits of a row, their exponentials below the highest, the sum of those, and the highest."""
+    """Return the logits of a row, their exponentials below the highest, the sum of those, and the highest."""
     logits = ()
     for k in tl.static_range(K):
         logits = logits + (lows[k] + fy * rises[k],)

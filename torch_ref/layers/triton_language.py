@@ -22,7 +22,7 @@ except ImportError:
     AVAILABLE = INTERPRETED = False
 
     def jit(function: Any) -> Any:
-        """A kernel that nobody can launch."""
+        """Return a kernel that nobody can launch."""
         return function
 else:
     tl, jit = triton.language, triton.jit
@@ -30,8 +30,8 @@ else:
 
 
 def compiler_found() -> bool:
-    """Of C, with Python's headers, for the programs that launch Triton's kernels: the environment's CC, else one of
-    these two."""
+    """Return whether there is a compiler of C, with Python's headers, for the programs that launch Triton's kernels:
+    the environment's CC, else one of these two."""
     chosen = os.environ.get("CC")
     headers = Path(sysconfig.get_paths()["include"], "Python.h")
     return headers.is_file() and any(shutil.which(name) for name in ([chosen] if chosen else ("gcc", "clang")))
@@ -43,8 +43,8 @@ OFFSETS = 2**31
 
 
 def kernels_run_on(x: Tensor) -> bool:
-    """Whether Triton can be asked to work on x: a CUDA tensor where there is a C compiler, or any while kernels are
-    interpreted."""
+    """Return whether Triton can be asked to work on x: a CUDA tensor where there is a C compiler, or any while kernels
+    are interpreted."""
     return AVAILABLE and ((x.is_cuda and LAUNCHES) or INTERPRETED)
 
 
@@ -54,5 +54,5 @@ def accumulator(dtype: torch.dtype) -> tuple[torch.dtype, Any]:
 
 
 def blocks(length: int, block: int) -> int:
-    """How many blocks cover `length`."""
+    """Return how many blocks cover `length`."""
     return -(-length // block)

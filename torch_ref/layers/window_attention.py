@@ -84,7 +84,7 @@ def attend_with_flex(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
 
 
 def attend_with_columns(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
-    """The same by PyTorch's attention kernels, which take one bias for all windows.
+    """Return the same by PyTorch's attention kernels, which take one bias for all windows.
 
     So the mask goes into the product of queries and keys: a query has MASKED in its own region's column, and a key has
     1 in all columns but its own. Their product is 0 within a region and MASKED between two, exactly.
@@ -126,7 +126,7 @@ def to_windows(x: Tensor, window: Size) -> Tensor:
 
 
 def from_windows(x: Tensor, window: Size, size: Sequence[int]) -> Tensor:
-    """The inverse of `to_windows`."""
+    """Return the inverse of `to_windows`."""
     batch, channels = x.shape[0], x.shape[-1]
     (wd, wh, ww), (nd, nh, nw) = window, (length // side for length, side in zip(size, window, strict=True))
     x = x.reshape(batch, nd, nh, nw, wd, wh, ww, channels).permute(0, 1, 4, 2, 5, 3, 6, 7)

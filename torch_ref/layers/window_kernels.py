@@ -53,7 +53,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, regions: Ten
 
 
 def window_attention_plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
-    """The same with all logits at once."""
+    """Return the same with all logits at once."""
     sum_type = torch.promote_types(q.dtype, torch.float32)
     logits = (q @ k.transpose(-1, -2)).to(sum_type) * q.shape[-1] ** -0.5 + bias.to(sum_type)
     if regions is not None:
@@ -154,7 +154,7 @@ _window_attention.register_autograd(_backward, setup_context=_save)
 
 
 def _rows_before_heads(x: Tensor) -> Tensor:
-    """An empty tensor of x's shape [windows, heads, n, d] that lies as [windows, n, heads, d] in memory."""
+    """Return an empty tensor of x's shape [windows, heads, n, d] that lies as [windows, n, heads, d] in memory."""
     windows, heads, n, d = x.shape
     return x.new_empty((windows, n, heads, d)).transpose(1, 2)
 
@@ -164,7 +164,7 @@ def _strides(x: Tensor) -> tuple[int, ...]:
 
 
 def _or_empty(regions: Tensor | None, like: Tensor) -> Tensor:
-    """A kernel wants a pointer even for what it does not read."""
+    """Return something to point at: a kernel wants a pointer even for what it does not read."""
     return like.new_empty(0, dtype=torch.int32) if regions is None else regions.contiguous()
 
 

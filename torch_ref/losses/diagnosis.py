@@ -37,7 +37,7 @@ def diagnosis_terms(task: Task, recipe: Recipe, view: View, arrays: Mapping[str,
 
 
 def segmentation_term(recipe: Recipe, view: View, organs: Tensor) -> Tensor | None:
-    """The segmentation head's loss [B] in the plain form or a fast one; None for a model without the head."""
+    """Return the segmentation head's loss [B] in the plain form or a fast one; None for a model without the head."""
     if not view.forms & {"segmentation", "segmentation_kernel"}:
         seg_logits = view.upsampled(SEGMENTATION)
         return None if seg_logits is None else segmentation_loss(recipe, seg_logits, organs)
@@ -71,7 +71,8 @@ def group_loss(group: LabelGroup, logits: Tensor, grade: Tensor) -> Tensor:
 
 
 def sample_weight(group: LabelGroup, grade: Tensor) -> Tensor:
-    """The weight of each case's true grade, [B]. (No lookup table: copying one to a GPU would wait for the GPU.)"""
+    """Return the weight of each case's true grade, [B]. (No lookup table: copying one to a GPU would wait for the
+    GPU.)"""
     return torch.stack([(grade == index) * weight for index, weight in enumerate(group.sample_weights)]).sum(0)
 
 
@@ -103,7 +104,8 @@ def any_injury_loss(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def injury_logit(group: LabelGroup, logits: Tensor) -> Tensor:
-    """The logit of "not grade 0", [B]: p_healthy = sigmoid(-injury_logit) for sigmoid and softmax groups alike."""
+    """Return the logit of "not grade 0", [B]: p_healthy = sigmoid(-injury_logit) for sigmoid and softmax groups
+    alike."""
     if group.binary:
         return logits[:, 0]
     return torch.logsumexp(logits[:, 1:], 1) - logits[:, 0]

@@ -46,8 +46,8 @@ def segmentation_loss_by_parts(recipe: Recipe, coarse: Tensor, organs: Tensor) -
 
 
 def _sums(coarse: Tensor, along_depth: Tensor, along_height: Tensor, along_width: Tensor, organs: Tensor) -> Tensor:
-    """Of one slab, [2 + 2 organs, B]: cross-entropy and number of valid voxels; per organ overlap of probability and
-    truth, then extent of both."""
+    """Return the sums of one slab, [2 + 2 organs, B]: cross-entropy and number of valid voxels; per organ overlap of
+    probability and truth, then extent of both."""
     seg_logits = coarse
     for axis, matrix in zip((2, 3, 4), (along_depth, along_height, along_width), strict=True):
         seg_logits = interpolate_axis(seg_logits, axis, matrix)

@@ -30,7 +30,8 @@ BACKBONES: dict[str, Callable[[ModelSpec, frozenset[str]], Backbone]] = {
 
 
 def build_backbone(spec: ModelSpec, forms: frozenset[str] = frozenset()) -> Backbone:
-    """The backbone of that name with torchvision's initialisation, drawn from torch's generator, float32 on the CPU.
+    """Return the backbone of that name with torchvision's initialisation, drawn from torch's generator, float32 on the
+    CPU.
 
     `forms` are the fast forms that its layers take (anatobench/fast_forms.py); none is torchvision's own model.
     """

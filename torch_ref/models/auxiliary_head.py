@@ -23,5 +23,5 @@ class AuxiliaryHead(nn.Conv3d):
         return upsample_trilinear(self.coarse(features), size)
 
     def coarse(self, features: Tensor) -> Tensor:
-        """The logits before their upsampling, [B, classes, d, h, w]."""
+        """Return the logits before their upsampling, [B, classes, d, h, w]."""
         return super().forward(features)

@@ -51,13 +51,14 @@ class DiagnosisModel(nn.Module):
         return cast(Backbone, self.backbone).classify(pooled)
 
     def upsampled(self, head: str, features: Tensor, size: Size) -> Tensor | None:
-        """An auxiliary head's logits [B, classes, D, H, W] in the parameters' type; None for a model without it."""
+        """Return an auxiliary head's logits [B, classes, D, H, W] in the parameters' type; None for a model without
+        it."""
         if head not in self.auxiliary:
             return None
         return self._head(head)(features.to(self.head_dtype), size)
 
     def coarse(self, head: str, features: Tensor) -> Tensor | None:
-        """The same before upsampling, [B, classes, d, h, w]."""
+        """Return the same before upsampling, [B, classes, d, h, w]."""
         if head not in self.auxiliary:
             return None
         return self._head(head).coarse(features.to(self.head_dtype))

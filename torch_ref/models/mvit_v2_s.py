@@ -47,7 +47,8 @@ class MViTV2S(MViT):
             with_fast_forms(block.attn, grid, forms)
 
     def stages(self) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
-        """The patches and every block as tokens [B, 1 + d h w, C], class token first, then the map [B, C, d, h, w]."""
+        """Return the patches and every block as tokens [B, 1 + d h w, C], class token first, then the map [B, C, d, h,
+        w]."""
         stages: list[tuple[str, Callable[[Tensor], Tensor]]] = [("patch_embed", self._patch_embed)]
         for index, block in enumerate(self.blocks):
             stages.append((f"blocks.{index}", partial(_apply_block, block, grid=self.grids[index])))
@@ -90,5 +91,5 @@ def _apply_block(block: MultiscaleBlock, x: Tensor, grid: Size) -> Tensor:
 
 
 def build_mvit_v2_s(spec: ModelSpec, forms: frozenset[str]) -> MViTV2S:
-    """The backbone for a spec; it takes scans of `spec.crop_size` only."""
+    """Return the backbone for a spec; it takes scans of `spec.crop_size` only."""
     return MViTV2S(CARD.layout(spec.size), spec.crop_size, spec.task.logit_count, forms)

@@ -52,7 +52,7 @@ class R3D18(VideoResNet):
         self.apply(_initialise)
 
     def stages(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
-        """The stem, then every residual block."""
+        """Yield the stem, then every residual block."""
         yield "stem", self.stem
         for index in range(1, 5):
             for position, block in enumerate(getattr(self, f"layer{index}")):
@@ -64,7 +64,7 @@ class R3D18(VideoResNet):
 
 
 def _initialise(module: nn.Module) -> None:
-    """What VideoResNet.__init__ does to its layers (torchvision/models/video/resnet.py)."""
+    """Initialise the layers as VideoResNet.__init__ does (torchvision/models/video/resnet.py)."""
     if isinstance(module, nn.Conv3d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.BatchNorm3d):
@@ -76,6 +76,6 @@ def _initialise(module: nn.Module) -> None:
 
 
 def build_r3d_18(spec: ModelSpec, forms: frozenset[str]) -> R3D18:
-    """The backbone for a spec; it takes any crop size. (BatchNorm, addition and ReLU are one pass where the step is
-    compiled; no layer has a form of its own here.)"""
+    """Return the backbone for a spec; it takes any crop size. (BatchNorm, addition and ReLU are one pass where the step
+    is compiled; no layer has a form of its own here.)"""
     return R3D18(CARD.layout(spec.size), spec.task.logit_count)

@@ -37,7 +37,7 @@ class Swin3DT(SwinTransformer3d):
                 with_fast_forms(module, forms)
 
     def stages(self) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
-        """The patches, every block and merging, then the normalised map; all [B, C, d, h, w]."""
+        """Return the patches, every block and merging, then the normalised map; all [B, C, d, h, w]."""
         stages: list[tuple[str, Callable[[Tensor], Tensor]]] = [("patch_embed", self._patch_embed)]
         for index, stage in enumerate(self.features):
             if isinstance(stage, nn.Sequential):
@@ -63,5 +63,5 @@ def _with_channels_first(layer: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def build_swin3d_t(spec: ModelSpec, forms: frozenset[str]) -> Swin3DT:
-    """The backbone for a spec; it takes any crop size."""
+    """Return the backbone for a spec; it takes any crop size."""
     return Swin3DT(CARD.layout(spec.size), spec.task.logit_count, forms)

@@ -80,7 +80,7 @@ def test_a_copy_moves_as_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     taken = []
     monkeypatch.setattr("os.preadv", lambda _, buffers, __: taken.append(sum(len(memoryview(b)) for b in buffers)))
     PlainCopy(store, first, 3, threads)()
-    assert sum(taken) == 3 * (first.volume.nbytes + first.organs.nbytes)
+    assert sum(taken) == 3 * (first["volume"].nbytes + first["organs"].nbytes)
 
 
 def test_loading_without_workers_goes_on_where_it_was(tmp_path: Path) -> None:

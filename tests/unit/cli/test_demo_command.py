@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny_store import write_store
 
-from anatobench.cli.main import main
+from anatobench.cli.demo import planned_runs
+from anatobench.cli.main import build_parser, main
+from anatobench.cli.train import _configuration
+from anatobench.experiments.runs import chains_of
+from anatobench.tasks import RATIC
 
 
 @pytest.mark.parametrize("arguments", [["--epochs", "0"], ["--cases", "5"], ["--seed", "-1"], ["--seed", str(2**32)]])
@@ -14,3 +19,24 @@ def test_wrong_arguments_exit_with_2(arguments: list[str], tmp_path: Path, capsy
     assert main(["demo", "--out", str(tmp_path / "demo"), *arguments]) == 2
     assert arguments[0] in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
+
+
+def test_its_runs_are_trained_as_ever(tmp_path: Path) -> None:
+    """A demo that an older version began goes on: it said this to `train` in words."""
+    store, out = tmp_path / "store", tmp_path / "demo"
+    write_store(store, RATIC, {"train": 1})
+    runs = planned_runs(out, store, epochs=9, seed=3)
+    assert [run.name for run in runs] == ["torch_seg", "jax_seg", "torch_no_seg", "jax_no_seg"]
+    for run in runs:
+        words = ["train", "--task", "ratic", "--store", str(store), "--model", "r3d_18", "--framework",
+                 run.config.framework, "--out", "run", "--resume", "--evaluate-every", "3", "--set", "epochs=9",
+                 "--set", "batch_size=4", "--set", "learning_rate=0.002", "--set", "seed=3"]  # fmt: skip
+        words += ["--no-seg"] if "no_seg" in run.name else []
+        if run.config.framework == "jax":
+            first = out / "runs" / run.name.replace("jax", "torch")
+            words += ["--initial-weights", str(first / "initial.safetensors")]
+        assert run.config == _configuration(build_parser(["train"]).parse_args(words))
+    commands = [command for chain in chains_of(runs, out) for command in chain.commands]
+    assert [command[0] for command in commands] == ["train", "evaluate"] * 4
+    trained = [_configuration(build_parser(["train"]).parse_args(command)) for command in commands[::2]]
+    assert [config.framework for config in trained] == ["torch", "jax"] * 2, "the first draws what the second takes"

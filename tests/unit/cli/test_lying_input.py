@@ -80,6 +80,25 @@ def test_masks_of_which_none_fits_are_an_error(tmp_path: Path, capsys) -> None:
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_mask_of_three_slices_that_is_flipped_is_refused(tmp_path: Path, axis: int, capsys) -> None:
+    voxels = body_voxels((3, 48, 48))
+    voxels[0, 8:30, 8:40], voxels[2, 30:34, 20:28] = 60, 60
+    voxels[:, 10:24, 26:38] = 60
+    heart, lung = 51, 10
+    labels = np.where(voxels > 20, heart, np.where((voxels < -700) & (voxels > -950), lung, 0)).astype(np.uint8)
+    (tmp_path / "raw").mkdir()
+    write_nifti_file(tmp_path / "raw" / "a.nii.gz", *turned(voxels, AFFINE, "RAS"))
+    for name, mask in (("right", labels), ("turned", np.flip(labels, axis))):
+        write_nifti_file(tmp_path / "raw" / f"{name}.nii.gz", *turned(mask, AFFINE, "RAS"))
+    rows = "scan,case,mask,mask_labels,split,patient,label:x\n" + "".join(
+        f"a.nii.gz,{name},{name}.nii.gz,totalsegmentator_v2,train,p,1\n" for name in ("right", "turned")
+    )
+    figures, _ = prepare(tmp_path, rows, capsys)
+    assert figures["prepared"] == 1
+    assert "fit the scan's HU clearly better" in rejected(tmp_path)["turned"]["message"]
+
+
 @pytest.mark.parametrize("kind", ["same path", "link", "hard link", "copy", "other container", "dicom"])
 def test_one_scan_in_two_splits_is_refused(tmp_path: Path, kind: str, capsys) -> None:
     first, second = write_scan(tmp_path / "raw" / "a.nii.gz"), tmp_path / "raw" / "b.nii.gz"

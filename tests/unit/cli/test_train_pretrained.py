@@ -27,14 +27,16 @@ WEIGHT = np.random.default_rng(0).normal(0, 0.1, (2, 8)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return write_store(tmp_path_factory.mktemp("store"))
+    """A tiny store that says it were of size full: one of full size would take a minute to write."""
+    found = write_store(tmp_path_factory.mktemp("store"))
+    description = found.root / "store.json"
+    description.write_text(description.read_text().replace('"tiny"', '"full"'))
+    return Store.open(found.root)
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A published file for the numpy engine, where `auto` finds it; tiny stores count as full, and there is no network.
-
-    A store of full size would take a minute."""
+    """A published file for the numpy engine, where `auto` finds it, and no network."""
     use_numpy_engines(monkeypatch)
     (tmp_path / "weights").mkdir()
     path = write_pth(tmp_path / "weights", "r3d_18", pth_bytes({"fc.weight": torch.from_numpy(WEIGHT)}))
@@ -43,13 +45,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ANATOBENCH_PRETRAINED", str(path.parent))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(weights_file, "urlopen", no_network)
-    opened = Store.open
-    monkeypatch.setattr(Store, "open", lambda root: full(opened(root)))
     return path
-
-
-def full(store: Store) -> Store:
-    return replace(store, size="full")
 
 
 def no_network(address: str, timeout: float) -> None:
@@ -155,8 +151,8 @@ def test_both_kinds_of_weights_to_begin_with_exclude_each_other(
     assert not (tmp_path / "run").exists()
 
 
-def test_tiny_models_have_none(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_tiny_models_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     use_numpy_engines(monkeypatch)
-    assert main(arguments(store, tmp_path / "run", "--pretrained", "auto")) == 2
+    assert main(arguments(write_store(tmp_path / "tiny"), tmp_path / "run", "--pretrained", "auto")) == 2
     assert "there are no pretrained weights of size tiny" in last_line(capsys)
     assert not (tmp_path / "run").exists()

@@ -175,9 +175,9 @@ def test_memory_given_to_the_engine_stays_the_callers(
     weights = {name: aligned_copy(array) for name, array in initial.items()}
     reset(engine, weights)
     batch = parity_batch(SPEC, 3, seed=0, step=0)
-    batch = replace(batch, **{name: aligned_copy(getattr(batch, name)) for name in ("volume", "organs", "targets")})
+    batch = replace(batch, arrays={name: aligned_copy(array) for name, array in batch.arrays.items()})
     pending = engine.train_step(batch, 1e-3, 0)
-    for array in (batch["volume"], batch["organs"], batch["targets"]):
+    for array in batch.arrays.values():
         array[:] = 0
     for array in weights.values():
         array[:] = 7
@@ -187,7 +187,7 @@ def test_memory_given_to_the_engine_stays_the_callers(
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_without_the_head_nothing_of_it_is_left(framework: str, initial: Arrays) -> None:
-    engine = load_engine(framework, replace(SPEC, segmentation=False), RECIPE)
+    engine = load_engine(framework, replace(SPEC, heads=("classifier",)), RECIPE)
     assert not [name for name in engine.weights() if "segmentation" in name]
     engine.load_weights(initial)  # the head's weights are dropped
     np.testing.assert_array_equal(engine.weights()["fc.weight"], initial["fc.weight"])

@@ -15,26 +15,26 @@ import pytest
 from tiny_store import write_store
 
 from anatobench.cli.main import build_parser, main
-from anatobench.cli.train import _asked_for
+from anatobench.cli.train import _configuration
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.grid import MACRO, TABLES, Cell, Condition, Selection
-from anatobench.experiments.grid_jobs import submission
 from anatobench.experiments.grid_results import collect, csv_text, gain_rows, notes_of, result_rows
-from anatobench.experiments.grid_runs import (
+from anatobench.experiments.grid_runs import GRID_FILE, GridSettings, planned, settings_for, what_is_missing
+from anatobench.experiments.jobs import job_arrays, shell_lines
+from anatobench.experiments.published import TABLE_1, published_gain
+from anatobench.experiments.runs import (
     ABSENT,
     BEGUN,
     DONE,
-    GridSettings,
-    begin,
+    PlannedRun,
+    chains_of,
+    config_file,
+    keep_settings,
     last_step,
     run_folder,
-    settings_for,
     state_of,
-    train_options,
-    training_chain,
-    what_is_missing,
+    write_configs,
 )
-from anatobench.experiments.published import TABLE_1, published_gain
 from anatobench.store.mask_noise import supervising_organs
 from anatobench.tasks import RATIC, TASKS
 from anatobench.training.run_folder import RunConfig
@@ -104,10 +104,15 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_run_is_trained_as_its_name_says(stores: Path) -> None:
     settings = GridSettings(str(stores), True, 7, ("batch_size=2", "learning_rate=0.5"))
-    for cell in Selection(datasets=("ratic",), seeds=2, from_scratch=True).cells:
-        train, evaluate = training_chain(cell, settings, stores / "out").commands
-        config = _asked_for(build_parser(["train"]).parse_args(train))
+    cells, out = Selection(datasets=("ratic",), seeds=2, from_scratch=True).cells, stores / "out"
+    runs = planned(cells, settings)
+    write_configs(runs, out)
+    for cell, run, chain in zip(cells, runs, chains_of(runs, out), strict=True):
+        train, evaluate = chain.commands
+        config = _configuration(build_parser(["train"]).parse_args(train))
         condition = cell.condition
+        assert config == run.config
+        assert config == _configuration(build_parser(["train"]).parse_args(words_for(cell, settings)))
         assert (config.model, config.framework, config.recipe.seed) == (condition.model, cell.framework, cell.seed)
         assert (config.max_steps, config.recipe.batch_size, config.recipe.learning_rate) == (7, 2, 0.5)
         assert config.recipe == settings.recipe(cell)
@@ -117,8 +122,25 @@ def test_every_run_is_trained_as_its_name_says(stores: Path) -> None:
         assert config.recipe.boundary_distortion == condition.boundary_distortion
         assert supervising_organs(config.recipe, config.task) == (condition.organs or RATIC.organs)
         assert config.pretrained is None
-        assert evaluate == ["evaluate", str(run_folder(stores / "out", cell))]
-    assert "--pretrained" in train_options(Cell(SWIN, "jax", 0), settings)
+        assert evaluate == ["evaluate", str(run_folder(out, cell.name))]
+
+
+def words_for(cell: Cell, settings: GridSettings) -> list[str]:
+    """What the grid said to `train` before there was --config: runs that began so go on."""
+    words = ["train", "--task", cell.condition.dataset, "--out", "run", "--resume",
+             "--store", str(settings.store_of(cell.condition.dataset)), "--model", cell.condition.model,
+             "--framework", cell.framework, "--steps", str(settings.steps)]  # fmt: skip
+    for setting in (*settings.settings, *cell.condition.settings, f"seed={cell.seed}"):
+        words += ["--set", setting]
+    return words
+
+
+def test_a_pretrained_condition_begins_with_the_published_file(tmp_path: Path) -> None:
+    write_store(tmp_path / "ratic", RATIC, {"train": 1})
+    description = tmp_path / "ratic" / "store.json"
+    description.write_text(description.read_text().replace('"tiny"', '"full"'))
+    (run,) = planned([Cell(SWIN, "jax", 0)], GridSettings(str(tmp_path)))
+    assert run.config.pretrained == "swin3d_t-7615ae03.pth"
 
 
 def test_what_the_grid_sets_nobody_else_may(stores: Path) -> None:
@@ -160,7 +182,7 @@ def test_all_that_is_missing_is_said_before_anything_runs(
 def test_a_folder_keeps_its_settings(stores: Path, tmp_path: Path) -> None:
     out = tmp_path / "grid"
     first = settings_for(out, {"stores": str(stores), "steps": 5, "from_scratch": True})
-    begin(out, first)
+    keep_settings(out / GRID_FILE, first, "this grid")
     assert settings_for(out, {}) == settings_for(out, {"steps": 5, "stores": f"{stores}/../{stores.name}"}) == first
     with pytest.raises(AnatoBenchError, match="steps: 5 -> 6"):
         settings_for(out, {"steps": 6})
@@ -168,39 +190,58 @@ def test_a_folder_keeps_its_settings(stores: Path, tmp_path: Path) -> None:
     other.mkdir()
     (other / "notes.txt").touch()
     with pytest.raises(AnatoBenchError, match="not empty and not this grid"):
-        begin(other, first)
+        keep_settings(other / GRID_FILE, first, "this grid")
     (out / "grid.json").write_text('{"steps": 5}')
-    with pytest.raises(AnatoBenchError, match="not a grid's settings"):
+    with pytest.raises(AnatoBenchError, match=r"grid\.json: not this command's settings \(stores is missing\)"):
         settings_for(out, {})
 
 
 def test_the_state_of_a_run(tmp_path: Path) -> None:
     cell = SMALL.cells[0]
-    run = run_folder(tmp_path, cell)
-    assert (state_of(tmp_path, cell), last_step(run)) == (ABSENT, 0)
+    run = run_folder(tmp_path, cell.name)
+    assert (state_of(tmp_path, cell.name), last_step(run)) == (ABSENT, 0)
     run.mkdir(parents=True)
     (run / "config.json").touch()
     (run / "metrics.jsonl").write_text('{"kind": "step", "step": 11}\n{"kind": "step", "st')
-    assert (state_of(tmp_path, cell), last_step(run)) == (BEGUN, 11)
+    assert (state_of(tmp_path, cell.name), last_step(run)) == (BEGUN, 11)
     (run / "evaluation_test.json").touch()
-    assert state_of(tmp_path, cell) == DONE
+    assert state_of(tmp_path, cell.name) == DONE
 
 
 def test_a_plan_has_a_line_per_run(stores: Path, tmp_path: Path) -> None:
     settings = GridSettings(str(stores), True, 7)
-    ready = submission(SMALL.cells, settings, tmp_path / "grid", 2, ["--nodes=2"])
-    lines = [line.split("\t") for line in ready.plan.read_text().splitlines()]
-    assert [line[:2] for line in lines] == [["ratic", str(run_folder(tmp_path / "grid", c))] for c in SMALL.cells]
-    assert lines[3][2:] == train_options(SMALL.cells[3], settings)
-    assert f"--array=0-{len(SMALL.cells) - 1}%2" in ready.command
-    assert "--nodes=2" in ready.command
-    assert ready.line.startswith("ANATOBENCH_REPOSITORY=")
+    out, runs = tmp_path / "grid", planned(SMALL.cells, settings)
+    (array,) = job_arrays(runs, out, 2, ["--nodes=2"])
+    lines = [line.split("\t") for line in array.plan.read_text().splitlines()]
+    assert [line[:2] for line in lines] == [["ratic", str(run_folder(out, cell.name))] for cell in SMALL.cells]
+    file = config_file(out, runs[3].name)
+    store = ["--store", str(stores / "ratic"), "--framework", SMALL.cells[3].framework]
+    assert lines[3][2:] == ["--config", str(file), *store]
+    assert RunConfig.read_file(file) == runs[3].config
+    (line,) = shell_lines([array])
+    assert f"--array=0-{len(SMALL.cells) - 1}%2 " in line
+    assert "--nodes=2" in line
+    assert line.startswith("ANATOBENCH_REPOSITORY=")
+    assert "dependency" not in line
     with pytest.raises(AnatoBenchError, match="tabs"):
-        submission(SMALL.cells, settings, tmp_path / "a\tb", None, [])
+        job_arrays(runs, tmp_path / "a\tb", None, [])
+
+
+def test_runs_that_begin_with_anothers_weights_wait_for_its_array(stores: Path, tmp_path: Path) -> None:
+    first, second, third = planned(SMALL.cells[:3], GridSettings(str(stores), True, 7))
+    runs = [first, PlannedRun(second.name, second.config, first.name), third]
+    arrays = job_arrays(runs, tmp_path / "out", None, [])
+    assert [len(array.plan.read_text().splitlines()) for array in arrays] == [2, 1]
+    lines = shell_lines(arrays)
+    assert lines[0].startswith("job=$(ANATOBENCH_REPOSITORY=")
+    assert '"--dependency=afterok:$job"' in lines[1]
+    assert [len(chain.commands) for chain in chains_of(runs, tmp_path)] == [4, 2]
+    (alone,) = job_arrays(runs[1:2], tmp_path / "out", None, [])
+    assert "dependency" not in shell_lines([alone])[0], "what it begins with is there"
 
 
 def write_evaluation(out: Path, cell: Cell, macro: float | None) -> None:
-    run = run_folder(out, cell)
+    run = run_folder(out, cell.name)
     run.mkdir(parents=True)
     config = RunConfig(RATIC, "store", cell.framework, "r3d_18", "tiny", GridSettings("s").recipe(cell),
                        segmentation=cell.condition.segmentation_weight > 0, versions={cell.framework: "1"})  # fmt: skip

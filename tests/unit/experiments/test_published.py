@@ -132,16 +132,17 @@ def test_what_the_paper_does_not_have_is_none() -> None:
 
 
 def test_organ_subsets_begin_and_end_with_table_1() -> None:
-    assert {organ for row in TABLE_3 for organ in row.organs} == set(RATIC.organs)
-    assert (TABLE_3[0].organs, TABLE_3[-1].organs) == ((), RATIC.organs)
-    for row, segmentation in ((TABLE_3[0], False), (TABLE_3[-1], True)):
+    assert {organ for organs in TABLE_3 for organ in organs} == set(RATIC.organs)
+    none, *some, every = TABLE_3
+    assert (none, every) == ((), RATIC.organs)
+    for organs, segmentation in ((none, False), (every, True)):
         found = TABLE_1["ratic", "swin3d_t", True, segmentation]
-        assert (row.average.auc, row.average.note) == (found.auc, found.note)
-    assert [row.average.auc for row in TABLE_3[1:-1]] == [0.6915, 0.7615, 0.7117, 0.7960]
+        assert (TABLE_3[organs].auc, TABLE_3[organs].note) == (found.auc, found.note)
+    assert [TABLE_3[organs].auc for organs in some] == [0.6915, 0.7615, 0.7117, 0.7960]
 
 
 def test_undistorted_masks_are_the_model_of_weight_10_and_marked() -> None:
     by_weight = {row.segmentation_weight: row.average.auc for row in TABLE_13}
-    assert TABLE_14[0].average.auc == by_weight[10.0] != by_weight[1.0]
-    assert [bool(row.average.note) for row in TABLE_14] == [True, False, False]
-    assert [(row.boundary_percent, row.average.auc) for row in TABLE_14[1:]] == [(10.0, 0.8036), (50.0, 0.8130)]
+    assert TABLE_14[0.0].auc == by_weight[10.0] != by_weight[1.0]
+    assert {percent: bool(auc.note) for percent, auc in TABLE_14.items()} == {0.0: True, 10.0: False, 50.0: False}
+    assert (TABLE_14[10.0].auc, TABLE_14[50.0].auc) == (0.8036, 0.8130)

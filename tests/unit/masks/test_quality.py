@@ -149,3 +149,20 @@ def test_the_worst_come_first_in_table_and_page(tmp_path: Path) -> None:
     assert "d_&lt;broken&gt;" in page
     assert "d_<broken>" not in page
     assert "://" not in page.replace("http://www.w3.org", ""), "the page needs no network"
+
+
+def test_a_slab_that_is_upside_down_against_its_scan_is_unusable(tmp_path: Path) -> None:
+    labels = abdomen()[50:56]
+    labels[3:, 12:24, 10:30] = LABEL["colon"]
+    noise = np.random.default_rng(0).normal(0, 10, labels.shape)
+    tissue = np.select([labels == LABEL["liver"], labels == LABEL["colon"], labels > 0], [110, -40, 60], -100)
+    write_nifti(tmp_path / "ct.nii.gz", (np.where(np.arange(80) > 74, -1000, tissue) + noise).astype(np.int16), AFFINE)
+    scans = []
+    for name, found in (("lying", labels), ("turned", labels[::-1])):
+        write_nifti(tmp_path / f"{name}.nii.gz", np.ascontiguousarray(found), AFFINE, TOTALSEGMENTATOR_V2)
+        scans.append(Scan(name, tmp_path / "ct.nii.gz", mask=tmp_path / f"{name}.nii.gz"))
+    turned, lying = check_masks(scans, ABDOMEN_ORGANS, workers=0, progress=False)
+    assert [turned.scan.case_id, *(one.finding for one in turned.findings)] == ["turned", "unusable"]
+    assert "upside down" in turned.findings[0].detail
+    assert {one.finding for one in lying.findings} <= {"ok", "cut off", "missing", "outside the scan", "too small",
+                                                       "absent, level unknown"}  # fmt: skip

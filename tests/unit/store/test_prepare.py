@@ -136,6 +136,33 @@ def test_one_scan_with_two_headers_in_two_splits_is_leakage(tmp_path: Path, chan
     assert run(Listing(get_task("ratic"), (a, c)), tmp_path / "other").leakage is None
 
 
+@pytest.mark.parametrize("cut", ["the last slice", "the first third", "every slice of it", "phantoms alike"])
+def test_one_scan_cut_differently_in_two_splits_is_leakage(tmp_path: Path, cut: str) -> None:
+    rng = np.random.default_rng(0)
+    size = (30, 30, 40)
+    voxels = np.where(rng.random(size) < 0.5, rng.normal(-1000, 20, size), rng.normal(40, 100, size)).astype(np.int16)
+    voxels[:4] = -1000
+    kept = {
+        "the last slice": voxels[:-1],
+        "the first third": voxels[10:],
+        "every slice of it": np.concatenate([voxels[:4], rng.permuted(voxels[4:], axis=2)]),
+        "phantoms alike": voxels,
+    }[cut]
+    if cut == "phantoms alike":  # few kinds of slices, which other phantoms have, too
+        voxels = np.repeat(voxels[4:6], 15, axis=0)
+        kept = voxels[:25]
+    affine = np.array([[0, 0, -9.0, 180], [0, -9.0, 0, 180], [-15.0, 0, 0, 225], [0, 0, 0, 1]])
+    raw = tmp_path / "raw"
+    cases = []
+    for name, found, split in (("a", voxels, "train"), ("b", kept, "test")):
+        write_nifti(raw / f"{name}.nii.gz", found, affine)
+        cases.append(Case(name, name, raw / f"{name}.nii.gz", split, (0, 0, 0, 0, 0)))
+    summary = run(Listing(get_task("ratic"), tuple(cases)), tmp_path / "store")
+    assert summary.prepared == 2
+    leaks = cut in ("the last slice", "the first third")
+    assert ("a in train and b in test are the same scan" in str(summary.leakage)) == leaks
+
+
 def test_a_shard_outside_its_count_is_refused(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"shard 3/3.*2/3"):
         run(make_raw_cohort(1), tmp_path / "store", shard=(3, 3))

@@ -1,6 +1,7 @@
 """Every way in which a scan or mask file can be bad, and the keyword that it is rejected with."""
 
 import gzip
+import io
 import struct
 import zipfile
 from collections.abc import Callable
@@ -152,6 +153,18 @@ def zip_of_text(folder: Path) -> Path:
     return folder / "trn1.npz"
 
 
+def npz_with_header(old: bytes, new: bytes) -> Maker:
+    def make(folder: Path) -> Path:
+        buffer = io.BytesIO()
+        np.save(buffer, distinct_voxels())
+        assert buffer.getvalue().count(old) >= 1
+        with zipfile.ZipFile(folder / "trn1.npz", "w") as archive:
+            archive.writestr("ct.npy", buffer.getvalue().replace(old, new, 1))
+        return folder / "trn1.npz"
+
+    return make
+
+
 NPZ_FAULTS = {
     "other key": ("bad-npz", npz(volume=distinct_voxels())),
     "float": ("bad-npz", npz(ct=distinct_voxels().astype(np.float32))),
@@ -162,6 +175,10 @@ NPZ_FAULTS = {
     "claims 2 TB": ("too-large", npz_claiming((10000, 10000, 10000))),
     "claims 1 GB": ("truncated", npz_claiming((800, 800, 800))),
     "another zip archive": ("bad-npz", zip_of_text),
+    **{
+        f"header with {new!r}": ("bad-npz", npz_with_header(old, new))
+        for old, new in ((b"}", b"("), (b"{", b"["), (b"'descr'", b"'descr\n"), (b"False", b"Fals+"), (b"(5", b"{5"))
+    },
 }
 
 

@@ -13,7 +13,7 @@ from scan_files import AFFINE, body_voxels, turned, write_dicom_series, write_ni
 from anatobench.datasets.table import MEMORY_MULTIPLE, read_table
 from anatobench.errors import CaseError
 from anatobench.system.json_text import parse_json
-from anatobench.volumes.dicom_header import MAX_INFLATED_BYTES
+from anatobench.volumes.dicom_tags import MAX_INFLATED_BYTES
 from anatobench.volumes.label_names import parse_label_names
 from anatobench.volumes.read import read_volume
 

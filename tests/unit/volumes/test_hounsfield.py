@@ -40,6 +40,12 @@ def padded(voxels: np.ndarray, value: int, radius: float = 1) -> np.ndarray:
     return padded
 
 
+def corner(voxels: np.ndarray, value: int) -> np.ndarray:
+    filled = voxels.copy()
+    filled[-4:, :5, -5:] = value
+    return filled
+
+
 NO_HOUNSFIELD: dict[str, tuple[str, np.ndarray]] = {
     "blank": ("nearly every voxel is 0", np.zeros_like(BODY)),
     "a constant": ("nearly every voxel is -1000", np.full_like(BODY, -1000)),
@@ -73,6 +79,21 @@ NO_HOUNSFIELD: dict[str, tuple[str, np.ndarray]] = {
     "corners of -500": ("corners of its slices are exactly -500", padded(BODY, -500, 1.2)),
     "corners of 2000": ("corners of its slices are exactly 2000", padded(BODY, 2000, 1.2)),
     "slices of zeros": ("2 of its slices hold nothing but 0", np.concatenate([BODY, np.zeros_like(BODY[:2])])),
+    "+ 200": ("air lies at -[78][0-9]+ instead of -1000, and fat and muscle", as_int16(BODY + 200.0)),
+    "+ 300": ("air lies at -[67][0-9]+ instead", as_int16(BODY + 300.0)),
+    "- 200": ("air lies at -1[12][0-9]+ instead", as_int16(BODY - 200.0)),
+    "- 300": ("air lies at -1[23][0-9]+ instead", as_int16(BODY - 300.0)),
+    "+ 200 in padding of -1024": ("air lies at -[78]", padded(as_int16(BODY + 200.0), -1024, 1.2)),
+    "a window stretched": (
+        "a window was stretched",
+        as_int16(np.clip((np.repeat(BODY, 12, 0).astype(float) + 160) / 400, 0, 1).round(3) * 2000 - 1000),
+    ),
+    "grey values stretched": (
+        "a window was stretched",
+        as_int16(np.repeat(windowed(-160, 240, 255), 12, 0) * (2000 / 255) - 1000),
+    ),
+    "a corner of zeros": ("a corner of it is filled with 0", corner(BODY, 0)),
+    "a corner of 37": ("a corner of it is filled with 37", corner(BODY, 37)),
     "air alone": ("neither tissue nor lung", as_int16(np.random.default_rng(0).normal(-1000, 10, BODY.shape))),
 }
 HOUNSFIELD: dict[str, np.ndarray] = {
@@ -90,6 +111,11 @@ HOUNSFIELD: dict[str, np.ndarray] = {
     "lungs alone": np.where(BODY < -300, BODY, -1000)[:, 6:18, 2:22],
     "with metal": np.where(np.random.default_rng(0).random(BODY.shape) < 0.05, 3071, BODY),
     "with metal on an extended scale": np.where(np.random.default_rng(0).random(BODY.shape) < 0.02, 20000, BODY),
+    "+ 100": as_int16(BODY + 100.0),
+    "lungs and trunk without air around": np.where(BODY < -900, -850, BODY)[:, 5:19, 4:20],
+    "every second value": as_int16(BODY // 2 * 2),
+    "every fifth value, clipped": as_int16(np.clip(BODY // 5 * 5, -1000, 1000)),
+    "a corner of air": corner(BODY, -1000),
     "without noise": np.select([BODY < -500, BODY > 300], [-1000, 500], 40).astype(np.int16),
 }
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scan_files import AFFINE, body_voxels, turned, write_dicom_series, write_nifti_file
 
+from anatobench.errors import CaseError
 from anatobench.masks.scans import scans_in_folder
+from anatobench.volumes.read import read_volume
 from anatobench.volumes.scan_folder import find_scans
 
 
@@ -31,6 +33,7 @@ def fill(root: Path) -> None:
         content = path.read_bytes()
         path.with_suffix("").write_bytes(content[132 + 12 + int.from_bytes(content[140:144], "little") :])
         path.unlink()
+    (root / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 80)
     (root / "damaged").mkdir()
     (root / "damaged" / "1.DCM").write_bytes(b"x" * 200)
 
@@ -54,6 +57,13 @@ def test_everything_is_taken_or_named(tmp_path: Path) -> None:
     assert {one.path.relative_to(tmp_path / "scans").as_posix(): one.reason for one in found.passed_over} == NAMED
     for one in found.passed_over:
         assert str(one.path) in one.message
+
+
+def test_a_folder_of_folders_says_which_one_to_give(tmp_path: Path) -> None:
+    write_dicom_series(tmp_path / "patient" / "study" / "series", np.maximum(body_voxels(), -1024))
+    with pytest.raises(CaseError, match="give the folder in which the slices themselves lie"):
+        read_volume(tmp_path / "patient")
+    assert find_scans(tmp_path).scans == (tmp_path / "patient" / "study" / "series",)
 
 
 def test_masks_names_what_it_passes_over(tmp_path: Path) -> None:

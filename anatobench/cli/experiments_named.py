@@ -1,0 +1,31 @@
+"""`anatobench experiments named`: the paper's models by name, what it found, and the command that trains each."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_parser(experiments: Any) -> None:
+    """`named`, beside the other experiments."""
+    named = experiments.add_parser(
+        "named",
+        help="the paper's models by name, with the AUC it found and the command that trains each",
+        description="The models of the paper's Table 1 by name, with Table 6's recipe, the AUC that the paper found\n"
+        "(macro, on real scans of full size), the GPU-hours on one H100 where they were measured, and the command\n"
+        "that trains it with PyTorch; add --framework jax for the port, --set to change the recipe.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    named.add_argument("--json", action="store_true", help="print them as one JSON object")
+    named.set_defaults(run_experiment=run)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.experiments.named import NAMED_HEADER, NAMED_RUNS
+    from anatobench.report.summary import text_table
+
+    named = NAMED_RUNS.values()
+    if not args.json:
+        print(text_table(NAMED_HEADER, [run.row for run in named]))
+        print("\n".join(f"* {run.name}: {run.expected.note}" for run in named if run.expected.note))
+    return {"runs": [run.to_json() for run in named]}

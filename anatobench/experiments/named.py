@@ -1,0 +1,84 @@
+"""The paper's models by name, each with what the paper found: `anatobench train --named ratic/r3d_18`.
+
+A name is a data set and a backbone of Table 6, trained from scratch with segmentation supervision unless more words say
+otherwise: `ratic/r3d_18/pretrained/no_seg`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from anatobench.errors import UsageError
+from anatobench.experiments.grid import Condition
+from anatobench.experiments.published import TABLE_1, PublishedAuc
+from anatobench.recipes import paper_recipe
+from anatobench.tasks import get_task
+
+GPU_HOURS: Mapping[str, float] = {}
+"""What training a named run has taken on one H100, by name. None has been trained whole: not measured."""
+NAMED_HEADER = ("name", "epochs", "batch", "learning rate", "the paper's AUC, %", "source", "GPU-hours", "command")
+
+
+@dataclass(frozen=True)
+class NamedRun:
+    """One model of the paper."""
+
+    name: str
+    condition: Condition
+    expected: PublishedAuc
+    """Macro AUC on the test split of real, full-size scans."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it with Table 6's recipe, the hours on one H100 (None where not measured) and what trains it."""
+        recipe = paper_recipe(get_task(self.condition.dataset), self.condition.model)
+        place = f"--store stores/{self.condition.dataset} --out runs/{self.name.replace('/', '_')}"
+        return {
+            "name": self.name,
+            **asdict(self.condition),
+            "epochs": recipe.epochs,
+            "batch_size": recipe.batch_size,
+            "learning_rate": recipe.learning_rate,
+            "expected": asdict(self.expected),
+            "gpu_hours": GPU_HOURS.get(self.name),
+            "command": f"anatobench train --named {self.name} {place}",
+        }
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """Return the cells under `NAMED_HEADER`."""
+        data = self.to_json()
+        mark = " *" if self.expected.note else ""
+        hours = "not measured" if data["gpu_hours"] is None else f"{data['gpu_hours']:.3g}"
+        recipe = [f"{data[name]:g}" for name in ("epochs", "batch_size", "learning_rate")]
+        return (
+            self.name,
+            *recipe,
+            f"{100 * self.expected.auc:.2f}{mark}",
+            self.expected.source,
+            hours,
+            data["command"],
+        )
+
+
+def _name_of(condition: Condition) -> str:
+    words = {"pretrained": condition.pretrained, "no_seg": condition.segmentation_weight == 0}
+    return "/".join([condition.dataset, condition.model, *(word for word, said in words.items() if said)])
+
+
+NAMED_RUNS: Mapping[str, NamedRun] = {
+    (name := _name_of(condition)): NamedRun(name, condition, auc)
+    for (dataset, model, pretrained, segmentation), auc in TABLE_1.items()
+    for condition in (Condition(dataset, model, pretrained, float(segmentation)),)
+}
+
+
+def named_run(name: str) -> NamedRun:
+    """Return the run of that name; `UsageError` says where the names are listed."""
+    if name not in NAMED_RUNS:
+        raise UsageError(
+            f"--named {name}: no such run: write DATASET/MODEL[/pretrained][/no_seg], as "
+            "`anatobench experiments named` lists them"
+        )
+    return NAMED_RUNS[name]

@@ -1,0 +1,77 @@
+"""What evaluated runs say, for the records of the grid and of the AUC study: AUC by seed, and paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anatobench.errors import AnatoBenchError
+from anatobench.experiments.grid import MACRO, Cell, Condition
+from anatobench.recipes import FRAMEWORKS
+from anatobench.system.json_text import read_json
+from anatobench.training.run_folder import RunConfig, evaluation_file
+
+FRAMEWORK_NAMES = dict(zip(FRAMEWORKS, ("PyTorch", "JAX"), strict=True))
+Arm = tuple[Condition, str, bool]
+"""Condition, framework, and whether it is the control: what the seeds of a mean have in common."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The evaluated runs of a folder."""
+
+    evaluations: Mapping[Cell, Mapping[str, Any]]
+    """What `anatobench evaluate` wrote."""
+    versions: Mapping[str, str]
+    """Of both frameworks' packages, when the runs began."""
+    sizes: Mapping[str, str]
+    """`full` or `tiny`, by data set."""
+    _by_arm: dict[Arm, dict[int, Mapping[str, float | None]]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for cell, evaluation in self.evaluations.items():
+            arm = self._by_arm.setdefault((cell.condition, cell.framework, cell.nudged), {})
+            arm[cell.seed] = evaluation["auc"]
+
+    def auc(self, condition: Condition, framework: str, name: str = MACRO, nudged: bool = False) -> dict[int, float]:
+        """Return that of a class by seed, where it is there and defined."""
+        seeds = self._by_arm.get((condition, framework, nudged), {})
+        return {seed: value for seed, auc in sorted(seeds.items()) if (value := auc.get(name)) is not None}
+
+
+def read_results(runs: Mapping[Cell, Path]) -> Results:
+    """Read the evaluations of these runs' folders; `AnatoBenchError` names one that is missing or damaged."""
+    configs = {(cell.condition.dataset, cell.framework): run for cell, run in runs.items()}
+    evaluations = {cell: _evaluation(run / evaluation_file("test")) for cell, run in runs.items()}
+    versions: dict[str, str] = {}
+    sizes: dict[str, str] = {}
+    for (dataset, _), run in configs.items():
+        config = RunConfig.read(run)
+        versions |= config.versions
+        sizes[dataset] = config.size
+    return Results(evaluations, versions, sizes)
+
+
+def paired(minuend: Mapping[int, float], subtrahend: Mapping[int, float]) -> dict[int, float]:
+    """Return the first minus the second, by seed, for every seed that both have."""
+    return {seed: minuend[seed] - subtrahend[seed] for seed in minuend if seed in subtrahend}
+
+
+def points(row: Mapping[str, Any], signed: bool = True, keys: Iterable[str] = ("mean", "low", "high")) -> str:
+    """Write a mean of AUC with its interval for a person, in hundredths; "-" for None."""
+    mean, low, high = (row[key] for key in keys)
+    if mean is None:
+        return "-"
+    sign = "+" if signed else ""
+    interval = "" if low is None else f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+    return f"{100 * mean:{sign}.2f}{interval}"
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    try:
+        return {**found, "auc": {MACRO: found["auc"][MACRO], **found["auc"]}}
+    except (KeyError, TypeError) as error:
+        raise AnatoBenchError(f"{path}: not an evaluation ({error!r}): run `anatobench evaluate` again") from None

@@ -1,0 +1,140 @@
+"""The runs of one question on disk: what each is trained with, which are done, and how the rest are trained here.
+
+OUT/configs/<name>.json  what a run is trained with, for `anatobench train --config`
+OUT/runs/<name>          the run, with the evaluation that ends it
+OUT/logs                 what the runs said
+OUT/plans                what was submitted to Slurm (jobs.py)
+
+What is done is never run again, and what was stopped goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from anatobench.errors import AnatoBenchError
+from anatobench.experiments.child_processes import Chain, Command, run_chains
+from anatobench.system.atomic_files import write_atomically
+from anatobench.system.json_text import json_bytes, parse_json, read_json, typed_fields
+from anatobench.system.progress import progress_bar
+from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
+from anatobench.training.metrics_records import METRICS_FILE
+from anatobench.training.run_folder import CONFIG_FILE, RunConfig, evaluation_file
+
+ABSENT, BEGUN, DONE = "absent", "begun", "done"
+STATES = (ABSENT, BEGUN, DONE)
+"""A run that is begun may be running or may have been stopped: both go on the same way."""
+Settings = TypeVar("Settings")
+_LAST_BYTES = 65536
+"""Enough of a metrics file for its last record."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that is to be trained and evaluated."""
+
+    name: str
+    """Of its folder: letters, digits, `.`, `-` and `_`."""
+    config: RunConfig
+    first: str | None = None
+    """The run whose initial weights it begins with, so that it can only come after it."""
+
+
+def run_folder(out: Path, name: str) -> Path:
+    """Return where a run lies."""
+    return out / "runs" / name
+
+
+def initial_weights_of(out: Path, first: str) -> Path:
+    """Return where what a run began with lies."""
+    return run_folder(out, first) / INITIAL_WEIGHTS_FILE
+
+
+def logs_folder(out: Path) -> Path:
+    """Return where what the runs said lies."""
+    return out / "logs"
+
+
+def config_file(out: Path, name: str) -> Path:
+    """Return the file that says what a run is trained with."""
+    return out / "configs" / f"{name}.json"
+
+
+def state_of(out: Path, name: str) -> str:
+    """Return one of `STATES`."""
+    run = run_folder(out, name)
+    if (run / evaluation_file("test")).is_file():
+        return DONE
+    return BEGUN if (run / CONFIG_FILE).is_file() else ABSENT
+
+
+def last_step(run: Path) -> int:
+    """Return the last step that a run has logged, 0 if none."""
+    try:
+        with (run / METRICS_FILE).open("rb") as file:
+            file.seek(max(file.seek(0, 2) - _LAST_BYTES, 0))
+            lines = file.read().splitlines()
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        try:
+            return int(parse_json(line)["step"])
+        except (ValueError, KeyError, TypeError):  # the line is being written, or was cut
+            continue
+    return 0
+
+
+def read_settings(path: Path, kind: type[Settings]) -> Settings | None:
+    """Read what all runs of a folder have in common, a dataclass; None where there is none yet, `AnatoBenchError` if
+    the file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        data = typed_fields(kind, read_json(path))
+        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+    except (ValueError, TypeError, AnatoBenchError) as error:
+        raise AnatoBenchError(f"{path}: not this command's settings ({error}): choose another --out") from None
+
+
+def keep_settings(path: Path, settings: Any, what: str) -> None:
+    """Write what all runs of a folder, `what`, have in common; `AnatoBenchError` if it holds something else."""
+    out = path.parent
+    if not path.exists() and out.exists() and any(out.iterdir()):
+        raise AnatoBenchError(f"{out}: not empty and not {what}: choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json_bytes(asdict(settings)))
+    except OSError as error:
+        raise AnatoBenchError(f"{out}: cannot be written ({error.strerror}): choose another --out") from None
+
+
+def write_configs(runs: Sequence[PlannedRun], out: Path) -> None:
+    """Write what these runs are trained with."""
+    for run in runs:
+        path = config_file(out, run.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run.config.write(path)
+
+
+def chains_of(runs: Sequence[PlannedRun], out: Path) -> list[Chain]:
+    """Train and evaluate, each run in the chain of the one whose initial weights it begins with."""
+    found: dict[str, Chain] = {}
+    for run in runs:
+        train: Command = ["train", "--config", str(config_file(out, run.name))]
+        folder = str(run_folder(out, run.name))
+        chain = found.setdefault(run.first or run.name, Chain(run.first or run.name, []))
+        chain.commands.extend([[*train, "--out", folder, "--resume"], ["evaluate", folder]])
+    return list(found.values())
+
+
+def train_here(runs: Sequence[PlannedRun], out: Path, workers: int, what: str, done_before: int = 0) -> None:
+    """Train and evaluate these runs on this machine, `workers` chains at a time, with a bar called `what`."""
+    write_configs(runs, out)
+    chains = chains_of(runs, out)
+    with progress_bar(done_before + len(runs), what, "run", initial=done_before) as bar:
+        for chain in run_chains(chains, logs_folder(out), workers):
+            bar.set_postfix_str(chain.name)
+            bar.update(len(chain.commands) // 2)

@@ -1,0 +1,196 @@
+"""A training run as one call, for the command line, the experiments and anybody's own program.
+
+    from anatobench.session import configure, train_run
+
+    outcome = train_run("runs/ratic", configure("ratic.store", "r3d_18", "jax"))
+
+Nothing is printed unless the caller asks for it, and what goes wrong is an `AnatoBenchError`. The command line and this
+call give equal weights to the bit. It stands after `evaluation`, whose AUC on the validation split it watches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from anatobench.engine import Engine, load_engine
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.evaluation.judges import validator
+from anatobench.evaluation.run_evaluation import fitting, open_store
+from anatobench.objectives.registry import plan_of
+from anatobench.store.batch import Batch
+from anatobench.store.batches import steps_per_epoch, training_batches
+from anatobench.store.mask_noise import MaskNoise
+from anatobench.store.reader import Store
+from anatobench.system.processes import ALONE, Processes, after_leader
+from anatobench.system.signals import Interrupted
+from anatobench.training.checkpoints import Best
+from anatobench.training.loop import TrainingData, train
+from anatobench.training.run_folder import RunConfig, as_on, begun, configure
+
+__all__ = ["Introduction", "Outcome", "configure", "train_run"]
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """What a run is about to train, said once when all of it is known."""
+
+    config: RunConfig
+    framework: str
+    device: str
+    processes: int
+    training_cases: int
+    with_mask: int
+    """Training cases that have organ masks."""
+    total_steps: int
+    validated: bool
+    """Whether the store has validation cases, by which the best checkpoint is chosen."""
+
+    def __str__(self) -> str:
+        supervision = "without segmentation supervision"
+        if self.config.segmentation and self.with_mask:
+            supervision = f"with segmentation supervision of the {self.with_mask} of them that have a mask"
+        elif self.config.segmentation:
+            supervision = "without segmentation supervision, because none of them has a mask"
+        together = f" x {self.processes} processes" if self.processes > 1 else ""
+        config = self.config
+        return (
+            f"{config.model} ({config.size}) on {config.task.name} with {self.framework} on {self.device}{together}: "
+            f"{self.training_cases} training cases, {supervision}, "
+            f"{self.total_steps} steps of {config.recipe.batch_size}"
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run."""
+
+    run: Path
+    steps: int
+    epochs: int
+    best: Best | None
+    """The checkpoint that validation judged best; None where the store has no validation cases."""
+    framework: str
+    device: Mapping[str, Any]
+    """`kind`, `name`, `count` and the framework's `versions`."""
+    seconds: float
+    """From the first look at the run's folder to the last checkpoint."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `anatobench train --json` prints."""
+        best = None if self.best is None else self.best.to_json()
+        return {**asdict(self), "run": str(self.run), "best": best}
+
+
+def train_run(
+    out: Path | str,
+    config: RunConfig,
+    *,
+    store: Store | None = None,
+    store_copy: Path | str | None = None,
+    processes: Processes = ALONE,
+    resume: bool = False,
+    switch_framework: bool = False,
+    workers: int = 0,
+    introduce: Callable[[Introduction], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    progress: bool = False,
+) -> Outcome:
+    """Train until the run's last step and return what became of it. `out` is the run's folder.
+
+    `store` is `config`'s, opened, if the caller has it open; the cases are read from `store_copy` if there is one. An
+    existing run goes on with `resume`, in another framework than it began with `switch_framework`. Several
+    `processes`, each of which makes this call, train one model together. `workers` threads read cases ahead.
+
+    `introduce` is told what is trained, `say` the rest that a person may want to know, in the process that leads;
+    `progress` shows a bar, or lines now and then, on stderr.
+
+    `AnatoBenchError` if the folder, the store or the weights cannot be used, or if the loss is not finite;
+    `UsageError`, a kind of it, if the configuration cannot be trained. Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint
+    and raises `Interrupted`, a `KeyboardInterrupt`; the same call with `resume` goes on.
+    """
+    out = Path(out)
+    store = open_store(config) if store is None else fitting(store, config)
+    if store_copy is not None:
+        store = _copy_of(store, Path(store_copy))
+    steps = steps_per_epoch(store, config.recipe.batch_size)
+    if config.sharpness_every and not processes.alone:
+        raise UsageError("--sharpness-every: for runs of one process only")
+    processes.share(config.recipe.batch_size)  # refuses what cannot be shared out before anybody waits for anybody
+    started = time.monotonic()
+    with ExitStack() as stack:
+        config, engine = _begin(out, config, processes, resume, switch_framework, stack)
+        recipe, device = config.recipe, engine.device()
+        validate = validator(engine, store, recipe.batch_size, silent=not progress)
+        if processes.leads and introduce is not None:
+            cases = [store.cases[index] for index in store.split("train")]
+            masks, total = sum(case.has_mask for case in cases), config.total_steps(steps)
+            told = (engine.name, device["name"], processes.count, len(cases), masks, total, validate is not None)
+            introduce(Introduction(config, *told))
+        with training_batches(
+            store,
+            recipe.seed,
+            recipe.batch_size,
+            process_index=processes.index,
+            process_count=processes.count,
+            workers=workers,
+            reads=plan_of(recipe, store.task).reads(steps),
+            mask_noise=MaskNoise.of(recipe, store.task),
+        ) as batches:
+            data = TrainingData(
+                batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store)
+            )
+            try:
+                reached = train(out, config, engine, data, say or _say_nothing, silent=not progress)
+            except Interrupted:
+                engine.close()
+                raise
+        engine.close()
+    seconds = round(time.monotonic() - started, 3)
+    return Outcome(out, reached.step, reached.epoch, reached.best, engine.name, device, seconds)
+
+
+def _begin(
+    out: Path, config: RunConfig, processes: Processes, resume: bool, switch_framework: bool, stack: ExitStack
+) -> tuple[RunConfig, Engine]:
+    """Begin the run's folder, held by the process that leads, and build the engine."""
+
+    def begin() -> RunConfig:
+        return stack.enter_context(begun(out, config, resume, switch_framework))
+
+    if processes.alone:  # a folder that cannot be used is known before the engine is built
+        own = begin()
+        return own, load_engine(own.framework, own.spec, own.recipe)
+    engine = load_engine(config.framework, config.spec, config.recipe, processes)
+    begun_by_leader = after_leader(processes, engine.gather, begin)
+    if begun_by_leader is not None:
+        return begun_by_leader, engine
+    saved = RunConfig.read(out)
+    recipe = as_on(saved.recipe, config.recipe)
+    return replace(saved, framework=config.framework, store=config.store, recipe=recipe), engine
+
+
+def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
+    """Return the run's first batch, if it is needed."""
+    if not config.sharpness_every:
+        return None
+    recipe = config.recipe
+    reads, noise = plan_of(recipe, store.task).reads(1), MaskNoise.of(recipe, store.task)
+    with training_batches(store, recipe.seed, recipe.batch_size, workers=0, reads=reads, mask_noise=noise) as batches:
+        return next(batches)
+
+
+def _copy_of(store: Store, path: Path) -> Store:
+    """Open the copy at `path`; AnatoBenchError if it holds anything else than `store`."""
+    copy = Store.open(path)
+    if replace(copy, root=store.root) != store:
+        raise AnatoBenchError(f"{path}: is not a copy of {store.root}: copy it again, or leave --store-copy out")
+    return copy
+
+
+def _say_nothing(sentence: str) -> None:
+    """Be silent, as a library is unless it is asked."""
