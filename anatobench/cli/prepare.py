@@ -81,7 +81,9 @@ def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--mapping", type=Path, metavar="JSON", help="RAD-ChestCT: class to abnormalities")
     group.add_argument("--task", choices=list(TASKS), help="manifest: a built-in task")
     group.add_argument("--anatomy", choices=list(ORGANS), help="manifest: organs and window of an own task")
-    group.add_argument("--allow-absolute", action="store_true", help="manifest: follow absolute paths")
+    group.add_argument(
+        "--allow-absolute", action="store_true", help="manifest: follow absolute paths, and links out of RAW"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
