@@ -68,14 +68,14 @@ class NumpyStep:
         if self.variant == "hangs" or (self.variant == "hangs_at_two" and batch.size == 2):
             time.sleep(1000)
         if self.variant == "changes_batch":
-            batch.volume[:] = 0
+            batch["volume"][:] = 0
         if self.variant == "hungry":
             np.ones(BYTES_PER_CASE * batch.size, np.uint8)
         if self.variant == "slow":
             time.sleep(SLOW_SECONDS)
         if self.variant == "diverges":
             return Measured(float("nan"))
-        return Measured(float(self._weight[0] * batch.volume.astype(np.float64).mean()))
+        return Measured(float(self._weight[0] * batch["volume"].astype(np.float64).mean()))
 
     def weights(self) -> Arrays:
         return {"weight": self._weight.copy()}
