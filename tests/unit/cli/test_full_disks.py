@@ -135,6 +135,20 @@ def test_one_line_and_the_same_call_does_it_afterwards(
     assert not [path for path in disk.root.rglob(".*.tmp") if path.is_file()]
 
 
+@pytest.mark.parametrize("reason", [FULL, READ_ONLY])
+@pytest.mark.parametrize("words", [["demo"], ["experiments", "auc"]])
+def test_those_that_call_other_commands_end_in_one_line(
+    disk: Disk, words: list[str], reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Or in two, where it is a command they called that said the reason."""
+    disk.refuse(reason)
+    assert main([*words, "--out", str(disk.root / "all")]) == 1
+    said = capfd.readouterr().err
+    assert reason in said
+    assert "Traceback" not in said
+    assert said.strip().splitlines()[-1].startswith(f"anatobench {words[0]}: ")
+
+
 def test_a_disk_that_fills_while_it_trains_costs_no_step(
     disk: Disk, material: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
