@@ -122,7 +122,9 @@ def gradients(
         found = objective(merged, arrays, train, key, lay_open)
         return found.total.mean(), found
 
-    return jax.grad(loss, has_aux=True)(select(state.parameters, optimizer.trained_in(objective.phase)))
+    trained = select(state.parameters, optimizer.trained_in(objective.phase))
+    found: tuple[Tree, Found] = jax.grad(loss, has_aux=True)(trained)
+    return found
 
 
 def train_step(

@@ -130,7 +130,8 @@ def auc_per_class(predictions: ClassPredictions) -> tuple[float | None, dict[str
 
 def _is_defined(labels: np.ndarray) -> np.ndarray:
     """Which classes have both label values: bool [classes]."""
-    return np.any(labels == 0, axis=0) & np.any(labels == 1, axis=0)
+    both: np.ndarray = np.any(labels == 0, axis=0) & np.any(labels == 1, axis=0)
+    return both
 
 
 def _undefined(labels: np.ndarray) -> str | None:
@@ -210,7 +211,8 @@ def _mean(values: np.ndarray) -> np.ndarray:
     known = ~np.isnan(values)
     total = np.where(known, values, 0.0).sum(axis=-1)
     count = known.sum(axis=-1)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    mean: np.ndarray = np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    return mean
 
 
 def _named(names: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:

@@ -63,7 +63,7 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, stride: Size) -> jax.Arr
 
     starts = [(0, *tap, 0) for tap in np.ndindex(KERNEL)]
     if jax.default_backend() == "cpu":
-        taps = lax.map(of_tap, jnp.asarray(np.array(starts, np.int32)))
+        taps: jax.Array = lax.map(of_tap, jnp.asarray(np.array(starts, np.int32)))
     else:
         taps = jnp.stack([of_tap(start) for start in starts])
     return taps.sum(1).reshape(*KERNEL, -1).astype(x.dtype)

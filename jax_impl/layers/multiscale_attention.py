@@ -129,7 +129,7 @@ def max_pool_in_plane(tokens: jax.Array, grid: Size, stride: int) -> jax.Array:
     border = (stride + 1) // 2
 
     def pool(patches: jax.Array) -> jax.Array:
-        return lax.reduce_window(
+        largest: jax.Array = lax.reduce_window(
             patches,
             -jnp.inf,
             lax.max,
@@ -137,6 +137,7 @@ def max_pool_in_plane(tokens: jax.Array, grid: Size, stride: int) -> jax.Array:
             window_strides=(1, 1, stride, stride, 1),
             padding=((0, 0), (0, 0), (border, border), (border, border), (0, 0)),
         )
+        return largest
 
     return pool_patches(tokens, grid, pool)
 

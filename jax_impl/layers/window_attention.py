@@ -101,7 +101,8 @@ class WindowAttention(nnx.Module):
         index, as torchvision does: right where the window shrank in depth alone, and a defined choice elsewhere."""
         voxels = prod(window)
         index = relative_position_index(self.window)[:voxels, :voxels]
-        return self.relative_position_bias_table[...][index].transpose(2, 0, 1)
+        bias: jax.Array = self.relative_position_bias_table[...][index]
+        return bias.transpose(2, 0, 1)
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
         """Yield two linear layers and the table of biases."""
@@ -191,4 +192,5 @@ def relative_position_index(window: Size) -> np.ndarray:
     """int32 [voxels, voxels]: the row of the bias table for the offset of a query from a key."""
     positions = np.stack(np.meshgrid(*map(np.arange, window), indexing="ij"), -1).reshape(-1, 3)
     offsets = positions[:, None] - positions[None, :] + (np.asarray(window) - 1)
-    return np.ravel_multi_index(np.moveaxis(offsets, -1, 0), [2 * side - 1 for side in window]).astype(np.int32)
+    rows: np.ndarray = np.ravel_multi_index(np.moveaxis(offsets, -1, 0), [2 * side - 1 for side in window])
+    return rows.astype(np.int32)

@@ -43,7 +43,8 @@ def depthwise_conv3d(x: Tensor, kernel: Tensor, stride: Size) -> Tensor:
     if kernel.shape[:3] != (3, 3, 3) or x.shape[-1] % kernel.shape[3]:
         raise ValueError(f"a kernel of {tuple(kernel.shape)} does not fit {x.shape[-1]} channels: pass [3, 3, 3, c]")
     if kernels_run_on(x) and x[0].numel() < OFFSETS:
-        return _depthwise_conv3d(x.contiguous(), kernel.contiguous(), *stride, WALK)
+        y: Tensor = _depthwise_conv3d(x.contiguous(), kernel.contiguous(), *stride, WALK)
+        return y
     return depthwise_conv3d_plain(x, kernel, stride)
 
 

@@ -59,7 +59,8 @@ class FastWindowAttention(ShiftedWindowAttention3d):
             flex = torch.compiler.is_compiling() and x.is_cuda and x.dtype != torch.float64
             attend = attend_with_flex if flex else attend_with_columns
             attended = attend(queries * queries.shape[-1] ** -0.5, keys, values, bias, regions)
-        return self.proj(attended.transpose(1, 2).reshape(batch, windows, voxels, channels))
+        projected: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, windows, voxels, channels))
+        return projected
 
     def _relative_position_bias(self, window: Size) -> Tensor:
         """[heads, voxels, voxels]; see `get_relative_position_bias` of torchvision's layer."""
