@@ -14,6 +14,7 @@ from tiny_store import FINDINGS
 from anatobench.cli.main import main
 from anatobench.engine import load_engine
 from anatobench.errors import AnatoBenchError
+from anatobench.objectives.heads import SEGMENTATION
 from anatobench.prediction.exported_model import read_exported
 from anatobench.recipes import Recipe
 from anatobench.tasks import RATIC, Task
@@ -32,7 +33,9 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_one_file_with_the_weights_without_the_head_and_all_about_them(run: Path, tmp_path: Path, capsys) -> None:
+def test_one_file_with_the_weights_without_the_head_and_all_about_them(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "deep" / "model.safetensors"
     assert main(["export", str(run), "--to", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == path.stat().st_size
@@ -47,10 +50,10 @@ def test_one_file_with_the_weights_without_the_head_and_all_about_them(run: Path
     model = read_exported(path)
     assert model.spec.task == FINDINGS
     assert model.spec.crop_size == (24, 48, 48)
-    assert not model.spec.segmentation
+    assert SEGMENTATION not in model.spec.heads
 
 
-def test_failures(run: Path, tmp_path: Path, capsys) -> None:
+def test_failures(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(run), "--to", "model.pt"]) == 2
     assert ".safetensors" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "nowhere"), "--to", str(tmp_path / "a.safetensors")]) == 1
@@ -82,7 +85,7 @@ def test_a_plain_torchvision_model_takes_the_file(tmp_path: Path) -> None:
     config = replace(CONFIG, task=RATIC, size="full")
     begin_run(tmp_path / "run", config, resume=False)
     weights = load_engine("torch", config.spec, config.recipe).weights()
-    save_checkpoint(tmp_path / "run", Checkpoint(Progress(1, 0, {}, 0, None, "torch", {}), weights, {}))
+    save_checkpoint(tmp_path / "run", Checkpoint(Progress(1, 0, {}, 0, None, "torch", {}), {"model": weights}))
     assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "model.safetensors")]) == 0
 
     model = torchvision.models.video.r3d_18(num_classes=RATIC.logit_count)

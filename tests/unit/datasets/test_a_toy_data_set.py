@@ -45,7 +45,7 @@ def list_toys(root: Path, options: ListingOptions) -> Listing:
 
 @pytest.fixture
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DATASETS, "toys", Dataset(list_toys, frozenset({"rescale"})))  # type: ignore[misc]
+    monkeypatch.setitem(DATASETS, "toys", Dataset(list_toys, frozenset({"rescale"})))
 
 
 def stopping_before(step: int, take_step: Callable[..., Any]) -> Callable[..., Any]:
