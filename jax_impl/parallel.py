@@ -95,7 +95,7 @@ def own_copy(tree: Tree) -> Tree:
 
 
 def own_part(array: jax.Array) -> np.ndarray:
-    """Return this process's part of an array that is split by case."""
+    """Return this process's part [B / processes, ...] of an array [B, ...] that is split by case."""
     return np.array(array.addressable_data(0))
 
 

@@ -51,6 +51,7 @@ def weighted_roc_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray
 def best_threshold(scores: np.ndarray, labels: np.ndarray, rule: str) -> float:
     """The score t for which calling `score >= t` positive is best by the rule; the highest such t on a tie.
 
+    scores [cases], labels [cases], 0 or 1. `rule` is one of `THRESHOLD_RULES`, else `UsageError`.
     Every distinct score is tried, so the whole ROC curve, save its corner (0, 0): that one is never better than
     (1, 1) by either rule and is no finite score. NaN if a label value is absent.
     """

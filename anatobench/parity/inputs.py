@@ -42,7 +42,7 @@ def learning_rate(step: int) -> float:
 
 def perturbed_weights(weights: Arrays, seed: int) -> Arrays:
     """Return the weights with constant arrays (biases, BatchNorm's scales and running values) moved off their
-    constants."""
+    constants; names, shapes and types stay."""
     generator = np.random.default_rng(seed)
     perturbed = {}
     for name, array in weights.items():

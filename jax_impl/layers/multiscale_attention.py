@@ -125,7 +125,10 @@ class MultiscaleAttention(nnx.Module):
 
 
 def max_pool_in_plane(tokens: jax.Array, grid: Size, stride: int) -> jax.Array:
-    """torch.nn.MaxPool3d of the patches with kernel (1, stride + 1, stride + 1); the class token passes by."""
+    """torch.nn.MaxPool3d of the patches with kernel (1, stride + 1, stride + 1); the class token passes by.
+
+    tokens [B, 1 + d h w, C] of the grid (d, h, w) to [B, 1 + d h' w', C] with h' = ceil(h / stride).
+    """
     border = (stride + 1) // 2
 
     def pool(patches: jax.Array) -> jax.Array:

@@ -148,7 +148,7 @@ def to_windows(x: jax.Array, window: Size) -> jax.Array:
 
 
 def from_windows(x: jax.Array, window: Size, size: Sequence[int]) -> jax.Array:
-    """Return the inverse of `to_windows`."""
+    """Return the inverse of `to_windows`: [B, windows, voxels of a window, C] to [B, D, H, W, C] of `size`."""
     batch, channels = x.shape[0], x.shape[-1]
     (wd, wh, ww), (nd, nh, nw) = window, (length // side for length, side in zip(size, window, strict=True))
     x = x.reshape(batch, nd, nh, nw, wd, wh, ww, channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)

@@ -49,7 +49,7 @@ def depthwise_conv3d(x: Tensor, kernel: Tensor, stride: Size) -> Tensor:
 
 
 def depthwise_conv3d_plain(x: Tensor, kernel: Tensor, stride: Size) -> Tensor:
-    """Return the same by PyTorch's grouped convolution."""
+    """Return the same, x [B, D, H, W, C] to [B, D', H', W', C], by PyTorch's grouped convolution."""
     channels = x.shape[-1]
     weight = kernel.to(x.dtype).permute(3, 0, 1, 2)[:, None].repeat(channels // kernel.shape[3], 1, 1, 1, 1)
     # In the default order: see above for what cuDNN does with a view of channels-last memory.

@@ -54,7 +54,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, regions: Ten
 
 
 def window_attention_plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
-    """Return the same with all logits at once."""
+    """Return the same, of the same shapes, with all logits [windows, heads, n, n] in memory."""
     sum_type = torch.promote_types(q.dtype, torch.float32)
     logits = (q @ k.transpose(-1, -2)).to(sum_type) * q.shape[-1] ** -0.5 + bias.to(sum_type)
     if regions is not None:
