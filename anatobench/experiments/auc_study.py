@@ -22,6 +22,7 @@ from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.child_processes import Command
 from anatobench.experiments.grid import Cell, Condition
 from anatobench.experiments.runs import PlannedRun, initial_weights_of, keep_settings, read_settings
+from anatobench.phantom.cohort import FORMATS
 from anatobench.phantom.plan import CohortPlan
 from anatobench.recipes import FRAMEWORKS, MODELS
 from anatobench.tasks import get_task
@@ -141,7 +142,7 @@ def cohort_commands(study: AucStudy, out: Path) -> list[Command]:
                "--cases", str(study.cases), "--seed", str(COHORT_SEED), "--out", str(raw)]  # fmt: skip
     prepare = ["prepare", "--dataset", study.task, "--size", "tiny", "--raw", str(raw),
                "--store", str(store_of(out)), "--validation-fraction", "0", "--seed", str(COHORT_SEED)]  # fmt: skip
-    if study.task != "ct_rate":  # which has masks of its own, beside the scans
+    if FORMATS[study.task].masks_apart:
         prepare += ["--masks", str(raw / "masks")]
     return [phantom, prepare]
 

@@ -36,7 +36,7 @@ def whole_ladder() -> tuple[Climb, ...]:
     tiny = [Climb(model, task, batch_size=2) for model in small for task in TASKS]
     odd = [Climb(model, task, crop_size=ODD_CROP, steps=ODD_STEPS) for model in small for task in TASKS]
     full = [
-        Climb(model, task, "float32", "full", steps=0, backward=task == "ct_rate")
+        Climb(model, task, "float32", "full", steps=0, backward=TASKS[task].anatomy == "chest")
         for model in large
         for task in ("ratic", "ct_rate")
     ]

@@ -38,11 +38,14 @@ class CohortFormat:
     """Writes the scans and masks of a patient, except what already stands complete."""
     write_tables: Callable[[Path, CohortPlan], list[tuple[int, ...]]]
     """Writes the CSV files and returns the targets of every scan, in the order of the task's groups."""
+    masks_apart: bool = True
+    """Whether organ masks lie in a folder of their own, `masks`, for `prepare --masks`; else the data set's listing
+    finds them by itself."""
 
 
 FORMATS: Mapping[str, CohortFormat] = {
     "ratic": CohortFormat(write_ratic.write_patient, write_ratic.write_tables),
-    "ct_rate": CohortFormat(write_ct_rate.write_patient, write_ct_rate.write_tables),
+    "ct_rate": CohortFormat(write_ct_rate.write_patient, write_ct_rate.write_tables, masks_apart=False),
     "rad_chestct": CohortFormat(write_rad_chestct.write_patient, write_rad_chestct.write_tables),
 }
 

@@ -12,6 +12,8 @@ from anatobench.errors import UsageError
 from anatobench.recipes import SIZES
 
 INJURIES = ("typical", "moderate", "large")
+WITH_INJURIES = ("ratic",)
+"""The formats whose findings can be larger and more frequent than `typical`."""
 STRATA = 20
 """Of any so many patients in a row (0-19, 20-39, ...) each label has its share to within one."""
 
@@ -47,9 +49,10 @@ class CohortPlan:
             raise UsageError(f"--cases {self.cases}: write at least one")
         if self.size not in SIZES:
             raise UsageError(f"--size {self.size}: choose one of {', '.join(SIZES)}")
-        if self.injuries not in INJURIES or (self.injuries != "typical" and self.format != "ratic"):
+        if self.injuries not in INJURIES or (self.injuries != "typical" and self.format not in WITH_INJURIES):
             raise UsageError(
-                f"--injuries {self.injuries}: choose one of {', '.join(INJURIES)}; only ratic has others than typical"
+                f"--injuries {self.injuries}: choose one of {', '.join(INJURIES)}; only "
+                f"{', '.join(WITH_INJURIES)} has others than typical"
             )
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed {self.seed}: choose a number from 0 to 4294967295")

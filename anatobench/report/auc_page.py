@@ -21,6 +21,7 @@ from anatobench.experiments.auc_results import (
     difference_rows,
     gain_rows,
 )
+from anatobench.phantom.plan import WITH_INJURIES
 from anatobench.report.html_parts import html_page, section, table
 from anatobench.report.plots import COLOURS, STYLE, image
 from anatobench.tasks import get_task
@@ -43,7 +44,7 @@ def build_auc_page(record: Mapping[str, Any]) -> str:
 
 def _header(record: Mapping[str, Any]) -> str:
     study = record["study"]
-    injuries = f", {study['injuries']} injuries" if study["task"] == "ratic" else ""
+    injuries = f", {study['injuries']} injuries" if study["task"] in WITH_INJURIES else ""
     facts = (
         f"{study['cases']} synthetic patients ({study['task']}{injuries}), tiny models, {study['steps']} steps of "
         f"{study['batch_size']} cases, {study['seeds']} seeds, on {record['device']}. AnatoBench {__version__}"

@@ -16,6 +16,7 @@ from anatobench import __version__
 from anatobench.backbones import card_of
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.objectives.heads import SEGMENTATION
 from anatobench.objectives.registry import plan_of
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe, override, paper_recipe
 from anatobench.store.mask_noise import supervising_organs
@@ -52,8 +53,6 @@ class RunConfig:
     size: str
     """`full` or `tiny`, as the store."""
     recipe: Recipe
-    segmentation: bool = True
-    """Whether the model has the auxiliary head; False trains the paper's baseline."""
     initial_weights: str | None = None
     """File to begin with instead of weights drawn from `recipe.seed`."""
     pretrained: str | None = None
@@ -74,8 +73,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.framework not in FRAMEWORKS or self.model not in MODELS or self.size not in SIZES:
             raise UsageError(f"run: no such combination: {self.framework}, {self.model}, {self.size}")
-        if self.segmentation != (self.recipe.segmentation_weight > 0):
-            raise UsageError("run: segmentation_weight must be 0 without the segmentation branch, and above 0 with it")
         supervising_organs(self.recipe, self.task)  # refuses organs that the task does not have
         if self.pretrained is not None and self.initial_weights is not None:
             raise UsageError("run: --pretrained and --initial-weights exclude each other: give one of them")
@@ -87,6 +84,11 @@ class RunConfig:
                 raise UsageError(f"run: {name}={value} must be at least 1")
         if self.sharpness_every < 0:
             raise UsageError(f"run: sharpness_every={self.sharpness_every} must not be negative")
+
+    @property
+    def segmentation(self) -> bool:
+        """Whether the model has the segmentation head; the paper's baseline has none."""
+        return SEGMENTATION in plan_of(self.recipe, self.task).heads
 
     @property
     def spec(self) -> ModelSpec:
@@ -111,7 +113,7 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {**asdict(self), "task": self.task.to_json()}
+        return {**asdict(self), "segmentation": self.segmentation, "task": self.task.to_json()}
 
     @staticmethod
     def from_json(data: object) -> RunConfig:
@@ -121,6 +123,9 @@ class RunConfig:
         """
         if isinstance(data, Mapping) and data.get("format", FORMAT) != FORMAT:  # its other fields may be unknown here
             raise ValueError(f"format is {data['format']!r:.80}, this version reads {FORMAT}")
+        said = data.get("segmentation") if isinstance(data, Mapping) else None
+        if isinstance(data, Mapping):  # what follows from the recipe is no field
+            data = {name: value for name, value in data.items() if name != "segmentation"}
         found = typed_fields(RunConfig, data)
         try:
             task = Task.from_json(found["task"])
@@ -129,7 +134,13 @@ class RunConfig:
         if not isinstance(found.get("versions", {}), Mapping):
             raise ValueError(f"versions must be an object of texts, not {found['versions']!r:.80}")
         recipe = Recipe(**typed_fields(Recipe, found["recipe"], "recipe."))
-        return RunConfig(**{**found, "task": task, "recipe": recipe})
+        config = RunConfig(**{**found, "task": task, "recipe": recipe})
+        if said not in (None, config.segmentation):
+            raise ValueError(
+                f"segmentation is {said!r:.80}, but the recipe trains {'with' if config.segmentation else 'without'} "
+                "the segmentation head (segmentation_weight)"
+            )
+        return config
 
     @staticmethod
     def read(run: Path) -> RunConfig:
@@ -182,7 +193,6 @@ def configure(
         model=model,
         size=description["size"],
         recipe=recipe,
-        segmentation=recipe.segmentation_weight > 0,
         initial_weights=None if initial_weights is None else str(Path(initial_weights).resolve()),
         pretrained=pretrained,
         versions=RunConfig.installed_versions(framework),

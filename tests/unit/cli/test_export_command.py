@@ -14,7 +14,6 @@ from tiny_store import FINDINGS
 from anatobench.cli.main import main
 from anatobench.engine import load_engine
 from anatobench.errors import AnatoBenchError
-from anatobench.objectives.heads import SEGMENTATION
 from anatobench.prediction.exported_model import read_exported
 from anatobench.recipes import Recipe
 from anatobench.tasks import RATIC, Task
@@ -50,7 +49,7 @@ def test_one_file_with_the_weights_without_the_head_and_all_about_them(
     model = read_exported(path)
     assert model.spec.task == FINDINGS
     assert model.spec.crop_size == (24, 48, 48)
-    assert SEGMENTATION not in model.spec.heads
+    assert model.spec.heads == ("classifier",)
 
 
 def test_failures(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -303,7 +303,7 @@ def test_a_run_without_the_head_predicts_no_organs(
     tmp_path: Path, scan: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = replace(CONFIG.recipe, segmentation_weight=0.0)
-    config = replace(CONFIG, segmentation=False, recipe=recipe)
+    config = replace(CONFIG, recipe=recipe)
     begin_run(tmp_path / "plain", config, resume=False)
     engine = NumpyEngine(config.spec, recipe)
     progress = Progress(3, 0, {}, 0, None, "torch", {})

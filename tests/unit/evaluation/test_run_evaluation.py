@@ -119,7 +119,7 @@ def test_examples_are_slices_through_the_organs_of_cases_with_a_mask(tmp_path: P
 
 def test_without_the_auxiliary_head_no_organs_are_predicted(tmp_path: Path, store: Store) -> None:
     recipe = replace(CONFIG.recipe, segmentation_weight=0.0)
-    trained_run(tmp_path, store, replace(CONFIG, segmentation=False, recipe=recipe))
+    trained_run(tmp_path, store, replace(CONFIG, recipe=recipe))
     evaluate_run(tmp_path)
     kinds = {name.split("/")[1] for name in load_file(tmp_path / "examples_test.safetensors")}
     assert kinds == {"volume", "organs"}

@@ -244,7 +244,7 @@ def write_evaluation(out: Path, cell: Cell, macro: float | None) -> None:
     run = run_folder(out, cell.name)
     run.mkdir(parents=True)
     config = RunConfig(RATIC, "store", cell.framework, "r3d_18", "tiny", GridSettings("s").recipe(cell),
-                       segmentation=cell.condition.segmentation_weight > 0, versions={cell.framework: "1"})  # fmt: skip
+                       versions={cell.framework: "1"})  # fmt: skip
     (run / "config.json").write_text(json.dumps(config.to_json()))
     auc = {name: macro for name in RATIC.class_names} | {MACRO: macro}
     (run / "evaluation_test.json").write_text(json.dumps({"auc": auc}))

@@ -150,7 +150,6 @@ def test_no_run_is_one_sentence(tmp_path: Path) -> None:
     [
         {"model": "resnet"},
         {"max_steps": 0},
-        {"segmentation": False},
         {"pretrained": "r3d_18-b3b3357e.pth"},  # a tiny model has none
         {"size": "full", "pretrained": "a.pth", "initial_weights": "b.safetensors"},
     ],
@@ -158,6 +157,14 @@ def test_no_run_is_one_sentence(tmp_path: Path) -> None:
 def test_impossible_configurations_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         replace(CONFIG, **change)
+
+
+def test_a_file_that_says_otherwise_than_its_recipe_is_refused() -> None:
+    data = CONFIG.to_json()
+    assert data["segmentation"] is True
+    assert RunConfig.from_json({name: value for name, value in data.items() if name != "segmentation"}) == CONFIG
+    with pytest.raises(ValueError, match=r"segmentation is False, but the recipe trains with the segmentation head"):
+        RunConfig.from_json({**data, "segmentation": False})
 
 
 def test_one_process_trains_a_run(tmp_path: Path) -> None:
