@@ -56,12 +56,11 @@ def border(region: np.ndarray) -> np.ndarray:
 
 
 def slice_picture(rgb: np.ndarray, alt: str, caption: str) -> str:
-    """RGB floats [H, W, 3] as a <figure>."""
+    """RGB floats [H, W, 3] as a <figure>; alt text and caption are plain text."""
     buffer = io.BytesIO()
     plt.imsave(buffer, np.ascontiguousarray(rgb), format="png")
-    return (
-        f"<figure>{embedded(buffer.getvalue(), 'image/png', alt, 'slice')}<figcaption>{caption}</figcaption></figure>"
-    )
+    picture = embedded(buffer.getvalue(), "image/png", alt, "slice")
+    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def organ_legend(task: Task) -> str:

@@ -18,7 +18,7 @@ from anatobench.cli.main import main
 from anatobench.engine import ModelSpec
 from anatobench.recipes import Recipe, paper_recipe
 from anatobench.store.batch import Batch
-from anatobench.store.reader import Store
+from anatobench.store.reader import Store, index_content
 from anatobench.training.run_folder import RunConfig
 
 
@@ -191,7 +191,8 @@ def test_a_copy_of_the_store_is_read_and_the_store_remembered(tmp_path: Path, st
 def test_a_copy_of_another_store_is_refused(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(store.root, copy)
-    index = copy / "index.json"
-    index.write_text(index.read_text().replace('"split": "test"', '"split": "train"', 1))
+    first, *others = store.cases
+    changed = replace(first, split="validation" if first.split == "train" else "train")
+    (copy / "index.json").write_bytes(index_content([changed, *others]))
     assert main([*arguments(store, tmp_path / "run"), "--store-copy", str(copy)]) == 1
     assert "is not a copy of" in capsys.readouterr().err

@@ -6,20 +6,18 @@ registry.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from stopped_runs import stopping_before
 
 from anatobench.cli.main import main
 from anatobench.datasets.case import Case, Listing
 from anatobench.datasets.options import ListingOptions
 from anatobench.datasets.registry import DATASETS, Dataset
-from anatobench.engine import Engine, ModelSpec, load_engine
+from anatobench.engine import ModelSpec, load_engine
 from anatobench.parity.climb import TOLERANCES
 from anatobench.parity.inputs import parity_recipe
 from anatobench.parity.ladder import Ladder
@@ -46,15 +44,6 @@ def list_toys(root: Path, options: ListingOptions) -> Listing:
 @pytest.fixture
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DATASETS, "toys", Dataset(list_toys, frozenset({"rescale"})))
-
-
-def stopping_before(step: int, take_step: Callable[..., Any]) -> Callable[..., Any]:
-    def stop(self: Engine, batch: Any, rate: float, number: int, *rest: Any) -> Any:
-        if number == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return take_step(self, batch, rate, number, *rest)
-
-    return stop
 
 
 @pytest.mark.slow

@@ -103,3 +103,25 @@ def test_options_of_other_data_sets_are_refused(root: Path) -> None:
         list_checked("manifest", root, anatomy="chest", rescale="raw")
     with pytest.raises(UsageError, match="choose one of ratic"):
         list_checked("nothing", root)
+
+
+def test_links_out_of_the_folder_are_followed_on_request_alone(root: Path, tmp_path: Path) -> None:
+    (root / "out.nii.gz").symlink_to(tmp_path / "outside.nii.gz")
+    (root / "in.nii.gz").symlink_to(root / "a.nii.gz")
+    (root / "series").mkdir()
+    (root / "series" / "1.dcm").symlink_to(tmp_path / "outside.nii.gz")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "deep.nii.gz").touch()
+    (root / "folder").symlink_to(tmp_path / "elsewhere")
+    lines = ["scan,split,case,mask,label:x", "out.nii.gz,train,file,,1", "in.nii.gz,train,inside,,1",
+             "series,train,series,,1", "folder/deep.nii.gz,train,folder,,1",
+             "b.nii.gz,train,mask,out.nii.gz,1"]  # fmt: skip
+    write(root, *lines)
+    listing = list_cases(root, CHEST)
+    assert [case.case_id for case in listing.cases] == ["inside"]
+    assert {one.case_id: one.reason for one in listing.rejected} == dict.fromkeys(
+        ("file", "series", "folder", "mask"), "bad-path"
+    )
+    assert all(str(tmp_path) in one.message and "--allow-absolute" in one.message for one in listing.rejected)
+    allowed = list_cases(root, ListingOptions(anatomy="chest", allow_absolute=True))
+    assert len(allowed.cases) == 5

@@ -7,9 +7,6 @@ a head, and their lines in the registries.
 from __future__ import annotations
 
 import json
-import os
-import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from kept_checkpoints import newest_checkpoint
+from stopped_runs import stopping_before
 from tiny_store import write_store
 
 import jax_impl.losses
@@ -94,15 +92,6 @@ def arguments(store: Store, run: Path, framework: str) -> list[str]:
     return ["train", "--task", store.task.name, "--store", str(store.root), "--model", "r3d_18", "--framework",
             framework, "--out", str(run), "--set", "objective=toy", "--set", "batch_size=4", "--steps", "5",
             "--checkpoint-every", "1"]  # fmt: skip
-
-
-def stopping_before(step: int, take_step: Callable[..., Any]) -> Callable[..., Any]:
-    def stop(self: Engine, batch: Any, rate: float, number: int, *rest: Any) -> Any:
-        if number == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return take_step(self, batch, rate, number, *rest)
-
-    return stop
 
 
 @pytest.mark.slow

@@ -101,6 +101,20 @@ def test_page_stands_alone_and_says_what_was_measured(
     assert any(cell.startswith(f"{macro:.3f} [") for cell in page.cells)
 
 
+def test_a_runs_name_is_text_and_nothing_else(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs of one kind are told apart by their folders' names, everywhere on the page."""
+    named = [tmp_path / name for name in ("<script>", "<img onerror=a>")]
+    for run in named:
+        shutil.copytree(runs[0], run)
+    assert main(["report", *map(str, named), "--out", str(tmp_path / "report.html"), "--title", "<script>"]) == 0
+    text = (tmp_path / "report.html").read_text()
+    assert "&lt;script&gt;" in text.partition("<figcaption>predicted")[2]
+    assert "<script" not in text
+    assert "<img onerror" not in text
+
+
 def test_a_failed_ladder_is_not_to_be_overlooked(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
