@@ -107,7 +107,8 @@ def _own_memory(mesh: Mesh, array: np.ndarray, dtype: DTypeLike) -> jax.Array:
     The copy is numpy's: on a CPU JAX shares aligned memory of numpy's, also with `may_alias=False` (seen in 0.10.2).
     """
     (device,) = mesh.local_devices
-    return jax.device_put(np.array(array, dtype, order="C"), device)
+    placed: jax.Array = jax.device_put(np.array(array, dtype, order="C"), device)
+    return placed
 
 
 def own_copy(tree: Tree) -> Tree:
@@ -117,7 +118,7 @@ def own_copy(tree: Tree) -> Tree:
 
 
 def own_part(array: jax.Array) -> np.ndarray:
-    """Return this process's part of an array that is split by case."""
+    """Return this process's part [B / processes, ...] of an array [B, ...] that is split by case."""
     return np.array(array.addressable_data(0))
 
 

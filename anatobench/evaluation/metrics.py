@@ -52,6 +52,7 @@ def weighted_roc_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray
 def best_threshold(scores: np.ndarray, labels: np.ndarray, rule: str) -> float:
     """The probability t for which calling `score >= t` positive is best by the rule; the highest such t on a tie.
 
+    scores [cases], labels [cases], 0 or 1. `rule` is one of `THRESHOLD_RULES`, else `UsageError`.
     Every distinct score is tried, so the whole ROC curve, save its corner (0, 0): that one is never better than
     (1, 1) by either rule and is no finite score. t lies halfway between the last score that is called positive and
     the one below it (0 below the lowest): the same cases are called as from that score on, also by somebody who
@@ -137,7 +138,8 @@ def auc_per_class(predictions: ClassPredictions) -> tuple[float | None, dict[str
 
 def _is_defined(labels: np.ndarray) -> np.ndarray:
     """Which classes have both label values: bool [classes]."""
-    return np.any(labels == 0, axis=0) & np.any(labels == 1, axis=0)
+    both: np.ndarray = np.any(labels == 0, axis=0) & np.any(labels == 1, axis=0)
+    return both
 
 
 def _undefined(labels: np.ndarray) -> str | None:
@@ -217,7 +219,8 @@ def _mean(values: np.ndarray) -> np.ndarray:
     known = ~np.isnan(values)
     total = np.where(known, values, 0.0).sum(axis=-1)
     count = known.sum(axis=-1)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    mean: np.ndarray = np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    return mean
 
 
 def _named(names: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:

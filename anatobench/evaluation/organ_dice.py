@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from anatobench.engine import Engine
+from anatobench.engine import Predictor
 from anatobench.errors import AnatoBenchError
 from anatobench.store.batches import PADDING, evaluation_batches
 from anatobench.store.reader import Store
@@ -51,10 +51,11 @@ def dice_of_organs(organs: np.ndarray, predicted: np.ndarray, count: int) -> np.
     pairs = organs[known].astype(np.intp) * (count + 1) + predicted[known]
     table = np.bincount(pairs, minlength=(count + 1) ** 2).reshape(count + 1, count + 1)
     sizes = (table.sum(axis=0) + table.sum(axis=1))[1:].astype(np.float64)
-    return np.divide(2.0 * np.diagonal(table)[1:], sizes, out=np.full(count, np.nan), where=sizes > 0)
+    dice: np.ndarray = np.divide(2.0 * np.diagonal(table)[1:], sizes, out=np.full(count, np.nan), where=sizes > 0)
+    return dice
 
 
-def dice_of_split(engine: Engine, store: Store, split: str, batch_size: int) -> OrganDice:
+def dice_of_split(engine: Predictor, store: Store, split: str, batch_size: int) -> OrganDice:
     """Every case of a split that has a mask, from the same centre crops as its predictions."""
     organs = store.task.organs
     case_ids: list[str] = []
@@ -113,6 +114,6 @@ def _mean(values: np.ndarray, axis: int) -> np.ndarray:
     """Without NaN; NaN where nothing is left."""
     known = ~np.isnan(values)
     count = known.sum(axis=axis)
-    return np.divide(
-        np.where(known, values, 0.0).sum(axis=axis), count, out=np.full(count.shape, np.nan), where=count > 0
-    )
+    total: np.ndarray = np.where(known, values, 0.0).sum(axis=axis)
+    mean: np.ndarray = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    return mean

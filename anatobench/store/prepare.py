@@ -102,7 +102,8 @@ def _prepare_mask(path: Path, mask_labels: str, task: Task, volume: Volume, grid
         check_not_flipped(mask, volume)
     except CaseError as error:  # these judge arrays and know no path
         raise CaseError(error.reason, f"{path}: {error}") from None
-    return indices[resample_mask(mask.labels, mask.affine, grid)]
+    organs: np.ndarray = indices[resample_mask(mask.labels, mask.affine, grid)]
+    return organs
 
 
 def _checksum(mask: Path) -> str | None:

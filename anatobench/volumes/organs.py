@@ -44,7 +44,8 @@ def organ_indices(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
     `mask_labels` is `totalsegmentator_v2`, `totalsegmentator_v1`, `ratic` or `auto`. Raises `CaseError` as
     `organ_table` does.
     """
-    return organ_table(mask, task, mask_labels)[mask.labels]
+    indices: np.ndarray = organ_table(mask, task, mask_labels)[mask.labels]
+    return indices
 
 
 def organ_table(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:

@@ -79,7 +79,7 @@ def test_the_time_limits_signal_saves_and_queues_again(
     assert last_weights(training.run) == uninterrupted
 
 
-HITS: dict[str, Callable[[VirtualCluster, str, int], None]] = {
+HITS: dict[str, Callable[[VirtualCluster, str, int], object]] = {
     "kill -9": lambda cluster, job, process: os.kill(process, signal.SIGKILL),
     "SIGTERM to the process": lambda cluster, job, process: os.kill(process, signal.SIGTERM),
     "SIGUSR1 to the script": lambda cluster, job, process: cluster.scancel("--batch", "--signal=USR1", job),
@@ -195,7 +195,7 @@ def test_a_failed_run_is_not_queued_again(cluster: VirtualCluster, training: Tra
     assert "not empty and not a run" in training.said()
 
 
-WRONG = {
+WRONG: dict[str, tuple[str, ...] | dict[str, str] | list[str]] = {
     "tf: torch or jax": ("--framework", "tf"),
     "--model vgg: choose one of mvit_v2_s, r3d_18, swin3d_t": ("--model", "vgg"),
     "--model: its value is missing": ("--model",),
@@ -216,7 +216,9 @@ def test_wrong_settings_fail_before_anything_runs_with_one_line(
     for number, (message, wrong) in enumerate(WRONG.items()):
         training = Training(cluster, store, tmp_path / str(number))
         training.log.parent.mkdir()
-        options, settings, sbatch = (wrong if isinstance(wrong, kind) else kind() for kind in (tuple, dict, list))
+        options = wrong if isinstance(wrong, tuple) else ()
+        settings = wrong if isinstance(wrong, dict) else {}
+        sbatch = wrong if isinstance(wrong, list) else []
         jobs[message] = training, training.submit(*options, settings=settings, sbatch=tuple(sbatch))
     for message, (training, job) in jobs.items():
         assert cluster.finish(job)["ExitCode"] == "2:0", training.said()

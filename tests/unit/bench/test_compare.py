@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def record(path: Path, seconds: dict[str, float], noise: float = 0.01, **changes
     return path
 
 
-def compared(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict]:
+def compared(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any]]:
     status = main(["bench", "compare", *map(str, words), "--json"])
     return status, json.loads(capsys.readouterr().out.splitlines()[-1])
 

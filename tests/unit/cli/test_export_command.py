@@ -31,7 +31,9 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_one_file_with_the_weights_without_the_head_and_all_about_them(run: Path, tmp_path: Path, capsys) -> None:
+def test_one_file_with_the_weights_without_the_head_and_all_about_them(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "deep" / "model.safetensors"
     assert main(["export", str(run), "--to", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == path.stat().st_size
@@ -49,7 +51,7 @@ def test_one_file_with_the_weights_without_the_head_and_all_about_them(run: Path
     assert model.spec.heads == (CLASSIFIER,)
 
 
-def test_failures(run: Path, tmp_path: Path, capsys) -> None:
+def test_failures(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(run), "--to", "model.pt"]) == 2
     assert ".safetensors" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "nowhere"), "--to", str(tmp_path / "a.safetensors")]) == 1

@@ -8,15 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy_engine import NumpyEngine, use_numpy_engines
+from numpy_engine import Measured, NumpyEngine, use_numpy_engines
 from safetensors.numpy import load_file
 from tiny_store import FINDINGS, write_store
 
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError
+from anatobench.store.batch import Batch
 from anatobench.training.metrics_log import MetricsLog
 from anatobench.volumes.nifti import write_nifti
 
@@ -154,7 +156,7 @@ def test_a_disk_that_fills_while_it_trains_costs_no_step(
 ) -> None:
     take_step, words = NumpyEngine.train_step, train_words(material, disk.root / "new", 40)
 
-    def fill_and_take(self: NumpyEngine, batch: object, rate: float, step: int, *rest: object) -> object:
+    def fill_and_take(self: NumpyEngine, batch: Batch, rate: float, step: int, *rest: Any) -> Measured:
         if step == 9:
             disk.refuse(FULL)
         return take_step(self, batch, rate, step, *rest)
@@ -181,10 +183,10 @@ def test_a_log_on_a_full_disk_names_its_file(tmp_path: Path, written: str, monke
     full = open("/dev/full", "w" if written == "metrics.jsonl" else "wb", buffering=-1)  # noqa: SIM115
     if written == "metrics.jsonl":
         log._file.close()
-        log._file = full
+        monkeypatch.setattr(log, "_file", full)
     else:
         log._events.close()
-        log._events = full
+        monkeypatch.setattr(log, "_events", full)
         log._records._writer = full
     with pytest.raises(AnatoBenchError, match=r"metrics\.jsonl: cannot be written \(No space left.*resume"):
         log.step({"kind": "step", "step": 1, "loss": 1.0})
@@ -202,7 +204,9 @@ def exported(
 ) -> subprocess.CompletedProcess[str]:
     words = ["export", str(material / "run"), "--to", str(tmp_path / "model.safetensors"), "--json"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **redirect()}
-    return subprocess.run([sys.executable, "-c", EXPORT, *words], text=True, **streams)  # type: ignore[call-overload]
+    command = [sys.executable, "-c", EXPORT, *words]
+    ended: subprocess.CompletedProcess[str] = subprocess.run(command, text=True, **streams)  # type: ignore[call-overload]
+    return ended
 
 
 def test_figures_on_a_full_device(material: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import types
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from anatobench.volumes.nifti import write_nifti
 AFFINE = np.array([[0, 0, -9.0, 180], [0, -9.0, 0, 180], [-15.0, 0, 0, 225], [0, 0, 0, 1]])
 
 
-def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict, str]:
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any], str]:
     """Exit status, figures and what was said."""
     capsys.readouterr()
     status = main(["masks", "--json", *map(str, words)])

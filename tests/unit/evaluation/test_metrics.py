@@ -162,7 +162,7 @@ def test_bootstrap_draws_patients_and_is_seeded() -> None:
     figures = evaluate(predictions, replicates=50, seed=7)
     patients, rows = np.unique(predictions.patient_ids, return_inverse=True)
     draws = np.random.default_rng(7).multinomial(len(patients), np.full(len(patients), 1 / len(patients)), size=50)
-    expected = {"auc": [], "sensitivity": []}
+    expected: dict[str, list[float]] = {"auc": [], "sensitivity": []}
     for draw in draws:
         picked = np.repeat(np.arange(len(rows)), draw[rows])
         labels, scores = predictions.labels[picked, 1], predictions.probabilities[picked, 1]

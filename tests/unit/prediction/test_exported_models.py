@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,14 +50,18 @@ def write_scan(path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-def test_the_page_of_the_docs_gives_what_predict_gives(model: str, tmp_path: Path, capsys) -> None:
+def test_the_page_of_the_docs_gives_what_predict_gives(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("SimpleITK")
     pytest.importorskip("torchvision")
     run, _ = write_run(tmp_path / "run", model, "full", TASKS_OF_TEST[model])
     exported, scan = tmp_path / "model.safetensors", write_scan(tmp_path / "scan.nii.gz")
     assert main(["export", str(run), "--to", str(exported)]) == 0
-    page: dict = {}
-    exec(re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1], page)
+    page: dict[str, Any] = {}
+    code = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert code is not None
+    exec(code[1], page)
     found = page["predict"](str(exported), str(scan))
     assert main(["predict", str(run), str(scan), "--framework", "torch", "--json"]) == 0
     expected = json.loads(capsys.readouterr().out.splitlines()[-1])["probabilities"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -63,7 +65,11 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path, exists: bool) -> 
     root.mkdir()
     if exists:
         target.write_text("years")
-    for lock, hold in ((".shard-0-of-1.lock", lambda: shard_locked(root, (0, 1))), (".lock", lambda: locked(root))):
+    locks: dict[str, Callable[[], AbstractContextManager[None]]] = {
+        ".shard-0-of-1.lock": lambda: shard_locked(root, (0, 1)),
+        ".lock": lambda: locked(root),
+    }
+    for lock, hold in locks.items():
         (root / lock).symlink_to(target)
         with pytest.raises(AnatoBenchError, match=r"lock: is a link.*delete it"), hold():
             pass
