@@ -1,10 +1,27 @@
 """What can go wrong, in words a person can act on.
 
 Every message says which file or case is meant and what to do. The command line prints the message of an
-`AnatoBenchError` as one line and exits with 1; anything else is a bug and keeps its traceback.
+`AnatoBenchError` as one line and exits with 1, and that of an `OSError` by which a disk refuses (`refusal_of_disk`);
+anything else is a bug and keeps its traceback.
 """
 
+import errno
 from typing import Any
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""What only a write can meet."""
+_REFUSED = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+"""What a disk or a path says against reading or writing; a bug can, too, but not of a file with a name."""
 
 
 class AnatoBenchError(Exception):
@@ -28,3 +45,14 @@ class CaseError(AnatoBenchError):
 
     def __reduce__(self) -> tuple[Any, ...]:  # crosses process boundaries whole
         return (type(self), (self.reason, str(self)))
+
+
+def refusal_of_disk(error: OSError) -> AnatoBenchError | None:
+    """One sentence for a disk that is full, read-only or failing, or a path that cannot be used; None if the error says
+    something else, and so may be a bug."""
+    advice = "make room or correct the permissions, then give the same command again: what is finished stays"
+    if error.errno in _FULL:
+        return AnatoBenchError(f"{error.filename or 'a file'}: cannot be written ({error.strerror}): {advice}")
+    if error.errno in _REFUSED and error.filename is not None:
+        return AnatoBenchError(f"{error.filename}: cannot be used ({error.strerror}): {advice}")
+    return None

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anatobench.datasets.case import content_leakage
 from anatobench.engine import Engine, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.evaluation.judges import validator
@@ -32,7 +31,7 @@ from anatobench.system.processes import ALONE, Processes, after_leader
 from anatobench.system.signals import Interrupted
 from anatobench.training.checkpoints import Best
 from anatobench.training.loop import TrainingData, train
-from anatobench.training.run_folder import CONFIG_FILE, RunConfig, as_on, begun, configure
+from anatobench.training.run_folder import RunConfig, as_on, begun, configure
 
 __all__ = ["Introduction", "Outcome", "configure", "train_run"]
 
@@ -117,8 +116,6 @@ def train_run(
     """
     out = Path(out)
     store = open_store(config) if store is None else fitting(store, config)
-    if not (resume and (out / CONFIG_FILE).is_file()):
-        _refuse_leakage(store)
     if store_copy is not None:
         store = _copy_of(store, Path(store_copy))
     steps = steps_per_epoch(store, config.recipe.batch_size)
@@ -186,12 +183,6 @@ def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
     reads, noise = plan_of(recipe, store.task).reads(1), MaskNoise.of(recipe, store.task)
     with training_batches(store, recipe.seed, recipe.batch_size, workers=0, reads=reads, mask_noise=noise) as batches:
         return next(batches)
-
-
-def _refuse_leakage(store: Store) -> None:
-    leakage = content_leakage(store.cases)
-    if leakage is not None:
-        raise AnatoBenchError(f"{store.root}: {leakage}")
 
 
 def _copy_of(store: Store, path: Path) -> Store:

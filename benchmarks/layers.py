@@ -104,7 +104,7 @@ def measure(case: Case, times: Callable[[Callable[[], Any]], float], bandwidth: 
     for name, form in (("kernel", case.fast), ("plain", case.plain)):
         output = form(*case.inputs)
         gradient = torch.randn_like(output)
-        record[f"forward_{name}_ms"] = times(lambda form=form: form(*case.inputs))
+        record[f"forward_{name}_ms"] = times(partial(form, *case.inputs))
         record[f"backward_{name}_ms"] = times(partial(torch.autograd.grad, output, leaves, gradient, retain_graph=True))
     read = sum(x.nbytes for x in case.inputs)
     record["forward_bytes_ms"] = 1000 * (read + output.nbytes) / bandwidth
@@ -142,7 +142,7 @@ class GpuClock:
             function()
             end.record()
         torch.cuda.synchronize()
-        return median(start.elapsed_time(end) for start, end in events)
+        return float(median(start.elapsed_time(end) for start, end in events))
 
     def copy_bandwidth(self) -> float:
         """Bytes per second, read and written, of a large copy."""

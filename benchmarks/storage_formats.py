@@ -17,6 +17,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,16 @@ from anatobench.tasks import Size, get_task
 
 PRESENT = "safetensors, read in pieces"
 CHUNKS: Mapping[str, Size] = {"24x48x48": (24, 48, 48), "40x120x120": (40, 120, 120), "whole volume": (120, 240, 240)}
+_BLOSC = {"cname": "lz4", "clevel": 5, "shuffle": "shuffle"}
 CODECS: Mapping[str, list[dict[str, Any]]] = {
     "raw": [],
     "zstd 1": [{"name": "zstd", "configuration": {"level": 1}}],
-    "blosc lz4": [_blosc := {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "shuffle"}}],
-    "blosc zstd": [{"name": "blosc", "configuration": {**_blosc["configuration"], "cname": "zstd", "clevel": 1}}],
+    "blosc lz4": [{"name": "blosc", "configuration": _BLOSC}],
+    "blosc zstd": [{"name": "blosc", "configuration": {**_BLOSC, "cname": "zstd", "clevel": 1}}],
 }
 Crops = dict[str, np.ndarray]
-Reader = Callable[[tuple[slice, slice, slice], Crops], None]
+Place = tuple[slice, slice, slice]
+Reader = Callable[[Place, Crops], None]
 """Fills arrays of a crop's size."""
 
 
@@ -169,13 +172,20 @@ def all_formats(case: Crops, folder: Path) -> list[Format]:
     return found + [chunked(case, folder, chunk, codec) for chunk in CHUNKS for codec in CODECS]
 
 
+def _place(start: Size, crop: Size) -> Place:
+    """Return the voxels of a crop."""
+    depth, height, width = (slice(first, first + size) for first, size in zip(start, crop, strict=True))
+    return depth, height, width
+
+
 def benchmark(case: Crops, crop: Size, folder: Path, rounds: int, crops: int) -> dict[str, Any]:
     """Return the record that benchmarks/results/schemas/storage_formats.json describes."""
     formats = all_formats(case, folder)
     rng = np.random.default_rng(0)
-    padded: Size = case["volume"].shape
+    depth, height, width = case["volume"].shape
+    padded: Size = (depth, height, width)
     starts = [random_crop_start(rng, padded, crop) for _ in range(crops)]
-    places = [tuple(slice(first, first + size) for first, size in zip(start, crop, strict=True)) for start in starts]
+    places = [_place(start, crop) for start in starts]
     out = {name: np.ones(crop, array.dtype) for name, array in case.items()}
 
     def read_all(read: Reader) -> None:
@@ -188,7 +198,7 @@ def benchmark(case: Crops, crop: Size, folder: Path, rounds: int, crops: int) ->
             raise AnatoBenchError(f"{entry.name} reads other voxels than were written")
         for array in out.values():
             array.fill(1)
-    contestants = {entry.name: (lambda read=entry.read: read_all(read)) for entry in formats}
+    contestants = {entry.name: partial(read_all, entry.read) for entry in formats}
     with tqdm(total=rounds + 1, desc="rounds", disable=None) as bar:
         measured = measure_in_turns(contestants, rounds, bar.update)
     raw = sum(array.nbytes for array in case.values())

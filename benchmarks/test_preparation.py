@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +16,9 @@ from anatobench.tasks import get_task
 from anatobench.volumes.read import read_volume
 from anatobench.volumes.resample import resample_volume, resampled_grid
 
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
 pytest.importorskip("pytest_benchmark")
 
 
@@ -25,17 +29,17 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return list_cases("ct_rate", root).cases[0]
 
 
-def test_whole_case(benchmark, case: Case) -> None:
+def test_whole_case(benchmark: BenchmarkFixture, case: Case) -> None:
     task = get_task("ct_rate")
     prepared = benchmark(lambda: prepare_case(case, task, "tiny"))
     assert prepared.organs is not None
 
 
-def test_reading(benchmark, case: Case) -> None:
+def test_reading(benchmark: BenchmarkFixture, case: Case) -> None:
     benchmark(lambda: read_volume(case.scan, case.header))
 
 
-def test_resampling(benchmark, case: Case) -> None:
+def test_resampling(benchmark: BenchmarkFixture, case: Case) -> None:
     volume = read_volume(case.scan, case.header)
     grid = resampled_grid(volume.grid, get_task("ct_rate").geometry("tiny").spacing)
     benchmark(lambda: resample_volume(volume, grid))

@@ -275,7 +275,8 @@ class JaxEngine:
 
     def _pure_predict(self, parameters: Tree, statistics: Tree, volume: jax.Array) -> jax.Array:
         model = nnx.merge(self._graph, parameters, statistics)
-        return model.classify(self._objective(0).features(model, volume)).astype(jnp.float32)
+        logits: jax.Array = model.classify(self._objective(0).features(model, volume))
+        return logits.astype(jnp.float32)
 
     def _pure_segment(self, head: str, parameters: Tree, statistics: Tree, volume: jax.Array) -> jax.Array:
         model = nnx.merge(self._graph, parameters, statistics)

@@ -26,7 +26,7 @@ class Moments:
     first: Tree
     second: Tree
     counts: dict[Group, jax.Array]
-    """Steps taken."""
+    """Steps taken, each an int32 scalar."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ and XLA shares it out over the mesh, so gradients, BatchNorm's statistics and th
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from anatobench.errors import AnatoBenchError
 from anatobench.system.processes import Processes, meet
 
 CASES = "cases"
@@ -25,9 +28,10 @@ Tree = Any
 
 def join(processes: Processes) -> Mesh:
     """Meet the other processes, before anything else touches a device; the mesh of everybody's devices in the order
-    of the processes. `AnatoBenchError` if they do not come within the timeout."""
+    of the processes. `AnatoBenchError` if they do not come within the timeout, or if JAX has no device it may use."""
     if processes.alone:
-        return Mesh(np.array(jax.devices()[:1]), (CASES,))
+        with _devices_found():
+            return Mesh(np.array(jax.devices()[:1]), (CASES,))
     if not jax.distributed.is_initialized():
         meet(processes)  # JAX itself would end the process, with a stack of C++ frames, if somebody is missing
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -36,19 +40,38 @@ def join(processes: Processes) -> Mesh:
             processes.coordinator,
             processes.count,
             processes.index,
-            local_device_ids=[processes.local_index] if _several_gpus_visible() else None,
+            local_device_ids=[processes.local_index % max(_visible_gpus(), 1)],
             initialization_timeout=seconds,
             heartbeat_timeout_seconds=seconds,
             shutdown_timeout_seconds=max(10, round(processes.collective_timeout)),
         )
-    gather(np.zeros(1), processes)  # connects everybody now, and not after compilations of unequal length
-    return Mesh(np.array(jax.devices()), (CASES,))
+    with _devices_found():
+        gather(np.zeros(1), processes)  # connects everybody now, and not after compilations of unequal length
+        return Mesh(np.array(jax.devices()), (CASES,))
 
 
-def _several_gpus_visible() -> bool:
-    """Return whether the launcher shows this process all of the node's GPUs, and not one alone."""
+@contextmanager
+def _devices_found() -> Iterator[None]:
+    """JAX looks for devices where it first needs one, and its failures are bugs to read (0.10.2: a bare assertion
+    where JAX_PLATFORMS names CUDA and there is none)."""
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if not platforms:
+            raise
+        why = str(error).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
+        raise AnatoBenchError(
+            f"JAX_PLATFORMS={platforms}: JAX finds no such device here{f' ({why})' if why else ''}: look at the driver "
+            "and at --nv, or unset JAX_PLATFORMS to take what there is"
+        ) from None
+
+
+def _visible_gpus() -> int:
+    """A launcher may show each process one GPU alone, or all of the node's. Left to itself JAX takes the one of
+    SLURM_LOCALID even of a single one."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return len(named.split(",") if named else list(Path("/dev").glob("nvidia[0-9]*"))) > 1
+    return len(named.split(",") if named else list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def leave(processes: Processes) -> None:
@@ -84,7 +107,8 @@ def _own_memory(mesh: Mesh, array: np.ndarray, dtype: DTypeLike) -> jax.Array:
     The copy is numpy's: on a CPU JAX shares aligned memory of numpy's, also with `may_alias=False` (seen in 0.10.2).
     """
     (device,) = mesh.local_devices
-    return jax.device_put(np.array(array, dtype, order="C"), device)
+    placed: jax.Array = jax.device_put(np.array(array, dtype, order="C"), device)
+    return placed
 
 
 def own_copy(tree: Tree) -> Tree:
@@ -94,7 +118,7 @@ def own_copy(tree: Tree) -> Tree:
 
 
 def own_part(array: jax.Array) -> np.ndarray:
-    """Return this process's part of an array that is split by case."""
+    """Return this process's part [B / processes, ...] of an array [B, ...] that is split by case."""
     return np.array(array.addressable_data(0))
 
 

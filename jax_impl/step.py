@@ -122,7 +122,9 @@ def gradients(
         found = objective(merged, arrays, train, key, lay_open)
         return found.total.mean(), found
 
-    return jax.grad(loss, has_aux=True)(select(state.parameters, optimizer.trained_in(objective.phase)))
+    trained = select(state.parameters, optimizer.trained_in(objective.phase))
+    found: tuple[Tree, Found] = jax.grad(loss, has_aux=True)(trained)
+    return found
 
 
 def train_step(
@@ -148,7 +150,7 @@ def train_step(
 
 
 def weighted_sum(weights: Mapping[str, float], terms: Mapping[str, jax.Array]) -> jax.Array:
-    """Add the terms in the order of the weights."""
+    """Add the terms, each [B], in the order of the weights; returns [B]."""
     first, *rest = [terms[name] if weight == 1.0 else weight * terms[name] for name, weight in weights.items()]
     for term in rest:
         first = first + term
@@ -156,7 +158,7 @@ def weighted_sum(weights: Mapping[str, float], terms: Mapping[str, jax.Array]) -
 
 
 def means(found: Found) -> dict[str, jax.Array]:
-    """Over the batch: `loss` and every term."""
+    """Over the batch: `loss` and every term, scalars."""
     return {"loss": found.total.mean(), **{name: term.mean() for name, term in found.terms.items()}}
 
 

@@ -189,7 +189,8 @@ def _filled(like: Tree, entries: Iterable[Entry], given: Mapping[str, np.ndarray
 def _at(tree: Tree, path: Path) -> jax.Array:
     for key in path:
         tree = tree[key]
-    return tree
+    leaf: jax.Array = tree
+    return leaf
 
 
 def _leaves(tree: Tree) -> list[tuple[Path, jax.Array]]:

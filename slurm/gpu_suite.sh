@@ -7,11 +7,13 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@60
+# At most 1 GPU of a node.
+#
 # Everything that one GPU of the node given is asked, in about ten minutes (benchmarks/gpu_suite.sh):
 #     sbatch --gpus-per-node 1 slurm/gpu_suite.sh [--geometry abdomen] [--precision tf32]
 # Its options can follow, but --out: the record goes to gpu_suite-JOBID.json in the folder of the runs. A job that is
 # preempted goes on with what is missing. The frameworks take turns, so both must be in one environment: the virtual
-# environment of ANATOBENCH_VENV, whatever images are set, for an image holds one of them (slurm/bench.sh uses these).
+# environment of ANATOBENCH_VENV, whatever images are set, for an image holds one of them (slurm/compare.sh takes these).
 set -euo pipefail
 repository=${ANATOBENCH_REPOSITORY:-${SLURM_SUBMIT_DIR:-$PWD}}
 if [ ! -r "$repository/slurm/job.sh" ]; then

@@ -1,5 +1,6 @@
-# What the jobs have in common; sourced by train.sh, prepare.sh, masks.sh, bench.sh, gpu_suite.sh and smoke.sh, after `repository` is set.
-# shellcheck shell=bash disable=SC2154
+# What the jobs have in common; sourced by train.sh, prepare.sh, masks.sh, compare.sh, gpu_suite.sh and smoke.sh, after
+# `repository` is set.
+# shellcheck shell=bash disable=SC2153,SC2154
 
 fail() { # one line, exit status 2: a setting is wrong
   echo "$(basename "$0"): $*" >&2
@@ -50,14 +51,17 @@ read_shard() {
   [ "$shard" -lt "$shards" ] || fail "no shard $shard of $shards: they count from 0"
 }
 
-# srun's options for one task per GPU, and its share of the cores. Every task sees all GPUs of its node and takes the one of its SLURM_LOCALID.
+# srun's options for one task per GPU, and its share of the cores. Every task sees all GPUs of its node and takes the
+# one of its SLURM_LOCALID, unless the job was submitted with a --gpu-bind, which stays. Cores are dealt out socket by
+# socket (block:block) as GPUs are numbered, so that a task computes beside its GPU.
 set_srun_options() {
   local cores=$((SLURM_CPUS_ON_NODE / tasks_per_node))
   # Left in the environment these would overrule the options below, or contradict them.
-  unset SLURM_CPUS_PER_GPU SLURM_CPUS_PER_TASK SLURM_GPUS SLURM_GPUS_PER_TASK SLURM_GPU_BIND SLURM_TRES_BIND SLURM_NTASKS_PER_GPU \
+  unset SLURM_CPUS_PER_GPU SLURM_CPUS_PER_TASK SLURM_GPUS SLURM_GPUS_PER_TASK SLURM_NTASKS_PER_GPU \
     SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE SLURM_TRES_PER_TASK SLURM_DISTRIBUTION
-  srun_options=(--nodes="$nodes" --ntasks="$tasks" --ntasks-per-node="$tasks_per_node" --distribution=block
+  srun_options=(--nodes="$nodes" --ntasks="$tasks" --ntasks-per-node="$tasks_per_node" --distribution=block:block
     --unbuffered --kill-on-bad-exit=0 --wait=120)
+  if [ "$tasks" -gt 1 ]; then srun_options+=(--label); fi # who says what
   if [ "$cores" -gt 0 ]; then
     srun_options+=(--cpus-per-task="$cores")
   else
@@ -81,8 +85,13 @@ set_coordinator() {
 # in_suite torch|jax|masks [FOLDER...]: sets suite to the words that come before `anatobench`: the image's, which then
 # sees these folders, or the virtual environment's.
 in_suite() {
-  local name=ANATOBENCH_IMAGE_${1^^} venv=${ANATOBENCH_VENV:-$repository/.venv} venv_name=ANATOBENCH_VENV
-  if [ "$1" = masks ]; then venv=${ANATOBENCH_VENV_MASKS:-$repository/.venv-masks} venv_name=ANATOBENCH_VENV_MASKS; fi
+  local name=ANATOBENCH_IMAGE_${1^^} venv_name=ANATOBENCH_VENV_${1^^} venv
+  venv=${!venv_name:-}
+  if [ "$1" = masks ]; then
+    venv=${venv:-$repository/.venv-masks}
+  elif [ -z "$venv" ]; then
+    venv=${ANATOBENCH_VENV:-$repository/.venv} venv_name=ANATOBENCH_VENV
+  fi
   local image=${!name}
   if [ -z "$image" ]; then
     [ -x "$venv/bin/python" ] || fail "$venv: no virtual environment: set $name or $venv_name"
@@ -90,8 +99,9 @@ in_suite() {
     return
   fi
   [ -r "$image" ] || fail "$name=$image: no such image: make it (torch and jax: containers/build.sh $1)"
-  command -v apptainer >/dev/null || fail "apptainer is not on the path: name its module in ANATOBENCH_MODULES"
-  suite=(apptainer exec)
+  local program=${ANATOBENCH_CONTAINER:-apptainer}
+  command -v "$program" >/dev/null || fail "$program is not on the path: name its module in ANATOBENCH_MODULES"
+  suite=("$program" exec)
   if [ "$gpus_per_node" -gt 0 ]; then suite+=(--nv); fi
   local folder folders cache=${ANATOBENCH_COMPILE_CACHE:-off}
   IFS=, read -ra folders <<<"$ANATOBENCH_BIND"

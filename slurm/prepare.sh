@@ -7,7 +7,8 @@
 #SBATCH --array=0-7
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
-#SBATCH --gpus-per-node=0
+# At most 0 GPUs of a node.
+#
 # Prepare a store as a job array, one shard per job, on CPUs:
 #     sbatch [--array=0-31%8] [--cpus-per-task 8] slurm/prepare.sh --dataset ratic --raw RAW --masks MASKS --store STORE
 # A job that is killed or preempted is queued again and goes on where it was. To repeat single shards of an array of 32:
@@ -28,7 +29,9 @@ if [ -z "$ANATOBENCH_IMAGE_TORCH" ] && [ -n "$ANATOBENCH_IMAGE_JAX" ]; then fram
 read_shard slurm/prepare.sh
 read_allocation
 in_suite "$framework"
-cores=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}
+# A shard has one writer, whatever the job was given: SBATCH_GPUS_PER_NODE in the environment, or several tasks.
+gpus_per_node=0 nodes=1 tasks_per_node=1 tasks=1
+cores=$SLURM_CPUS_ON_NODE
 set_srun_options
 run_step "${srun_options[@]}" "${suite[@]}" anatobench prepare \
   --workers "$cores" "$@" --shard "$shard/$shards"

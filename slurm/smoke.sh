@@ -3,6 +3,8 @@
 #SBATCH --output=%x-%j.log
 #SBATCH --nodes=1
 #SBATCH --time=15
+# At most 1 GPU of a node.
+#
 # Does the suite work on a node of this cluster? Prepares, trains and evaluates a tiny synthetic cohort in one minute:
 #     sbatch [--gpus-per-node 1] slurm/smoke.sh [torch] [jax]
 # With a GPU in the job it fails if a framework computes on the CPU: a driver too old for the image, most often.

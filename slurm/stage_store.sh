@@ -45,6 +45,10 @@ elif [ $# = 2 ]; then
     exit 1
   fi
   target=$2/$(name_of "$1")
+  if [ -L "$target.lock" ]; then
+    echo "$(hostname): $target.lock: is a link, which a lock never is: look who made it, then delete it" >&2
+    exit 1
+  fi
   exec {lock}>"$target.lock"
   flock "$lock"
   copy "$1" "$target"

@@ -94,6 +94,7 @@ evaluate_run() {
 # A job that is queued again, after a node was lost for instance, can start before the last one's processes have ended.
 wait_for_run() {
   local status=0
+  if [ -L "$run/.lock" ]; then fail "$run/.lock: is a link, which a lock never is: look who made it, then delete it"; fi
   flock --conflict-exit-code 75 --timeout 120 "$run/.lock" true || status=$?
   if [ "$status" = 75 ]; then fail "$run: another job has been training this run for two minutes: stop it"; fi
 }

@@ -41,7 +41,8 @@ def crops(voxels: np.ndarray, least: float, seed: int) -> list[np.ndarray]:
 
 
 def int16(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+    stored: np.ndarray = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+    return stored
 
 
 def windowed(voxels: np.ndarray, low: float, high: float, top: float) -> np.ndarray:
@@ -104,7 +105,8 @@ def second_phases(voxels: np.ndarray, seed: int = 0) -> list[tuple[np.ndarray, i
     """Return a part of a scan and behind it another part, enhanced and with other noise; and the index of the last
     slice."""
     rng = np.random.default_rng(seed)
-    found, n = [], len(voxels)
+    found: list[tuple[np.ndarray, int]] = []
+    n = len(voxels)
     while len(found) < 40:
         (first, end), (again, last) = (np.sort(rng.choice(n + 1, 2, replace=False)) for _ in range(2))
         if min(end - first, last - again) < 6 or abs(int(end) - int(again)) < max(3, n // 10):
@@ -155,7 +157,7 @@ def show_masks(pairs: list[tuple[Volume, Mask]]) -> None:
                 labels = np.where(np.isin(mask.labels, kept), mask.labels, 0)
                 rng = np.random.default_rng(thick)
                 for part in [
-                    p for boxes in (0, 1) for p in parts_of(labels.shape, min(thick, len(labels)), boxes, rng)
+                    p for boxes in (False, True) for p in parts_of(labels.shape, min(thick, len(labels)), boxes, rng)
                 ]:
                     scan, lying = Volume(volume.voxels[part], volume.affine), labels[part]
                     if not lying.any():
@@ -164,7 +166,7 @@ def show_masks(pairs: list[tuple[Volume, Mask]]) -> None:
                     right += best_flip(Mask(lying, volume.affine), scan) is not None
                     for flipped, counts in turned.items():
                         if thick > 1 or not flipped[0]:
-                            other = Mask(np.flip(lying, np.flatnonzero(flipped).tolist()), volume.affine)
+                            other = Mask(np.flip(lying, tuple(np.flatnonzero(flipped).tolist())), volume.affine)
                             counts[0] += best_flip(other, scan) is not None
                             counts[1] += 1
             shares = " | ".join(f"{100 * a / b:.0f} %" if b else "" for a, b in turned.values())

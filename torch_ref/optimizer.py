@@ -24,7 +24,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch
 
 
 def clip_and_update(optimizer: torch.optim.AdamW, clip_norm: float, learning_rate: float) -> Tensor:
-    """Scale the gradients by min(1, clip_norm / (norm + 1e-6)), take one AdamW step; returns the norm before."""
+    """Scale the gradients by min(1, clip_norm / (norm + 1e-6)), take one AdamW step; returns the norm before,
+    a scalar on the device."""
     (group,) = optimizer.param_groups
     norm = torch.nn.utils.clip_grad_norm_(group["params"], clip_norm)
     group["lr"] = learning_rate

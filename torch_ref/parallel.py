@@ -83,7 +83,7 @@ def with_global_batch_norm(model: Model, device: torch.device, processes: Proces
 
 
 def mean_of_all(values: Tensor, processes: Processes) -> Tensor:
-    """Return the mean over all processes of a small tensor on the device."""
+    """Return the mean over all processes of a small tensor on the device, of the same shape in all of them."""
     if not processes.alone:
         dist.all_reduce(values)
         values = values / processes.count

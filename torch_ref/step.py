@@ -107,7 +107,7 @@ def train_step(
 
 
 def weighted_sum(weights: Mapping[str, float], terms: Mapping[str, Tensor]) -> Tensor:
-    """Add the terms in the order of the weights."""
+    """Add the terms, each [B], in the order of the weights; returns [B]."""
     first, *rest = [terms[name] if weight == 1.0 else weight * terms[name] for name, weight in weights.items()]
     for term in rest:
         first = first + term
@@ -115,7 +115,7 @@ def weighted_sum(weights: Mapping[str, float], terms: Mapping[str, Tensor]) -> T
 
 
 def means(total: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Over the batch: `loss` and every term."""
+    """Over the batch: `loss` and every term, scalars."""
     return {"loss": total.mean(), **{name: term.mean() for name, term in terms.items()}}
 
 

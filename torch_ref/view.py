@@ -65,7 +65,8 @@ class View:
         return self._model.upsampled(head, self.features, self.size)
 
     def unused(self) -> Iterator[Tensor]:
-        """Yield the logits, before upsampling, of every head that nobody has asked for."""
+        """Yield the logits, before upsampling, of every head that nobody has asked for: [B, logits] or
+        [B, classes, d, h, w]."""
         for head in [name for name in (CLASSIFIER, *self._model.auxiliary) if name not in self._asked]:
             output = self.logits if head == CLASSIFIER else self.coarse(head)
             assert output is not None, "the model has its own heads"

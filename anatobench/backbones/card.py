@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from anatobench.backbones.products import Product
 from anatobench.backbones.published_weights import PublishedWeights
 from anatobench.errors import UsageError
 from anatobench.tasks import Size
 
 LayoutT = TypeVar("LayoutT")
+MEAN_OF_MAP = "mean of the feature map over its voxels, as torchvision's own forward pass has it"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class BackboneCard(Generic[LayoutT]):
     """Weights to begin with, for size `full`; None where there are none."""
     tiny_learning_rate: float | None = None
     """Of the tiny model in the AUC study; None where nobody has chosen one."""
+    fixed_buffers: Callable[[LayoutT], Mapping[str, np.ndarray]] | None = None
+    """What follows from the layout and the canonical form leaves out, but torchvision's strict `load_state_dict` asks
+    for, under its names; None where there is nothing."""
+    pooling: str = MEAN_OF_MAP
+    """What the classifier is given, in words for somebody who has only an exported file."""
 
     def layout(self, size: str) -> LayoutT:
         """Return the numbers of a size; `UsageError` if the backbone has none of that name."""

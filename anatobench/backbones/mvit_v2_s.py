@@ -119,4 +119,6 @@ CARD = BackboneCard(
         resized=(".rel_pos_h", ".rel_pos_w", ".rel_pos_t"),
     ),
     tiny_learning_rate=2e-3,
+    pooling="mean of the normalised tokens without the first one, the class token; torchvision's own forward pass "
+    "classifies the class token instead, which gives other probabilities",
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from anatobench.backbones.card import BackboneCard, RecipeRow
 from anatobench.backbones.products import Product, voxels
 from anatobench.backbones.published_weights import CLASSIFIER, PATCHES, PYTORCH, PublishedWeights
@@ -70,6 +72,23 @@ def feature_map(layout: Layout, crop_size: Size) -> tuple[int, Size]:
     return layout.channels * 2 ** (len(layout.depths) - 1), grid
 
 
+def relative_position_indices(layout: Layout) -> dict[str, np.ndarray]:
+    """Return torchvision's `relative_position_index` of every block, int64 [tokens, tokens] of a window.
+
+    It is the row of the block's bias table for two tokens: their distances along d, h and w, counted from the most
+    negative one, as one number in base (2d - 1, 2h - 1, 2w - 1) (torchvision's `ShiftedWindowAttention3d`).
+    """
+    places = np.indices(layout.window).reshape(3, -1)
+    distances = places[:, :, None] - places[:, None, :] + np.reshape(layout.window, (3, 1, 1)) - 1
+    _, rows, columns = (2 * side - 1 for side in layout.window)
+    index = (distances[0] * rows + distances[1]) * columns + distances[2]
+    return {  # a merging of patches stands between two stages
+        f"features.{2 * stage}.{block}.attn.relative_position_index": index
+        for stage, depth in enumerate(layout.depths)
+        for block in range(depth)
+    }
+
+
 def _divided(size: Size, divisor: Size) -> Size:
     """Round up: what does not fill a patch or a window is padded."""
     d, h, w = (-(-length // step) for length, step in zip(size, divisor, strict=True))
@@ -88,4 +107,5 @@ CARD = BackboneCard(
     compiles_long=True,
     published=PublishedWeights(PYTORCH, "swin3d_t-7615ae03.pth", {"patch_embed.proj.": PATCHES, "head.": CLASSIFIER}),
     tiny_learning_rate=2e-3,
+    fixed_buffers=relative_position_indices,
 )

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from safetensors.numpy import load_file
 
-from anatobench.bench.arms import MEMORY_WORDS
+from anatobench.bench.host import describe_code
 from anatobench.bench.random_batch import read_batch
 from anatobench.engine import Arrays, Instruments, ModelSpec, PendingMetrics, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
@@ -30,6 +30,7 @@ from anatobench.objectives.heads import diagnosis_heads, of_auxiliary
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.system.array_files import safetensors_bytes
+from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.host_memory import host_memory
 from anatobench.tasks import Task
 
@@ -74,6 +75,7 @@ class Arm:
             "held_bytes": host_memory()[0],
             "versions": device.pop("versions"),
             "device": device,
+            "code": describe_code(),
             "batch_digest": self._digest,
         }
 
@@ -168,11 +170,10 @@ def _build(request: Mapping[str, Any]) -> Model:
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
-    text = f"{type(error).__name__}: {error}"
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return {
         "error": first if isinstance(error, AnatoBenchError) else f"{type(error).__name__}: {first}"[:400],
-        "out_of_memory": any(word in text for word in MEMORY_WORDS),
+        "out_of_memory": is_out_of_memory(error),
     }
 
 

@@ -12,15 +12,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from anatobench.bench.arm_homes import ANSWERS, LOG, MODULE, REQUESTS, Home, Started
 from anatobench.errors import AnatoBenchError
 
 # Several processes share a GPU: XLA must not take most of its memory at its start, and may take all of it in the end.
 XLA_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
 SECONDS_TO_END = 10.0
-MEMORY_WORDS = ("out of memory", "OutOfMemory", "RESOURCE_EXHAUSTED", "allocate memory", "MemoryError", "bad_alloc")
-"""What the message of a failure says where memory was what was missing."""
 WITHOUT_HEAD = " without head"
 """Ends the name of an arm that has no segmentation head."""
 
@@ -35,6 +34,8 @@ class Arm:
     """A Python file with `VARIANTS` and `build(variant, spec, recipe)`; see benchmarks/peers/step_torchvision.py."""
     variant: str = ""
     segmentation: bool = True
+    home: Home | None = None
+    """Where its framework is installed; None: where this process's is."""
 
     @property
     def name(self) -> str:
@@ -63,37 +64,50 @@ class ArmError(AnatoBenchError):
 
 
 class ArmProcess:
-    """A child process, alive until the context closes. What it prints stands in `<folder>/<number>.log`."""
+    """A child process, alive until the context closes. What it prints stands in `<folder>/<number>.log`.
+
+    One that was started elsewhere (`Started`) is asked to end like the others, and cannot be made to.
+    """
 
     def __init__(self, arm: Arm, folder: Path, number: int, environment: Mapping[str, str] = os.environ) -> None:
         self.arm = arm
+        self._process: subprocess.Popen[bytes] | None = None
+        self._received = b""
+        if isinstance(arm.home, Started):
+            self._log = arm.home.folder / LOG
+            self._requests: IO[bytes] = (arm.home.folder / REQUESTS).open("wb", buffering=0)
+            self._answers: IO[bytes] = (arm.home.folder / ANSWERS).open("rb", buffering=0)
+            return
+        words = [sys.executable, "-m", MODULE] if arm.home is None else arm.home.words(folder)
+        own = {} if arm.home is None else arm.home.environment()
         self._log = folder / f"{number}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "anatobench.bench.arm_process"],
+                words,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 bufsize=0,
-                env={**XLA_MEMORY, **environment},
+                env={**XLA_MEMORY, **environment, **own},
             )
-        self._received = b""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
 
     def __enter__(self) -> ArmProcess:
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Let it end by itself; a framework that hangs at its exit is killed."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         with suppress(OSError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(0 if any(exception) else SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+            self._requests.close()
+        if self._process is not None:
+            try:
+                self._process.wait(0 if any(exception) else SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._answers.close()
 
     def ask(self, what: str, deadline: float | None = None, **details: Any) -> dict[str, Any]:
         """`send`, then `receive`."""
@@ -102,21 +116,20 @@ class ArmProcess:
 
     def send(self, what: str, **details: Any) -> None:
         """A request; `ArmError` if the process is gone."""
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps({"do": what, **details}).encode() + b"\n")
+            self._requests.write(json.dumps({"do": what, **details}).encode() + b"\n")
         except OSError:
             raise self._died() from None
 
     def receive(self, deadline: float | None = None) -> dict[str, Any]:
         """The answer. `ArmError` if it is an error, if the process dies, or at `deadline` (of `time.monotonic`)."""
-        assert self._process.stdout is not None
         while b"\n" not in self._received:
             left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-            if not select.select([self._process.stdout], [], [], left)[0]:
-                self._process.kill()
+            if not select.select([self._answers], [], [], left)[0]:
+                if self._process is not None:
+                    self._process.kill()
                 raise ArmError("stopped: it was not ready when the time was up", out_of_time=True)
-            content = os.read(self._process.stdout.fileno(), 1 << 16)
+            content = os.read(self._answers.fileno(), 1 << 16)
             if not content:
                 raise self._died()
             self._received += content
@@ -127,8 +140,9 @@ class ArmProcess:
         return answer
 
     def _died(self) -> ArmError:
-        status = self._process.wait()
+        status = None if self._process is None else self._process.wait()
         said = self._log.read_text(errors="replace")
         last = next((line for line in reversed(said.splitlines()) if line.strip()), "")
         starved = status in (-9, 137) or any(word in said for word in ("bad_alloc", "out of memory", "MemoryError"))
-        return ArmError(f"its process died (exit status {status}): {last[:300]}", starved, died=True)
+        known = "" if status is None else f" (exit status {status})"
+        return ArmError(f"its process died{known}: {last[:300]}", starved, died=True)

@@ -16,7 +16,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from anatobench.bench.arms import MEMORY_WORDS, XLA_MEMORY
+from anatobench.bench.arms import XLA_MEMORY
+from anatobench.system.device_memory import OUT_OF_MEMORY_WORDS
 
 POLL_SECONDS = 0.1
 
@@ -47,7 +48,7 @@ class Outcome:
         """Whether memory was what it lacked."""
         failed = (self.record or {}).get("failed") or {}
         return any(failure["out_of_memory"] for failure in failed.values()) or any(
-            word in (self.error or "") for word in MEMORY_WORDS
+            word in (self.error or "") for word in OUT_OF_MEMORY_WORDS
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from anatobench.bench.arms import WITHOUT_HEAD
 from anatobench.bench.intervals import independent_ratio
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.system.json_text import parse_json
@@ -30,21 +31,31 @@ class Change:
     """`slower` or `faster`: the whole interval lies beyond the threshold; else `same`."""
 
 
-def compare(old: Path, new: Path, threshold: float) -> dict[str, Any]:
+def compare(old: Path, new: Path, threshold: float, across_frameworks: bool = False) -> dict[str, Any]:
     """The figures of `anatobench bench compare`; `passed` is False if something got significantly slower.
 
     `AnatoBenchError` if a file is no record with timings, or if the two have nothing in common.
+
+    With `across_frameworks` each record holds one arm of a piece of work, whatever its framework, and a slower one is
+    no failure. The ratios are always of separate runs, `paired` False: what differed between the runs is in them.
     """
     if not 0 <= threshold < 1:
         raise UsageError(f"--threshold {threshold:g}: a share, at least 0 and below 1")
     records = [read_record(path) for path in (old, new)]
     before, after = (dict(_timings(path, record)) for path, record in zip((old, new), records, strict=True))
+    if across_frameworks:
+        before, after = _across(old, before), _across(new, after)
     both = [what for what in before if what in after]
     if not both:
-        raise AnatoBenchError(f"{old} and {new} measured nothing in common: same model, size, batch and precision?")
+        raise AnatoBenchError(
+            f"{old} and {new} measured nothing in common: same model, size, batch and precision? "
+            "Records of two frameworks are compared with --across-frameworks"
+        )
     changes = [_change(what, before[what], after[what], threshold) for what in both]
     return {
-        "passed": not any(change.verdict == "slower" for change in changes),
+        "passed": across_frameworks or not any(change.verdict == "slower" for change in changes),
+        "across_frameworks": across_frameworks,
+        "paired": False,
         "threshold": threshold,
         "same_machine": _machine(records[0]) == _machine(records[1]),
         "same_environment": _environment(records[0]) == _environment(records[1]),
@@ -52,6 +63,20 @@ def compare(old: Path, new: Path, threshold: float) -> dict[str, Any]:
         "only_in_old": [what for what in before if what not in after],
         "only_in_new": [what for what in after if what not in before],
     }
+
+
+def _across(path: Path, timings: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same without the frameworks' names, of which a record then may hold one alone."""
+    found: dict[str, np.ndarray] = {}
+    for what, seconds in timings.items():
+        work, _, arm = what.rpartition(": ")
+        what = work + (WITHOUT_HEAD if arm.endswith(WITHOUT_HEAD) else "")
+        if what in found:
+            raise AnatoBenchError(
+                f"{path}: holds several arms of {what}, so no one can be taken: their ratios stand in it already"
+            )
+        found[what] = seconds
+    return found
 
 
 def read_record(path: Path) -> dict[str, Any]:

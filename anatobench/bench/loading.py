@@ -16,6 +16,7 @@ import numpy as np
 
 from anatobench.bench.host import describe_code, host_record, resident_bytes
 from anatobench.bench.rounds import Closable, Rounds, measure_in_turns, rates, ratio_with_interval
+from anatobench.errors import AnatoBenchError
 from anatobench.store.batch import Batch
 from anatobench.store.batches import Batches, training_batches
 from anatobench.store.reader import Store, data_file
@@ -43,6 +44,9 @@ class LoadPlan:
 
 def bench_load(store: Store, plan: LoadPlan, demand: float | None = None, demand_source: str = "") -> dict[str, Any]:
     """The record that `benchmarks/results/schemas/load.json` describes; `demand` in volumes per second."""
+    faults = store.verify()  # so that no file is compared with its checksum while the clock runs
+    if faults:
+        raise AnatoBenchError(faults[0])
     first = first_batch(store, plan.batch_size)
     volumes = plan.round_batches * plan.batch_size
     contestants: dict[str, Callable[[], Closable | None]] = {

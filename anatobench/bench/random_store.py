@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anatobench.bench.step import random_batch
+from anatobench.bench.random_batch import random_batch
 from anatobench.engine import ModelSpec
 from anatobench.store.reader import Store, data_file
 from anatobench.store.writer import CaseOrigin, PreparedCase, StoreWriter

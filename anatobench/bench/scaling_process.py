@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from anatobench.bench.step import random_batch
+from anatobench.bench.random_batch import random_batch
 from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import paper_recipe

@@ -35,11 +35,14 @@ from anatobench.errors import AnatoBenchError
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import Recipe
 from anatobench.system.compile_cache import compile_cache
+from anatobench.system.gpus import gpus_of_the_job
 
 SHARE_FOR_PREPARING = 0.7
 """Of a limited time: what is not compiled by then is left out."""
 FEWEST_ROUNDS = 2
 DIFFERENT_LOSSES = "the arms' first losses differ: they did not do the same work"
+DIFFERENT_CODE = "the arms ran different versions of the suite: build both images from one commit"
+DIFFERENT_DEVICES = "the arms did not compute on the same device"
 LOSS_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
 """How far first losses may lie apart, relatively, that started from the same weights and bytes."""
 
@@ -140,7 +143,7 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
         "arms": arms,
         "ratios": list(_ratios(left)),
         "failed": {name: error.to_json() for name, error in failed.items()},
-        "warnings": [*disturbances(machine), *([DIFFERENT_LOSSES] if same_first_loss is False else [])],
+        "warnings": [*disturbances(machine), *_differences(arms, same_first_loss)],
         "protocol": {
             "steps_per_turn": asked.steps_per_turn,
             "settling_steps": asked.settling_steps,
@@ -270,6 +273,7 @@ def _arm_record(contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping
         "mfu_data_sheet": flops / median / peak if peak else None,
         "mfu_measured": flops / median / measured,
         "compile_cache": contestant.cache.state,
+        "home": None if arm.home is None else arm.home.to_json(),
         **{key: told[key] for key in _TOLD},
     }
 
@@ -288,6 +292,7 @@ _TOLD = (
     "batch_digest",
     "device",
     "versions",
+    "code",
 )
 
 
@@ -301,6 +306,20 @@ def _same_first_loss(contestants: Sequence[_Contestant], asked: StepBenchmark) -
         return None
     tolerance = max(LOSS_TOLERANCE[c.told["precision"]] for c in contestants)
     return bool(max(losses) - min(losses) <= tolerance * max(map(abs, losses)))
+
+
+def _differences(arms: Sequence[Mapping[str, Any]], same_first_loss: bool | None) -> Iterator[str]:
+    """What makes arms hard to compare."""
+    if same_first_loss is False:
+        yield DIFFERENT_LOSSES
+    codes = {(arm["code"]["version"], arm["code"]["commit"]) for arm in arms if arm["code"]["commit"]}
+    if len(codes) > 1 or len({arm["code"]["version"] for arm in arms}) > 1:
+        yield DIFFERENT_CODE
+    if len({arm["device"]["name"] for arm in arms}) > 1:
+        yield DIFFERENT_DEVICES
+    given = gpus_of_the_job()
+    if given is not None and any(arm["device"]["kind"] == "cpu" for arm in arms):
+        yield f"this job has GPUs ({given}), but these are figures of the CPU: look at the driver and at --nv"
 
 
 def _ratios(contestants: Sequence[_Contestant]) -> Iterator[dict[str, Any]]:

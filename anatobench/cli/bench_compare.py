@@ -2,6 +2,8 @@
 
   anatobench bench compare before.json after.json --threshold 0.05
 
+  anatobench bench compare torch.json jax.json --across-frameworks
+
 Exit status 1 if the whole 95 % interval of something's ratio lies above 1 + threshold. The intervals are those within
 the two runs: they do not hold what differs from run to run, which is what the threshold is for.
 """
@@ -21,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold", type=float, default=0.05, help="how much slower is too much, as a share (default: %(default)s)"
     )
+    parser.add_argument(
+        "--across-frameworks", action="store_true",
+        help="the records are of two frameworks: the second's times to the first's. They were measured apart: "
+        "slurm/compare.sh and `bench step --framework torch,jax` measure in turns, which is worth more",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
 
 
@@ -28,7 +35,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Compare; the figures, `passed` among them."""
     from anatobench.bench.compare import compare
 
-    figures = compare(args.old, args.new, args.threshold)
+    figures = compare(args.old, args.new, args.threshold, args.across_frameworks)
     for change in figures["changes"]:
         low, high = change["ci95"]
         print(
@@ -36,6 +43,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"{change['old_s']:.4f} s -> {change['new_s']:.4f} s  {change['what']}",
             file=sys.stderr,
         )
+    if figures["across_frameworks"]:
+        print("unpaired: measured in separate runs, so what differed between them is in the ratio", file=sys.stderr)
     for place in ("old", "new"):
         for what in figures[f"only_in_{place}"]:
             print(f"only in {getattr(args, place)}: {what}", file=sys.stderr)

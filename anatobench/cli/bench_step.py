@@ -5,6 +5,9 @@
   anatobench bench step --framework torch --peer benchmarks/peers/step_torchvision.py:eager,compile ...
   anatobench bench step --framework jax --model swin3d_t --geometry chest --compile-only --cache NEW_FOLDER
 
+  anatobench bench step --image torch=torch.sif --image jax=jax.sif --model swin3d_t --geometry chest --precision bf16
+  anatobench bench step --python torch=torch-venv/bin/python --python jax=jax-venv/bin/python ...
+
 Several arms (frameworks, peers) run in processes of their own and take turns; ratios come with a 95 % interval.
 An arm that fails does not stop the others: the record names it, and the exit status is 1.
 """
@@ -30,6 +33,14 @@ CHANGEABLE = ("recompute", "dropout", "segmentation_loss", "fast", "compile")
 """Fields of the recipe that change what a step costs and have no option of their own."""
 
 
+HOMES = {
+    "image": "the image with framework F, by Apptainer (or what ANATOBENCH_CONTAINER names); may be repeated",
+    "python": "the interpreter of the virtual environment with framework F; may be repeated",
+    "started": "a folder with the named pipes of an arm that runs already, as slurm/compare.sh starts them",
+}
+"""Options that say where a framework is, if not here; each stands for --framework F, too."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `--help`."""
     parser.add_argument("--framework", type=_frameworks, default=(), metavar="F[,F]", help="torch, jax, or torch,jax")
@@ -37,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peer", action="append", default=[], type=peer, metavar="FILE.py:VARIANT[,VARIANT]",
         help="another implementation to measure beside (may be repeated); see benchmarks/peers",
     )  # fmt: skip
+    for option, what in HOMES.items():
+        parser.add_argument(f"--{option}", action="append", default=[], type=_home, metavar="F=PATH", help=what)
     add_model_arguments(parser)
     seg = parser.add_mutually_exclusive_group()
     seg.add_argument("--no-seg", action="store_true", help="without the segmentation branch")
@@ -179,13 +192,39 @@ def _arms(args: argparse.Namespace) -> tuple[Any, ...]:
     for path, _ in args.peer:
         if not path.is_file():  # now, and not when the other arms are compiled
             raise UsageError(f"--peer {path}: no such Python file of a peer")
-    arms = [Arm(framework) for framework in args.framework]
+    homes = _homes(args)
+    named = [*args.framework, *(framework for framework in homes if framework not in args.framework)]
+    arms = [Arm(framework, home=homes.get(framework)) for framework in named]
     arms += [Arm(None, path, variant) for path, variants in args.peer for variant in variants]
     if not arms:
         raise UsageError("name what to measure: --framework torch,jax, --peer FILE.py:VARIANT, or both")
+    if args.started and args.both_seg:
+        raise UsageError("--both-seg: a process that was started already is one arm: leave it out, or --started")
     with_head = [] if args.no_seg else arms
     without = [dataclasses.replace(arm, segmentation=False) for arm in arms] if args.no_seg or args.both_seg else []
     return _distinct((*with_head, *without))
+
+
+def _homes(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.bench.arm_homes import Image, Interpreter, Started
+
+    kinds = {"image": Image, "python": Interpreter, "started": Started}
+    homes: dict[str, Any] = {}
+    for option, kind in kinds.items():
+        for framework, path in getattr(args, option):
+            if framework in homes:
+                raise UsageError(f"--{option} {framework}={path}: {framework} has a place already")
+            if not path.exists():
+                raise UsageError(f"--{option} {framework}={path}: not there")
+            homes[framework] = kind(path)
+    return homes
+
+
+def _home(text: str) -> tuple[str, Path]:
+    framework, _, path = text.partition("=")
+    if framework not in FRAMEWORKS or not path:
+        raise argparse.ArgumentTypeError(f"{text!r}: write F=PATH with F one of {', '.join(FRAMEWORKS)}")
+    return framework, Path(path).absolute()
 
 
 def _distinct(arms: Sequence[Any]) -> tuple[Any, ...]:

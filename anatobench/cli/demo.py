@@ -11,6 +11,7 @@ from typing import Any
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments import child_processes
 from anatobench.experiments.runs import PlannedRun, chains_of, initial_weights_of, write_configs
+from anatobench.system.atomic_files import write_atomically
 from anatobench.system.json_text import parse_json
 from anatobench.training.run_folder import configure
 
@@ -72,12 +73,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "parity", "--model", MODEL, "--task", TASK, "--dtype", "float64", "--size", "tiny", "--steps", "10", "--json",
         capture=True,
     )  # fmt: skip
-    (out / "parity.json").write_text(parity + "\n")
+    write_atomically(out / "parity.json", f"{parity}\n".encode())
     figures = parse_json(parity)
 
     results = read_runs([runs / name for name in RUNS])
     page = out / "report.html"
-    page.write_text(build_page(results, figures, "AnatoBench demo"), encoding="utf-8")
+    write_atomically(page, build_page(results, figures, "AnatoBench demo").encode())
     errors = figures["max_rel_error"]
     print(text_table(HEADER, summary_rows(results)))
     print("\n".join(agreement_lines(results)))

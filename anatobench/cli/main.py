@@ -10,12 +10,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, TextIO
 
 from anatobench import __version__
-from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.system.signals import ended_by_sigterm
+from anatobench.errors import AnatoBenchError, UsageError, refusal_of_disk
+from anatobench.system.signals import ended_by_signals
 
 COMMANDS = {
     "demo": "the whole way on a synthetic cohort: phantom, prepare, train in both frameworks, compare, report",
@@ -63,28 +66,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     called = [name for name in arguments[:1] if name in COMMANDS]
     args = build_parser(called).parse_args(arguments)
     try:
-        with ended_by_sigterm():
+        with ended_by_signals():
             figures = args.run(args)
+        _print_figures(figures if getattr(args, "json", False) else None)
     except UsageError as error:
         return _fail(args.command, error, EXIT_USAGE)
     except AnatoBenchError as error:
         return _fail(args.command, error, EXIT_FAILURE)
     except KeyboardInterrupt as interruption:
-        print(f"anatobench {args.command}: {str(interruption) or 'interrupted'}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _fail(args.command, str(interruption) or "interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # `anatobench ... | head`
-        sys.stderr.close()
+        _discard(sys.stdout)
         return EXIT_FAILURE
-    if getattr(args, "json", False) and figures is not None:
-        print(json.dumps(figures, allow_nan=False))
+    except OSError as error:
+        refusal = refusal_of_disk(error)
+        if refusal is None:
+            raise
+        return _fail(args.command, refusal, EXIT_FAILURE)
     if isinstance(figures, dict) and figures.get("passed") is False:
         return EXIT_FAILURE
     return 0
 
 
-def _fail(command: str, error: AnatoBenchError, status: int) -> int:
-    print(f"anatobench {command}: {error}", file=sys.stderr)
+def _print_figures(figures: dict[str, Any] | None) -> None:
+    """Print `--json`'s line, if there is one, and see that all of stdout is out while somebody can still be told."""
+    try:
+        if figures is not None:
+            print(json.dumps(figures, allow_nan=False))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard(sys.stdout)
+        raise AnatoBenchError(
+            f"standard output cannot be written ({error.strerror}): what the command wrote into files stays"
+        ) from None
+
+
+def _fail(command: str, reason: AnatoBenchError | str, status: int) -> int:
+    try:
+        print(f"anatobench {command}: {reason}", file=sys.stderr)
+    except OSError:  # a log on the same full disk: the status is all that can be told
+        _discard(sys.stderr)
     return status
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what the stream still holds go nowhere: the interpreter would try again at its end, and complain."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ ts_seg, RATIC's segmentations, a manifest's own. Without --dataset, RAW is any f
 folders of DICOM series.
 It can be stopped at any time: the same command goes on where it was. Scans that cannot be segmented are listed with
 their reason in OUT/rejected.csv and tried again next time. To spread the work over n jobs give each --shard I/n.
-TotalSegmentator's usage statistics are off. Its weights are downloaded once, or put where the message says.
+TotalSegmentator's usage statistics are off. Its weights are downloaded once, or put where the message says. nnU-Net
+runs what is in them and no digest is published: ANATOBENCH_TOTALSEGMENTATOR_SHA256 is the one that they must have.
 --check writes OUT/quality.csv and OUT/quality.html: organ volumes, what is missing, swapped, cut off or flipped against
 its scan (which is read for that), and pictures of the worst cases.
 """
@@ -70,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--task", choices=list(TASKS), help="manifest: a built-in task")
     group.add_argument("--anatomy", choices=list(ORGANS), help="manifest, folder: the organs that matter")
-    group.add_argument("--allow-absolute", action="store_true", help="manifest: follow absolute paths")
+    group.add_argument(
+        "--allow-absolute", action="store_true", help="manifest: follow absolute paths, and links out of RAW"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -136,6 +139,9 @@ def _make(args: argparse.Namespace, scans: list[Scan], rejected: list[Rejection]
         return summarise(own, folder, 0, reasons, 0.0, notes)
     gpus = choose_gpus(args.gpus)
     found = weights.find_or_download()
+    trusted = weights.check_digest(found)
+    if trusted is not None:
+        print(trusted, file=sys.stderr)
     workers = max(1, len(gpus)) * args.per_gpu
     threads = max(1, usable_cores() // workers)
     segmenter = TotalSegmentator(found, bool(gpus), threads)

@@ -32,6 +32,8 @@ reason in STORE/rejected.csv and tried again next time. Scans whose voxels canno
 overrides that), and those whose reading takes longer than 60 s and 2 s per MB (ANATOBENCH_READING_SECONDS=N sets the
 60). One scan in two splits under two names is found by its voxels: such a store is not trained on. A case whose mask
 has another content or label map now, or whose scan another path or metadata, is prepared again.
+--verify names every case that is damaged. What reads a store later compares each file with its checksum once per
+process, on its first crop (ANATOBENCH_CASE_CHECKSUMS=off leaves that out; docs/stores.md has its cost).
 organ_folders is one folder per scan with ct.nii.gz and segmentations/<organ>.nii.gz, as TotalSegmentator's data set and
 AbdomenAtlas are; an organ without a file is not annotated, and all diagnoses are unknown.
 To spread the work over n jobs give each --shard I/n, I from 0: they may run at once. Jobs that would share cases (the
@@ -88,7 +90,9 @@ def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--mapping", type=Path, metavar="JSON", help="RAD-ChestCT: class to abnormalities")
     group.add_argument("--task", choices=list(TASKS), help="manifest, organ_folders: a built-in task")
     group.add_argument("--anatomy", choices=list(ORGANS), help="manifest: organs and window of an own task")
-    group.add_argument("--allow-absolute", action="store_true", help="manifest: follow absolute paths")
+    group.add_argument(
+        "--allow-absolute", action="store_true", help="manifest: follow absolute paths, and links out of RAW"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -157,12 +161,12 @@ def _show(summary: Summary) -> None:
 
 
 def _verify(root: Path) -> dict[str, Any]:
-    """Check every file of a store against its checksum."""
-    store = Store.open(root)
+    """Check a store's index, and every file against its checksum; all faults are named."""
+    store = Store.read_index(root)
     total = sum(case.byte_size for case in store.cases)
     with progress_bar(total, "verify", "B", unit_scale=True) as bar:
         faults = store.verify(bar.update)
     for fault in faults:
         print(fault, file=sys.stderr)
-    print(f"{len(faults)} of {len(store.cases)} cases are damaged", file=sys.stderr)
+    print(f"{len(faults)} faults in {len(store.cases)} cases", file=sys.stderr)
     return {"store": str(root), "passed": not faults, "verified_cases": len(store.cases), "damaged": faults}

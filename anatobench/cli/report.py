@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.system.atomic_files import write_atomically
 from anatobench.system.json_text import parse_json
 
 RESULTS = Path("benchmarks/results")
@@ -42,7 +43,7 @@ def _benchmarks(paths: list[Path], out: Path, title: str | None) -> dict[str, An
     records = read_records(paths)
     page = build_benchmark_page(records, title or "AnatoBench: benchmarks")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    write_atomically(out, page.encode())
     for skipped in records.skipped:
         print(f"left out {skipped}", file=sys.stderr)
     print(f"wrote {out}", file=sys.stderr)
@@ -60,7 +61,7 @@ def _runs(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"these runs are of different tasks ({', '.join(sorted(tasks))}): make one report per task")
     page = build_page(runs, read_parity(args.parity), args.title or "AnatoBench")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(page, encoding="utf-8")
+    write_atomically(args.out, page.encode())
     print(text_table(HEADER, summary_rows(runs)), file=sys.stderr)
     print(f"wrote {args.out}", file=sys.stderr)
     return {"report": str(args.out), "runs": {str(run.path): run.test for run in runs}}

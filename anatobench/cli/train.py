@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override
+from anatobench.system.gpus import insist_on_cpu
 from anatobench.system.processes import find_processes
 from anatobench.tasks import get_task
 from anatobench.training.run_folder import AUTO, CONFIG_FILE, OF_THE_MACHINE, RunConfig, configure
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train a model on a store, as the paper's Table 6 says unless --set says otherwise.\n\n"
         "RUN holds config.json, metrics.jsonl (one line per step and evaluation), tensorboard/ and checkpoints/.\n"
-        "Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint and stops with exit status 130; the same command with --resume\n"
+        "Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP saves a checkpoint and stops with exit status 130; the same with --resume\n"
         "goes on as if nothing had happened, also after a kill or a power cut.\n\n"
         "With srun or torchrun, one task per GPU, all tasks train one model together; batch_size counts the cases of\n"
         "all of them."
@@ -81,6 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, help="threads that read cases ahead (default: 0, the library's)"
     )
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto",
+                        help="auto: the GPU if there is one; in a job that has GPUs, nothing else. cpu: the CPU in any "
+                             "case (default: auto)")  # fmt: skip
     parser.add_argument("--resume", action="store_true",
                         help="go on with RUN if it exists (then --out alone is enough; --set fast= and compile= may "
                              "change), begin it if not")  # fmt: skip
@@ -93,6 +97,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Train; the outcome, or None in a process that does not lead."""
     from anatobench.session import train_run
 
+    if args.device == "cpu":
+        insist_on_cpu()
     processes = find_processes()
     outcome = train_run(
         args.out,

@@ -91,8 +91,11 @@ class PatientLeakageError(AnatoBenchError):
     """The same patient stands in more than one split."""
 
 
-def check_patient_leakage(cases: Iterable[Case]) -> None:
-    """Raise `PatientLeakageError` if a patient's scans stand in more than one split."""
+def check_patient_leakage(cases: Iterable[Any]) -> None:
+    """Raise `PatientLeakageError` if a patient's scans stand in more than one split.
+
+    `cases` have `patient_id` and `split` (`Case`, `StoredCase`).
+    """
     splits: dict[str, set[str]] = defaultdict(set)
     for case in cases:
         splits[case.patient_id].add(case.split)

@@ -20,7 +20,7 @@ from anatobench.datasets.table import Row
 from anatobench.errors import CaseError
 from anatobench.volumes.volume import HeaderOverride
 
-HEADER_BYTES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+HEADER_BYTES: dict[int, type[nibabel.Nifti1Header]] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 TOLERANCE_MM = 0.01
 MAX_LITERAL = 400
 """Characters of a list in the metadata; longer ones are no three or six numbers."""

@@ -9,11 +9,13 @@ annotated     optional: which organs the mask annotates, as liver;spleen, or its
 label:<name>  one column per finding, or, with a built-in task, a column per group under the group's own name
 
 Labels are 0/1 (or present/absent), for graded groups the grade's number or name; an empty field is "not known".
-Paths are relative to the CSV's folder and stay inside it. Absolute paths are followed only where the person allows it.
+Paths are relative to the CSV's folder and stay inside it, also where they are links or a folder of DICOM files holds
+links. Absolute paths, and links that lead out, are followed only where the person allows it.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -114,7 +116,26 @@ def _path(root: Path, text: str, options: ListingOptions) -> Path:
         raise CaseError("bad-path", f"path {text!r}: paths stay inside the manifest's folder")
     if path.is_absolute() and not options.allow_absolute:
         raise CaseError("bad-path", f"path {text!r} is absolute: allow absolute paths explicitly, or make it relative")
+    if not options.allow_absolute:
+        _refuse_leaving(root, text)
     return root / path
+
+
+def _refuse_leaving(root: Path, text: str) -> None:
+    """Raise `CaseError` if a path, or anything in the folder that it names, is a link out of the manifest's folder:
+    whoever wrote the manifest would have files read that the one who prepares it never meant to give."""
+    inside = os.path.realpath(root)
+    paths = [root / text]
+    for folder, folders, files in os.walk(root / text):
+        paths += [link for name in (*folders, *files) if (link := Path(folder, name)).is_symlink()]
+    for path in paths:
+        target = Path(os.path.realpath(path))  # which links that lead round in a circle do not disturb
+        if not target.is_relative_to(inside):
+            raise CaseError(
+                "bad-path",
+                f"path {text!r} leads out of the manifest's folder: {path} is {target}: allow absolute paths "
+                "explicitly (--allow-absolute), or copy the files there",
+            )
 
 
 def _grade(group: LabelGroup, text: str) -> int:

@@ -38,7 +38,7 @@ class ListingOptions:
     anatomy: str | None = None
     """Manifest: `chest` or `abdomen`, where no task is named."""
     allow_absolute: bool = False
-    """Manifest: whether absolute paths, which may point anywhere, are followed."""
+    """Manifest: whether absolute paths and links out of its folder, which may point anywhere, are followed."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:

@@ -2,7 +2,8 @@
 
 The paper reports sensitivity, specificity, precision and F1 at "the ROC-based optimal threshold", chosen on the
 evaluated split itself; its F1 can only be scikit-learn's `f1_score(average="weighted")` over the two label values, its
-precision that of the positive value (CT-CLIP's protocol). Labels that are unknown are left out per class.
+precision that of the positive value (CT-CLIP's protocol). The figures at a threshold depend on the cases it calls, not
+on where it lies between two scores. Labels that are unknown are left out per class.
 """
 
 from __future__ import annotations
@@ -49,10 +50,13 @@ def weighted_roc_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray
 
 
 def best_threshold(scores: np.ndarray, labels: np.ndarray, rule: str) -> float:
-    """The score t for which calling `score >= t` positive is best by the rule; the highest such t on a tie.
+    """The probability t for which calling `score >= t` positive is best by the rule; the highest such t on a tie.
 
+    scores [cases], labels [cases], 0 or 1. `rule` is one of `THRESHOLD_RULES`, else `UsageError`.
     Every distinct score is tried, so the whole ROC curve, save its corner (0, 0): that one is never better than
-    (1, 1) by either rule and is no finite score. NaN if a label value is absent.
+    (1, 1) by either rule and is no finite score. t lies halfway between the last score that is called positive and
+    the one below it (0 below the lowest): the same cases are called as from that score on, also by somebody who
+    computes the probabilities to another last digit. NaN if a label value is absent.
     """
     if rule not in THRESHOLD_RULES:
         raise UsageError(f"threshold rule {rule!r}: choose one of {', '.join(THRESHOLD_RULES)}")
@@ -71,7 +75,11 @@ def best_threshold(scores: np.ndarray, labels: np.ndarray, rule: str) -> float:
         cost = missed * negative_count + false_positives * positive_count
     else:
         cost = (missed * negative_count) ** 2 + (false_positives * positive_count) ** 2
-    return float(ordered[last_of_tie[np.argmin(cost)]])
+    last = int(last_of_tie[np.argmin(cost)])
+    lowest_called = float(ordered[last])
+    below = float(ordered[last + 1]) if last + 1 < len(ordered) else min(0.0, lowest_called)
+    between = below + (lowest_called - below) / 2
+    return between if between > below else lowest_called  # neighbours in float64 have nothing between them
 
 
 def evaluate(
@@ -130,7 +138,8 @@ def auc_per_class(predictions: ClassPredictions) -> tuple[float | None, dict[str
 
 def _is_defined(labels: np.ndarray) -> np.ndarray:
     """Which classes have both label values: bool [classes]."""
-    return np.any(labels == 0, axis=0) & np.any(labels == 1, axis=0)
+    both: np.ndarray = np.any(labels == 0, axis=0) & np.any(labels == 1, axis=0)
+    return both
 
 
 def _undefined(labels: np.ndarray) -> str | None:
@@ -210,7 +219,8 @@ def _mean(values: np.ndarray) -> np.ndarray:
     known = ~np.isnan(values)
     total = np.where(known, values, 0.0).sum(axis=-1)
     count = known.sum(axis=-1)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    mean: np.ndarray = np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    return mean
 
 
 def _named(names: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:

@@ -53,7 +53,8 @@ def dice_of_organs(organs: np.ndarray, predicted: np.ndarray, count: int) -> np.
     pairs = organs[known].astype(np.intp) * (count + 1) + predicted[known]
     table = np.bincount(pairs, minlength=(count + 1) ** 2).reshape(count + 1, count + 1)
     sizes = (table.sum(axis=0) + table.sum(axis=1))[1:].astype(np.float64)
-    return np.divide(2.0 * np.diagonal(table)[1:], sizes, out=np.full(count, np.nan), where=sizes > 0)
+    dice: np.ndarray = np.divide(2.0 * np.diagonal(table)[1:], sizes, out=np.full(count, np.nan), where=sizes > 0)
+    return dice
 
 
 def dice_of_classes(
@@ -128,7 +129,8 @@ def dice_head(heads: Sequence[str]) -> str | None:
 def _of_all(engine: Engine, parts: list[np.ndarray]) -> np.ndarray:
     """[cases of all processes, ...]"""
     gathered = engine.gather(np.concatenate(parts))
-    return gathered.reshape(-1, *gathered.shape[2:])
+    rows: np.ndarray = gathered.reshape(-1, *gathered.shape[2:])
+    return rows
 
 
 def write_organ_dice(path: Path, found: OrganDice) -> None:
@@ -172,6 +174,6 @@ def _mean(values: np.ndarray, axis: int) -> np.ndarray:
     """Without NaN; NaN where nothing is left."""
     known = ~np.isnan(values)
     count = known.sum(axis=axis)
-    return np.divide(
-        np.where(known, values, 0.0).sum(axis=axis), count, out=np.full(count.shape, np.nan), where=count > 0
-    )
+    total: np.ndarray = np.where(known, values, 0.0).sum(axis=axis)
+    mean: np.ndarray = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    return mean

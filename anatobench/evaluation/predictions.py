@@ -140,7 +140,7 @@ def healthy_columns(task: Task) -> np.ndarray:
 def _merge(probabilities: np.ndarray, aggregation: str, healthy: np.ndarray) -> np.ndarray:
     if aggregation == "mean":
         return np.asarray(probabilities.mean(axis=0))
-    return np.where(healthy, probabilities.min(axis=0), probabilities.max(axis=0))
+    return np.asarray(np.where(healthy, probabilities.min(axis=0), probabilities.max(axis=0)))
 
 
 def _agreed_labels(labels: np.ndarray, patient: str, names: tuple[str, ...]) -> np.ndarray:

@@ -81,7 +81,7 @@ def _supervised(condition: Condition) -> bool:
 
 def _training_seconds(run: Path) -> float:
     """What its steps took, however often the run was stopped."""
-    return round(sum(record["seconds"] for record in read_records(run) if record["kind"] == "step"), 1)
+    return round(sum(float(record["seconds"]) for record in read_records(run) if record["kind"] == "step"), 1)
 
 
 def _differences(study: AucStudy, found: Results, framework: str, nudged: bool) -> list[dict[str, Any]]:

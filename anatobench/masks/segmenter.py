@@ -101,4 +101,5 @@ def _totalsegmentator(gpu: bool, threads: int) -> Callable[..., Any]:
             f"PyTorch cannot use GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}: is the driver too old for it? "
             "--gpus 0 computes on the CPU"
         )
-    return api.totalsegmentator
+    function: Callable[..., Any] = api.totalsegmentator
+    return function

@@ -1,4 +1,9 @@
-"""Where TotalSegmentator's published weights lie, and how they get there: looked at before any scan is read."""
+"""Where TotalSegmentator's published weights lie, and how they get there: looked at before any scan is read.
+
+They are the one file from elsewhere that is a pickle, which may hold code, and that is not read by this suite but by
+nnU-Net, which runs it; and no digest of them is published with TotalSegmentator. So whoever knows their SHA-256 gives
+it, and nothing is run that has another; whoever does not is told what was trusted.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import io
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -24,6 +30,8 @@ MODEL = "nnUNetTrainer_4000epochs_NoMirroring__nnUNetPlans__3d_fullres"
 FILES = ("plans.json", "dataset.json", "fold_0/checkpoint_final.pth")
 ADDRESS = "https://github.com/wasserth/TotalSegmentator/releases/download"
 INSTALL = "pip install 'anatobench[masks]'"
+SHA256_VARIABLE = "ANATOBENCH_TOTALSEGMENTATOR_SHA256"
+"""What the checkpoint's SHA-256 must be, where it is set."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,26 @@ class Weights:
         """Return the checkpoint's digest."""
         with (self.model / FILES[2]).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(weights: Weights) -> str | None:
+    """Compare the checkpoint with `$ANATOBENCH_TOTALSEGMENTATOR_SHA256`; without it, a sentence that says what is
+    trusted unchecked. `AnatoBenchError` if it differs, or if the variable is no SHA-256."""
+    path, wanted = weights.model / FILES[2], os.environ.get(SHA256_VARIABLE, "").strip().lower()
+    found = weights.sha256()
+    if not wanted:
+        return (
+            f"{path} has SHA-256 {found} and is trusted unchecked: no digest of it is published, and nnU-Net runs what "
+            f"is in it; set {SHA256_VARIABLE} to the one you know"
+        )
+    if not re.fullmatch("[0-9a-f]{64}", wanted):
+        raise AnatoBenchError(f"{SHA256_VARIABLE}={wanted}: give the 64 hexadecimal digits of a SHA-256")
+    if found != wanted:
+        raise AnatoBenchError(
+            f"{path}: its SHA-256 is {found}, not {wanted} as {SHA256_VARIABLE} says: delete {weights.model.parent} "
+            "and fetch it again"
+        )
+    return None
 
 
 def find_or_download() -> Weights:

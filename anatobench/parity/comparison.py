@@ -25,7 +25,10 @@ class Difference:
 
 
 def largest_difference(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray]) -> Difference:
-    """Per array max|a - b| / max(max|b|, FLOOR * largest |b| of all arrays), b the reference; the worst of them."""
+    """Per array max|a - b| / max(max|b|, FLOOR * largest |b| of all arrays), b the reference; the worst of them.
+
+    Arrays by name, of any shapes; what is missing or of another shape is `INCOMPARABLE`.
+    """
     mismatched = sorted(reference.keys() ^ candidate.keys()) + sorted(
         name for name in reference.keys() & candidate.keys() if reference[name].shape != candidate[name].shape
     )
@@ -61,7 +64,7 @@ def difference_of_norms(reference: Mapping[str, np.ndarray], candidate: Mapping[
 
 
 def exact_difference(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray]) -> Difference:
-    """0 if every array is the same to the last bit, `INCOMPARABLE` otherwise."""
+    """0 if every array is the same to the last bit, in shape and type too, `INCOMPARABLE` otherwise."""
     if reference.keys() != candidate.keys():
         return Difference(INCOMPARABLE, min(reference.keys() ^ candidate.keys()))
     for name, array in reference.items():

@@ -43,7 +43,7 @@ def learning_rate(step: int) -> float:
 
 def perturbed_weights(weights: Arrays, seed: int) -> Arrays:
     """Return the weights with constant arrays (biases, BatchNorm's scales and running values) moved off their
-    constants."""
+    constants; names, shapes and types stay."""
     generator = np.random.default_rng(seed)
     perturbed = {}
     for name, array in weights.items():
@@ -98,14 +98,15 @@ def _volume(generator: np.random.Generator, organs: np.ndarray, task: Task) -> n
         blocks = blocks.repeat(4, axis)
     depth, height, width = organs.shape
     noise = blocks[:depth, :height, :width] + generator.standard_normal(organs.shape)
-    return (levels[organs] + 0.2 * (high - low) * noise).round().astype(np.int16)
+    hu: np.ndarray = levels[organs] + 0.2 * (high - low) * noise
+    return hu.round().astype(np.int16)
 
 
 def _targets(generator: np.random.Generator, task: Task, batch_size: int) -> np.ndarray:
     """int8 [B, groups]: grades shifted from case to case, so that a few cases cover all of a group's."""
     shifts = generator.integers(0, 6, len(task.groups))
     grades = np.array([len(group.grades) for group in task.groups])
-    targets = (np.arange(batch_size)[:, None] + shifts) % grades
+    targets: np.ndarray = (np.arange(batch_size)[:, None] + shifts) % grades
     targets[1:, 0] = 1
     if batch_size > 1:
         targets[0] = 0

@@ -116,6 +116,7 @@ def _written(root: Path, plan: CohortPlan, index: int) -> OSError | None:
     try:
         FORMATS[plan.format].write_patient(root, plan, index)
     except OSError as error:
+        error.filename = error.filename or str(root)  # a full disk is reported without a name
         return error
     return None
 

@@ -89,7 +89,7 @@ class Blob:
         else:
             power = np.float32(self.exponent)
             radius = (terms[0] ** power + terms[1] ** power + terms[2] ** power) ** (1 / power)
-        level = (radius - 1) * np.float32(min(self.radii))
+        level: np.ndarray = (radius - 1) * np.float32(min(self.radii))
         return level if self.ripple is None else level + self.ripple.at(points)
 
 
@@ -117,7 +117,7 @@ class Trunk:
         across = np.abs((x - np.float32(self.centre[0])) / np.float32(self.radii[0])) ** power
         along = np.abs((y - np.float32(self.centre[1])) / np.float32(self.radii[1])) ** power
         radius = (across + along) ** (1 / power) / (1 + np.float32(self.swell) * z)
-        level = (radius - 1) * np.float32(min(self.radii))
+        level: np.ndarray = (radius - 1) * np.float32(min(self.radii))
         low, high = self.z_range
         if np.isfinite(low):
             level = np.maximum(level, np.float32(low) - z)
@@ -238,7 +238,7 @@ class Bars:
     def level(self, points: Points) -> np.ndarray:
         _, y, z = points
         phase = (z + np.float32(self.slant) * y) / np.float32(self.period)
-        distance = np.abs(phase - np.round(phase)) * np.float32(self.period)
+        distance: np.ndarray = np.abs(phase - np.round(phase)) * np.float32(self.period)
         return distance - np.float32(self.thickness / 2)
 
 

@@ -54,7 +54,8 @@ def attribution_on_grid(attribution: np.ndarray, crop: Grid, scan: Grid) -> np.n
         for axis in range(3)
     )
     result = np.tensordot(along_depth, attribution.astype(np.float32), axes=1)  # [D, h, w]
-    return np.matmul(np.matmul(along_rows, result), along_columns.T)
+    on_grid: np.ndarray = np.matmul(np.matmul(along_rows, result), along_columns.T)
+    return on_grid
 
 
 def _linear_weights(positions: np.ndarray, voxels: int, cells: int) -> np.ndarray:
@@ -71,8 +72,9 @@ def _with_reference(z: np.ndarray) -> np.ndarray:
 
 
 def _softmax(z: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(z - z.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    exponentials: np.ndarray = np.exp(z - z.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def _grades_of(task: Task, finding: str) -> tuple[slice, np.ndarray]:

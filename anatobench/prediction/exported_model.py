@@ -1,7 +1,8 @@
 """One file with all that prediction needs: a run's weights without the segmentation head, and what they are for.
 
-The names are torchvision's, so `load_state_dict(safetensors.torch.load_file(path))` fills a torchvision model that
-was changed as the AutoSeg paper's Table 7 says. The header's metadata says which model, size and task it is.
+The names are torchvision's, so `load_state_dict(safetensors.torch.load_file(path))`, which is strict, fills a
+torchvision model that was changed as the AutoSeg paper's Table 7 says. The header's metadata says which model, size and
+task it is, and what the model is given; docs/exported_models.md predicts with it and without this repository.
 """
 
 from __future__ import annotations
@@ -14,16 +15,22 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from anatobench import __version__
-from anatobench.engine import Arrays, ModelSpec
+from anatobench.backbones import card_of
+from anatobench.engine import UNREAD, Arrays, ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.evaluation.predictions import output_names
 from anatobench.objectives.heads import SEGMENTATION, diagnosis_heads, without_auxiliary
 from anatobench.recipes import MODELS, SIZES
+from anatobench.store.writer import STORED_HU
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.json_text import parse_json
 from anatobench.tasks import Task
 from anatobench.training.checkpoints import read_best
 from anatobench.training.run_folder import RunConfig
+from anatobench.volumes.volume import AIR_HU
+
+AXES = "D from superior to inferior, H from anterior to posterior, W from the patient's right to left"
 
 
 @dataclass(frozen=True)
@@ -52,30 +59,53 @@ def read_run_model(run: Path, segmentation: bool = False) -> ExportedModel:
 def export_run(run: Path, path: Path) -> dict[str, Any]:
     """Write a run's best checkpoint as one file; what its metadata says, and its size."""
     model = read_run_model(run)
+    spec, card = model.spec, card_of(model.spec.model)
     metadata = {
         "anatobench_version": __version__,
-        "model": model.spec.model,
-        "size": model.spec.size,
-        "task": json.dumps(model.spec.task.to_json()),
+        "model": spec.model,
+        "size": spec.size,
+        "task": json.dumps(spec.task.to_json()),
+        **_of_input(spec),
+        "pooling": card.pooling,
+        "outputs": json.dumps(output_names(spec.task)),
     }
-    content = safetensors_bytes(model.weights, metadata)
+    buffers = card.fixed_buffers(card.layout(spec.size)) if card.fixed_buffers else {}
+    content = safetensors_bytes({**model.weights, **buffers}, metadata)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     except OSError as error:
         raise AnatoBenchError(f"{path}: cannot be written ({error.strerror}): choose another --to") from None
-    return {"file": str(path), "bytes": len(content), **metadata, "task": model.spec.task.name}
+    return {"file": str(path), "bytes": len(content), **metadata, "task": spec.task.name}
+
+
+def _of_input(spec: ModelSpec) -> dict[str, str]:
+    """What the model is given, for those who have only the file: lists as JSON, the rest in words."""
+    geometry = spec.task.geometry(spec.size)
+    return {
+        "axes": AXES,
+        "input": "[B, 1, D, H, W]: HU clipped to window_hu, whose ends are mapped to -1 and 1",
+        "spacing_mm": json.dumps(geometry.spacing),
+        "padded_size": json.dumps(geometry.padded_size),
+        "crop_size": json.dumps(geometry.crop_size),
+        "crop": f"trilinear on the scan's own axes about its centre, rounded to whole HU and clipped to {STORED_HU[0]} "
+        f"to {STORED_HU[1]}; padded with {AIR_HU} or cropped to padded_size; from there crop_size at (padded_size - "
+        "crop_size) // 2",
+        "window_hu": json.dumps(spec.task.window),
+    }
 
 
 def read_exported(path: Path) -> ExportedModel:
-    """Read what `export_run` wrote; `AnatoBenchError` if the file is something else or damaged."""
+    """Read what `export_run` wrote, in this version or an older one; `AnatoBenchError` if the file is something else or
+    damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata["model"] not in MODELS or metadata["size"] not in SIZES:
                 raise ValueError(f"no such model: {metadata['model']}, {metadata['size']}")
             spec = _spec(metadata["model"], metadata["size"], Task.from_json(parse_json(metadata["task"])))
-            return ExportedModel(spec, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            names = [name for name in file.keys() if not name.endswith(UNREAD)]  # noqa: SIM118
+            return ExportedModel(spec, {name: file.get_tensor(name) for name in names})
     except KeyError as error:
         raise AnatoBenchError(
             f"{path}: its metadata does not say {error.args[0]}: give a file that `anatobench export` wrote"

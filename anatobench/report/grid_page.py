@@ -7,6 +7,7 @@ page, in the terminal and in the CSV file are worded once. Of the record it read
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +107,7 @@ def _filled(found: TextTable) -> str:
 
 
 def _folded(summary: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return f"<details><summary>{summary}</summary>{table(header, rows)}</details>" if rows else ""
+    return f"<details><summary>{html.escape(summary)}</summary>{table(header, rows)}</details>" if rows else ""
 
 
 def _numbered(remarks: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,13 +84,14 @@ def read_runs(paths: Sequence[Path]) -> list[RunResults]:
     """Runs that are shown together. What differs among them and no label says (model, seed) is added to the labels,
     and where that is not enough the folder's name."""
     runs = [read_run(path) for path in paths]
-    for describe in (
+    distinctions: tuple[Callable[[RunResults], str], ...] = (
         lambda run: f", {run.config.recipe.objective}",
         lambda run: f", {run.config.model}",
         lambda run: f", seed {run.config.recipe.seed}",
         lambda run: f", {run.path.name}",
         lambda run: f", {run.path}",
-    ):
+    )
+    for describe in distinctions:
         labels = Counter(run.label for run in runs)
         if max(labels.values()) > 1 and len({describe(run) for run in runs}) > 1:
             runs = [replace(run, distinction=run.distinction + describe(run)) for run in runs]

@@ -50,17 +50,17 @@ def colour_slice(
 def border(region: np.ndarray) -> np.ndarray:
     """Pixels of a region, bool [H, W], with a neighbour (of four) outside it; the picture's edge is no outside."""
     padded = np.pad(region, 1, mode="edge")
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return region & ~inner
+    inner: np.ndarray = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    outline: np.ndarray = region & ~inner
+    return outline
 
 
 def slice_picture(rgb: np.ndarray, alt: str, caption: str) -> str:
-    """RGB floats [H, W, 3] as a <figure>."""
+    """RGB floats [H, W, 3] as a <figure>; alt text and caption are plain text."""
     buffer = io.BytesIO()
     plt.imsave(buffer, np.ascontiguousarray(rgb), format="png")
-    return (
-        f"<figure>{embedded(buffer.getvalue(), 'image/png', alt, 'slice')}<figcaption>{caption}</figcaption></figure>"
-    )
+    picture = embedded(buffer.getvalue(), "image/png", alt, "slice")
+    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def organ_legend(task: Task) -> str:
@@ -120,7 +120,8 @@ def _row(example: Examples, position: int, runs: Sequence[RunResults], task: Tas
 def _predicted(run: RunResults, case_id: str, position: int) -> np.ndarray | None:
     for candidate in run.examples:
         if candidate.case_id == case_id and candidate.predicted_organs is not None:
-            return candidate.predicted_organs[position]
+            organs: np.ndarray = candidate.predicted_organs[position]
+            return organs
     return None
 
 

@@ -21,13 +21,13 @@ import numpy as np
 from anatobench.datasets.annotation import annotated_classes, annotated_row
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, check_patient_leakage
 from anatobench.errors import AnatoBenchError, CaseError, UsageError
-from anatobench.store.reader import StoredCase, file_checksum
+from anatobench.store.reader import StoredCase, file_checksum, targets_fault
 from anatobench.store.writer import STORED_HU, CaseOrigin, PreparedCase, StoreWriter, scan_digest, slice_digests
 from anatobench.system.folder_lock import shard_locked
 from anatobench.system.progress import progress_bar
 from anatobench.system.time_limit import GRACE, reading_seconds, too_slow
 from anatobench.system.worker_pool import TimedOut, WorkerDied, run_in_workers
-from anatobench.tasks import MISSING_TARGET, Geometry, Task
+from anatobench.tasks import Geometry, Task
 from anatobench.volumes.coverage import check_mask_coverage, mask_off_organs_note
 from anatobench.volumes.mask_fit import check_not_flipped
 from anatobench.volumes.organ_folder import files_of_task, read_organ_folder
@@ -107,7 +107,8 @@ def _prepare_mask(path: Path, mask_labels: str, task: Task, volume: Volume, grid
         check_not_flipped(mask, volume)
     except CaseError as error:  # these judge arrays and know no path
         raise CaseError(error.reason, f"{path}: {error}") from None
-    return sides_told(indices[resample_mask(mask.labels, mask.affine, grid)], grid.spacing, task)
+    organs: np.ndarray = indices[resample_mask(mask.labels, mask.affine, grid)]
+    return sides_told(organs, grid.spacing, task)
 
 
 def _checksum(mask: Path, task: Task) -> str | None:
@@ -230,11 +231,9 @@ def _listing_fault(case: Case, task: Task) -> CaseError | None:
         return CaseError("bad-case-id", "a case id is 1 to 200 letters, digits, '.', '_', '-', first a letter or digit")
     if case.split not in SPLITS:
         return CaseError("bad-split", f"split {case.split!r} is none of {', '.join(SPLITS)}")
-    grades = [len(group.grades) for group in task.groups]
-    if len(case.targets) != len(grades) or not all(
-        target == MISSING_TARGET or 0 <= target < count for target, count in zip(case.targets, grades, strict=True)
-    ):
-        return CaseError("bad-label", f"labels {case.targets} do not fit the {len(grades)} label groups of {task.name}")
+    fault = targets_fault(case.targets, task)
+    if fault is not None:
+        return CaseError("bad-label", fault)
     return None
 
 

@@ -1,7 +1,7 @@
 """Prepared cases on disk: what `anatobench prepare` writes and everything else reads.
 
     STORE/store.json                 format version, task, size, geometry, data set and how it was listed
-    STORE/index.json                 every case's record, sorted by case id
+    STORE/index.json                 a line with the checksum of the others, then every case's record, sorted by case id
     STORE/cases/<case_id>.safetensors  voxels (see case_file.py)
     STORE/cases/<case_id>.json       the case's record; its presence means that the case is done
     STORE/rejected.csv               cases that could not be used, and why
@@ -13,18 +13,20 @@ Everything is written atomically by writer.py; this module only reads.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anatobench.datasets.case import SAFE_CASE_ID, SPLITS
+from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, PatientLeakageError, check_patient_leakage, content_leakage
 from anatobench.errors import AnatoBenchError
 from anatobench.store.case_file import read_crop
 from anatobench.system.json_text import parse_json
-from anatobench.tasks import Geometry, Size, Task
+from anatobench.tasks import MISSING_TARGET, Geometry, Size, Task
 
 FORMAT_VERSION = 1
 STORE_FILE = "store.json"
@@ -33,6 +35,11 @@ REJECTED_FILE = "rejected.csv"
 CASES_FOLDER = "cases"
 REJECTED_FOLDER = "rejected"
 
+CHECKSUMS_VARIABLE = "ANATOBENCH_CASE_CHECKSUMS"
+"""`off` leaves out that a case's file is compared with its checksum when a process first reads from it."""
+
+_sound: set[tuple[Path, str]] = set()
+"""Files, with their checksums, that this process has compared: each once."""
 _PREPARE_AGAIN = "run `anatobench prepare` again with the same arguments: it does only what is missing"
 
 
@@ -147,28 +154,45 @@ class Store:
 
     @staticmethod
     def open(path: Path | str) -> Store:
-        """Read a store's index and check that every data file is there with its recorded size.
+        """Read a store's index and check it against itself and the disk, all but the voxels.
 
-        Raises AnatoBenchError, naming the file and what to do, if it is not a finished store of this format.
+        Raises AnatoBenchError, naming the file and what to do, if it is not a finished store of this format, or if
+        its cases do not fit the task or the files; `PatientLeakageError` if one patient or scan stands in two splits.
         """
+        store = Store.read_index(path)
+        for kind, fault in store._index_faults():
+            raise kind(fault)
+        return store
+
+    @staticmethod
+    def read_index(path: Path | str) -> Store:
+        """Read a store's index and believe it: for those who want to know all that is wrong with its cases."""
         root = Path(path)
         description = read_description(root)
         if not (root / INDEX_FILE).is_file():
             raise AnatoBenchError(f"{root}: {INDEX_FILE} is missing, preparing was not finished: {_PREPARE_AGAIN}")
-        index = _read_json(root / INDEX_FILE)
+        return Store(root, cases=_read_index(root / INDEX_FILE), **description)
+
+    def _index_faults(self) -> Iterator[tuple[type[AnatoBenchError], str]]:
+        """What can be said without reading a voxel, and the error that says it: labels that the task does not have, an
+        id that two cases have, a data file that is missing or has another size, one patient or scan in two splits."""
+        seen: set[str] = set()
+        for case in self.cases:
+            for fault in (
+                _repeated(case, seen),
+                targets_fault(case.targets, self.task),
+                _annotation_fault(case, self.task),
+                _size_fault(self.root, case),
+            ):
+                if fault is not None:
+                    yield AnatoBenchError, f"case {case.case_id}: {fault}: {_PREPARE_AGAIN}"
         try:
-            cases = tuple(StoredCase.from_json(entry) for entry in index["cases"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AnatoBenchError(f"{root / INDEX_FILE}: is damaged ({error}): {_PREPARE_AGAIN}") from None
-        classes = len(description["task"].mask_classes)
-        for case in cases:
-            _check_size(root, case)
-            if case.annotated is not None and len(case.annotated) != classes:
-                raise AnatoBenchError(
-                    f"{root / INDEX_FILE}: is damaged (case {case.case_id} is annotated for {len(case.annotated)}, "
-                    f"not {classes} classes): {_PREPARE_AGAIN}"
-                )
-        return Store(root, cases=cases, **description)
+            check_patient_leakage(self.cases)
+        except PatientLeakageError as error:
+            yield PatientLeakageError, f"{self.root}: {error}"
+        leakage = content_leakage(self.cases)
+        if leakage is not None:
+            yield PatientLeakageError, f"{self.root}: {leakage}"
 
     def split(self, name: str) -> list[int]:
         """Positions in `cases` of that split's cases, in the store's order."""
@@ -189,13 +213,17 @@ class Store:
         """One case's crop: volume int16 [d, h, w] in HU and organs uint8 [d, h, w].
 
         Organs are `IGNORED_ORGAN` throughout where the case has no mask. `out` gives C-contiguous arrays to fill.
-        Raises AnatoBenchError naming the case and its file if that is missing or damaged.
+        When this process first reads from a file, the whole of it is compared with its checksum, unless
+        `ANATOBENCH_CASE_CHECKSUMS=off`. Raises AnatoBenchError naming the case and its file if that is missing or
+        damaged.
         """
         volume, organs = out or (np.empty(size, np.int16), np.empty(size, np.uint8))
         case = self.cases[index]
         path = data_file(self.root, case.case_id)
         try:
-            read_crop(path, self.geometry.padded_size, start, volume, organs)
+            read_crop(path, self.geometry.padded_size, start, volume, organs)  # which knows better what is wrong
+            if (path, case.checksum) not in _sound and os.environ.get(CHECKSUMS_VARIABLE) != "off":
+                _compare(path, case.checksum)
         except (OSError, AnatoBenchError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             raise AnatoBenchError(
@@ -204,21 +232,73 @@ class Store:
         return volume, organs
 
     def verify(self, progress: Callable[[int], object] | None = None) -> list[str]:
-        """Read every data file whole and compare it with its checksum; a sentence for each fault found.
+        """Check the index, then read every data file whole and compare it with its checksum; a sentence for each fault.
 
         `progress` is called with the number of bytes read after each file.
         """
-        faults = []
+        faults = [fault for _, fault in self._index_faults()]
         for case in self.cases:
             path = data_file(self.root, case.case_id)
             try:
-                if file_checksum(path) != case.checksum:
-                    faults.append(f"case {case.case_id}: {path} differs from its checksum: delete it, {_PREPARE_AGAIN}")
+                if _size_fault(self.root, case) is None:  # else it is named already
+                    _compare(path, case.checksum)
+            except AnatoBenchError as error:
+                faults.append(f"case {case.case_id}: {path}: {error}: delete it, {_PREPARE_AGAIN}")
             except OSError as error:
                 faults.append(f"case {case.case_id}: {path} cannot be read ({error.strerror}): {_PREPARE_AGAIN}")
             if progress is not None:
                 progress(case.byte_size)
         return faults
+
+
+def targets_fault(targets: tuple[int, ...], task: Task) -> str | None:
+    """What is wrong with a case's grades: one per label group of the task, unknown or one that the group has; None if
+    they are right."""
+    grades = [len(group.grades) for group in task.groups]
+    fit = len(targets) == len(grades) and all(
+        target == MISSING_TARGET or 0 <= target < count for target, count in zip(targets, grades, strict=True)
+    )
+    return None if fit else f"labels {targets} do not fit the {len(grades)} label groups of {task.name}"
+
+
+def index_content(cases: list[StoredCase]) -> bytes:
+    """What `index.json` holds for cases sorted by id: one to a line, under a line with the checksum of these lines."""
+    lines = ",\n".join(json.dumps(case.to_json()) for case in cases)
+    rest = f"{lines}\n]}}\n".encode()
+    return f'{{"format_version": {FORMAT_VERSION}, "checksum": "{_checksum(rest)}", "cases": [\n'.encode() + rest
+
+
+def _read_index(path: Path) -> tuple[StoredCase, ...]:
+    """The inverse of `index_content`; an older store's index has no checksum."""
+    try:
+        content = path.read_bytes()
+        index = parse_json(content)
+        cases = tuple(StoredCase.from_json(entry) for entry in index["cases"])
+        if "checksum" in index and index["checksum"] != _checksum(content.partition(b"\n")[2]):
+            raise ValueError("it differs from its checksum")
+    except OSError as error:
+        raise AnatoBenchError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AnatoBenchError(f"{path}: is damaged ({error}): {_PREPARE_AGAIN}") from None
+    return cases
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=32).hexdigest()
+
+
+def _compare(path: Path, checksum: str) -> None:
+    """AnatoBenchError if a file differs from its checksum, OSError if it cannot be read; else it is `_sound`."""
+    if file_checksum(path) != checksum:
+        raise AnatoBenchError("it differs from its checksum")
+    _sound.add((path, checksum))
+
+
+def _repeated(case: StoredCase, seen: set[str]) -> str | None:
+    if case.case_id in seen:
+        return f"stands twice in {INDEX_FILE}"
+    seen.add(case.case_id)
+    return None
 
 
 def read_description(root: Path) -> dict[str, Any]:
@@ -258,13 +338,17 @@ def _read_json(path: Path) -> Any:
         raise AnatoBenchError(f"{path}: is damaged ({error}): {_PREPARE_AGAIN}") from None
 
 
-def _check_size(root: Path, case: StoredCase) -> None:
+def _annotation_fault(case: StoredCase, task: Task) -> str | None:
+    """Return why a record's annotated classes are not the task's."""
+    if case.annotated is None or len(case.annotated) == len(task.mask_classes):
+        return None
+    return f"is annotated for {len(case.annotated)} classes, and the task has {len(task.mask_classes)}"
+
+
+def _size_fault(root: Path, case: StoredCase) -> str | None:
     path = data_file(root, case.case_id)
     try:
         found = path.stat().st_size
     except OSError as error:
-        raise AnatoBenchError(f"case {case.case_id}: {path}: {error.strerror}: {_PREPARE_AGAIN}") from None
-    if found != case.byte_size:
-        raise AnatoBenchError(
-            f"case {case.case_id}: {path} has {found} bytes instead of {case.byte_size}: {_PREPARE_AGAIN}"
-        )
+        return f"{path}: {error.strerror}"
+    return None if found == case.byte_size else f"{path} has {found} bytes instead of {case.byte_size}"

@@ -31,6 +31,7 @@ from anatobench.store.reader import (
     STORE_FILE,
     StoredCase,
     data_file,
+    index_content,
     record_file,
 )
 from anatobench.system.atomic_files import TEMPORARY_SUFFIX, write_atomically
@@ -206,9 +207,7 @@ class StoreWriter:
         records = [record for record in found if record is not None]
         check_patient_leakage(records)
         self.leakage = content_leakage(records)
-        lines = ",\n".join(json.dumps(record.to_json()) for record in records)
-        index = f'{{"format_version": {FORMAT_VERSION}, "cases": [\n{lines}\n]}}\n'
-        write_atomically(self.root / INDEX_FILE, index.encode())
+        write_atomically(self.root / INDEX_FILE, index_content(records))
         rejections = {self._read(self._rejection_file(i), lambda data: Rejection(**data)) for i in rejected} - {None}
         rejections.update(listed)
         write_atomically(self.root / REJECTED_FILE, rejection_table(rejections))

@@ -6,6 +6,7 @@ shard 0 of 1. Shards of different counts share cases, so they are refused as wel
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -34,6 +35,23 @@ def folder_locked(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def open_lock(path: Path, create: bool = True) -> BinaryIO:
+    """Open a lock's file, which stays empty, and make it if it is not there.
+
+    OSError if it cannot be, `AnatoBenchError` if it is a link: in a folder where others write, too, it may lead to any
+    file of the one who follows it.
+    """
+    try:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        return os.fdopen(os.open(path, flags, 0o666), "r+b")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise AnatoBenchError(
+                f"{path}: is a link, which a lock never is: look who made it, then delete it"
+            ) from None
+        raise
+
+
 @contextmanager
 def shard_locked(root: Path, shard: tuple[int, int], command: str = "prepare") -> Iterator[None]:
     """Hold the cases of shard (i, n). AnatoBenchError if a living process holds the same shard or one of another n.
@@ -44,7 +62,7 @@ def shard_locked(root: Path, shard: tuple[int, int], command: str = "prepare") -
     path = root / f".shard-{index}-of-{count}.lock"
     with folder_locked(root):
         _refuse_beside(root, shard, command)
-        file = path.open("wb")
+        file = open_lock(path)
         if not _try_to_hold(file):  # begun in the same moment, where folders cannot be locked
             file.close()
             raise _refusal(root, shard, shard, command)
@@ -81,7 +99,7 @@ def _called(shard: tuple[int, int]) -> str:
 
 def _is_held(path: Path) -> bool:
     try:
-        with path.open("r+b") as file:
+        with open_lock(path, create=False) as file:
             return not _try_to_hold(file)
     except FileNotFoundError:  # it just ended
         return False

@@ -1,19 +1,26 @@
-"""Being asked to stop: by Ctrl-C, by the cluster's time limit (SIGUSR1, SIGTERM) or by an administrator (SIGTERM)."""
+"""Being asked to stop: by Ctrl-C, by the cluster's time limit (SIGUSR1, SIGTERM), by an administrator (SIGTERM), or by
+the end of the session whose terminal started the work (SIGHUP)."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
     """Work ends early because someone asked for it; nothing is lost. The command line exits with 130."""
+
+
+def _heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """All but SIGHUP under `nohup`, which means that the work is to go on."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in numbers if not (ignored and number is signal.SIGHUP)]
 
 
 class StopSignals:
@@ -29,7 +36,7 @@ class StopSignals:
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in STOPPING if threading.current_thread() is threading.main_thread() else ():
+        for number in _heeded(STOPPING) if threading.current_thread() is threading.main_thread() else ():
             self._previous[number] = signal.signal(number, self._receive)
         return self
 
@@ -55,22 +62,26 @@ class StopSignals:
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """While this context is open, SIGTERM raises `Interrupted` instead of ending the process at once: what stands in
-    `finally` is done, and child processes are ended. A handler that is there already stays."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+def ended_by_signals() -> Iterator[None]:
+    """While this context is open, SIGTERM, SIGUSR1 and SIGHUP raise `Interrupted` instead of ending the process at
+    once: what stands in `finally` is done, and child processes are ended. A handler that is there already stays."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    ending = [one for one in _heeded(STOPPING) if signal.getsignal(one) == signal.SIG_DFL]  # Ctrl-C has Python's own
 
     def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Interrupted("stopped by SIGTERM")
+        for one in ending:
+            signal.signal(one, signal.SIG_IGN)
+        raise Interrupted(f"stopped by {signal.Signals(number).name}")
 
-    signal.signal(signal.SIGTERM, end)
+    for one in ending:
+        signal.signal(one, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for one in ending:
+            signal.signal(one, signal.SIG_DFL)
 
 
 @contextmanager
@@ -85,7 +96,7 @@ def interrupted_by_signals() -> Iterator[None]:
             signal.signal(one, signal.SIG_IGN)
         raise Interrupted(f"stopped by {signal.Signals(number).name}")
 
-    previous = {number: signal.signal(number, interrupt) for number in STOPPING}
+    previous = {number: signal.signal(number, interrupt) for number in _heeded(STOPPING)}
     try:
         yield
     finally:

@@ -10,15 +10,19 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from anatobench.backbones import card_of
 from anatobench.engine import Engine, PendingMetrics, StepMetrics
 from anatobench.errors import AnatoBenchError
 from anatobench.objectives.registry import plan_of
 from anatobench.store.batch import Batch
+from anatobench.system.device_memory import is_out_of_memory
+from anatobench.system.gpus import refuse_unwanted_cpu
 from anatobench.system.signals import Interrupted, StopSignals
 from anatobench.training.checkpoints import Best, Checkpoint, Progress, read_newest, record_best, save_checkpoint
 from anatobench.training.initial_weights import Say, begin_with, say_on_stderr
@@ -90,6 +94,7 @@ def train(
     A signal to stop saves a checkpoint and raises `Interrupted`. `AnatoBenchError` if the loss, a gradient or a weight
     is not finite; the checkpoints before it stay. Where several processes train the run, the first one writes.
     """
+    refuse_unwanted_cpu(engine.device()["kind"])
     training = _Training(run, config, engine, data)
     training.restore(say)
     leads = engine.processes.leads
@@ -100,7 +105,12 @@ def train(
         closing(MetricsLog(run, training.step, training.evaluated_step) if leads else NoLog()) as log,
         closing(StepProgress(training.step, training.total_steps, silent=silent or not leads)) as progress,
     ):
-        return training.loop(stop, log, progress)
+        try:
+            return training.loop(stop, log, progress)
+        except Exception as error:
+            if isinstance(error, AnatoBenchError) or not is_out_of_memory(error):
+                raise
+            raise training.out_of_memory(error) from None
 
 
 class _Training:
@@ -123,6 +133,21 @@ class _Training:
         self._compiled = False
         """Whether this process has given the device a step."""
         learning_rate(config.recipe, 0, self.total_steps)  # refuses an impossible schedule before any work
+
+    def out_of_memory(self, error: Exception) -> AnatoBenchError:
+        """In one line: what did not fit, and what to do."""
+        cases, count, precision = self._config.recipe.batch_size, self._processes.count, self._config.recipe.precision
+        share = f" ({cases // count} in each of {count} processes)" if count > 1 else ""
+        wishes = ["a smaller --set batch_size="]
+        if precision != "bf16":
+            wishes.append("--set precision=bf16")
+        if not (self._config.recipe.recompute or card_of(self._config.model).has_batch_norm):
+            wishes.append("--set recompute=true")
+        said = " ".join(str(error).split())[:160]
+        return AnatoBenchError(
+            f"out of memory in step {self.step + 1} with batch_size={cases}{share} in {precision}: begin a run with "
+            f"{', '.join(wishes)}, or take more or larger GPUs{self._intact()} ({type(error).__name__}: {said})"
+        )
 
     def restore(self, say: Say) -> None:
         """Take up the newest checkpoint, or begin with the initial weights if there is none."""
@@ -190,6 +215,11 @@ class _Training:
             stop.check()
             raise Interrupted("another process was asked to stop")
 
+    def _stop_together(self, stop: StopSignals) -> None:
+        """Raise `Interrupted` between the same batches of an evaluation in every process."""
+        self._stop_agreed = bool(self._engine.gather(np.array([stop.received])).any())
+        self._check_stop(stop)
+
     def _wait_for_the_others(self) -> None:
         """Nobody leaves before the first process has written its files; who comes here by an error goes at once."""
         if not self._processes.alone and isinstance(sys.exception(), Interrupted | None):
@@ -240,7 +270,7 @@ class _Training:
         if self._data.validate is None or not due or self.step == self.evaluated_step:
             return
         self._finish_step(log, progress)
-        found = self._data.validate(stop.check if self._processes.alone else _go_on)
+        found = self._data.validate(stop.check if self._processes.alone else partial(self._stop_together, stop))
         record = {"kind": "evaluation", "step": self.step, "epoch": epochs, "split": "validation"}
         log.evaluation({**record, found.name: found.score, **found.details})
         shown = "undefined" if found.score is None else f"{found.score:.4f}"
@@ -282,14 +312,12 @@ class _Training:
             if not self._processes.alone
             else f"the gradient is not finite; its cases are {', '.join(names)}"
         )
-        intact = f"; the checkpoint of step {self._saved[0]} is intact" if self._saved[0] else ""
         raise AnatoBenchError(
-            f"step {step.step}: {what}: look at the data, lower the learning rate or use precision fp32{intact}"
+            f"step {step.step}: {what}: look at the data, lower the learning rate or use precision fp32{self._intact()}"
         )
 
-
-def _go_on() -> None:
-    """Several processes do not stop while they evaluate: each would stop at another batch."""
+    def _intact(self) -> str:
+        return f"; the checkpoint of step {self._saved[0]} is intact" if self._saved[0] else ""
 
 
 def _step_record(step: _StepInFlight, epoch: int, metrics: StepMetrics, seconds: float) -> Mapping[str, Any]:

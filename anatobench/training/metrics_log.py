@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
+from anatobench.errors import AnatoBenchError
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.json_text import parse_json
 from anatobench.training.metrics_records import METRICS_FILE
@@ -25,14 +28,20 @@ class MetricsLog:
     """Appends records; opened at the step a run goes on from, it forgets what was logged after it."""
 
     def __init__(self, run: Path, step: int, evaluated_step: int) -> None:
-        path = run / METRICS_FILE
-        if path.exists():
-            _forget_later(path, step, evaluated_step)
-        self._file = path.open("a", encoding="utf-8")
-        self._events = EventFileWriter(str(run / TENSORBOARD_FOLDER))
-        if step:  # tells TensorBoard to forget, too
-            log = SessionLog(status=SessionLog.START)
-            self._events.add_event(Event(wall_time=time.time(), step=step + 1, session_log=log))
+        self._path, events = run / METRICS_FILE, run / TENSORBOARD_FOLDER
+        with self._disk_named(), ExitStack() as opened:
+            if self._path.exists():
+                _forget_later(self._path, step, evaluated_step)
+            self._file = opened.enter_context(self._path.open("a", encoding="utf-8"))
+            events.mkdir(exist_ok=True)
+            # TensorBoard's own writer is a thread that prints a traceback when the disk is full.
+            self._events = opened.enter_context((events / _events_file()).open("xb"))
+            self._records = RecordWriter(self._events)
+            self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            if step:  # tells TensorBoard to forget, too
+                log = SessionLog(status=SessionLog.START)
+                self._add(Event(wall_time=time.time(), step=step + 1, session_log=log))
+            opened.pop_all()
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Log a training step: a flat JSON object with `kind` "step"."""
@@ -61,21 +70,38 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Wait until everything logged is on the disk, so that a checkpoint is never ahead of its log."""
-        self._events.flush()
-        os.fsync(self._file.fileno())
+        with self._disk_named():
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flush and close both files."""
-        self._events.close()
-        self._file.close()
+        """Close both files."""
+        with self._disk_named(), self._events, self._file:  # the second one, too, if the first one cannot be
+            pass
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        with self._disk_named():
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
 
     def _plot(self, step: int, values: Mapping[str, float]) -> None:
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._add(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _add(self, event: Event) -> None:
+        with self._disk_named():
+            self._records.write(event.SerializeToString())
+            self._events.flush()
+
+    @contextmanager
+    def _disk_named(self) -> Iterator[None]:
+        """A line that is cut off by a full disk is forgotten when the run goes on."""
+        try:
+            yield
+        except OSError as error:
+            raise AnatoBenchError(
+                f"{error.filename or self._path}: cannot be written ({error.strerror}): make room and resume; earlier "
+                "checkpoints are intact"
+            ) from None
 
 
 class NoLog(MetricsLog):
@@ -95,6 +121,12 @@ class NoLog(MetricsLog):
 
     def _plot(self, step: int, values: Mapping[str, float]) -> None:
         pass
+
+
+def _events_file() -> str:
+    """A name of TensorBoard's form: files are read in the order of their names, so of their seconds."""
+    seconds, rest = divmod(time.time_ns(), 10**9)
+    return f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{rest:09d}"
 
 
 def _forget_later(path: Path, step: int, evaluated_step: int) -> None:

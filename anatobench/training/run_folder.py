@@ -22,6 +22,7 @@ from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe, override, pape
 from anatobench.store.mask_noise import supervising_organs
 from anatobench.store.reader import read_description
 from anatobench.system.atomic_files import write_atomically
+from anatobench.system.folder_lock import open_lock
 from anatobench.system.json_text import read_json, typed_fields
 from anatobench.tasks import Task
 
@@ -284,7 +285,7 @@ def _differences(saved: Mapping[str, Any], asked: Mapping[str, Any], prefix: str
 def locked(run: Path) -> Iterator[None]:
     """Hold a run for one training process; `AnatoBenchError` if another holds it. A killed process lets go of it."""
     try:
-        file = (run / LOCK_FILE).open("w")
+        file = open_lock(run / LOCK_FILE)
     except OSError as error:
         raise _unwritable(run, error) from None
     with file:

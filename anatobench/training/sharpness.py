@@ -6,12 +6,14 @@ engine gives products of the Hessian with a direction; everything else is here, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-from anatobench.engine import Arrays, Engine
+from anatobench.engine import Arrays
 from anatobench.store.batch import Batch
 
 ITERATIONS = 30
@@ -32,8 +34,16 @@ class Sharpness:
     converged: bool
 
 
+class Curved(Protocol):
+    """What is asked of an engine: its parameters' shapes and products with the Hessian of its loss."""
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]: ...
+
+    def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays: ...
+
+
 def sharpness(
-    engine: Engine, batch: Batch, iterations: int = ITERATIONS, tolerance: float = TOLERANCE, seed: int = SEED
+    engine: Curved, batch: Batch, iterations: int = ITERATIONS, tolerance: float = TOLERANCE, seed: int = SEED
 ) -> Sharpness:
     """Of the engine's present weights on a batch, in training mode with what step 0 draws; nothing is changed.
 

@@ -38,7 +38,8 @@ class ByteStream:
             self.read(min(CHUNK_BYTES, count - start))
 
     def read_array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Return the next bytes as a C-ordered array, allocated only if a file of this length can hold it."""
+        """Return the next bytes as a C-ordered array of this shape and type, allocated only if a file of this length
+        can hold it."""
         count = dtype.itemsize * int(np.prod(shape, dtype=object))
         if count > self._byte_limit:
             raise self._truncated(f"its header claims {count} bytes, more than it can hold")

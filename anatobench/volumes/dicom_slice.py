@@ -39,13 +39,13 @@ class Slice:
     pixel_spacing: tuple[float, float]
     """Millimetres between rows, between columns."""
     position: np.ndarray
-    """Patient position (LPS, mm) of the first pixel."""
+    """Patient position (LPS, mm) of the first pixel, [3]."""
     position_unit: float
     """Millimetres to which the position was rounded when it was written, as far as its digits show."""
     along_row: np.ndarray
-    """Direction (LPS) in which the column index grows."""
+    """Direction (LPS) in which the column index grows, of length 1, [3]."""
     along_column: np.ndarray
-    """Direction (LPS) in which the row index grows."""
+    """Direction (LPS) in which the row index grows, of length 1, [3]."""
     slope: float
     intercept: float
     inversion: int | None

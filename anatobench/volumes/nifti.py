@@ -156,7 +156,7 @@ def _shape(path: Path, header: nibabel.Nifti1Header) -> tuple[int, ...]:
 
 def _voxel_type(path: Path, header: nibabel.Nifti1Header) -> np.dtype:
     try:
-        dtype = header.get_data_dtype()
+        dtype: np.dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError) as error:
         code = int(header["datatype"])
         raise CaseError("bad-voxel-type", f"{path}: its voxel type {code} is unknown: is it damaged?") from error
@@ -199,10 +199,10 @@ def _affine(path: Path, header: nibabel.Nifti1Header) -> np.ndarray:
     except (HeaderDataError, ValueError) as error:
         raise CaseError("bad-affine", f"{path}: {error}") from error
     scale = np.array([_millimetres(header)] * 3 + [1.0])[:, None]
-    affine = np.asarray(affine, dtype=np.float64) * scale
-    check_affine(path, affine)
-    _check_agreement(path, header, affine, np.asarray(other, dtype=np.float64) * scale)
-    return affine
+    in_millimetres: np.ndarray = np.asarray(affine, dtype=np.float64) * scale
+    check_affine(path, in_millimetres)
+    _check_agreement(path, header, in_millimetres, np.asarray(other, dtype=np.float64) * scale)
+    return in_millimetres
 
 
 def _millimetres(header: nibabel.Nifti1Header) -> float:

@@ -48,7 +48,8 @@ def organ_indices(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
     `mask_labels` is `totalsegmentator_v2`, `totalsegmentator_v1`, `ratic`, `auto` or a template (mask_templates.py).
     Raises `CaseError` as `organ_table` does.
     """
-    return sides_told(organ_table(mask, task, mask_labels)[mask.labels], mask.grid.spacing, task)
+    indices: np.ndarray = organ_table(mask, task, mask_labels)[mask.labels]
+    return sides_told(indices, mask.grid.spacing, task)
 
 
 def organ_table(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:

@@ -11,7 +11,8 @@ SHEAR_TOLERANCE = 1e-3
 
 
 def is_sheared(affine: np.ndarray) -> bool:
-    """Return whether two axes of an affine are not perpendicular, as those of a scan with a tilted gantry."""
+    """Return whether two axes of an affine, [4, 4] to millimetres, are not perpendicular, as those of a scan with a
+    tilted gantry."""
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return bool(np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR_TOLERANCE)
 
@@ -28,6 +29,9 @@ def to_canonical(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np
 
 def to_axes_of(voxels: np.ndarray, affine: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the same voxels with axes in the order and direction of another affine's: the inverse of `to_canonical`,
-    given the affine that it was given."""
+    given the affine that it was given.
+
+    `voxels` is [D, H, W], both affines [4, 4] map voxels to RAS+ millimetres. Returns a view [a, b, c] and its affine.
+    """
     change = ornt_transform(io_orientation(affine), io_orientation(wanted))
     return apply_orientation(voxels, change), affine @ inv_ornt_aff(change, voxels.shape)

@@ -107,8 +107,8 @@ def reading_errors_named(path: Path) -> Iterator[None]:
 
 
 def own_affine(path: Path) -> np.ndarray | None:
-    """Return how the voxels of a NIfTI scan lie in its file (`read_nifti_affine`); None for formats that have no such
-    axes, whose scans are written as they are read."""
+    """Return how the voxels of a NIfTI scan lie in its file, float64 [4, 4] (`read_nifti_affine`); None for formats
+    that have no such axes, whose scans are written as they are read."""
     if path.is_dir() or is_npz_file(path):
         return None
     return read_nifti_affine(path)

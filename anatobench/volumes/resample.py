@@ -164,7 +164,7 @@ def _shrink_plane(plane: np.ndarray, rows: _LinearTaps, columns: _LinearTaps) ->
     mixed += upper_row
     # mode="clip" spares a bounds check per element; the indices are in bounds
     left = mixed.take(columns.lower - leftmost, axis=1, mode="clip")
-    right = mixed.take(columns.upper - leftmost, axis=1, mode="clip")
+    right: np.ndarray = mixed.take(columns.upper - leftmost, axis=1, mode="clip")
     right -= left
     right *= columns.weight
     right += left

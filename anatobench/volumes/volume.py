@@ -51,6 +51,7 @@ class Volume:
     voxels: np.ndarray
     """int16 [D, H, W], Hounsfield units."""
     affine: np.ndarray
+    """float64 [4, 4]: voxel (d, h, w) to RAS+ millimetres."""
     notes: tuple[str, ...] = ()
     """What was mended or passed over when it was read, a sentence each."""
 
@@ -67,6 +68,7 @@ class Mask:
     labels: np.ndarray
     """Unsigned integers [D, H, W]."""
     affine: np.ndarray
+    """float64 [4, 4]: voxel (d, h, w) to RAS+ millimetres."""
     names: dict[int, str] | None = None
     """Label to structure name where the file carries them (TotalSegmentator's header extension)."""
 

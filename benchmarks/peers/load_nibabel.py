@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import nibabel
 import numpy as np
@@ -14,9 +15,11 @@ from anatobench.tasks import Size
 
 VERSION = f"nibabel {nibabel.__version__} with torch {torch.__version__}"
 Files = Sequence[tuple[Path, Path]]
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""int16 HU and uint8 organs, each [D, H, W]."""
 
 
-class Crops(Dataset):
+class Crops(Dataset[Pair]):
     """Random crops, or centre crops, of pairs of files."""
 
     def __init__(self, files: Files, crop: Size, centre: bool = False) -> None:
@@ -25,8 +28,8 @@ class Crops(Dataset):
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images = [nibabel.load(path) for path in self._files[index]]
+    def __getitem__(self, index: int) -> Pair:
+        images = [cast(nibabel.Nifti1Image, nibabel.load(path)) for path in self._files[index]]  # by their names
         spare = [full - size for full, size in zip(images[0].shape, self._crop, strict=True)]
         start = [space // 2 if self._centre else int(torch.randint(space + 1, ())) for space in spare]
         place = tuple(slice(first, first + size) for first, size in zip(start, self._crop, strict=True))
@@ -34,7 +37,7 @@ class Crops(Dataset):
         return torch.from_numpy(volume), torch.from_numpy(organs)
 
 
-def loader(files: Files, crop: Size, batch_size: int, workers: int) -> DataLoader:
+def loader(files: Files, crop: Size, batch_size: int, workers: int) -> DataLoader[Pair]:
     """Return a loader of random crops."""
     torch.set_num_threads(1)
     return DataLoader(Crops(files, crop), batch_size=batch_size, shuffle=True, drop_last=True, num_workers=workers)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.video import r3d_18, swin3d_t
 from torchvision.models.video.mvit import MSBlockConfig, MViT
-from torchvision.models.video.swin_transformer import PatchEmbed3d
+from torchvision.models.video.resnet import VideoResNet
+from torchvision.models.video.swin_transformer import PatchEmbed3d, SwinTransformer3d
 
 from anatobench.backbones.mvit_v2_s import LAYOUTS as MVIT_LAYOUTS
 from anatobench.backbones.mvit_v2_s import STOCHASTIC_DEPTH
@@ -85,7 +86,8 @@ class StockModel(nn.Module):
 
     def logits(self, pooled: Tensor) -> Tensor:
         """[B, C] to [B, logits], as torchvision's `forward` ends."""
-        return self.backbone.head(pooled)
+        logits: Tensor = self.backbone.head(pooled)
+        return logits
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         features = self.features(x)
@@ -101,16 +103,18 @@ class StockResNet(StockModel):
 
     @staticmethod
     def stock_backbone(spec: ModelSpec) -> nn.Module:
-        model = r3d_18(num_classes=spec.task.logit_count)
-        model.stem[0] = nn.Conv3d(1, 64, kernel_size=2, stride=2, bias=False)
+        model: VideoResNet = r3d_18(num_classes=spec.task.logit_count)
+        cast(nn.Sequential, model.stem)[0] = nn.Conv3d(1, 64, kernel_size=2, stride=2, bias=False)
         return model
 
     def features(self, x: Tensor) -> Tensor:
         model = self.backbone
-        return model.layer4(model.layer3(model.layer2(model.layer1(model.stem(x)))))
+        features: Tensor = model.layer4(model.layer3(model.layer2(model.layer1(model.stem(x)))))
+        return features
 
     def logits(self, pooled: Tensor) -> Tensor:
-        return self.backbone.fc(pooled)
+        logits: Tensor = self.backbone.fc(pooled)
+        return logits
 
 
 class StockSwin(StockModel):
@@ -118,11 +122,13 @@ class StockSwin(StockModel):
 
     @staticmethod
     def stock_backbone(spec: ModelSpec) -> nn.Module:
-        return swin3d_t(num_classes=spec.task.logit_count, patch_embed=_one_channel_patches)
+        model: SwinTransformer3d = swin3d_t(num_classes=spec.task.logit_count, patch_embed=_one_channel_patches)
+        return model
 
     def features(self, x: Tensor) -> Tensor:
         model = self.backbone
-        return model.norm(model.features(model.pos_drop(model.patch_embed(x)))).permute(0, 4, 1, 2, 3)
+        features: Tensor = model.norm(model.features(model.pos_drop(model.patch_embed(x))))
+        return features.permute(0, 4, 1, 2, 3)
 
 
 class StockMViT(StockModel):
@@ -139,7 +145,9 @@ class StockMViT(StockModel):
         x = model.pos_encoding(x.flatten(2).transpose(1, 2))
         for block in model.blocks:
             x, grid = block(x, grid)
-        return model.norm(x)[:, 1:].transpose(1, 2).unflatten(2, grid)
+        patches: Tensor = model.norm(x)[:, 1:]
+        features: Tensor = patches.transpose(1, 2).unflatten(2, grid)
+        return features
 
 
 STOCK_MODELS: dict[str, type[StockModel]] = {

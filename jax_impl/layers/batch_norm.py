@@ -61,7 +61,10 @@ class BatchNorm(nnx.Module):
 def batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, residual: jax.Array | None, relu: bool, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return the output in `dtype`, and the batch's mean and biased variance [C] in the parameters' type."""
+    """Return the output in `dtype`, and the batch's mean and biased variance [C] in the parameters' type.
+
+    x [B, D, H, W, C], scale and bias [C]; `residual` of the shape of x is added before the ReLU.
+    """
     wide = x.astype(scale.dtype)
     mean = wide.mean(POSITIONS)
     variance = jnp.square(wide - mean).mean(POSITIONS)
@@ -70,7 +73,7 @@ def batch_norm(
 
 
 def normalise(x: jax.Array, mean: jax.Array, variance: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """In the parameters' type."""
+    """x [B, D, H, W, C] by mean, variance, scale and bias [C], in the parameters' type."""
     return (x.astype(scale.dtype) - mean) * (lax.rsqrt(variance + EPSILON) * scale) + bias
 
 
@@ -88,7 +91,7 @@ def _added_and_rectified(y: jax.Array, residual: jax.Array | None, relu: bool) -
 def fast_batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, residual: jax.Array | None, relu: bool, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As `batch_norm`; no gradient flows through the statistics that it returns."""
+    """As `batch_norm`, of the same shapes; no gradient flows through the statistics that it returns."""
     return _in_two_passes(x, scale, bias, residual, relu, dtype)
 
 

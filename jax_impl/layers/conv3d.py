@@ -57,15 +57,15 @@ def conv3d(x: jax.Array, kernel: jax.Array, stride: Triple, padding: Triple) -> 
 
 
 def conv3d_direct(x: jax.Array, kernel: jax.Array, stride: Triple, padding: Triple) -> jax.Array:
-    """XLA's 3D convolution."""
+    """Return `conv3d` by XLA's 3D convolution, of the same shapes."""
     return lax.conv_general_dilated(
         x, kernel, stride, [(p, p) for p in padding], dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
     )
 
 
 def conv3d_folded(x: jax.Array, kernel: jax.Array, stride: Triple, padding: Triple) -> jax.Array:
-    """Return one 2D convolution over depth folded into the batch, with the taps along depth concatenated as
-    channels."""
+    """Return `conv3d`, of the same shapes, by one 2D convolution: depth is folded into the batch, [B D', H, W, kd C],
+    with the taps along depth concatenated as channels."""
     batch, _, height, width, channels = x.shape
     taps, kernel_height, kernel_width, _, filters = kernel.shape
     x = jnp.pad(x, ((0, 0), (padding[0], padding[0]), (0, 0), (0, 0), (0, 0)))
@@ -81,7 +81,8 @@ def conv3d_folded(x: jax.Array, kernel: jax.Array, stride: Triple, padding: Trip
 
 
 def conv3d_of_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Stride equal to the kernel, no padding: patches do not overlap, so this is one matrix product."""
+    """Return `conv3d`, of the same shapes, with a stride equal to the kernel and no padding: patches do not overlap, so
+    this is one matrix product."""
     kd, kh, kw, channels, filters = kernel.shape
     batch, depth, height, width = x.shape[0], x.shape[1] // kd, x.shape[2] // kh, x.shape[3] // kw
     x = x[:, : depth * kd, : height * kh, : width * kw]  # as any convolution, leave out what fills no patch

@@ -63,7 +63,7 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, stride: Size) -> jax.Arr
 
     starts = [(0, *tap, 0) for tap in np.ndindex(KERNEL)]
     if jax.default_backend() == "cpu":
-        taps = lax.map(of_tap, jnp.asarray(np.array(starts, np.int32)))
+        taps: jax.Array = lax.map(of_tap, jnp.asarray(np.array(starts, np.int32)))
     else:
         taps = jnp.stack([of_tap(start) for start in starts])
     return taps.sum(1).reshape(*KERNEL, -1).astype(x.dtype)
@@ -91,7 +91,8 @@ def _with_border(x: jax.Array) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def fast_depthwise_conv3d(x: jax.Array, kernel: jax.Array, stride: Size) -> jax.Array:
-    """As `depthwise_conv3d`, by kernels written for a GPU (depthwise_kernels.py); on a CPU they are interpreted."""
+    """As `depthwise_conv3d`, of the same shapes, by kernels written for a GPU (depthwise_kernels.py); on a CPU they are
+    interpreted."""
     if x.size > depthwise_kernels.LARGEST:
         return depthwise_conv3d(x, kernel, stride)
     return depthwise_kernels.convolve(x, kernel, stride, _pooled(x.shape[1:4], stride), _interpreted())

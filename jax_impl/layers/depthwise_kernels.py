@@ -96,7 +96,7 @@ def _parts_of_kernel_gradient(x: jax.Array, gradient: jax.Array, *, stride: Size
         at = ((case * chunks + chunk) * TAPS + tap) * channels + columns
         plgpu.store(parts_ref.at[at], total.sum(0), mask=columns < channels)
 
-    parts = pl.pallas_call(
+    parts: jax.Array = pl.pallas_call(
         program,
         out_shape=jax.ShapeDtypeStruct((batch * chunks * TAPS * channels,), accumulate),
         grid=(chunks, pl.cdiv(channels, width), batch * TAPS),
@@ -154,7 +154,7 @@ def _sum_of_taps(
         at = (case * prod(size) + position)[:, None] * channels + columns
         plgpu.store(y_ref.at[at], total.astype(x.dtype), mask=known[:, None] & (columns < channels))
 
-    y = pl.pallas_call(
+    y: jax.Array = pl.pallas_call(
         program,
         out_shape=jax.ShapeDtypeStruct((batch * prod(size) * channels,), x.dtype),
         grid=(pl.cdiv(prod(size), POSITIONS), pl.cdiv(channels, width), batch),

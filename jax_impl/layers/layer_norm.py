@@ -30,7 +30,8 @@ class LayerNorm(nnx.Module):
         x = x.astype(self.scale.dtype)
         centred = x - x.mean(-1, keepdims=True)
         factor = lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
-        return (centred * factor * self.scale[...] + self.bias[...]).astype(self.dtype or x.dtype)
+        normalised: jax.Array = centred * factor * self.scale[...] + self.bias[...]
+        return normalised.astype(self.dtype or x.dtype)
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
         """Scale and offset."""

@@ -35,8 +35,9 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         dtype = self.dtype or self.kernel.dtype
-        y = x.astype(dtype) @ self.kernel[...].astype(dtype)
-        return y if self.bias is None else y + self.bias[...].astype(dtype)
+        y: jax.Array = x.astype(dtype) @ self.kernel[...].astype(dtype)
+        bias: jax.Array | None = None if self.bias is None else self.bias[...].astype(dtype)
+        return y if bias is None else y + bias
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
         """Weight, and bias if there is one."""

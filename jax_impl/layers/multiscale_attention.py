@@ -125,11 +125,14 @@ class MultiscaleAttention(nnx.Module):
 
 
 def max_pool_in_plane(tokens: jax.Array, grid: Size, stride: int) -> jax.Array:
-    """torch.nn.MaxPool3d of the patches with kernel (1, stride + 1, stride + 1); the class token passes by."""
+    """torch.nn.MaxPool3d of the patches with kernel (1, stride + 1, stride + 1); the class token passes by.
+
+    tokens [B, 1 + d h w, C] of the grid (d, h, w) to [B, 1 + d h' w', C] with h' = ceil(h / stride).
+    """
     border = (stride + 1) // 2
 
     def pool(patches: jax.Array) -> jax.Array:
-        return lax.reduce_window(
+        largest: jax.Array = lax.reduce_window(
             patches,
             -jnp.inf,
             lax.max,
@@ -137,6 +140,7 @@ def max_pool_in_plane(tokens: jax.Array, grid: Size, stride: int) -> jax.Array:
             window_strides=(1, 1, stride, stride, 1),
             padding=((0, 0), (0, 0), (border, border), (border, border), (0, 0)),
         )
+        return largest
 
     return pool_patches(tokens, grid, pool)
 

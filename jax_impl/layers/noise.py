@@ -13,7 +13,7 @@ Key = jax.Array
 
 
 def dropout(x: jax.Array, rate: float, key: Key | None) -> jax.Array:
-    """Zero every element with probability `rate` and divide the others by 1 - rate."""
+    """Zero every element of x, of any shape, with probability `rate` and divide the others by 1 - rate."""
     return _dropped(x, rate, key, x.shape)
 
 

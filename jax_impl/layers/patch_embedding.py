@@ -30,7 +30,8 @@ class PatchEmbedding(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """To [B, d, h, w, channels]; what does not fill a patch is left out."""
-        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        kernel: jax.Array = self.kernel[...].astype(self.dtype)
+        bias: jax.Array = self.bias[...].astype(self.dtype)
         return conv3d_of_patches(x.astype(self.dtype), kernel) + bias
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:

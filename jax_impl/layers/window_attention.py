@@ -101,7 +101,8 @@ class WindowAttention(nnx.Module):
         index, as torchvision does: right where the window shrank in depth alone, and a defined choice elsewhere."""
         voxels = prod(window)
         index = relative_position_index(self.window)[:voxels, :voxels]
-        return self.relative_position_bias_table[...][index].transpose(2, 0, 1)
+        bias: jax.Array = self.relative_position_bias_table[...][index]
+        return bias.transpose(2, 0, 1)
 
     def weight_table(self, name: str, path: Path) -> Iterator[Entry]:
         """Yield two linear layers and the table of biases."""
@@ -147,7 +148,7 @@ def to_windows(x: jax.Array, window: Size) -> jax.Array:
 
 
 def from_windows(x: jax.Array, window: Size, size: Sequence[int]) -> jax.Array:
-    """Return the inverse of `to_windows`."""
+    """Return the inverse of `to_windows`: [B, windows, voxels of a window, C] to [B, D, H, W, C] of `size`."""
     batch, channels = x.shape[0], x.shape[-1]
     (wd, wh, ww), (nd, nh, nw) = window, (length // side for length, side in zip(size, window, strict=True))
     x = x.reshape(batch, nd, nh, nw, wd, wh, ww, channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)
@@ -191,4 +192,5 @@ def relative_position_index(window: Size) -> np.ndarray:
     """int32 [voxels, voxels]: the row of the bias table for the offset of a query from a key."""
     positions = np.stack(np.meshgrid(*map(np.arange, window), indexing="ij"), -1).reshape(-1, 3)
     offsets = positions[:, None] - positions[None, :] + (np.asarray(window) - 1)
-    return np.ravel_multi_index(np.moveaxis(offsets, -1, 0), [2 * side - 1 for side in window]).astype(np.int32)
+    rows: np.ndarray = np.ravel_multi_index(np.moveaxis(offsets, -1, 0), [2 * side - 1 for side in window])
+    return rows.astype(np.int32)

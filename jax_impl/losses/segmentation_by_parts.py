@@ -35,6 +35,7 @@ class Sums:
     overlap: jax.Array
     """[B, classes - 1], as `losses.dice_sums` gives them"""
     extent: jax.Array
+    """[B, classes - 1], as well"""
 
 
 def segmentation_loss_by_parts(recipe: Recipe, coarse: jax.Array, organs: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 The definitions are the real ones. JAX comes without CUDA, PyTorch as it is published; %test runs in both builds.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster_jobs import REPOSITORY, anatobench
@@ -136,6 +138,42 @@ def test_the_smoke_job_tells_that_a_job_with_a_gpu_computes_on_the_cpu(
     )  # fmt: skip
     assert cluster.finish(job)["JobState"] == "FAILED"
     assert "torch computes on the CPU though the job has a GPU" in (tmp_path / "job.log").read_text()
+
+
+def test_two_images_give_one_record_with_a_ratio(cluster: VirtualCluster, images: Path, tmp_path: Path) -> None:
+    """In turns, from a job that has neither framework itself; each image's own code, which is this commit's."""
+    settings = {"ANATOBENCH_VENV": "/nowhere", "ANATOBENCH_RUNS": str(tmp_path / "runs")}
+    settings |= {f"ANATOBENCH_IMAGE_{name.upper()}": str(images / f"{name}.sif") for name in ("torch", "jax")}
+    job = cluster.submit(
+        f"--output={tmp_path}/job.log", str(REPOSITORY / "slurm" / "compare.sh"), "--model", "r3d_18", "--geometry",
+        "chest", "--precision", "bf16", "--size", "tiny", "--batch-size", "1", "--repeats", "3", settings=settings,
+    )  # fmt: skip
+    assert cluster.finish(job, seconds=300)["JobState"] == "COMPLETED", (tmp_path / "job.log").read_text()
+    record = json.loads((tmp_path / "runs" / f"compare-{job}.json").read_text())
+    check_comparison(record, images)
+
+
+def test_the_same_from_a_machine_without_slurm(images: Path) -> None:
+    options = [word for name in ("torch", "jax") for word in ("--image", f"{name}={images / name}.sif")]
+    done = subprocess.run(
+        [sys.executable, "-m", "anatobench", "bench", "step", *options, "--model", "r3d_18", "--geometry", "chest",
+         "--precision", "bf16", "--size", "tiny", "--batch-size", "1", "--repeats", "3", "--json"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    check_comparison(json.loads(done.stdout.splitlines()[-1]), images)
+
+
+def check_comparison(record: dict[str, Any], images: Path) -> None:
+    torch, jax = record["arms"]
+    assert torch["home"] == {"image": str(images / "torch.sif"), "sha256": None}, "a folder has no sum"
+    sha256 = hashlib.sha256((images / "jax.sif").read_bytes()).hexdigest()
+    assert jax["home"] == {"image": str(images / "jax.sif"), "sha256": sha256}
+    assert record["same_first_loss"] is True
+    (ratio,) = record["ratios"]
+    assert (ratio["of"], ratio["to"]) == ("jax", "torch")
+    assert ratio["ci95"][0] <= ratio["ratio"] <= ratio["ci95"][1]
 
 
 def test_the_image_needs_no_rights_and_no_network_and_takes_no_python_from_outside(images: Path) -> None:

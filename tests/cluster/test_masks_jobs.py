@@ -56,7 +56,16 @@ def test_an_array_with_a_killed_shard_equals_one_process(
     ends = [cluster.finish(f"{job}_{shard}", 400) for shard in range(2)]
     assert [end["JobState"] for end in ends] == ["COMPLETED"] * 2, (tmp_path / "1.log").read_text()
     assert [end["Restarts"] for end in ends] == ["0", "1"]
-    command = [VENV / "bin" / "python", "-m", "anatobench", "masks", "--gpus", "0", *arguments, tmp_path / "alone"]
+    command: list[str | Path] = [
+        VENV / "bin" / "python",
+        "-m",
+        "anatobench",
+        "masks",
+        "--gpus",
+        "0",
+        *arguments,
+        tmp_path / "alone",
+    ]
     environment = {**os.environ, **settings, "PYTHONPATH": str(REPOSITORY)}
     subprocess.run(command, env=environment, check=True)
     expected = masks_in(tmp_path / "alone")

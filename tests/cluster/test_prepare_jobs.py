@@ -28,6 +28,35 @@ def test_an_array_with_a_killed_shard_equals_one_process(
     assert contents(tmp_path / "store") == contents(store)
 
 
+FILLED_IN = {"ANATOBENCH_GPUS_PER_NODE": "4", "ANATOBENCH_CPUS_PER_GPU": "4"}
+"""As site.conf says after its GPUs were filled in."""
+
+
+def test_a_filled_in_site_gives_preparation_cores_and_no_gpu(
+    cluster: VirtualCluster, raw: Path, store: Path, tmp_path: Path
+) -> None:
+    words = f"--parsable --output={tmp_path}/%a.log"
+    script = f"slurm/prepare.sh {' '.join(preparation(raw, tmp_path / 'store'))}"
+    line = f"source slurm/site.conf && sbatch --array=0-1%8 --cpus-per-task 2 {words} {script}"
+    job = cluster.shell(line, settings=FILLED_IN, cwd=REPOSITORY).strip()
+    ends = [cluster.finish(f"{job}_{shard}") for shard in range(2)]
+    assert [end["JobState"] for end in ends] == ["COMPLETED"] * 2, (tmp_path / "1.log").read_text()
+    assert not any("gres/gpu" in end["TRES"] for end in ends)
+    assert contents(tmp_path / "store") == contents(store)
+
+
+def test_an_element_that_was_given_gpus_all_the_same_has_one_writer(
+    cluster: VirtualCluster, raw: Path, store: Path, tmp_path: Path
+) -> None:
+    job = cluster.submit(
+        "--array=0-1", f"--output={tmp_path}/%a.log", SCRIPT, *preparation(raw, tmp_path / "store"),
+        settings={"SBATCH_GPUS_PER_NODE": "4", "SBATCH_CPUS_PER_GPU": "2"},
+    )  # fmt: skip
+    ends = [cluster.finish(f"{job}_{shard}") for shard in range(2)]
+    assert [end["JobState"] for end in ends] == ["COMPLETED"] * 2, (tmp_path / "1.log").read_text()
+    assert contents(tmp_path / "store") == contents(store)
+
+
 def test_an_array_that_would_leave_cases_out_is_refused(cluster: VirtualCluster, raw: Path, tmp_path: Path) -> None:
     options = [f"--output={tmp_path}/%a.log", SCRIPT, *preparation(raw, tmp_path / "store")]
     part = cluster.submit("--array=1-2", *options)

@@ -79,7 +79,7 @@ def test_the_time_limits_signal_saves_and_queues_again(
     assert last_weights(training.run) == uninterrupted
 
 
-HITS: dict[str, Callable[[VirtualCluster, str, int], None]] = {
+HITS: dict[str, Callable[[VirtualCluster, str, int], object]] = {
     "kill -9": lambda cluster, job, process: os.kill(process, signal.SIGKILL),
     "SIGTERM to the process": lambda cluster, job, process: os.kill(process, signal.SIGTERM),
     "SIGUSR1 to the script": lambda cluster, job, process: cluster.scancel("--batch", "--signal=USR1", job),
@@ -132,7 +132,7 @@ def hit_until_it_ends(
 def test_a_job_of_a_higher_partition_only_delays_a_run(
     cluster: VirtualCluster, training: Training, uninterrupted: bytes, tmp_path: Path
 ) -> None:
-    job = training.submit(sbatch=("--gpus-per-node=1", "--nodelist=node1"))
+    job = training.submit("--device", "cpu", sbatch=("--gpus-per-node=1", "--nodelist=node1"))
     training.reach(2)
     urgent = cluster.submit(
         "--partition=urgent", "--nodelist=node1", "--exclusive", f"--output={tmp_path}/urgent.log", "--wrap=true"
@@ -174,6 +174,19 @@ def test_a_job_of_two_processes_goes_on_after_one_of_them_was_killed(
     assert weights[0] == weights[1]
 
 
+def test_a_gpu_job_that_finds_no_gpu_fails_in_one_line_unless_the_cpu_is_wanted(
+    cluster: VirtualCluster, training: Training, uninterrupted: bytes
+) -> None:
+    """The nodes' GPUs are not real ones."""
+    refused = cluster.finish(training.submit(sbatch=("--gpus-per-node=1",)))
+    assert (refused["JobState"], refused["ExitCode"], refused["Restarts"]) == ("FAILED", "1:0", "0")
+    assert "would compute on the CPU" in training.said()
+    assert training.steps() == 0
+    job = training.submit("--device", "cpu", sbatch=("--gpus-per-node=1",))
+    assert cluster.finish(job)["JobState"] == "COMPLETED", training.said()
+    assert last_weights(training.run) == uninterrupted
+
+
 def test_a_failed_run_is_not_queued_again(cluster: VirtualCluster, training: Training) -> None:
     (training.run).mkdir()
     (training.run / "notes.txt").write_text("not a run")
@@ -182,7 +195,7 @@ def test_a_failed_run_is_not_queued_again(cluster: VirtualCluster, training: Tra
     assert "not empty and not a run" in training.said()
 
 
-WRONG = {
+WRONG: dict[str, tuple[str, ...] | dict[str, str] | list[str]] = {
     "tf: torch or jax": ("--framework", "tf"),
     "--model vgg: choose one of mvit_v2_s, r3d_18, swin3d_t": ("--model", "vgg"),
     "--model: its value is missing": ("--model",),
@@ -203,7 +216,9 @@ def test_wrong_settings_fail_before_anything_runs_with_one_line(
     for number, (message, wrong) in enumerate(WRONG.items()):
         training = Training(cluster, store, tmp_path / str(number))
         training.log.parent.mkdir()
-        options, settings, sbatch = (wrong if isinstance(wrong, kind) else kind() for kind in (tuple, dict, list))
+        options = wrong if isinstance(wrong, tuple) else ()
+        settings = wrong if isinstance(wrong, dict) else {}
+        sbatch = wrong if isinstance(wrong, list) else []
         jobs[message] = training, training.submit(*options, settings=settings, sbatch=tuple(sbatch))
     for message, (training, job) in jobs.items():
         assert cluster.finish(job)["ExitCode"] == "2:0", training.said()
@@ -247,6 +262,32 @@ def test_one_task_per_gpu_of_the_allocation_and_all_know_the_first_node(
         assert place == [str(rank), str(len(tasks)), str(local_rank), node]
         assert (0 if visible == "none" else len(visible.split(","))) == int(gpus), "every task sees its node's GPUs"
         assert (host, port) == ("node1", str(10000 + int(job) % 20000))
+
+
+SITE = {
+    "ANATOBENCH_QOS": "normal", "ANATOBENCH_GPUS_PER_NODE": "2", "ANATOBENCH_GPU_TYPE": "fake",
+    "ANATOBENCH_CPUS_PER_GPU": "3", "ANATOBENCH_CONSTRAINT": "virtual", "ANATOBENCH_MEMORY": "9G",
+    "ANATOBENCH_TIME_LIMIT": "7",
+}  # fmt: skip
+
+
+def test_a_filled_in_site_is_what_sbatch_is_asked_for(
+    cluster: VirtualCluster, store: Path, curious_suite: Path
+) -> None:
+    """And a binding of GPUs that the job was submitted with stays, as each task's `srun` sees."""
+    log, settings = curious_suite / "job.log", {**SITE, "ANATOBENCH_VENV": str(curious_suite / "venv")}
+    script = f"slurm/train_ratic.sh --store {store} --out {curious_suite / 'run'}"
+    line = f"source slurm/site.conf && sbatch --parsable --output={log} --gpu-bind=single:1 {script}"
+    job = cluster.finish(cluster.shell(line, settings=settings, cwd=REPOSITORY).strip())
+    assert job["JobState"] == "COMPLETED", log.read_text()
+    # (The virtual cluster has no accounting, so its QoS is not checked by Slurm.)
+    asked = {name: job[name] for name in ("Features", "MinMemoryNode", "CpusPerTres", "TresPerNode", "TimeLimit")}
+    assert asked == {
+        "Features": "virtual", "MinMemoryNode": "9G", "CpusPerTres": "gres:gpu:3",
+        "TresPerNode": "gres:gpu:fake:2", "TimeLimit": "00:07:00",
+    }  # fmt: skip
+    visible = [(curious_suite / f"task{rank}").read_text().split()[4] for rank in range(2)]
+    assert visible == ["0", "1"], "a task sees the GPU that it is bound to"
 
 
 @pytest.mark.parametrize("task", ["ratic", "ct_rate", "rad_chestct"])

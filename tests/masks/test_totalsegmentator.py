@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def masks(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict, str]:
+def masks(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any], str]:
     """Exit status, figures and what was said."""
     capsys.readouterr()
     status = main(["masks", "--gpus", "0", "--json", *map(str, words)])

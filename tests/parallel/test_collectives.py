@@ -37,7 +37,8 @@ def in_two_processes(model: str, *settings: str) -> dict[str, Any]:
     ]  # fmt: skip
     ended = finish(pair)
     assert [status for status, *_ in ended] == [0, 0], ended[0][2][-2000:]
-    return json.loads(ended[0][1].splitlines()[-1])
+    found: dict[str, Any] = json.loads(ended[0][1].splitlines()[-1])
+    return found
 
 
 def on_two_devices(model: str, *settings: str) -> dict[str, Any]:
@@ -46,7 +47,8 @@ def on_two_devices(model: str, *settings: str) -> dict[str, Any]:
     command = [sys.executable, str(SCRIPT), "jax", model, *settings]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
-    return json.loads(ended.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
 
 
 @pytest.mark.parametrize(("model", "compiled"), [("r3d_18", "true"), *((model, "false") for model in MODELS)])

@@ -9,14 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from child_processes_of_tests import finish, free_port
+from kept_checkpoints import newest_checkpoint
 from tiny_store import write_store
 
 from anatobench.parity.comparison import largest_difference
 from anatobench.store.reader import Store
-from anatobench.training.checkpoints import read_newest
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,7 @@ def train(store: Store, run: Path, framework: str, count: int, *more: str) -> li
     ]
 
 
-def logged(run: Path, kind: str) -> list[dict]:
+def logged(run: Path, kind: str) -> list[dict[str, Any]]:
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [record for line in lines if line.endswith("\n") and (record := json.loads(line))["kind"] == kind]
@@ -73,7 +74,7 @@ def test_a_run_stopped_in_two_processes_ends_in_one_as_if_it_had_always_been_one
     pair[1].send_signal(signal.SIGUSR1)  # the one that does not write
     ended = finish(pair)
     assert [status for status, *_ in ended] == [130, 130], ended
-    step = read_newest(run).progress.step
+    step = newest_checkpoint(run).progress.step
     assert 3 <= step < TOTAL_STEPS
     for _, _, errors in ended:
         assert f"after step {step} of {TOTAL_STEPS}, which is saved" in errors
@@ -82,7 +83,7 @@ def test_a_run_stopped_in_two_processes_ends_in_one_as_if_it_had_always_been_one
     ((status, _, errors),) = finish(train(store, run, framework, 1))
     assert status == 0, errors
     assert f"going on after step {step}" in errors
-    expected, found = read_newest(tmp_path / "alone"), read_newest(run)
+    expected, found = newest_checkpoint(tmp_path / "alone"), newest_checkpoint(run)
     for name in ("model", "optimizer"):
         assert largest_difference(expected.trees[name], found.trees[name]).error < 1e-9
     for kind, keys in (("step", ("step", "loss", "gradient_norm")), ("evaluation", ("step", "auc_macro"))):
@@ -100,7 +101,7 @@ def test_all_of_them_begin_with_the_weights_of_a_file(framework: str, store: Sto
     for name, count in (("alone", 1), ("together", 2)):
         ended = finish(train(store, tmp_path / name, framework, count, *begin))
         assert [status for status, *_ in ended] == [0] * count, ended
-    expected, found = read_newest(tmp_path / "alone"), read_newest(tmp_path / "together")
+    expected, found = newest_checkpoint(tmp_path / "alone"), newest_checkpoint(tmp_path / "together")
     assert largest_difference(expected.weights, found.weights).error < 1e-9
     drawn, first = logged(tmp_path / "other", "step")[0], logged(tmp_path / "alone", "step")[0]
     assert drawn["loss"] != first["loss"]
@@ -122,7 +123,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(store: Store, tmp_
     pair[1].kill()
     ended = finish(pair)
     assert ended[0][0] not in (0, 130)
-    saved = read_newest(tmp_path / "run").progress.step
+    saved = newest_checkpoint(tmp_path / "run").progress.step
     assert saved >= 4
     ended = finish(train(store, tmp_path / "run", "torch", 2, "--checkpoint-every", "2"))
     assert [status for status, *_ in ended] == [0, 0], ended

@@ -21,7 +21,8 @@ import anatobench.volumes.nifti as nifti_module
 import anatobench.volumes.resample as resample_module
 from anatobench.datasets.case import Case
 from anatobench.errors import CaseError
-from anatobench.store.prepare import PreparedCase, prepare_case
+from anatobench.store.prepare import prepare_case
+from anatobench.store.writer import PreparedCase
 from anatobench.tasks import RATIC
 from anatobench.volumes.volume import Grid
 
@@ -49,7 +50,8 @@ def hounsfield(xyz: np.ndarray) -> np.ndarray:
     """Smooth, nowhere symmetric, with metal beyond what a store keeps."""
     x, y, z = xyz / 100
     metal = np.linalg.norm(xyz - np.reshape(METAL[0], (3, 1, 1, 1)), axis=0)
-    return 60 * x - 90 * y + 120 * z + 80 * np.sin(3 * x + y) + 4000 / (1 + np.exp((metal - METAL[1]) / 6))
+    hu: np.ndarray = 60 * x - 90 * y + 120 * z + 80 * np.sin(3 * x + y) + 4000 / (1 + np.exp((metal - METAL[1]) / 6))
+    return hu
 
 
 def organ_levels(xyz: np.ndarray) -> dict[int, np.ndarray]:
@@ -121,13 +123,15 @@ def nearest_for_hu(volume: Any, grid: Grid) -> np.ndarray:
 
 def linear_labels(labels: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
     index = np.tensordot(np.linalg.inv(affine) @ grid.affine, np.stack([*np.indices(grid.size), np.ones(grid.size)]), 1)
-    return map_coordinates(labels.astype(float), index[:3], order=1).round().astype(labels.dtype)
+    mixed: np.ndarray = map_coordinates(labels.astype(float), index[:3], order=1).round().astype(labels.dtype)
+    return mixed
 
 
 def stretched_labels(labels: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
     """By index, as if both grids covered the same place."""
     index = np.indices(grid.size) * np.reshape(np.array(labels.shape) / grid.size, (3, 1, 1, 1))
-    return labels[tuple(index.astype(int))]
+    picked: np.ndarray = labels[tuple(index.astype(int))]
+    return picked
 
 
 def in_place_of(module: Any, name: str, make: Callable[[Any], Any]) -> Callable[[pytest.MonkeyPatch], None]:

@@ -10,9 +10,9 @@ from torch import nn
 from torchvision.models.video import mvit
 from transformer_faults import RECIPE, Plant, climb, in_every, line_changed, method_changed, setting
 
-import torch_ref.engine as engine_module
 from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.tasks import Size, get_task
+from torch_ref.models.diagnosis_model import DiagnosisModel
 
 MODEL = "mvit_v2_s"
 # Grids 5x8x18, 5x4x9, 5x2x5: poolings round up.
@@ -75,9 +75,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         "stage blocks.0",
     ),
     "class token averaged in": (
-        lambda monkeypatch: monkeypatch.setattr(
-            engine_module.DiagnosisModel, "classify", with_class_token(engine_module.DiagnosisModel.classify)
-        ),
+        lambda monkeypatch: monkeypatch.setattr(DiagnosisModel, "classify", with_class_token(DiagnosisModel.classify)),
         "logits",
     ),
 }

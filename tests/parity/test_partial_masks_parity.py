@@ -19,6 +19,7 @@ from anatobench.parity.inputs import parity_batch, parity_recipe
 from anatobench.parity.ladder import Ladder
 from anatobench.recipes import MODELS
 from anatobench.tasks import RATIC, MaskClass, Size, multi_label_task
+from torch_ref.losses import CASE_TERMS
 
 NESTED = replace(
     RATIC,
@@ -70,7 +71,8 @@ def unannotated_as_absent(right: Any) -> Any:
 def dice_of_the_batch(right: Any) -> Any:
     def loss(logits: Tensor, truth: Tensor, seen: Tensor, smooth: float) -> Tensor:
         joined = (x.transpose(0, 1).flatten(1, 2)[None] for x in (logits, truth, seen))
-        return right(*joined, smooth).expand(len(logits), -1)
+        dice: Tensor = right(*joined, smooth)
+        return dice.expand(len(logits), -1)
 
     return loss
 
@@ -97,7 +99,7 @@ def exclusive_classes(right: Any) -> Any:
     """A voxel of the first class that has it alone: what is inside another is no part of it."""
 
     def masks(organs: Tensor, organ_sets: Any) -> Tensor:
-        found = right(organs, organ_sets)
+        found: Tensor = right(organs, organ_sets)
         return found & (found.cumsum(1) == 1)
 
     return masks
@@ -116,10 +118,7 @@ class _Torch:
 
 def in_terms(make: Callable[[Any], Any]) -> Plant:
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-        import torch_ref.step as step_module
-
-        right = step_module.CASE_TERMS["partial_masks"]
-        monkeypatch.setitem(step_module.CASE_TERMS, "partial_masks", make(right))
+        monkeypatch.setitem(CASE_TERMS, "partial_masks", make(CASE_TERMS["partial_masks"]))
 
     return plant
 

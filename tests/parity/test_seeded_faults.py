@@ -14,6 +14,7 @@ from anatobench.parity.climb import TOLERANCES as TOLERANCES_OF_DTYPE
 from anatobench.parity.inputs import parity_recipe
 from anatobench.parity.ladder import Ladder, Rung
 from anatobench.tasks import RATIC
+from jax_impl.engine import JaxEngine
 
 SPEC = ModelSpec("r3d_18", "tiny", RATIC, crop_size=(16, 24, 20))
 RECIPE = parity_recipe("float64", seed=0)
@@ -48,7 +49,9 @@ def test_the_engines_agree(jax_engine: Engine, initial_weights: Arrays) -> None:
     kinds = {rung.kind for rung in rungs}
     assert kinds >= {"shapes", "weights", "activations", "logits", "seg_logits", "loss", "grads", "params", "optimizer"}
     # Far enough under the tolerance that it is rounding, and not all exactly 0, which would be one engine twice.
-    assert 0 < max(rung.difference.error for rung in rungs if rung.kind != "prediction") < TOLERANCES.gradients / 10
+    errors = [rung.difference.error for rung in rungs if rung.kind != "prediction"]
+    assert TOLERANCES.gradients is not None
+    assert 0 < max(errors) < TOLERANCES.gradients / 10
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
@@ -64,6 +67,7 @@ def test_a_wrong_permutation_in_the_weight_table_turns_the_stem_red(
     monkeypatch: pytest.MonkeyPatch, jax_engine: Engine, initial_weights: Arrays
 ) -> None:
     """In and out by the same wrong table, the round trip is the identity; only the forward pass can tell."""
+    assert isinstance(jax_engine, JaxEngine)
     wrong = [
         replace(entry, permutation=(4, 3, 2, 1, 0)) if len(entry.shape) == 5 else entry for entry in jax_engine._table
     ]

@@ -8,6 +8,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def both_frameworks() -> None:
     pytest.importorskip("flax")
 
 
-SCANS = {
+SCANS: dict[str, list[tuple[Path, Path | None]]] = {
     "abdomen": [
         (ABDOMEN / "dicom", ABDOMEN / "dicom_totalsegmentator.nii.gz"),
         (ABDOMEN / "ct_small.nii.gz", ABDOMEN / "ct_small_totalsegmentator.nii.gz"),
@@ -59,7 +60,7 @@ def prepare(folder: Path, anatomy: str) -> Store:
     return Store.open(store)
 
 
-def train(store: Store, framework: str, out: Path, batch_size: int) -> list[dict]:
+def train(store: Store, framework: str, out: Path, batch_size: int) -> list[dict[str, Any]]:
     words = ["train", "--task", "manifest", "--store", str(store.root), "--model", "r3d_18", "--framework", framework]
     settings = [f"batch_size={batch_size}", f"epochs={STEPS}", "learning_rate=3e-3"]
     overrides = [word for setting in settings for word in ("--set", setting)]

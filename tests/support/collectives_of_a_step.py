@@ -69,6 +69,7 @@ def of_jax(spec: ModelSpec, settings: list[str]) -> tuple[Engine, dict[str, Any]
     with engine._precision.applied():
         lowered = engine._train_step.lower(0, engine._state, arrays, asked, np.float32(1e-3), np.uint32(0))
         text = lowered.compile().as_text()
+    assert text is not None
     found = []
     for types, kind, rest in re.findall(rf"= (.*?) ({KINDS})(?:-start)?\((.*)", text):
         shapes = [[int(n) for n in shape.split(",") if n] for shape in re.findall(r"[a-z]\w*\[([\d,]*)\]", types)]

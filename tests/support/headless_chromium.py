@@ -68,7 +68,8 @@ class _Browser:
             answer = self._next()
             if answer.get("id") == self._last:
                 assert "error" not in answer, answer["error"]
-                return answer["result"]
+                result: dict[str, Any] = answer["result"]
+                return result
 
     def wait_for(self, method: str) -> None:
         while not any(event["method"] == method for event in self.events):

@@ -13,7 +13,7 @@ from torchvision.models import video
 def published_state(model: str, seed: int = 0) -> dict[str, Tensor]:
     """Return the state dict of torchvision's unchanged model with 400 classes, no two values alike but its index
     tables'."""
-    state = getattr(video, model)(num_classes=400).state_dict()
+    state: dict[str, Tensor] = getattr(video, model)(num_classes=400).state_dict()
     generator = np.random.default_rng(seed)
     for tensor in state.values():
         if tensor.is_floating_point():

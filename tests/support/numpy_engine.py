@@ -6,10 +6,13 @@ loop, checkpoints, evaluation and commands are tested in milliseconds. A voxel o
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pytest
+from numpy_peer import NumpyInstruments
 
-from anatobench.engine import Arrays, ModelSpec, StepMetrics
+from anatobench.engine import Arrays, Engine, Inspection, ModelSpec, StepMetrics
 from anatobench.objectives.heads import SEGMENTATION
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
@@ -64,23 +67,40 @@ class NumpyEngine:
 
     def train_step(self, batch: Batch, learning_rate: float, step: int, stop: bool = False, phase: int = 0) -> Measured:
         self.events.append(step + 1)
-        noise = np.random.default_rng((self.recipe.seed, step)).normal(0, 0.05, (batch.size, FEATURES))
-        features = (_features(batch["volume"]) + noise).astype(np.float32)
-        losses, slopes = self._losses(self._logits(features), batch["targets"])
-        losses[(batch["volume"] == POISON_HU).any(axis=(1, 2, 3))] = np.nan
-        slopes[np.isnan(losses)] = np.nan
-        gradients = {
-            "fc.weight": slopes.T @ features / batch.size,
-            "fc.bias": slopes.mean(axis=0),
-            "segmentation_head.weight": np.full(self.spec.task.segmentation_classes, 0.01, np.float32),
-        }
+        losses, gradients = self._losses_and_gradients(batch, self._noisy_features(batch, step))
         used = [gradients[name] for name in self._weights]
         norm = np.sqrt(sum(float((gradient**2).sum()) for gradient in used))
         self._update(gradients, norm, learning_rate)
         mean = float(losses.mean())
         fetched = _Negated(self.events)
-        terms = {"classification": mean, "any_injury": 0.0, "segmentation": 0.0}
-        return Measured(StepMetrics(mean, terms, norm, losses), fetched, step + 1)
+        return Measured(StepMetrics(mean, _terms(mean), norm, losses), fetched, step + 1)
+
+    def inspect(self, batch: Batch, train: bool = True, gradients: bool = True, phase: int = 0) -> Inspection:
+        """With the features as the only stage; in training mode with the noise of step 0."""
+        features = self._noisy_features(batch, 0) if train else _features(batch["volume"])
+        losses, found = self._losses_and_gradients(batch, features)
+        mean = float(losses.mean())
+        return Inspection(
+            {"features": features},
+            {"logits": self._logits(features)},
+            {"loss": mean, **_terms(mean)},
+            {name: found[name] for name in self._weights} if gradients else {},
+        )
+
+    def _noisy_features(self, batch: Batch, step: int) -> np.ndarray:
+        noise = np.random.default_rng((self.recipe.seed, step)).normal(0, 0.05, (batch.size, FEATURES))
+        return (_features(batch["volume"]) + noise).astype(np.float32)
+
+    def _losses_and_gradients(self, batch: Batch, features: np.ndarray) -> tuple[np.ndarray, Arrays]:
+        """[B], and of their mean by every parameter; the segmentation head's is a stand-in of 0.01."""
+        losses, slopes = self._losses(self._logits(features), batch["targets"])
+        losses[(batch["volume"] == POISON_HU).any(axis=(1, 2, 3))] = np.nan
+        slopes[np.isnan(losses)] = np.nan
+        return losses, {
+            "fc.weight": slopes.T @ features / batch.size,
+            "fc.bias": slopes.mean(axis=0),
+            "segmentation_head.weight": np.full(self.spec.task.segmentation_classes, 0.01, np.float32),
+        }
 
     def _update(self, gradients: Arrays, norm: float, learning_rate: float) -> None:
         recipe, scale = self.recipe, min(1.0, self.recipe.clip_norm / (norm + 1e-6))
@@ -110,7 +130,8 @@ class NumpyEngine:
     def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """Return each octant's share of the score."""
         shares = (slope @ self._weights["fc.weight"]) * _features(volume)
-        return np.maximum(shares, 0).reshape(-1, 2, 2, 2)
+        octants: np.ndarray = np.maximum(shares, 0).reshape(-1, 2, 2, 2)
+        return octants
 
     def weights(self) -> Arrays:
         return {name: array.copy() for name, array in self._weights.items()}
@@ -131,7 +152,10 @@ class NumpyEngine:
                 array[...] = state["optimizer"][name]
             self._updates = int(state["optimizer"]["step"])
 
-    def device(self) -> dict:
+    def instruments(self) -> NumpyInstruments:
+        return NumpyInstruments()
+
+    def device(self) -> dict[str, Any]:
         return {"kind": "cpu", "name": "test", "count": 1, "versions": {"numpy": np.__version__}}
 
     def _logits(self, features: np.ndarray) -> np.ndarray:
@@ -154,7 +178,11 @@ class NumpyEngine:
         return losses, slopes
 
 
-class _Negated(list):
+def _terms(loss: float) -> dict[str, float]:
+    return {"classification": loss, "any_injury": 0.0, "segmentation": 0.0}
+
+
+class _Negated(list[int]):
     """Notes a fetched step as its negative number in the engine's events."""
 
     def __init__(self, events: list[int]) -> None:
@@ -182,8 +210,12 @@ def _features(volume: np.ndarray) -> np.ndarray:
     return np.stack(means, axis=1).astype(np.float32) / np.float32(500)
 
 
-def use_numpy_engines(monkeypatch) -> None:
+def build(name: str, spec: ModelSpec, recipe: Recipe) -> Engine:
+    """Return what `load_engine` would: under the checker the double fulfils all of the contract."""
+    return NumpyEngine(spec, recipe, name)
+
+
+def use_numpy_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every command and evaluation get this engine, whatever framework it asks for."""
     for module in ("engine", "evaluation.run_evaluation", "prediction.one_scan", "session"):
-        path = f"anatobench.{module}.load_engine"
-        monkeypatch.setattr(path, lambda name, spec, recipe: NumpyEngine(spec, recipe, name))
+        monkeypatch.setattr(f"anatobench.{module}.load_engine", build)

@@ -5,10 +5,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from anatobench.engine import Arrays, ModelSpec, StepMetrics
+from anatobench.engine import Arrays, DeviceMemory, ModelSpec, StepMetrics
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 
@@ -40,7 +41,8 @@ class Measured:
 class NumpyInstruments:
     def synchronise(self) -> None: ...
 
-    def memory(self) -> None: ...
+    def memory(self) -> DeviceMemory | None:
+        return None
 
     def release_memory(self) -> None: ...
 
@@ -83,7 +85,7 @@ class NumpyStep:
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         self._weight = weights["weight"].copy()
 
-    def device(self) -> dict:
+    def device(self) -> dict[str, Any]:
         return {"kind": "cpu", "name": "numpy", "count": 1, "versions": {"numpy": np.__version__}}
 
     def instruments(self) -> NumpyInstruments:

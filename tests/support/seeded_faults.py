@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import torch_ref.engine as engine_module
-import torch_ref.layers.upsampling as upsampling_module
 import torch_ref.losses.diagnosis as losses_module
 import torch_ref.losses.segmentation as segmentation_module
 import torch_ref.step as step_module
 from anatobench.tasks import WINDOWS
+from torch_ref.losses import CASE_TERMS
 from torch_ref.models.diagnosis_model import DiagnosisModel
+from torch_ref.weights import export_weights, import_weights
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -80,24 +81,27 @@ def kernel_axes_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
         of_blocks = {n for n, w in weights.items() if w.shape[2:] == (3, 3, 3)}
         return {n: np.ascontiguousarray(w.swapaxes(2, 4)) if n in of_blocks else w for n, w in weights.items()}
 
-    load, export = engine_module.import_weights, engine_module.export_weights
-    monkeypatch.setattr(engine_module, "import_weights", lambda model, weights: load(model, swapped(weights)))
-    monkeypatch.setattr(engine_module, "export_weights", lambda model: swapped(export(model)))
+    monkeypatch.setattr(engine_module, "import_weights", lambda model, weights: import_weights(model, swapped(weights)))
+    monkeypatch.setattr(engine_module, "export_weights", lambda model: swapped(export_weights(model)))
 
 
 def same_padding(model: DiagnosisModel) -> None:
     """TensorFlow's and Flax's SAME: a strided convolution of an even size is padded at the end alone."""
-    conv = model.backbone.layer2[0].conv1[0]
+    conv = model.backbone.get_submodule("layer2.0.conv1.0")
+    assert isinstance(conv, nn.Conv3d)
     conv.padding = (0, 0, 0)
     conv.register_forward_pre_hook(lambda _, inputs: F.pad(inputs[0], (0, 1) * 3))
 
 
 def no_relu_after_addition(model: DiagnosisModel) -> None:
-    model.backbone.layer1[0].relu = nn.Identity()
+    model.backbone.get_submodule("layer1.0").relu = nn.Identity()
 
 
 def biased_running_variance(module: nn.BatchNorm3d, x: Tensor) -> Tensor:
     if module.training:
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        assert module.momentum is not None
         with torch.no_grad():
             mean, variance = x.mean((0, 2, 3, 4)), x.var((0, 2, 3, 4), correction=0)
             module.running_mean.lerp_(mean, module.momentum)
@@ -107,6 +111,7 @@ def biased_running_variance(module: nn.BatchNorm3d, x: Tensor) -> Tensor:
 
 
 def always_batch_statistics(module: nn.BatchNorm3d, x: Tensor) -> Tensor:
+    assert module.momentum is not None
     running = (module.running_mean, module.running_var) if module.training else (None, None)
     return F.batch_norm(x, *running, module.weight, module.bias, True, module.momentum, module.eps)
 
@@ -114,7 +119,7 @@ def always_batch_statistics(module: nn.BatchNorm3d, x: Tensor) -> Tensor:
 def interpolated(**settings: Any) -> Plant:
     """Plant another way of the head's upsampling."""
     return lambda monkeypatch: monkeypatch.setattr(
-        upsampling_module.F, "interpolate", lambda x, size, **_: _INTERPOLATE(x, size=size, **settings)
+        F, "interpolate", lambda x, size, **_: _INTERPOLATE(x, size=size, **settings)
     )
 
 
@@ -126,7 +131,7 @@ _INTERPOLATE = F.interpolate
 
 def with_task(change: Callable[[Any], Any]) -> Plant:
     """Let the losses see another task."""
-    return in_dict(step_module.CASE_TERMS, "diagnosis", lambda right: lambda task, *rest: right(change(task), *rest))
+    return in_dict(CASE_TERMS, "diagnosis", lambda right: lambda task, *rest: right(change(task), *rest))
 
 
 def swapped_sample_weights(task: Any) -> Any:
@@ -147,7 +152,8 @@ def any_injury_of_maximum(right: Any) -> Any:
         truth = (targets > 0).any(1).to(logits.dtype)
         none, injured = task.any_injury_sample_weights
         weight = none + (injured - none) * truth
-        return weight * F.binary_cross_entropy_with_logits(worst, truth, reduction="none")
+        losses: Tensor = weight * F.binary_cross_entropy_with_logits(worst, truth, reduction="none")
+        return losses
 
     return loss
 
@@ -159,7 +165,8 @@ def missing_as_healthy(right: Any) -> Any:
 def divided_by_weights(right: Any) -> Any:
     def loss(group: Any, logits: Tensor, grade: Tensor) -> Tensor:
         weights = losses_module.sample_weight(group, grade.clamp(min=0))
-        return right(group, logits, grade) * len(grade) / weights.sum()
+        losses: Tensor = right(group, logits, grade) * len(grade) / weights.sum()
+        return losses
 
     return loss
 
@@ -180,7 +187,8 @@ def dice_of_the_batch(right: Any) -> Any:
 
     def loss(seg_logits: Tensor, organs: Tensor, valid: Tensor, smooth: float) -> Tensor:
         joined = seg_logits.transpose(0, 1).flatten(1, 2)[None], organs.flatten(0, 1)[None], valid.flatten(0, 1)[None]
-        return right(*joined, smooth).expand(len(organs))
+        loss_of_all: Tensor = right(*joined, smooth)
+        return loss_of_all.expand(len(organs))
 
     return loss
 
@@ -188,12 +196,12 @@ def dice_of_the_batch(right: Any) -> Any:
 # Optimizer
 
 
-def optimizer_with(**settings: float) -> Plant:
+def optimizer_with(**settings: float | tuple[float, float]) -> Plant:
     """AdamW with other settings."""
 
     def make(right: Any) -> Any:
         def build(parameters: Any, recipe: Any) -> torch.optim.AdamW:
-            optimizer = right(parameters, recipe)
+            optimizer: torch.optim.AdamW = right(parameters, recipe)
             optimizer.param_groups[0].update(settings)
             return optimizer
 
@@ -215,7 +223,7 @@ def decay_of_kernels_alone(right: Any) -> Any:
     def update(optimizer: torch.optim.AdamW, clip_norm: float, learning_rate: float) -> Tensor:
         (group,) = optimizer.param_groups
         vectors = [(p, p.detach().clone()) for p in group["params"] if p.ndim == 1]
-        norm = right(optimizer, clip_norm, learning_rate)
+        norm: Tensor = right(optimizer, clip_norm, learning_rate)
         with torch.no_grad():
             for parameter, before in vectors:
                 parameter.add_(before, alpha=learning_rate * group["weight_decay"])
@@ -254,8 +262,8 @@ def rate_of_next_step(right: Any) -> Any:
 
 def gradients_not_cleared(right: Any) -> Any:
     def build(parameters: Any, recipe: Any) -> torch.optim.AdamW:
-        optimizer = right(parameters, recipe)
-        optimizer.zero_grad = lambda: None
+        optimizer: torch.optim.AdamW = right(parameters, recipe)
+        optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]  # the fault itself
         return optimizer
 
     return build

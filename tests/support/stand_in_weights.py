@@ -30,7 +30,7 @@ def write_stand_in_weights(folder: Path, seed: int = 0, structures: Collection[s
     from totalsegmentator.map_tasks_config import TASK_ID_WEIGHTS_CONFIGS
     from totalsegmentator.map_to_binary import class_map
 
-    model = folder / TASK_ID_WEIGHTS_CONFIGS[TASK]["foldername"] / MODEL
+    model: Path = folder / TASK_ID_WEIGHTS_CONFIGS[TASK]["foldername"] / MODEL
     (model / "fold_0").mkdir(parents=True)
     names = class_map["total"]
     labels = {"background": 0, **{name: label for label, name in names.items()}}

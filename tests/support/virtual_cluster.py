@@ -53,7 +53,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 GresTypes=gpu
 NodeName=node[1-{nodes}] NodeAddr=127.0.0.[11-{last}] Port=[{first_port}-{last_port}] Sockets=1 CoresPerSocket=16 \
-ThreadsPerCore=1 RealMemory=100000 Gres=gpu:{gpus} State=UNKNOWN
+ThreadsPerCore=1 RealMemory=100000 Feature=virtual Gres=gpu:fake:{gpus} State=UNKNOWN
 PartitionName=gpu Nodes=ALL Default=YES DefMemPerCPU=1000 DefaultTime=10 State=UP PriorityTier=10 GraceTime=20
 PartitionName=urgent Nodes=ALL DefMemPerCPU=1000 DefaultTime=10 State=UP PriorityTier=100
 """
@@ -131,6 +131,10 @@ class VirtualCluster:
         """`sbatch` with these words and these variables beside the environment; the job's id."""
         return self._run("sbatch", "--parsable", *words, settings=settings, cwd=cwd).strip()
 
+    def shell(self, line: str, settings: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
+        """A line that a person types on the login node, in bash; what it prints."""
+        return self._run("bash", "-c", line, settings=settings, cwd=cwd)
+
     def scontrol(self, *words: str) -> str:
         """Return what `scontrol` prints."""
         return self._run("scontrol", *words)
@@ -167,7 +171,7 @@ class VirtualCluster:
                 folder.mkdir()
             for gpu in range(self._gpus):
                 os.mknod(devices / f"gpu{gpu}", 0o20666, os.makedev(1, 3))
-            gres.append(f"NodeName=node{number} Name=gpu File={devices}/gpu[0-{self._gpus - 1}]")
+            gres.append(f"NodeName=node{number} Name=gpu Type=fake File={devices}/gpu[0-{self._gpus - 1}]")
         (self.root / "hosts").write_text("\n".join(hosts) + "\n")
         (self.root / "gres.conf").write_text("\n".join(gres) + "\n")
 

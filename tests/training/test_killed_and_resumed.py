@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from kept_checkpoints import newest_checkpoint
 from tiny_store import write_store
 
 from anatobench.store.reader import Store
-from anatobench.training.checkpoints import read_newest
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +53,7 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> str:
     return error
 
 
-def logged(run: Path) -> list[dict]:
+def logged(run: Path) -> list[dict[str, Any]]:
     """Return every whole line of the log without its times."""
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
@@ -69,7 +70,7 @@ def wait_for_steps(process: subprocess.Popen[str], run: Path, count: int) -> Non
 
 
 def state(run: Path) -> dict[str, bytes]:
-    newest = read_newest(run)
+    newest = newest_checkpoint(run)
     return {name: array.tobytes() for name, array in {**newest.weights, **newest.trees["optimizer"]}.items()}
 
 
@@ -111,7 +112,7 @@ def test_a_run_goes_on_in_the_other_framework(tmp_path: Path, store: Store, envi
             assert theirs["batch_digest"] == ours["batch_digest"]
             assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
             assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-7)
-    expected, found = read_newest(whole), read_newest(switched)
+    expected, found = newest_checkpoint(whole), newest_checkpoint(switched)
     assert found.progress.framework == "jax"
     assert found.trees["optimizer"].keys() == expected.trees["optimizer"].keys()
     for name, array in expected.weights.items():

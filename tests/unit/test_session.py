@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from child_processes_of_tests import finish
+from kept_checkpoints import newest_checkpoint
 from numpy_engine import use_numpy_engines
 from tiny_store import FINDINGS, write_store
 
@@ -19,7 +20,6 @@ from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.session import Introduction, configure, train_run
 from anatobench.store.reader import Store
-from anatobench.training.checkpoints import read_newest
 from anatobench.training.run_folder import RunConfig, begun, locked
 
 SETTINGS = ("batch_size=2", "epochs=2", "learning_rate=0.05")
@@ -54,7 +54,7 @@ def test_it_prints_nothing_and_returns_what_became_of_the_run(
     assert capfd.readouterr() == ("", "")
     assert (outcome.steps, outcome.epochs, outcome.framework, outcome.device["kind"]) == (8, 2, "torch", "cpu")
     assert outcome.best is not None
-    assert read_newest(tmp_path / "run").progress.step == 8  # type: ignore[union-attr]
+    assert newest_checkpoint(tmp_path / "run").progress.step == 8
     with pytest.raises(FrozenInstanceError):
         outcome.steps = 9  # type: ignore[misc]
 
@@ -73,7 +73,7 @@ def test_the_command_line_trains_the_same_and_prints_the_outcome(
     }
     assert "r3d_18 (tiny) on findings with torch on test: 8 training cases, with segmentation" in said.err
     assert "epoch 2: validation" in said.err
-    library, command = (read_newest(tmp_path / name) for name in ("library", "command"))
+    library, command = (newest_checkpoint(tmp_path / name) for name in ("library", "command"))
     assert {n: a.tobytes() for n, a in library.weights.items()} == {n: a.tobytes() for n, a in command.weights.items()}
 
 
@@ -89,7 +89,12 @@ def test_whoever_wants_to_know_is_told(tmp_path: Path, config: RunConfig) -> Non
 def test_the_store_is_opened_once(tmp_path: Path, store: Store, config: RunConfig, monkeypatch: Any) -> None:
     opened: list[Path] = []
     open_store = Store.open
-    monkeypatch.setattr(Store, "open", lambda path: opened.append(Path(path)) or open_store(path))
+
+    def note(path: Path) -> Store:
+        opened.append(Path(path))
+        return open_store(path)
+
+    monkeypatch.setattr(Store, "open", note)
     assert main(words(store, tmp_path / "command")) == 0
     assert opened == [store.root]
     train_run(tmp_path / "library", config, store=store)

@@ -33,6 +33,7 @@ from anatobench.cli import masks
 from anatobench.cli.main import main
 from stand_in_segmenter import ThresholdSegmenter
 masks.weights.find_or_download = lambda: types.SimpleNamespace(version="0", folder=Path("."))
+masks.weights.check_digest = lambda found: None
 masks.TotalSegmentator = lambda *given: ThresholdSegmenter(fault="wait")
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
@@ -134,14 +135,33 @@ def test_prepare(tmp_path: Path) -> None:
     voxels = np.repeat(body_voxels((40, 96, 96)), 4, axis=0)
     write_nifti(tmp_path / "raw" / "scan.nii.gz", voxels, AFFINE)
     (tmp_path / "raw" / "manifest.csv").write_text("\n".join(rows) + "\n")
-    words = ["prepare", "--dataset", "manifest", "--raw", tmp_path / "raw", "--anatomy", "chest", "--size", "tiny"]
+    words: list[str | Path] = [
+        "prepare",
+        "--dataset",
+        "manifest",
+        "--raw",
+        tmp_path / "raw",
+        "--anatomy",
+        "chest",
+        "--size",
+        "tiny",
+    ]
     last = stopped([*ANATOBENCH, *words, "--store", tmp_path / "s", "--workers", "2"], tmp_path, depth=2, seconds=1)
     assert last == "anatobench prepare: stopped by SIGTERM"
 
 
 def test_masks(tmp_path: Path, scans: Path) -> None:
     (tmp_path / "command.py").write_text(SEGMENTING)
-    words = [tmp_path / "command.py", "masks", "--raw", scans, "--out", tmp_path / "masks", "--gpus", "0"]
+    words: list[str | Path] = [
+        tmp_path / "command.py",
+        "masks",
+        "--raw",
+        scans,
+        "--out",
+        tmp_path / "masks",
+        "--gpus",
+        "0",
+    ]
     assert stopped(words, tmp_path, depth=1, seconds=1) == "anatobench masks: stopped by SIGTERM"
 
 
@@ -153,7 +173,7 @@ def test_predict_a_folder(tmp_path: Path, scans: Path) -> None:
     save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.state()))
     assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "model.safetensors")]) == 0
     (tmp_path / "command.py").write_text(SLOW_READING)
-    words = ["predict", tmp_path / "model.safetensors", "--batch", scans, "--out", tmp_path / "out"]
+    words: list[str | Path] = ["predict", tmp_path / "model.safetensors", "--batch", scans, "--out", tmp_path / "out"]
     last = stopped([tmp_path / "command.py", *words], tmp_path, depth=1, seconds=1)
     assert last == "anatobench predict: stopped by SIGTERM"
 

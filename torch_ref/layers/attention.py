@@ -26,7 +26,8 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
 
 
 def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return the same without an array of queries by keys, where PyTorch has a kernel for the device and the type."""
+    """Return the same, of the same shapes, without an array [B, heads, Q, K], where PyTorch has a kernel for the device
+    and the type."""
     channels = values.shape[-1]
     width = -(-max(channels, queries.shape[-1]) // ALIGNMENT) * ALIGNMENT
     queries, keys, values = (_widened(part, width) for part in (queries, keys, values))

@@ -43,12 +43,13 @@ def depthwise_conv3d(x: Tensor, kernel: Tensor, stride: Size) -> Tensor:
     if kernel.shape[:3] != (3, 3, 3) or x.shape[-1] % kernel.shape[3]:
         raise ValueError(f"a kernel of {tuple(kernel.shape)} does not fit {x.shape[-1]} channels: pass [3, 3, 3, c]")
     if kernels_run_on(x) and x[0].numel() < OFFSETS:
-        return _depthwise_conv3d(x.contiguous(), kernel.contiguous(), *stride, WALK)
+        y: Tensor = _depthwise_conv3d(x.contiguous(), kernel.contiguous(), *stride, WALK)
+        return y
     return depthwise_conv3d_plain(x, kernel, stride)
 
 
 def depthwise_conv3d_plain(x: Tensor, kernel: Tensor, stride: Size) -> Tensor:
-    """Return the same by PyTorch's grouped convolution."""
+    """Return the same, x [B, D, H, W, C] to [B, D', H', W', C], by PyTorch's grouped convolution."""
     channels = x.shape[-1]
     weight = kernel.to(x.dtype).permute(3, 0, 1, 2)[:, None].repeat(channels // kernel.shape[3], 1, 1, 1, 1)
     # In the default order: see above for what cuDNN does with a view of channels-last memory.

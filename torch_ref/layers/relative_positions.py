@@ -52,8 +52,9 @@ def row_picks(length: int, queries: int, keys: int) -> np.ndarray:
     where the table has another length than the distances and is interpolated linearly."""
     needed = 2 * max(queries, keys) - 1
     centres = np.clip((np.arange(needed) + 0.5) * (length / needed) - 0.5, 0.0, length - 1.0)
-    weights = np.maximum(1.0 - np.abs(centres[:, None] - np.arange(length)), 0.0)
-    return weights[relative_index(queries, keys)]
+    weights: np.ndarray = np.maximum(1.0 - np.abs(centres[:, None] - np.arange(length)), 0.0)
+    picked: np.ndarray = weights[relative_index(queries, keys)]
+    return picked
 
 
 def relative_index(queries: int, keys: int) -> np.ndarray:

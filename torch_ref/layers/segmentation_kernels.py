@@ -45,7 +45,7 @@ def segmentation_loss_fused(coarse: Tensor, organs: Tensor, kind: str, smooth: f
 
 
 def segmentation_loss_plain(coarse: Tensor, organs: Tensor, kind: str, smooth: float) -> Tensor:
-    """Return the same by PyTorch's upsampling."""
+    """Return the same, [B], by PyTorch's upsampling: the logits [B, K, D, H, W] are in memory."""
     from torch_ref.losses.segmentation import segmentation_loss  # now: that package's first import is this module
 
     _with_dice(kind)  # refuses what is no kind

@@ -19,7 +19,7 @@ def upsample_trilinear(x: Tensor, size: Size) -> Tensor:
 
 
 def upsample_separably(x: Tensor, size: Size) -> Tensor:
-    """Return the same. The axes in order, so that the largest product comes last and is contiguous."""
+    """Return the same, [B, C, *size]. The axes in order, so that the largest product comes last and is contiguous."""
     for axis, length in zip((2, 3, 4), size, strict=True):
         x = interpolate_axis(x, axis, interpolation_matrix(x.shape[axis], length, x))
     return x

@@ -59,7 +59,8 @@ class FastWindowAttention(ShiftedWindowAttention3d):
             flex = torch.compiler.is_compiling() and x.is_cuda and x.dtype != torch.float64
             attend = attend_with_flex if flex else attend_with_columns
             attended = attend(queries * queries.shape[-1] ** -0.5, keys, values, bias, regions)
-        return self.proj(attended.transpose(1, 2).reshape(batch, windows, voxels, channels))
+        projected: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, windows, voxels, channels))
+        return projected
 
     def _relative_position_bias(self, window: Size) -> Tensor:
         """[heads, voxels, voxels]; see `get_relative_position_bias` of torchvision's layer."""
@@ -69,6 +70,7 @@ class FastWindowAttention(ShiftedWindowAttention3d):
 def attend_with_flex(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
     """FlexAttention, which has to be compiled: bias and mask are added inside the kernel, and the bias has its gradient
     there. Queries, keys and values [B windows, heads, voxels, d], queries scaled; to the same shape.
+    bias [heads, voxels, voxels]; regions int32 [windows, voxels] of `shift_regions`, or None where nothing is shifted.
 
     On an H100 45 ms a step of swin3d_t against 55 ms by `attend_with_columns` with a mask in memory.
     """
@@ -84,7 +86,7 @@ def attend_with_flex(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
 
 
 def attend_with_columns(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
-    """Return the same by PyTorch's attention kernels, which take one bias for all windows.
+    """Return the same, of the same shapes, by PyTorch's attention kernels, which take one bias for all windows.
 
     So the mask goes into the product of queries and keys: a query has MASKED in its own region's column, and a key has
     1 in all columns but its own. Their product is 0 within a region and MASKED between two, exactly.
@@ -126,7 +128,7 @@ def to_windows(x: Tensor, window: Size) -> Tensor:
 
 
 def from_windows(x: Tensor, window: Size, size: Sequence[int]) -> Tensor:
-    """Return the inverse of `to_windows`."""
+    """Return the inverse of `to_windows`: [B, windows, voxels of a window, C] to [B, D, H, W, C] of `size`."""
     batch, channels = x.shape[0], x.shape[-1]
     (wd, wh, ww), (nd, nh, nw) = window, (length // side for length, side in zip(size, window, strict=True))
     x = x.reshape(batch, nd, nh, nw, wd, wh, ww, channels).permute(0, 1, 4, 2, 5, 3, 6, 7)

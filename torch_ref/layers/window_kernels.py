@@ -49,11 +49,12 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, regions: Ten
     if not kernels_run_on(q) or q.shape[0] > LARGEST_GRID:
         return window_attention_plain(q, k, v, bias, regions)
     q, k, v = (part if part.stride(3) == 1 else part.contiguous() for part in (q, k, v))
-    return _window_attention(q, k, v, _padded(bias), regions)[0]
+    attended: Tensor = _window_attention(q, k, v, _padded(bias), regions)[0]
+    return attended
 
 
 def window_attention_plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
-    """Return the same with all logits at once."""
+    """Return the same, of the same shapes, with all logits [windows, heads, n, n] in memory."""
     sum_type = torch.promote_types(q.dtype, torch.float32)
     logits = (q @ k.transpose(-1, -2)).to(sum_type) * q.shape[-1] ** -0.5 + bias.to(sum_type)
     if regions is not None:

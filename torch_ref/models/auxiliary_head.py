@@ -19,7 +19,7 @@ class AuxiliaryHead(nn.Conv3d):
         super().__init__(channels, classes, kernel_size=1)
 
     def forward(self, features: Tensor, size: Size) -> Tensor:  # type: ignore[override]
-        """Trilinear with align_corners=False, as the paper's head."""
+        """F [B, C, d, h, w] to logits [B, classes, *size]: trilinear with align_corners=False, as the paper's head."""
         return upsample_trilinear(self.coarse(features), size)
 
     def coarse(self, features: Tensor) -> Tensor:

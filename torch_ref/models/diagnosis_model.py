@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, cast
 
 import torch
@@ -19,7 +19,7 @@ class Backbone(Protocol):
     feature_channels: int
     memory_format: torch.memory_format
 
-    def stages(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]: ...
+    def stages(self) -> Iterable[tuple[str, Callable[[Tensor], Tensor]]]: ...
 
     def classify(self, pooled: Tensor) -> Tensor: ...
 
@@ -55,7 +55,8 @@ class DiagnosisModel(nn.Module):
         it."""
         if head not in self.auxiliary:
             return None
-        return self._head(head)(features.to(self.head_dtype), size)
+        logits: Tensor = self._head(head)(features.to(self.head_dtype), size)
+        return logits
 
     def coarse(self, head: str, features: Tensor) -> Tensor | None:
         """Return the same before upsampling, [B, classes, d, h, w]."""

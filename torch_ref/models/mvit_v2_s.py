@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,30 +45,34 @@ class MViTV2S(MViT):
         self.feature_channels = layout.channels[-1]
         self.grids = token_grids(layout, crop_size)
         for block, grid in zip(self.blocks, self.grids, strict=False):  # the last grid is the result's
-            with_fast_forms(block.attn, grid, forms)
+            with_fast_forms(cast(MultiscaleBlock, block).attn, grid, forms)
 
     def stages(self) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
         """Return the patches and every block as tokens [B, 1 + d h w, C], class token first, then the map [B, C, d, h,
         w]."""
         stages: list[tuple[str, Callable[[Tensor], Tensor]]] = [("patch_embed", self._patch_embed)]
         for index, block in enumerate(self.blocks):
-            stages.append((f"blocks.{index}", partial(_apply_block, block, grid=self.grids[index])))
+            apply = partial(_apply_block, cast(MultiscaleBlock, block), grid=self.grids[index])
+            stages.append((f"blocks.{index}", apply))
         return [*stages, ("norm", self._feature_map)]
 
     def _patch_embed(self, x: Tensor) -> Tensor:
         x = self.conv_proj(x)
         if tuple(x.shape[2:]) != self.grids[0]:
             raise UsageError(f"this model was built for {self.grids[0]} patches and was given {tuple(x.shape[2:])}")
-        return self.pos_encoding(x.flatten(2).transpose(1, 2))
+        tokens: Tensor = self.pos_encoding(x.flatten(2).transpose(1, 2))
+        return tokens
 
     def _feature_map(self, x: Tensor) -> Tensor:
-        patches = self.norm(x)[:, 1:]  # the class token goes: the paper averages F instead
-        return patches.transpose(1, 2).unflatten(2, self.grids[-1])
+        patches: Tensor = self.norm(x)[:, 1:]  # the class token goes: the paper averages F instead
+        feature_map: Tensor = patches.transpose(1, 2).unflatten(2, self.grids[-1])
+        return feature_map
 
     def classify(self, pooled: Tensor) -> Tensor:
         """[B, C] to [B, logits]. torchvision's head with its dropout, on averaged F where torchvision gives it the
         class token."""
-        return self.head(pooled)
+        logits: Tensor = self.head(pooled)
+        return logits
 
 
 def _block_settings(layout: Layout) -> list[MSBlockConfig]:
@@ -87,7 +92,8 @@ def _block_settings(layout: Layout) -> list[MSBlockConfig]:
 
 
 def _apply_block(block: MultiscaleBlock, x: Tensor, grid: Size) -> Tensor:
-    return block(x, grid)[0]
+    tokens: Tensor = block(x, grid)[0]
+    return tokens
 
 
 def build_mvit_v2_s(spec: ModelSpec, forms: frozenset[str]) -> MViTV2S:

@@ -60,7 +60,8 @@ class R3D18(VideoResNet):
 
     def classify(self, pooled: Tensor) -> Tensor:
         """[B, C] to [B, logits]."""
-        return self.fc(pooled)
+        logits: Tensor = self.fc(pooled)
+        return logits
 
 
 def _initialise(module: nn.Module) -> None:

@@ -50,11 +50,13 @@ class Swin3DT(SwinTransformer3d):
         return [*stages, ("norm", _with_channels_first(self.norm))]
 
     def _patch_embed(self, x: Tensor) -> Tensor:
-        return self.patch_embed(x).permute(0, 4, 1, 2, 3)
+        patches: Tensor = self.patch_embed(x)
+        return patches.permute(0, 4, 1, 2, 3)
 
     def classify(self, pooled: Tensor) -> Tensor:
         """[B, C] to [B, logits]."""
-        return self.head(pooled)
+        logits: Tensor = self.head(pooled)
+        return logits
 
 
 def _with_channels_first(layer: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -73,4 +73,5 @@ def resized_table(table: np.ndarray, length: int) -> np.ndarray:
     before = np.floor(place).astype(np.int64)
     after = np.minimum(before + 1, len(table) - 1)
     weight = (place - before)[:, None]
-    return table[before] * (1 - weight) + table[after] * weight
+    resized: np.ndarray = table[before] * (1 - weight) + table[after] * weight
+    return resized

@@ -100,7 +100,8 @@ class TorchToy(nn.Module):
         yield "body", lambda x: self.body(x).tanh()
 
     def classify(self, pooled: Tensor) -> Tensor:
-        return self.fc(pooled)
+        logits: Tensor = self.fc(pooled)
+        return logits
 
 
 def build_torch_toy(spec: ModelSpec, forms: frozenset[str]) -> TorchToy:

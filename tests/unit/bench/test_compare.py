@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def record(path: Path, seconds: dict[str, float], noise: float = 0.01, **changes
     return path
 
 
-def compared(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict]:
+def compared(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any]]:
     status = main(["bench", "compare", *map(str, words), "--json"])
     return status, json.loads(capsys.readouterr().out.splitlines()[-1])
 
@@ -37,6 +38,24 @@ def test_slower_beyond_the_threshold_fails(tmp_path: Path, capsys: pytest.Captur
     assert found["only_in_new"] == ["r3d_18 full chest batch 10 bf16: come"]
     assert compared(capsys, old, new, "--threshold", "0.2")[0] == 0
     assert compared(capsys, new, old)[1]["changes"][1]["verdict"] == "slower", "the other way round jax is slower"
+
+
+def test_records_of_two_frameworks_are_compared_when_asked_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = record(tmp_path / "old.json", {"torch": 1.0, "torch without head": 0.5})
+    jax = record(tmp_path / "newer.json", {"jax": 1.2, "jax without head": 0.4})
+    assert main(["bench", "compare", str(torch), str(jax)]) == 1
+    assert "--across-frameworks" in capsys.readouterr().err
+    status, found = compared(capsys, torch, jax, "--across-frameworks")
+    assert (status, found["paired"], found["across_frameworks"]) == (0, False, True)
+    work = "r3d_18 full chest batch 10 bf16"
+    assert [change["what"] for change in found["changes"]] == [work, f"{work} without head"]
+    low, high = found["changes"][0]["ci95"]
+    assert low < 1.2 < high
+    both = record(tmp_path / "both.json", {"torch": 1.0, "jax": 1.2})
+    assert main(["bench", "compare", str(torch), str(both), "--across-frameworks"]) == 1
+    assert "holds several arms" in capsys.readouterr().err
 
 
 def test_noise_is_not_slower(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

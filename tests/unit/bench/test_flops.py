@@ -55,12 +55,17 @@ def test_count_agrees_with_xlas_cost_analysis(model: str) -> None:
     crop_size = task.geometry("full").crop_size
     spec = ModelSpec(model, "full", task, crop_size)
     engine = load_engine("jax", spec, Recipe(dropout=False))
+    from jax_impl.engine import JaxEngine
+
+    assert isinstance(engine, JaxEngine)
     shapes = {"volume": (crop_size, "int16"), "organs": (crop_size, "uint8"), "targets": ((len(task.groups),), "int8")}
     arrays = {name: jax.ShapeDtypeStruct((1, *shape), dtype) for name, (shape, dtype) in shapes.items()}
     stop = jax.ShapeDtypeStruct((1,), "bool")
     with engine._precision.applied():
         lowered = engine._train_step.lower(0, engine._state, arrays, stop, np.float32(1e-4), np.uint32(0))
-        counted = lowered.cost_analysis()["flops"]
+        analysis = lowered.cost_analysis()
+        assert analysis is not None
+        counted = analysis["flops"]
     least, most = XLA_TO_OURS[model]
     assert least < counted / count(spec).training < most
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from record_schema import assert_valid
@@ -79,7 +80,7 @@ def part(
 
 def run(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, *words: str, jobs: int = 2, minutes: float = 1.0
-) -> tuple[int, dict]:
+) -> tuple[int, dict[str, Any]]:
     """`gpu_suite.sh` with that plan."""
     monkeypatch.setattr(suite, "whole_plan", lambda options, cache: plan)
     status = suite.main(["--out", "out/record.json", "--jobs", str(jobs), "--minutes", str(minutes), *words])
@@ -96,7 +97,7 @@ def log() -> dict[str, tuple[float, float]]:
     return {name: (times["begins"], times["ends"]) for name, times in found.items() if "ends" in times}
 
 
-def statuses(record: dict) -> dict[str, str]:
+def statuses(record: dict[str, Any]) -> dict[str, str]:
     return {name: found["status"] for name, found in record["parts"].items()}
 
 
@@ -265,7 +266,11 @@ def test_continue_compiles_again_where_the_cache_is_gone_and_keeps_the_better_pa
     ],
 )  # fmt: skip
 def test_a_record_of_something_else_is_refused_in_one_line(
-    change: dict, words: list[str], complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any],
+    words: list[str],
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     plan = Plan((), (part(),))
     _, record = run(plan, monkeypatch)
@@ -352,7 +357,7 @@ def test_what_disturbed_is_said_three_times(
 
 
 def options(**change: object) -> argparse.Namespace:
-    namespace = suite.parse([])
+    namespace: argparse.Namespace = suite.parse([])
     for name, value in change.items():
         setattr(namespace, name, value)
     return namespace

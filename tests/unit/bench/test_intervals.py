@@ -1,9 +1,11 @@
 """Bootstrap intervals: that they cover, and that pairing cancels what both sides share."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from anatobench.bench.intervals import independent_ratio, median_interval, paired_ratio
+from anatobench.bench.intervals import Ratio, independent_ratio, median_interval, paired_ratio
 
 
 def test_interval_holds_the_median_of_skewed_times() -> None:
@@ -26,7 +28,7 @@ def test_pairing_cancels_what_slows_both() -> None:
 
 
 @pytest.mark.parametrize("ratio_of", [paired_ratio, independent_ratio])
-def test_the_ratios_interval_holds_the_truth(ratio_of: object) -> None:
+def test_the_ratios_interval_holds_the_truth(ratio_of: Callable[[np.ndarray, np.ndarray], Ratio]) -> None:
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(200):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,10 @@ WORDS = ["bench", "load", "--geometry", "chest", "--size", "tiny", "--cases", "9
 WORDS += ["--rounds", "2", "--round-batches", "2", "--json"]
 
 
-def record_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+def record_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     assert main([*words]) == 0
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
+    record: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return record
 
 
 def test_record_says_what_is_documented(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ PEER = Path(__file__).parents[2] / "support" / "numpy_peer.py"
 WORDS = ["bench", "memory", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny", "--json"]
 
 
-def device(fixed: int, per_case: int, limit: int, tells: bool = True):
+def device(fixed: int, per_case: int, limit: int, tells: bool = True) -> Callable[[int], Probe]:
     def probe(batch_size: int) -> Probe:
         peak = fixed + per_case * batch_size
         if peak > limit:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def peer() -> ModuleType:
     return module
 
 
-def without_noise(step: object) -> object:
+def without_noise(step: Any) -> Any:
     """The suite's switch for dropout, thrown in the stock model."""
     from torch_ref.engine import switch_off_dropout
 
@@ -65,11 +66,13 @@ def test_full_size_models_are_torchvisions_own_with_the_engines_names(peer: Modu
     spec = ModelSpec(model, "full", task, task.geometry("full").crop_size)
     with torch.device("meta"):
         stock = peer.STOCK_MODELS[model](spec)
+        from torch import nn
+
         from torch_ref.models import build_backbone
 
         ours = build_backbone(spec)
     assert type(stock.backbone).__module__.startswith("torchvision.")
-    shapes = {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in cast(nn.Module, ours).state_dict().items()}
     assert {name: tuple(tensor.shape) for name, tensor in stock.backbone.state_dict().items()} == shapes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from record_schema import assert_valid
@@ -16,9 +17,10 @@ from anatobench.errors import AnatoBenchError
 LINKS = Links(devices_per_node=8, node_bandwidth=400e9, network_bandwidth=50e9, node_latency=1e-6, network_latency=1e-5)
 
 
-def record_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+def record_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     assert main([*words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
+    record: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return record
 
 
 def test_prepare_record(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from record_schema import assert_valid
@@ -19,7 +20,7 @@ PEER = Path(__file__).parents[2] / "support" / "numpy_peer.py"
 SPEC = ModelSpec("r3d_18", "tiny", TASKS["ct_rate"], (24, 48, 48))
 
 
-def check(record: dict) -> None:
+def check(record: dict[str, Any]) -> None:
     # Through JSON: what a file holds has no tuples and no numpy numbers.
     assert_valid(json.loads(json.dumps(record, allow_nan=False)), record.get("kind") or record["name"])
 

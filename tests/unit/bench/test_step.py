@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def arms(*variants: str) -> tuple[Arm, ...]:
     return tuple(Arm(None, PEER, variant) for variant in variants)
 
 
-def measured(*variants: str, **options: object) -> dict:
+def measured(*variants: str, **options: Any) -> dict[str, Any]:
     recipe = Recipe(batch_size=2)
     return bench_step(StepBenchmark(arms(*variants), SPEC, recipe, **{"rounds": 5, **options}))
 
@@ -86,10 +87,11 @@ def with_path(folder: Path) -> dict[str, str]:
 
 def test_arms_take_turns_forwards_and_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
     from anatobench.bench import step as module
+    from anatobench.bench.arms import ArmProcess
 
     turns = []
 
-    class Noted(module.ArmProcess):
+    class Noted(ArmProcess):
         def send(self, what: str, **details: object) -> None:
             if what == "turn":
                 turns.append((self.arm.variant, details["settling_steps"]))

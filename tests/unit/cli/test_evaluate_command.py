@@ -29,7 +29,7 @@ def numpy_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     use_numpy_engines(monkeypatch)
 
 
-def test_json_has_the_promised_keys_and_a_table_goes_to_stderr(run: Path, capsys) -> None:
+def test_json_has_the_promised_keys_and_a_table_goes_to_stderr(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--json"]) == 0
     captured = capsys.readouterr()
     figures = json.loads(captured.out.splitlines()[-1])
@@ -44,7 +44,7 @@ def test_json_has_the_promised_keys_and_a_table_goes_to_stderr(run: Path, capsys
     assert (run / "examples_test.safetensors").exists()
 
 
-def test_options_reach_the_figures(run: Path, capsys) -> None:
+def test_options_reach_the_figures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--split", "validation", "--threshold-rule", "youden", "--threshold-split", "test", "--aggregate", "max"]
     assert main(["evaluate", str(run), *options, "--framework", "jax", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -54,7 +54,7 @@ def test_options_reach_the_figures(run: Path, capsys) -> None:
     assert json.loads((run / "evaluation_validation.json").read_text()) == figures
 
 
-def test_failures_are_one_line(tmp_path: Path, run: Path, capsys) -> None:
+def test_failures_are_one_line(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(tmp_path)]) == 1
     assert "no run here" in capsys.readouterr().err
     assert main(["evaluate", str(run), "--store", str(tmp_path)]) == 1

@@ -1,7 +1,6 @@
 """`anatobench export` from the command line."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,11 @@ from safetensors.numpy import load_file
 from tiny_store import FINDINGS
 
 from anatobench.cli.main import main
-from anatobench.engine import load_engine
 from anatobench.errors import AnatoBenchError
+from anatobench.objectives.heads import CLASSIFIER
 from anatobench.prediction.exported_model import read_exported
 from anatobench.recipes import Recipe
-from anatobench.tasks import RATIC, Task
+from anatobench.tasks import Task
 from anatobench.training.checkpoints import Checkpoint, Progress, save_checkpoint
 from anatobench.training.run_folder import RunConfig, begin_run
 
@@ -32,7 +31,9 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_one_file_with_the_weights_without_the_head_and_all_about_them(run: Path, tmp_path: Path, capsys) -> None:
+def test_one_file_with_the_weights_without_the_head_and_all_about_them(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "deep" / "model.safetensors"
     assert main(["export", str(run), "--to", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == path.stat().st_size
@@ -47,10 +48,10 @@ def test_one_file_with_the_weights_without_the_head_and_all_about_them(run: Path
     model = read_exported(path)
     assert model.spec.task == FINDINGS
     assert model.spec.crop_size == (24, 48, 48)
-    assert model.spec.heads == ("classifier",)
+    assert model.spec.heads == (CLASSIFIER,)
 
 
-def test_failures(run: Path, tmp_path: Path, capsys) -> None:
+def test_failures(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(run), "--to", "model.pt"]) == 2
     assert ".safetensors" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "nowhere"), "--to", str(tmp_path / "a.safetensors")]) == 1
@@ -70,24 +71,3 @@ def test_files_that_are_no_export_are_named(run: Path, tmp_path: Path) -> None:
     weights = run / "checkpoints" / "step_00000003" / "model.safetensors"  # no metadata about the model
     with pytest.raises(AnatoBenchError, match="does not say model"):
         read_exported(weights)
-
-
-@pytest.mark.slow
-def test_a_plain_torchvision_model_takes_the_file(tmp_path: Path) -> None:
-    """`r3d_18` with the stem of the AutoSeg paper's Table 7, and nothing of this repository."""
-    torch = pytest.importorskip("torch")
-    torchvision = pytest.importorskip("torchvision")
-    from safetensors.torch import load_file as load_torch_file
-
-    config = replace(CONFIG, task=RATIC, size="full")
-    begin_run(tmp_path / "run", config, resume=False)
-    weights = load_engine("torch", config.spec, config.recipe).weights()
-    save_checkpoint(tmp_path / "run", Checkpoint(Progress(1, 0, {}, 0, None, "torch", {}), weights, {}))
-    assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "model.safetensors")]) == 0
-
-    model = torchvision.models.video.r3d_18(num_classes=RATIC.logit_count)
-    model.stem[0] = torch.nn.Conv3d(1, 64, kernel_size=2, stride=2, bias=False)
-    model.load_state_dict(load_torch_file(tmp_path / "model.safetensors"), strict=True)
-    for name, tensor in model.state_dict().items():
-        if name in weights:
-            np.testing.assert_array_equal(tensor.numpy(), weights[name])

@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -26,7 +27,9 @@ def write_scan(path: Path, seed: int = 0) -> Path:
     return write_nifti_file(path, *turned(body_voxels(seed=seed), AFFINE, "RAS"))
 
 
-def prepare(root: Path, rows: str, capsys: pytest.CaptureFixture[str], *more: str, status: int = 0) -> tuple[dict, str]:
+def prepare(
+    root: Path, rows: str, capsys: pytest.CaptureFixture[str], *more: str, status: int = 0
+) -> tuple[dict[str, Any], str]:
     """Exit status as expected; the figures, and what is said to a person."""
     (root / "raw" / "manifest.csv").write_text(rows)
     words = ["prepare", "--dataset", "manifest", "--raw", str(root / "raw"), "--anatomy", "chest", "--size", "tiny"]
@@ -41,7 +44,9 @@ def rejected(root: Path) -> dict[str, dict[str, str]]:
         return {row["case_id"]: row for row in csv.DictReader(file)}
 
 
-def test_a_scan_that_is_no_hounsfield_is_refused_until_a_person_says_so(tmp_path: Path, capsys) -> None:
+def test_a_scan_that_is_no_hounsfield_is_refused_until_a_person_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_scan(tmp_path / "raw" / "b.nii.gz")
     write_nifti_file(tmp_path / "raw" / "a.nii.gz", *turned(BODY + 1024, AFFINE, "RAS"))
     rows = "scan,split,label:x\na.nii.gz,train,1\nb.nii.gz,test,0\n"
@@ -52,7 +57,9 @@ def test_a_scan_that_is_no_hounsfield_is_refused_until_a_person_says_so(tmp_path
     assert (figures["prepared"], figures["rejected"], figures["cases_in_store"]) == (2, {}, 2)
 
 
-def test_what_was_mended_stands_in_the_record_and_in_the_summary(tmp_path: Path, capsys) -> None:
+def test_what_was_mended_stands_in_the_record_and_in_the_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_dicom_series(tmp_path / "raw" / "s", BODY, PixelRepresentation=1, RescaleIntercept=0)
     for path in (tmp_path / "raw" / "s").iterdir():
         dataset = pydicom.dcmread(path)
@@ -67,7 +74,7 @@ def test_what_was_mended_stands_in_the_record_and_in_the_summary(tmp_path: Path,
     assert "PixelRepresentation" in said
 
 
-def test_masks_of_which_none_fits_are_an_error(tmp_path: Path, capsys) -> None:
+def test_masks_of_which_none_fits_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_scan(tmp_path / "raw" / "a.nii.gz")
     for name in ("a_seg.nii.gz", "b/liver.nii.gz"):
         (tmp_path / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +88,9 @@ def test_masks_of_which_none_fits_are_an_error(tmp_path: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_mask_of_three_slices_that_is_flipped_is_refused(tmp_path: Path, axis: int, capsys) -> None:
+def test_a_mask_of_three_slices_that_is_flipped_is_refused(
+    tmp_path: Path, axis: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     voxels = body_voxels((3, 48, 48))
     voxels[0, 8:30, 8:40], voxels[2, 30:34, 20:28] = 60, 60
     voxels[:, 10:24, 26:38] = 60
@@ -100,7 +109,7 @@ def test_a_mask_of_three_slices_that_is_flipped_is_refused(tmp_path: Path, axis:
 
 
 @pytest.mark.parametrize("kind", ["same path", "link", "hard link", "copy", "other container", "dicom"])
-def test_one_scan_in_two_splits_is_refused(tmp_path: Path, kind: str, capsys) -> None:
+def test_one_scan_in_two_splits_is_refused(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = write_scan(tmp_path / "raw" / "a.nii.gz"), tmp_path / "raw" / "b.nii.gz"
     array, affine = turned(body_voxels(), AFFINE, "RAS")
     if kind == "same path":
@@ -129,7 +138,9 @@ def test_one_scan_in_two_splits_is_refused(tmp_path: Path, kind: str, capsys) ->
 
 
 @pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("007", "7"), ("P007", "P7"), ("12", "12.0")])
-def test_patients_that_are_hardly_two_are_named(tmp_path: Path, one: str, other: str, capsys) -> None:
+def test_patients_that_are_hardly_two_are_named(
+    tmp_path: Path, one: str, other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_scan(tmp_path / "raw" / "a.nii.gz"), write_scan(tmp_path / "raw" / "b.nii.gz", 1)
     rows = f"scan,split,patient,label:x\na.nii.gz,train,{one},1\nb.nii.gz,{{}},{other},0\n"
     _, said = prepare(tmp_path, rows.format("test"), capsys)
@@ -138,7 +149,7 @@ def test_patients_that_are_hardly_two_are_named(tmp_path: Path, one: str, other:
     assert "differ in letter case" not in said
 
 
-def test_a_path_that_no_file_can_have_is_that_rows_fault(tmp_path: Path, capsys) -> None:
+def test_a_path_that_no_file_can_have_is_that_rows_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_scan(tmp_path / "raw" / "a.nii.gz")
     figures, _ = prepare(
         tmp_path, f"scan,split,case,label:x\na.nii.gz,train,a,1\n{'y' * 300}/b.nii.gz,train,b,0\n", capsys
@@ -178,7 +189,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_fragment_costs_its_case_alone(tmp_path: Path, kind: str, workers: str, capfd) -> None:
+def test_a_broken_fragment_costs_its_case_alone(
+    tmp_path: Path, kind: str, workers: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     syntax, fragment, reason, seen = BROKEN[kind]
     write_scan(tmp_path / "raw" / "a.nii.gz"), write_scan(tmp_path / "raw" / "c.nii.gz", 1)
     compressed_series(tmp_path / "raw" / "b", syntax, fragment)
@@ -192,7 +205,9 @@ def test_a_broken_fragment_costs_its_case_alone(tmp_path: Path, kind: str, worke
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_reading_that_never_ends_is_given_up(tmp_path: Path, workers: str, capsys, monkeypatch) -> None:
+def test_reading_that_never_ends_is_given_up(
+    tmp_path: Path, workers: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pipe under a scan's name stands for any file that keeps its reader waiting; here the check for it is off."""
     write_scan(tmp_path / "raw" / "a.nii.gz")
     os.mkfifo(tmp_path / "raw" / "b.nii.gz")
@@ -222,7 +237,9 @@ def test_reading_that_never_ends_is_given_up(tmp_path: Path, workers: str, capsy
     ],
 )
 @pytest.mark.parametrize("value", [[3, 4, 5, 6, 7, 8, 9], "", "12 pixels", "nan"])
-def test_an_odd_tag_is_one_sentence_with_file_and_tag(tmp_path: Path, tag: str, value: object, capsys) -> None:
+def test_an_odd_tag_is_one_sentence_with_file_and_tag(
+    tmp_path: Path, tag: str, value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_dicom_series(tmp_path / "raw" / "s", BODY)
     write_scan(tmp_path / "raw" / "a.nii.gz")
     path = tmp_path / "raw" / "s" / "3.dcm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import json
@@ -9,6 +10,7 @@ import sys
 import types
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from anatobench.volumes.nifti import write_nifti
 AFFINE = np.array([[0, 0, -9.0, 180], [0, -9.0, 0, 180], [-15.0, 0, 0, 225], [0, 0, 0, 1]])
 
 
-def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict, str]:
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any], str]:
     """Exit status, figures and what was said."""
     capsys.readouterr()
     status = main(["masks", "--json", *map(str, words)])
@@ -128,3 +130,24 @@ def test_a_download_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     assert weights.find_or_download() == found
     assert addresses == [f"{weights.ADDRESS}/v2/{name}.zip"] * 2, "the third call found it"
     assert [path.name for path in (tmp_path / "weights").iterdir()] == [name]
+
+
+def test_the_digest_that_a_person_knows_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net runs what is in the checkpoint."""
+    checkpoint = tmp_path / weights.FILES[2]
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"content")
+    found = weights.Weights(tmp_path, tmp_path, "2.18.0")
+    right = hashlib.sha256(b"content").hexdigest()
+    monkeypatch.delenv(weights.SHA256_VARIABLE, raising=False)
+    trusted = weights.check_digest(found)
+    assert trusted is not None
+    assert f"SHA-256 {right} and is trusted unchecked" in trusted
+    monkeypatch.setenv(weights.SHA256_VARIABLE, right.upper())
+    assert weights.check_digest(found) is None
+    checkpoint.write_bytes(b"Content")
+    with pytest.raises(AnatoBenchError, match=rf"checkpoint_final\.pth: its SHA-256 is .*, not {right}"):
+        weights.check_digest(found)
+    monkeypatch.setenv(weights.SHA256_VARIABLE, "abc")
+    with pytest.raises(AnatoBenchError, match="64 hexadecimal digits"):
+        weights.check_digest(found)

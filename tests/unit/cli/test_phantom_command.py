@@ -1,15 +1,16 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from anatobench.cli.main import main
 
 
-def phantom(*arguments):
+def phantom(*arguments: object) -> int:
     return main(["phantom", *map(str, arguments)])
 
 
-def test_what_was_written_is_counted(tmp_path, capsys):
+def test_what_was_written_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "cohort"
     assert phantom("--format", "ct_rate", "--out", out, "--cases", 2, "--size", "tiny", "--workers", 1, "--json") == 0
     output = capsys.readouterr()
@@ -23,14 +24,16 @@ def test_what_was_written_is_counted(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("wrong", [("--cases", 0), ("--seed", -1), ("--workers", 0)])
-def test_wrong_numbers_are_usage_errors(tmp_path, capsys, wrong):
+def test_wrong_numbers_are_usage_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: tuple[str, int]
+) -> None:
     arguments = {"--format": "ratic", "--out": tmp_path / "x", "--cases": 1, "--size": "tiny", wrong[0]: wrong[1]}
     assert phantom(*[word for pair in arguments.items() for word in pair]) == 2
     assert wrong[0] in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
-def test_a_folder_in_use_is_refused(tmp_path, capsys):
+def test_a_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     assert phantom("--format", "ratic", "--out", tmp_path, "--cases", 1, "--size", "tiny") == 1
     assert "choose another --out" in capsys.readouterr().err

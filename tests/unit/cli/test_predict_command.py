@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -19,7 +20,6 @@ from anatobench.cli.main import main
 from anatobench.datasets.case import Case
 from anatobench.evaluation.predictions import class_probabilities
 from anatobench.evaluation.run_evaluation import predict_split
-from anatobench.prediction import one_scan as scan_prediction
 from anatobench.recipes import Recipe
 from anatobench.store.prepare import prepare_case
 from anatobench.store.reader import Store
@@ -65,7 +65,9 @@ def evaluated_logits(scan: Path, root: Path) -> np.ndarray:
     return predict_split(NumpyEngine(CONFIG.spec, CONFIG.recipe), Store.open(root), "test", 1).logits
 
 
-def test_a_run_and_its_export_say_what_evaluation_says(tmp_path: Path, run: Path, scan: Path, capsys) -> None:
+def test_a_run_and_its_export_say_what_evaluation_says(
+    tmp_path: Path, run: Path, scan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     exported = tmp_path / "model.safetensors"
     assert main(["export", str(run), "--to", str(exported)]) == 0
     expected = evaluated_logits(scan, tmp_path / "store")
@@ -80,20 +82,25 @@ def test_a_run_and_its_export_say_what_evaluation_says(tmp_path: Path, run: Path
         assert "Not calibrated and not for clinical use" in captured.err
 
 
-def test_the_framework_that_is_installed_is_the_default(run: Path, scan: Path, capsys, monkeypatch) -> None:
+def test_the_framework_that_is_installed_is_the_default(
+    run: Path, scan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for installed in ("torch", "jax"):
         found = {installed: object()}
-        monkeypatch.setattr(scan_prediction.importlib.util, "find_spec", found.get)
+        monkeypatch.setattr("importlib.util.find_spec", found.get)
         assert main(["predict", str(run), str(scan), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["framework"] == installed
 
 
-def predict(capsys, *words: object) -> dict:
+def predict(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
     assert main(["predict", *map(str, words), "--framework", "torch", "--json"]) == 0
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
+    record: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return record
 
 
-def test_calls_follow_the_runs_own_evaluation(tmp_path: Path, run: Path, scan: Path, capsys) -> None:
+def test_calls_follow_the_runs_own_evaluation(
+    tmp_path: Path, run: Path, scan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = predict(capsys, run, scan)
     assert before["threshold_rule"] == "fixed"
     assert before["calibrated"] is False
@@ -111,7 +118,9 @@ def test_calls_follow_the_runs_own_evaluation(tmp_path: Path, run: Path, scan: P
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "SRA"])
-def test_overlays_lie_on_the_scans_own_grid(tmp_path: Path, run: Path, axes: str, capsys) -> None:
+def test_overlays_lie_on_the_scans_own_grid(
+    tmp_path: Path, run: Path, axes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """However the file's axes run: the engine's organ 1 is what is brighter than 0 HU, here one block."""
     voxels = np.full((50, 64, 72), -500, np.int16)
     voxels[20:30, 10:20, 40:60] = 300
@@ -119,8 +128,8 @@ def test_overlays_lie_on_the_scans_own_grid(tmp_path: Path, run: Path, axes: str
     scan = write_nifti_file(tmp_path / "scan.nii", *turned(voxels, affine, axes))
     figures = predict(capsys, run, scan, "--overlay", tmp_path / "over", "--attribution", "all", "--out",
                       tmp_path / "out")  # fmt: skip
-    original = nibabel.load(scan)
-    organs = nibabel.load(tmp_path / "over" / "organs.nii.gz")
+    original = nibabel.Nifti1Image.from_filename(scan)
+    organs = nibabel.Nifti1Image.from_filename(tmp_path / "over" / "organs.nii.gz")
     assert organs.shape == original.shape
     np.testing.assert_allclose(organs.affine, original.affine, atol=1e-5)
     bright, found = np.asarray(original.dataobj) > 0, np.asarray(organs.dataobj) == 1
@@ -128,7 +137,7 @@ def test_overlays_lie_on_the_scans_own_grid(tmp_path: Path, run: Path, axes: str
     names = parse_label_names(organs.header.extensions[0].get_content())
     assert names == dict(enumerate(FINDINGS.organs, start=1))
     assert list(figures["attribution"]) == ["calcification", "effusion"]
-    evidence = nibabel.load(figures["attribution"]["effusion"]["values"])
+    evidence = nibabel.Nifti1Image.from_filename(figures["attribution"]["effusion"]["values"])
     assert evidence.shape == original.shape
     assert evidence.get_data_dtype() == np.float32
     np.testing.assert_allclose(evidence.affine, original.affine, atol=1e-5)
@@ -138,7 +147,7 @@ def test_overlays_lie_on_the_scans_own_grid(tmp_path: Path, run: Path, axes: str
 
 @pytest.mark.parametrize("tilt", [18.5, -12.0])
 def test_overlays_of_a_tilted_gantry_lie_where_every_reader_has_the_slices(
-    tmp_path: Path, run: Path, tilt: float, capsys
+    tmp_path: Path, run: Path, tilt: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     angle, marked = np.deg2rad(tilt), (slice(3, 9), slice(8, 16), slice(12, 20))
     column = np.array([0, np.cos(angle), np.sin(angle)])
@@ -150,7 +159,7 @@ def test_overlays_of_a_tilted_gantry_lie_where_every_reader_has_the_slices(
         write_dicom_slice(tmp_path / "s" / f"{number}.dcm", plane, (-120, -120, -20 * number), **tags)
     figures = predict(capsys, run, tmp_path / "s", "--overlay", tmp_path / "over")
     centre = np.array([-120 + 15.5 * 10, *(np.array([-120, 0]) + 11.5 * 10 * column[1:])]) - (0, 0, 20 * 5.5)
-    image = nibabel.load(figures["overlay"]["labels"])
+    image = nibabel.Nifti1Image.from_filename(figures["overlay"]["labels"])
     affines = [image.get_sform(), image.get_qform()]
     sitk = pytest.importorskip("SimpleITK")
     other = sitk.ReadImage(figures["overlay"]["labels"])
@@ -162,13 +171,13 @@ def test_overlays_of_a_tilted_gantry_lie_where_every_reader_has_the_slices(
         np.testing.assert_allclose(corner[:3] * (-1, -1, 1), theirs, atol=1e-3)
 
 
-def test_dicom_and_npz_have_overlays_too(tmp_path: Path, run: Path, capsys) -> None:
+def test_dicom_and_npz_have_overlays_too(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hounsfield = np.random.default_rng(0).integers(-500, 500, (12, 20, 24)).astype(np.int16)
     series = write_dicom_series(tmp_path / "series", hounsfield)
     np.savez(tmp_path / "scan.npz", ct=hounsfield)
     for scan, spacing in ((series, (1.5, 2.0, 3.0)), (tmp_path / "scan.npz", (0.8, 0.8, 0.8))):
         figures = predict(capsys, run, scan, "--overlay", tmp_path / f"over_{scan.stem}")
-        organs = nibabel.load(figures["overlay"]["labels"])
+        organs = nibabel.Nifti1Image.from_filename(figures["overlay"]["labels"])
         assert organs.shape == (24, 20, 12)
         np.testing.assert_allclose(organs.header.get_zooms(), spacing, rtol=1e-6)
 
@@ -187,7 +196,7 @@ def folder(tmp_path: Path, scan: Path) -> Path:
 
 
 def test_a_folder_is_predicted_a_bad_scan_passed_by_and_nothing_done_twice(
-    tmp_path: Path, run: Path, scan: Path, folder: Path, capsys
+    tmp_path: Path, run: Path, scan: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (run, "--batch", folder, "--out", tmp_path / "out", "--attribution", "effusion")
     figures = predict(capsys, *words)
@@ -215,7 +224,9 @@ def test_a_folder_is_predicted_a_bad_scan_passed_by_and_nothing_done_twice(
     assert sorted(json.loads(line)["scan"] for line in lines) == ["broken.nii.gz", "deep/a.nii.gz", "series"]
 
 
-def test_a_folder_says_what_it_leaves_out_and_a_broken_scan_is_no_end(tmp_path: Path, run: Path, scan: Path, capfd):
+def test_a_folder_says_what_it_leaves_out_and_a_broken_scan_is_no_end(
+    tmp_path: Path, run: Path, scan: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "scans"
     write_dicom_series(folder / "broken", np.random.default_rng(1).integers(-1000, 300, (6, 8, 8)), rle=True)
     dataset = pydicom.dcmread(folder / "broken" / "3.dcm")
@@ -238,7 +249,9 @@ def test_a_folder_says_what_it_leaves_out_and_a_broken_scan_is_no_end(tmp_path: 
     assert (again["predicted"], again["skipped"], again["failed"]) == (0, 2, figures["failed"])
 
 
-def test_results_of_other_weights_are_not_mixed(tmp_path: Path, run: Path, folder: Path, capsys) -> None:
+def test_results_of_other_weights_are_not_mixed(
+    tmp_path: Path, run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["predict", str(run), "--batch", str(folder), "--framework", "torch", "--out", str(tmp_path / "out")]
     assert main(words) == 0
     engine = NumpyEngine(CONFIG.spec, Recipe(seed=6))
@@ -249,7 +262,9 @@ def test_results_of_other_weights_are_not_mixed(tmp_path: Path, run: Path, folde
     assert "holds results with other weights" in capsys.readouterr().err
 
 
-def test_a_folder_of_bad_scans_alone_is_a_failure(tmp_path: Path, run: Path, capsys) -> None:
+def test_a_folder_of_bad_scans_alone_is_a_failure(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "a.nii").write_bytes(b"x")
     words = ["predict", str(run), "--batch", str(tmp_path / "scans"), "--out", str(tmp_path / "out"), "--framework"]
@@ -257,7 +272,9 @@ def test_a_folder_of_bad_scans_alone_is_a_failure(tmp_path: Path, run: Path, cap
     assert "1 failed" in capsys.readouterr().err
 
 
-def test_wrong_arguments_are_one_line(tmp_path: Path, run: Path, scan: Path, folder: Path, capsys) -> None:
+def test_wrong_arguments_are_one_line(
+    tmp_path: Path, run: Path, scan: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     exported = tmp_path / "model.safetensors"
     assert main(["export", str(run), "--to", str(exported)]) == 0
     capsys.readouterr()
@@ -282,7 +299,9 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, run: Path, scan: Path, fol
         assert len(error.splitlines()) == 1, error
 
 
-def test_a_run_without_the_head_predicts_no_organs(tmp_path: Path, scan: Path, capsys) -> None:
+def test_a_run_without_the_head_predicts_no_organs(
+    tmp_path: Path, scan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = replace(CONFIG.recipe, segmentation_weight=0.0)
     config = replace(CONFIG, recipe=recipe)
     begin_run(tmp_path / "plain", config, resume=False)
@@ -294,7 +313,7 @@ def test_a_run_without_the_head_predicts_no_organs(tmp_path: Path, scan: Path, c
     assert "was trained without the segmentation branch" in capsys.readouterr().err
 
 
-def test_failures_are_one_line(tmp_path: Path, run: Path, scan: Path, capsys) -> None:
+def test_failures_are_one_line(tmp_path: Path, run: Path, scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(scan.read_bytes()[:1000])
     for weights, volume, message in (

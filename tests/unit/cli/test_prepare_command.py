@@ -27,7 +27,7 @@ def cohort(make_raw_cohort: MakeCohort, tmp_path: Path, monkeypatch: pytest.Monk
         return listing
 
     known = frozenset({"seed", "mapping", "masks"})
-    monkeypatch.setitem(registry.DATASETS, "noise", registry.Dataset(list_cases, known))  # type: ignore[arg-type]
+    monkeypatch.setitem(registry.DATASETS, "noise", registry.Dataset(list_cases, known))
     return tmp_path / "raw"
 
 

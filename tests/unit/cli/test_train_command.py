@@ -7,15 +7,18 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from numpy_engine import NumpyEngine, use_numpy_engines
+from kept_checkpoints import newest_checkpoint
+from numpy_engine import Measured, NumpyEngine, use_numpy_engines
 from tiny_store import FINDINGS, write_store
 
 from anatobench.cli.main import main
-from anatobench.recipes import paper_recipe
-from anatobench.store.reader import Store
-from anatobench.training.checkpoints import read_newest
+from anatobench.engine import ModelSpec
+from anatobench.recipes import Recipe, paper_recipe
+from anatobench.store.batch import Batch
+from anatobench.store.reader import Store, index_content
 from anatobench.training.run_folder import RunConfig
 
 
@@ -38,7 +41,9 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_trains_with_the_papers_recipe_and_what_is_set(tmp_path: Path, store: Store, capsys) -> None:
+def test_trains_with_the_papers_recipe_and_what_is_set(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments(store, tmp_path / "run", "--set", "learning_rate=0.05", "--json")) == 0
     out = capsys.readouterr().out.strip().splitlines()
     figures = json.loads(out[-1])
@@ -56,15 +61,15 @@ def test_without_segmentation_the_weight_is_zero_and_the_head_is_gone(tmp_path: 
     assert main(arguments(store, tmp_path / "run", "--no-seg")) == 0
     config = RunConfig.read(tmp_path / "run")
     assert (config.segmentation, config.recipe.segmentation_weight) == (False, 0.0)
-    assert "segmentation_head.weight" not in read_newest(tmp_path / "run").weights
+    assert "segmentation_head.weight" not in newest_checkpoint(tmp_path / "run").weights
 
 
 def test_a_stopped_run_exits_with_130_and_resumes_from_its_folder_alone(
-    tmp_path: Path, store: Store, capsys, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take_step = NumpyEngine.train_step
 
-    def stop_at_three(self, batch, rate, step, *rest):
+    def stop_at_three(self: NumpyEngine, batch: Batch, rate: float, step: int, *rest: Any) -> Measured:
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return take_step(self, batch, rate, step, *rest)
@@ -81,14 +86,14 @@ def test_a_stopped_run_exits_with_130_and_resumes_from_its_folder_alone(
 
 
 def test_a_run_goes_on_where_its_steps_cannot_be_compiled(
-    tmp_path: Path, store: Store, capsys, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     assert main(arguments(store, run, "--set", "compile=true")) == 0
     built = []
     build = NumpyEngine.__init__
 
-    def note(self, spec, recipe, *more):
+    def note(self: NumpyEngine, spec: ModelSpec, recipe: Recipe, *more: Any) -> None:
         built.append(recipe)
         build(self, spec, recipe, *more)
 
@@ -105,7 +110,9 @@ def test_a_run_goes_on_where_its_steps_cannot_be_compiled(
     assert "recipe.learning_rate: 0.0001 -> 1.0" in last_line(capsys)
 
 
-def test_another_framework_goes_on_only_when_allowed(tmp_path: Path, store: Store, capsys) -> None:
+def test_another_framework_goes_on_only_when_allowed(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     assert main(arguments(store, run)) == 0
     switch = ["train", "--resume", "--out", str(run), "--framework", "jax"]
@@ -126,26 +133,28 @@ def test_another_framework_goes_on_only_when_allowed(tmp_path: Path, store: Stor
         (["--set", "warmup_steps=99"], "warmup_steps=99 leaves nothing"),
     ],
 )
-def test_wrong_arguments_exit_with_2_and_one_line(tmp_path: Path, store: Store, capsys, change, message) -> None:
+def test_wrong_arguments_exit_with_2_and_one_line(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], change: list[str], message: str
+) -> None:
     assert main(arguments(store, tmp_path / "run", *change)) == 2
     assert message in last_line(capsys)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_what_is_missing_is_listed(tmp_path: Path, capsys) -> None:
+def test_what_is_missing_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--out", str(tmp_path), "--resume", "--model", "r3d_18"]) == 2
     assert "--task, --store, --framework: missing" in last_line(capsys)
 
 
 @pytest.mark.parametrize("choice", [["--model", "resnet"], ["--framework", "tensorflow"]])
-def test_unknown_choices_exit_with_2(tmp_path: Path, capsys, choice) -> None:
+def test_unknown_choices_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str], choice: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["train", "--out", str(tmp_path), *choice])
     assert exit_.value.code == 2
     assert "invalid choice" in last_line(capsys)
 
 
-def test_failures_exit_with_1_and_one_line(tmp_path: Path, store: Store, capsys) -> None:
+def test_failures_exit_with_1_and_one_line(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     missing = [*arguments(store, tmp_path / "a"), "--store", str(tmp_path / "nowhere")]
     assert main(missing) == 1
     assert "is not a store" in last_line(capsys)
@@ -161,7 +170,7 @@ def test_failures_exit_with_1_and_one_line(tmp_path: Path, store: Store, capsys)
     assert "max_steps: 2 -> 3" in last_line(capsys)
 
 
-def test_help_needs_no_framework(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_needs_no_framework(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torch", "jax"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SystemExit) as exit_:
@@ -179,10 +188,11 @@ def test_a_copy_of_the_store_is_read_and_the_store_remembered(tmp_path: Path, st
     assert main([*arguments(store, tmp_path / "other"), "--store-copy", str(copy)]) == 1
 
 
-def test_a_copy_of_another_store_is_refused(tmp_path: Path, store: Store, capsys) -> None:
+def test_a_copy_of_another_store_is_refused(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(store.root, copy)
-    index = copy / "index.json"
-    index.write_text(index.read_text().replace('"split": "test"', '"split": "train"', 1))
+    first, *others = store.cases
+    changed = replace(first, split="validation" if first.split == "train" else "train")
+    (copy / "index.json").write_bytes(index_content([changed, *others]))
     assert main([*arguments(store, tmp_path / "run"), "--store-copy", str(copy)]) == 1
     assert "is not a copy of" in capsys.readouterr().err

@@ -5,18 +5,20 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from kinetics_files import pth_bytes, write_pth
-from numpy_engine import NumpyEngine, use_numpy_engines
+from numpy_engine import Measured, NumpyEngine, use_numpy_engines
 from safetensors import safe_open
 from tiny_store import write_store
 
 from anatobench.backbones import CARDS
 from anatobench.backbones.published_weights import PYTORCH, PublishedWeights
 from anatobench.cli.main import main
+from anatobench.store.batch import Batch
 from anatobench.store.reader import Store
 from anatobench.training.pretrained import weights_file
 from anatobench.training.run_folder import RunConfig
@@ -67,7 +69,9 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("named", ["auto", "path"])
-def test_a_run_begins_with_the_file_and_says_so(tmp_path: Path, store: Store, file: Path, capsys, named: str) -> None:
+def test_a_run_begins_with_the_file_and_says_so(
+    tmp_path: Path, store: Store, file: Path, capsys: pytest.CaptureFixture[str], named: str
+) -> None:
     run = tmp_path / "run"
     assert main(arguments(store, run, "--pretrained", "auto" if named == "auto" else str(file))) == 0
     assert f"begins with {file}, SHA-256 " in capsys.readouterr().err
@@ -80,7 +84,9 @@ def test_a_run_begins_with_the_file_and_says_so(tmp_path: Path, store: Store, fi
     assert RunConfig.read(run).pretrained == (file.name if named == "auto" else str(file))
 
 
-def test_without_it_a_run_says_nothing_of_it(tmp_path: Path, store: Store, file: Path, capsys) -> None:
+def test_without_it_a_run_says_nothing_of_it(
+    tmp_path: Path, store: Store, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments(store, tmp_path / "run")) == 0
     assert "begins with" not in capsys.readouterr().err
     assert "pretrained" not in initial(tmp_path / "run")[1]
@@ -89,14 +95,19 @@ def test_without_it_a_run_says_nothing_of_it(tmp_path: Path, store: Store, file:
 
 @pytest.mark.parametrize("named", ["auto", "path"])
 def test_a_resumed_run_needs_the_file_no_more(
-    tmp_path: Path, store: Store, file: Path, monkeypatch: pytest.MonkeyPatch, capsys, named: str
+    tmp_path: Path,
+    store: Store,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    named: str,
 ) -> None:
     pretrained = ("--pretrained", "auto" if named == "auto" else str(file))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main(arguments(store, whole, *pretrained)) == 0
     take_step = NumpyEngine.train_step
 
-    def stop_before_the_fourth(self, batch, rate, step, *rest):
+    def stop_before_the_fourth(self: NumpyEngine, batch: Batch, rate: float, step: int, *rest: Any) -> Measured:
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return take_step(self, batch, rate, step, *rest)
@@ -122,7 +133,7 @@ def losses(run: Path) -> list[float]:
 
 
 def test_without_network_one_line_says_what_to_do_and_the_same_command_then_works(
-    tmp_path: Path, store: Store, file: Path, capsys
+    tmp_path: Path, store: Store, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = file.read_bytes()
     file.unlink()
@@ -133,7 +144,9 @@ def test_without_network_one_line_says_what_to_do_and_the_same_command_then_work
     assert main(command) == 0
 
 
-def test_a_file_of_another_model_is_refused(tmp_path: Path, store: Store, file: Path, capsys) -> None:
+def test_a_file_of_another_model_is_refused(
+    tmp_path: Path, store: Store, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = write_pth(tmp_path, "other", pth_bytes({"layer.weight": torch.ones(3)}))
     assert main(arguments(store, tmp_path / "run", "--pretrained", str(other))) == 1
     assert last_line(capsys) == (
@@ -143,7 +156,7 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path, store: Store, file: 
 
 
 def test_both_kinds_of_weights_to_begin_with_exclude_each_other(
-    tmp_path: Path, store: Store, file: Path, capsys
+    tmp_path: Path, store: Store, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = ["--pretrained", "auto", "--initial-weights", str(tmp_path / "initial.safetensors")]
     assert main(arguments(store, tmp_path / "run", *both)) == 2
@@ -151,7 +164,9 @@ def test_both_kinds_of_weights_to_begin_with_exclude_each_other(
     assert not (tmp_path / "run").exists()
 
 
-def test_tiny_models_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_tiny_models_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     use_numpy_engines(monkeypatch)
     assert main(arguments(write_store(tmp_path / "tiny"), tmp_path / "run", "--pretrained", "auto")) == 2
     assert "there are no pretrained weights of size tiny" in last_line(capsys)

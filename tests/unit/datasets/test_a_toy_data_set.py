@@ -43,7 +43,7 @@ def list_toys(root: Path, options: ListingOptions) -> Listing:
 
 @pytest.fixture
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DATASETS, "toys", Dataset(list_toys, frozenset({"rescale"})))  # type: ignore[misc]
+    monkeypatch.setitem(DATASETS, "toys", Dataset(list_toys, frozenset({"rescale"})))
 
 
 @pytest.mark.slow

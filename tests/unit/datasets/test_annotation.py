@@ -16,7 +16,7 @@ from anatobench.datasets.manifest import list_cases
 from anatobench.datasets.options import ListingOptions
 from anatobench.errors import AnatoBenchError
 from anatobench.store.prepare import Summary, prepare
-from anatobench.store.reader import INDEX_FILE, Store
+from anatobench.store.reader import INDEX_FILE, Store, record_file
 from anatobench.store.writer import StoreWriter
 from anatobench.tasks import RATIC, MaskClass
 
@@ -84,10 +84,12 @@ def test_a_store_older_than_the_field_annotates_every_class_of_a_mask(root: Path
 @pytest.mark.parametrize("wrong", [[1, 0], [1, 0, 0, 0, 2]])
 def test_a_record_of_other_classes_is_named(root: Path, wrong: list[int]) -> None:
     _, store = prepared(root, listed(root, "liver", "", ""))
-    index = json.loads((store.root / INDEX_FILE).read_text())
-    index["cases"][0]["annotated"] = wrong
-    (store.root / INDEX_FILE).write_text(json.dumps(index))
+    path = record_file(store.root, "a")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotated": wrong}))
     with pytest.raises(AnatoBenchError, match="annotated"):
-        Store.open(store.root)
-    StoreWriter(store.root).finish()
-    Store.open(store.root)
+        merged_and_opened(store.root)
+
+
+def merged_and_opened(root: Path) -> Store:
+    StoreWriter(root).finish()
+    return Store.open(root)

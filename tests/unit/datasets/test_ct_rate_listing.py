@@ -1,7 +1,12 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import nibabel
 import numpy as np
 import pytest
 
+from anatobench.datasets.case import Listing
 from anatobench.datasets.ct_rate import list_cases
 from anatobench.datasets.options import ListingOptions
 from anatobench.errors import AnatoBenchError
@@ -12,19 +17,19 @@ PLACE = '"[-100.0, -120.5, 30.0]","[1, 0, 0, 0, 1, 0]"'
 SPACED = np.diag([-0.75, -0.75, 1.5, 1.0])
 
 
-def metadata_row(name, spacing='"[0.75, 0.75]",1.5', intercept=-8192):
+def metadata_row(name: str, spacing: str = '"[0.75, 0.75]",1.5', intercept: float = -8192) -> str:
     return f"{name}.nii.gz,{intercept},1,{spacing},{PLACE}"
 
 
 class Data:
     """A small CT-RATE folder."""
 
-    def __init__(self, root):
+    def __init__(self, root: Path) -> None:
         self.root, self.dataset = root, root / "dataset"
         for folder in ("multi_abnormality_labels", "metadata"):
             (self.dataset / folder).mkdir(parents=True)
 
-    def tables(self, split, names, metadata=None):
+    def tables(self, split: str, names: Sequence[str], metadata: Sequence[str] | None = None) -> None:
         labels = [f"{name}.nii.gz," + ",".join(["1"] + ["0"] * 17) for name in names]
         header = ",".join(("VolumeName", *CT_RATE_LABELS))
         path = self.dataset / "multi_abnormality_labels" / f"{split}_predicted_labels.csv"
@@ -33,30 +38,30 @@ class Data:
         long_split = {"train": "train", "valid": "validation"}[split]
         (self.dataset / "metadata" / f"{long_split}_metadata.csv").write_text("\n".join([METADATA, *rows]))
 
-    def scan(self, folder, name, affine):
+    def scan(self, folder: str, name: str, affine: np.ndarray) -> Path:
         path = self.path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), dtype=np.int16), affine), path)
         return path
 
-    def path(self, folder, name):
+    def path(self, folder: str, name: str) -> Path:
         patient = "_".join(name.split("_")[:2])
         return self.dataset / folder / patient / name.rpartition("_")[0] / f"{name}.nii.gz"
 
-    def list(self, **options):
+    def list(self, **options: Any) -> Listing:
         return list_cases(self.root, ListingOptions(**options))
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path: Path) -> Data:
     return Data(tmp_path)
 
 
-def reasons(listing):
+def reasons(listing: Listing) -> dict[str, str]:
     return {one.case_id: one.reason for one in listing.rejected}
 
 
-def test_numbers_restart_so_equal_numbers_are_different_people(data):
+def test_numbers_restart_so_equal_numbers_are_different_people(data: Data) -> None:
     data.tables("train", ["train_1_a_1"])
     data.tables("valid", ["valid_1_a_1"])
     data.scan("train_fixed", "train_1_a_1", SPACED)
@@ -64,17 +69,19 @@ def test_numbers_restart_so_equal_numbers_are_different_people(data):
     assert {(c.patient_id, c.split) for c in data.list().cases} == {("train_1", "train"), ("valid_1", "test")}
 
 
-def test_raw_files_get_slope_intercept_and_place_from_the_metadata(data):
+def test_raw_files_get_slope_intercept_and_place_from_the_metadata(data: Data) -> None:
     data.tables("train", ["train_2_ab_1"])
     data.scan("train", "train_2_ab_1", np.eye(4))
     (case,) = data.list().cases
+    assert case.header is not None
+    assert case.header.affine is not None
     assert (case.header.slope, case.header.intercept) == (1.0, -8192.0)
-    expected = [[-0.75, 0, 0, 100.0], [0, -0.75, 0, 120.5], [0, 0, 1.5, 30.0], [0, 0, 0, 1]]
+    expected: list[list[float]] = [[-0.75, 0, 0, 100.0], [0, -0.75, 0, 120.5], [0, 0, 1.5, 30.0], [0, 0, 0, 1]]
     np.testing.assert_allclose(case.header.affine, expected)
     assert case.targets == (1,) + (0,) * 17
 
 
-def test_fixed_files_are_hu_and_never_rescaled(data):
+def test_fixed_files_are_hu_and_never_rescaled(data: Data) -> None:
     data.tables("train", ["train_2_a_1"])
     data.scan("train_fixed", "train_2_a_1", SPACED)
     data.scan("train", "train_2_a_1", np.eye(4))
@@ -93,7 +100,7 @@ def test_fixed_files_are_hu_and_never_rescaled(data):
         (np.diag([-0.5, -0.5, 1.5, 1.0]), '"[0.75, 0.75]",1.5'),  # neither blank nor right
     ],
 )
-def test_what_cannot_be_told_is_refused_until_the_person_says(data, affine, spacing):
+def test_what_cannot_be_told_is_refused_until_the_person_says(data: Data, affine: np.ndarray, spacing: str) -> None:
     data.tables("train", ["train_1_a_1"], [metadata_row("train_1_a_1", spacing)])
     data.scan("train_fixed", "train_1_a_1", affine)
     listing = data.list()
@@ -103,7 +110,7 @@ def test_what_cannot_be_told_is_refused_until_the_person_says(data, affine, spac
     assert data.list(rescale="raw").cases[0].header is not None
 
 
-def test_a_statement_that_the_header_contradicts_is_refused(data):
+def test_a_statement_that_the_header_contradicts_is_refused(data: Data) -> None:
     data.tables("train", ["train_1_a_1", "train_2_a_1"])
     data.scan("train_fixed", "train_1_a_1", SPACED)
     data.scan("train", "train_2_a_1", np.eye(4))
@@ -111,13 +118,15 @@ def test_a_statement_that_the_header_contradicts_is_refused(data):
     assert reasons(data.list(rescale="hu")) == {"train_2_a_1": "rescale-contradicts-header"}
 
 
-def test_raw_files_in_the_fixed_folder_are_noticed(data):
+def test_raw_files_in_the_fixed_folder_are_noticed(data: Data) -> None:
     data.tables("train", ["train_1_a_1"])
     data.scan("train_fixed", "train_1_a_1", np.eye(4))
-    assert data.list().cases[0].header.intercept == -8192
+    header = data.list().cases[0].header
+    assert header is not None
+    assert header.intercept == -8192
 
 
-def test_heads_and_known_bad_reconstructions_are_left_out_with_a_note(data):
+def test_heads_and_known_bad_reconstructions_are_left_out_with_a_note(data: Data) -> None:
     names = ["train_1_a_1", "train_5_a_1", "train_1267_a_4"]
     data.tables("train", names)
     for name in names:
@@ -128,7 +137,7 @@ def test_heads_and_known_bad_reconstructions_are_left_out_with_a_note(data):
     assert any("2 volumes left out" in note for note in listing.notes)
 
 
-def test_faults_cost_their_own_cases_only(data):
+def test_faults_cost_their_own_cases_only(data: Data) -> None:
     good, names = (
         "train_1_a_1",
         ["train_1_a_1", "train_2_a_1", "train_3_a_1", "train_4_a_1", "valid_5_a_1", "train_6_a_1"],
@@ -150,12 +159,12 @@ def test_faults_cost_their_own_cases_only(data):
     }
 
 
-def test_names_that_would_leave_the_folder_are_refused(data):
+def test_names_that_would_leave_the_folder_are_refused(data: Data) -> None:
     data.tables("train", ["../../train_1_a_1"], [])
     assert set(reasons(data.list()).values()) == {"bad-id"}
 
 
-def test_the_data_sets_own_masks_are_used_and_given_ones_preferred(data, tmp_path):
+def test_the_data_sets_own_masks_are_used_and_given_ones_preferred(data: Data, tmp_path: Path) -> None:
     data.tables("train", ["train_1_a_1", "train_2_a_1"])
     for name in ("train_1_a_1", "train_2_a_1"):
         data.scan("train_fixed", name, SPACED)
@@ -169,7 +178,7 @@ def test_the_data_sets_own_masks_are_used_and_given_ones_preferred(data, tmp_pat
     assert cases["train_2_a_1"].mask_labels == "totalsegmentator_v2"
 
 
-def test_missing_tables_are_faults_of_the_whole(data):
+def test_missing_tables_are_faults_of_the_whole(data: Data) -> None:
     with pytest.raises(AnatoBenchError, match="multi_abnormality_labels"):
         data.list()
     data.tables("train", ["train_1_a_1"])
@@ -180,7 +189,7 @@ def test_missing_tables_are_faults_of_the_whole(data):
     assert len(data.list(rescale="hu").cases) == 1
 
 
-def test_a_name_that_no_file_can_have_is_its_rows_fault(data):
+def test_a_name_that_no_file_can_have_is_its_rows_fault(data: Data) -> None:
     long = f"train_3_{'a' * 300}_1"
     data.tables("train", ["train_1_a_1", long])
     data.scan("train_fixed", "train_1_a_1", SPACED)
@@ -190,7 +199,7 @@ def test_a_name_that_no_file_can_have_is_its_rows_fault(data):
     assert reasons(listing) == {long: "bad-path"}
 
 
-def test_a_list_of_names_that_is_no_text_is_named(data):
+def test_a_list_of_names_that_is_no_text_is_named(data: Data) -> None:
     data.tables("train", ["train_1_a_1"])
     path = data.dataset / "metadata" / "no_chest_train.txt"
     path.write_bytes("train_1_a_1\n".encode("utf-16"))

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from anatobench.datasets.case import PatientLeakageError
@@ -11,7 +13,7 @@ CHEST = ListingOptions(anatomy="chest")
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
     for name in ("a.nii.gz", "b.nii.gz", "c.npz", "mask.nii.gz"):
@@ -20,11 +22,11 @@ def root(tmp_path):
     return folder
 
 
-def write(root, *lines):
+def write(root: Path, *lines: str) -> None:
     (root / "manifest.csv").write_text("\n".join(lines) + "\n")
 
 
-def test_labels_of_ones_own(root):
+def test_labels_of_ones_own(root: Path) -> None:
     write(root, "scan,split,label:Fracture,label:Nodule", "a.nii.gz,train,1,0", "b.nii.gz,test,,absent")
     listing = list_cases(root, CHEST)
     assert [group.name for group in listing.task.groups] == ["Fracture", "Nodule"]
@@ -34,7 +36,7 @@ def test_labels_of_ones_own(root):
     ]
 
 
-def test_a_built_in_task_by_its_groups_names_and_grades(root):
+def test_a_built_in_task_by_its_groups_names_and_grades(root: Path) -> None:
     write(
         root,
         "scan,split,patient,case,mask,mask_labels,bowel,label:extravasation,kidney,liver,spleen",
@@ -45,7 +47,7 @@ def test_a_built_in_task_by_its_groups_names_and_grades(root):
     assert (case.mask, case.mask_labels) == (root / "mask.nii.gz", "ratic")
 
 
-def test_faults_cost_their_own_cases_only(root, tmp_path):
+def test_faults_cost_their_own_cases_only(root: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.nii.gz"
     write(
         root,
@@ -79,13 +81,13 @@ def test_faults_cost_their_own_cases_only(root, tmp_path):
     assert ("absolute", outside) in {(case.case_id, case.scan) for case in allowed.cases}
 
 
-def test_a_patient_in_two_splits_is_refused(root):
+def test_a_patient_in_two_splits_is_refused(root: Path) -> None:
     write(root, "scan,split,patient,label:x", "a.nii.gz,train,p,1", "b.nii.gz,test,p,1")
     with pytest.raises(PatientLeakageError, match="p in test and train"):
         list_checked("manifest", root, anatomy="chest")
 
 
-def test_columns_without_meaning_are_refused(root):
+def test_columns_without_meaning_are_refused(root: Path) -> None:
     write(root, "scan,split,lable:x,label:y", "a.nii.gz,train,1,1")
     with pytest.raises(AnatoBenchError, match="'lable:x' means nothing"):
         list_cases(root, CHEST)
@@ -96,8 +98,30 @@ def test_columns_without_meaning_are_refused(root):
         list_cases(root)
 
 
-def test_options_of_other_data_sets_are_refused(root):
+def test_options_of_other_data_sets_are_refused(root: Path) -> None:
     with pytest.raises(UsageError, match="manifest has no such option"):
         list_checked("manifest", root, anatomy="chest", rescale="raw")
     with pytest.raises(UsageError, match="choose one of ratic"):
         list_checked("nothing", root)
+
+
+def test_links_out_of_the_folder_are_followed_on_request_alone(root: Path, tmp_path: Path) -> None:
+    (root / "out.nii.gz").symlink_to(tmp_path / "outside.nii.gz")
+    (root / "in.nii.gz").symlink_to(root / "a.nii.gz")
+    (root / "series").mkdir()
+    (root / "series" / "1.dcm").symlink_to(tmp_path / "outside.nii.gz")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "deep.nii.gz").touch()
+    (root / "folder").symlink_to(tmp_path / "elsewhere")
+    lines = ["scan,split,case,mask,label:x", "out.nii.gz,train,file,,1", "in.nii.gz,train,inside,,1",
+             "series,train,series,,1", "folder/deep.nii.gz,train,folder,,1",
+             "b.nii.gz,train,mask,out.nii.gz,1"]  # fmt: skip
+    write(root, *lines)
+    listing = list_cases(root, CHEST)
+    assert [case.case_id for case in listing.cases] == ["inside"]
+    assert {one.case_id: one.reason for one in listing.rejected} == dict.fromkeys(
+        ("file", "series", "folder", "mask"), "bad-path"
+    )
+    assert all(str(tmp_path) in one.message and "--allow-absolute" in one.message for one in listing.rejected)
+    allowed = list_cases(root, ListingOptions(anatomy="chest", allow_absolute=True))
+    assert len(allowed.cases) == 5

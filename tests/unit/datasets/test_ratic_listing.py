@@ -1,5 +1,9 @@
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 
+from anatobench.datasets.case import Listing
 from anatobench.datasets.options import ListingOptions
 from anatobench.datasets.ratic import LABEL_COLUMNS, list_cases
 from anatobench.errors import AnatoBenchError
@@ -8,7 +12,11 @@ HEALTHY = "1,0, 1,0, 1,0,0, 1,0,0, 1,0,0"
 HEADER = "patient_id," + ",".join(LABEL_COLUMNS) + ",any_injury"
 
 
-def make(root, patients, series, folders=None):
+Series = Sequence[tuple[object, int]]
+"""Of patient and series."""
+
+
+def make(root: Path, patients: Sequence[str], series: Series, folders: Series | None = None) -> Path:
     (root / "train.csv").write_text("\n".join([HEADER, *patients]) + "\n")
     lines = [f"{patient},{one},200.0,0" for patient, one in series]
     (root / "train_series_meta.csv").write_text("\n".join(["patient_id,series_id,aortic_hu,incomplete_organ", *lines]))
@@ -17,16 +25,16 @@ def make(root, patients, series, folders=None):
     return root
 
 
-def reasons(listing):
+def reasons(listing: Listing) -> dict[str, str]:
     return {one.case_id: one.reason for one in listing.rejected}
 
 
-def test_the_label_columns_are_kaggles():
+def test_the_label_columns_are_kaggles() -> None:
     assert LABEL_COLUMNS[4:7] == ("kidney_healthy", "kidney_low", "kidney_high")
     assert len(LABEL_COLUMNS) == 13
 
 
-def test_a_case_is_a_series_with_its_patients_grades(tmp_path):
+def test_a_case_is_a_series_with_its_patients_grades(tmp_path: Path) -> None:
     injured = "0,1, 1,0, 0,0,1, 0,1,0, 1,0,0"
     make(tmp_path, [f"7,{injured},1", f"8,{HEALTHY},0"], [(7, 71), (7, 72), (8, 81)])
     listing = list_cases(tmp_path)
@@ -36,7 +44,7 @@ def test_a_case_is_a_series_with_its_patients_grades(tmp_path):
     assert len({case.split for case in listing.cases if case.patient_id == "7"}) == 1
 
 
-def test_faults_cost_their_own_cases_only(tmp_path):
+def test_faults_cost_their_own_cases_only(tmp_path: Path) -> None:
     patients = [
         f"1,{HEALTHY},0",
         "2,0,0, 1,0, 1,0,0, 1,0,0, 1,0,0,0",  # bowel: no grade
@@ -65,14 +73,14 @@ def test_faults_cost_their_own_cases_only(tmp_path):
     }
 
 
-def test_any_injury_that_contradicts_the_organs_is_noted(tmp_path):
+def test_any_injury_that_contradicts_the_organs_is_noted(tmp_path: Path) -> None:
     make(tmp_path, [f"1,{HEALTHY},1"], [(1, 11)])
     listing = list_cases(tmp_path)
     assert [case.targets for case in listing.cases] == [(0, 0, 0, 0, 0)]
     assert any("any_injury" in note and "example 1" in note for note in listing.notes)
 
 
-def test_the_split_ignores_the_order_of_rows(tmp_path):
+def test_the_split_ignores_the_order_of_rows(tmp_path: Path) -> None:
     rows = [f"{patient},{HEALTHY},0" for patient in range(1, 41)]
     series = [(patient, patient * 10) for patient in range(1, 41)]
     (tmp_path / "a").mkdir()
@@ -84,7 +92,7 @@ def test_the_split_ignores_the_order_of_rows(tmp_path):
     assert [list(one.values()).count(name) for name in ("train", "validation", "test")] == [24, 8, 8]
 
 
-def test_given_masks_are_preferred_to_kaggles(tmp_path):
+def test_given_masks_are_preferred_to_kaggles(tmp_path: Path) -> None:
     root = tmp_path / "data"
     root.mkdir()
     make(root, [f"1,{HEALTHY},0"], [(1, 11), (1, 12), (1, 13)])
@@ -100,7 +108,7 @@ def test_given_masks_are_preferred_to_kaggles(tmp_path):
     assert cases["1_13"].mask is None
 
 
-def test_another_label_table_may_be_named(tmp_path):
+def test_another_label_table_may_be_named(tmp_path: Path) -> None:
     make(tmp_path, [f"1,{HEALTHY},0"], [(1, 11)])
     (tmp_path / "train.csv").rename(tmp_path / "train_2024.csv")
     assert len(list_cases(tmp_path, ListingOptions(csv="train_2024.csv")).cases) == 1

@@ -8,12 +8,12 @@ from anatobench.datasets.ratic import TRAIN_SHARE
 from anatobench.datasets.splits import carve_validation, draw
 
 
-def test_the_papers_proportion_gives_the_papers_numbers():
+def test_the_papers_proportion_gives_the_papers_numbers() -> None:
     patients = [str(number) for number in range(3147)]
     assert len(draw(patients, TRAIN_SHARE, 0, "ratic-train")) == 2500
 
 
-def test_a_draw_depends_on_seed_and_patients_not_on_their_order():
+def test_a_draw_depends_on_seed_and_patients_not_on_their_order() -> None:
     patients = [str(number) for number in range(100)]
     drawn = draw(patients, 0.5, 3, "x")
     assert draw(patients[::-1] + patients[:10], 0.5, 3, "x") == drawn
@@ -21,7 +21,7 @@ def test_a_draw_depends_on_seed_and_patients_not_on_their_order():
     assert draw(patients, 0.5, 3, "y") != drawn
 
 
-def test_validation_is_carved_from_train_patients_whole():
+def test_validation_is_carved_from_train_patients_whole() -> None:
     cases = [
         Case(f"{patient}_{scan}", str(patient), Path("scan"), "test" if patient % 4 == 0 else "train", (0,))
         for patient in range(40)

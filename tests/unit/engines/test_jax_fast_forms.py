@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from anatobench.engine import ModelSpec, load_engine
@@ -121,7 +122,8 @@ def test_the_logits_of_the_whole_batch_never_exist(kind: str) -> None:
             return function(recipe, coarse, organs).sum()
 
         jaxpr = jax.make_jaxpr(jax.grad(total))(np.zeros(coarse, np.float32), np.zeros(organs, np.uint8))
-        return max(aval.size for aval in floats_of(jaxpr.jaxpr))
+        size: int = max(aval.size for aval in floats_of(jaxpr.jaxpr))
+        return size
 
     whole = 2 * 6 * np.prod(organs[1:])
     assert largest(plain_segmentation_loss) == whole
@@ -131,7 +133,10 @@ def test_the_logits_of_the_whole_batch_never_exist(kind: str) -> None:
 def floats_of(jaxpr: Jaxpr) -> Iterator[Any]:
     """The shapes of all floating-point arrays in a program, inner ones included."""
     for equation in jaxpr.eqns:
-        yield from (v.aval for v in equation.outvars if jnp.issubdtype(v.aval.dtype, jnp.floating))
+        shapes = [
+            cast(ShapedArray, variable.aval) for variable in equation.outvars
+        ]  # programs of arrays have no others
+        yield from (shape for shape in shapes if jnp.issubdtype(shape.dtype, jnp.floating))
         for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: isinstance(p, Jaxpr | ClosedJaxpr)):
             if isinstance(inner, ClosedJaxpr):
                 yield from floats_of(inner.jaxpr)
@@ -159,7 +164,7 @@ def of_batch_norm(function: Callable[..., Any], relu: bool, arrays: tuple[Any, .
 
     def slope(*arrays: Any) -> jax.Array:
         gradients = jax.grad(weighted, places, has_aux=True)(*arrays)[0]
-        return sum(jnp.vdot(gradient, jnp.sin(3 * gradient)) for gradient in gradients)
+        return jnp.stack([jnp.vdot(gradient, jnp.sin(3 * gradient)) for gradient in gradients]).sum()
 
     return *jax.grad(weighted, places, has_aux=True)(*arrays), jax.grad(slope, places)(*arrays)
 

@@ -56,7 +56,11 @@ CASES = [
 @pytest.mark.parametrize(("batch", "queries", "keys", "width", "outputs"), CASES)
 def test_fused_attention(batch: Size, queries: int, keys: int, width: int, outputs: int, biased: bool) -> None:
     heads = 2
-    shapes = [(*batch, queries, heads, width), (*batch, keys, heads, width), (*batch, keys, heads, outputs)]
+    shapes: list[tuple[int, ...]] = [
+        (*batch, queries, heads, width),
+        (*batch, keys, heads, width),
+        (*batch, keys, heads, outputs),
+    ]
     shapes += [(heads, queries, keys)] if biased else []
     arrays = tuple(RNG.standard_normal(shape) for shape in shapes)
     assert_equal_in_float64(fused_attention, attention, arrays)
@@ -175,7 +179,8 @@ def test_fused_window_attention(size: Size, shift: Size) -> None:
             tree = jax.tree.map(lambda array: jnp.asarray(array, jnp.float64), nnx.to_pure_dict(state))
 
             def call(tree: Any, x: jax.Array, graph: Any = graph) -> jax.Array:
-                return nnx.merge(graph, tree)(x)
+                result: jax.Array = nnx.merge(graph, tree)(x)
+                return result
 
             found.append(jax.jit(partial(outputs_and_gradients, call))((tree, jnp.asarray(x))))
         plain, fast = jax.tree.map(np.asarray, found)

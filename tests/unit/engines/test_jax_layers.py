@@ -16,7 +16,7 @@ from jax_impl.layers.conv3d import conv3d, conv3d_direct, conv3d_folded
 from jax_impl.layers.upsampling import interpolation_matrix, upsample_trilinear
 
 
-def channels_first(x: np.ndarray) -> np.ndarray:
+def channels_first(x: np.ndarray | jax.Array) -> np.ndarray:
     return np.moveaxis(np.asarray(x), -1, 1)
 
 
@@ -85,7 +85,8 @@ def test_batch_norm_equals_torch_in_training_and_evaluation() -> None:
     theirs = torch.nn.BatchNorm3d(6).double()
     with jax.enable_x64(True):
         ours = BatchNorm(6, dtype=jnp.float64)
-        ours.running_mean, ours.running_var = nnx.BatchStat(jnp.zeros(6)), nnx.BatchStat(jnp.ones(6))
+        for name, start in (("running_mean", jnp.zeros(6)), ("running_var", jnp.ones(6))):
+            setattr(ours, name, nnx.BatchStat(start))
         for ours_name, theirs_name in (("scale", "weight"), ("bias", "bias")):
             values = rng.standard_normal(6)
             setattr(ours, ours_name, nnx.Param(jnp.asarray(values)))
@@ -95,6 +96,7 @@ def test_batch_norm_equals_torch_in_training_and_evaluation() -> None:
             expected = theirs(torch.tensor(channels_first(x)))
             np.testing.assert_allclose(channels_first(found), expected.detach(), rtol=1e-12, atol=1e-13)
         for variable, buffer in ((ours.running_mean, theirs.running_mean), (ours.running_var, theirs.running_var)):
+            assert buffer is not None
             np.testing.assert_allclose(variable[...], buffer, rtol=1e-12)
         theirs.eval()
         found = ours(jnp.asarray(x), train=False)

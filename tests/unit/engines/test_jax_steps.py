@@ -33,7 +33,7 @@ def compiled() -> Iterator[list[str]]:
     """One entry for every program that JAX has compiled, or fetched from its cache, since."""
     found: list[str] = []
 
-    def note(event: str, duration: float, **_: Any) -> None:
+    def note(event: str, duration_secs: float, **_: Any) -> None:
         if event == COMPILED:
             found.append(event)
 

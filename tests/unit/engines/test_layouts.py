@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision.models.video import MViT, SwinTransformer3d, VideoResNet, mvit, resnet, swin_transformer
+from torchvision.models.video import mvit, resnet, swin_transformer
 
 from anatobench.backbones import mvit_v2_s, r3d_18, swin3d_t
 from anatobench.engine import ModelSpec
@@ -20,17 +20,19 @@ from jax_impl.models import build_backbone as build_in_jax
 from torch_ref.models import build_backbone as build_in_torch
 
 TASK = get_task("ct_rate")
+Modules = Any
+"""A torchvision model: PyTorch knows of the attributes of a module's modules only at run time."""
 PAPERS_PATCH = (16, 2, 2)
 """Table 7; a change to torchvision's own, as is the stem of R3D."""
 
 
-def torchvisions(build: Callable[..., nn.Module]) -> Any:
+def torchvisions(build: Callable[..., nn.Module]) -> Modules:
     """As torchvision itself builds it, of shapes alone."""
     with torch.device("meta"):
         return build(num_classes=18)
 
 
-def reference(model: str) -> Any:
+def reference(model: str) -> Modules:
     """This project's changed model at full size, of shapes alone."""
     with torch.device("meta"):
         return build_in_torch(full_size(model))
@@ -46,7 +48,7 @@ def only(values: set[Any]) -> Any:
     return value
 
 
-def r3d_layout(model: VideoResNet) -> r3d_18.Layout:
+def r3d_layout(model: Modules) -> r3d_18.Layout:
     stages = [model.layer1, model.layer2, model.layer3, model.layer4]
     widths = [block.conv2[0].out_channels for stage in stages for block in stage]
     blocks = only({len(stage) for stage in stages})
@@ -56,7 +58,7 @@ def r3d_layout(model: VideoResNet) -> r3d_18.Layout:
     return r3d_18.Layout(widths[0], blocks, strides)
 
 
-def swin_layout(model: SwinTransformer3d) -> swin3d_t.Layout:
+def swin_layout(model: Modules) -> swin3d_t.Layout:
     stages = model.features[::2]
     attentions = [[block.attn for block in stage] for stage in stages]
     channels = [only({attention.qkv.in_features for attention in stage}) for stage in attentions]
@@ -70,7 +72,7 @@ def swin_layout(model: SwinTransformer3d) -> swin3d_t.Layout:
     )
 
 
-def mvit_layout(model: MViT) -> mvit_v2_s.Layout:
+def mvit_layout(model: Modules) -> mvit_v2_s.Layout:
     attentions = [block.attn for block in model.blocks]
     pools = [pool.pool for attention in attentions for pool in (attention.pool_q, attention.pool_k, attention.pool_v)]
     assert {pool.kernel_size for pool in pools} == {(3, 3, 3)}
@@ -88,7 +90,8 @@ def mvit_layout(model: MViT) -> mvit_v2_s.Layout:
 
 def in_plane(stride: Size) -> int:
     assert stride[0] == 1
-    return only(set(stride[1:]))
+    found: int = only(set(stride[1:]))
+    return found
 
 
 def test_r3d_18() -> None:
@@ -113,7 +116,7 @@ def test_mvit_v2_s() -> None:
 
 def drop_rates(model: nn.Module) -> list[float]:
     """Of every block, in order."""
-    blocks = [module for module in model.modules() if hasattr(module, "stochastic_depth")]
+    blocks: list[Modules] = [module for module in model.modules() if hasattr(module, "stochastic_depth")]
     return [block.stochastic_depth.p for block in blocks]
 
 

@@ -38,7 +38,7 @@ def torch_terms(
     x = torch.tensor(logits, requires_grad=True)
     view = view_of(x, None if seg is None else torch.tensor(seg))
     arrays = {"targets": torch.tensor(targets), "organs": torch.tensor(organs)}
-    found = torch_ref.step.CASE_TERMS["diagnosis"](task, recipe, view, arrays)
+    found = torch_ref.losses.CASE_TERMS["diagnosis"](task, recipe, view, arrays)
     total = torch_ref.step.weighted_sum(weights_of(recipe, task), found)
     (gradient,) = torch.autograd.grad(total.sum(), x)
     return {name: value.detach().numpy() for name, value in {**found, "total": total}.items()}, gradient.numpy()
@@ -52,7 +52,7 @@ def jax_gradient(task: Task, recipe: Recipe) -> Any:
         logits: jax.Array, seg: jax.Array | None, targets: jax.Array, organs: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         arrays = {"targets": targets, "organs": organs}
-        found = jax_impl.step.CASE_TERMS["diagnosis"](task, recipe, view_of(logits, seg), arrays)
+        found = jax_impl.losses.CASE_TERMS["diagnosis"](task, recipe, view_of(logits, seg), arrays)
         summed = jax_impl.step.weighted_sum(weights_of(recipe, task), found)
         return summed.sum(), {**found, "total": summed}
 
@@ -73,12 +73,14 @@ NO_ORGANS = np.zeros((1, 1, 1, 1), np.uint8)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+    y: np.ndarray = 1 / (1 + np.exp(-x))
+    return y
 
 
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
     exponential = np.exp(x - x.max(axis, keepdims=True))
-    return exponential / exponential.sum(axis, keepdims=True)
+    shares: np.ndarray = exponential / exponential.sum(axis, keepdims=True)
+    return shares
 
 
 @BOTH
@@ -138,7 +140,7 @@ def test_any_injury_is_exact_in_float32_at_extreme_logits(terms_of: TermsOf, lev
     injured = np.array([level, level, *[level + np.log1p(np.exp(0.0))] * 3])
     if healthy:
         expected = np.logaddexp(0, injured).sum()
-        expected_gradient = sigmoid(level)
+        expected_gradient = float(sigmoid(np.asarray(level)))
     elif level < 0:
         expected = -6 * np.log(np.exp(injured).sum())
         expected_gradient = -6 * np.exp(injured[0]) / np.exp(injured).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def test_depthwise_convolution_and_its_gradients(stride: Size) -> None:
     with jax.enable_x64(True):
         found, pullback = jax.vjp(partial(depthwise_conv3d, stride=stride), jnp.asarray(x), jnp.asarray(kernel))
         found_x, found_kernel = pullback(jnp.asarray(np.moveaxis(weight, 1, -1)))
-    np.testing.assert_allclose(np.moveaxis(found, -1, 1), expected.detach(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(np.moveaxis(np.asarray(found), -1, 1), expected.detach(), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(np.moveaxis(found_x, -1, 1), gradients[0], rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(np.moveaxis(found_kernel, -1, 0)[:, None], gradients[1], rtol=1e-12, atol=1e-12)
 
@@ -97,9 +98,11 @@ def test_multiscale_attention(grid: Size, query_stride: int, key_stride: int) ->
     ).double()
     for parameter in reference.parameters():
         nn.init.normal_(parameter, std=0.5)
+    tables = (reference.rel_pos_t, reference.rel_pos_h, reference.rel_pos_w)
+    rows_t, rows_h, rows_w = (cast(nn.Parameter, table).shape[0] for table in tables)
     layer = MultiscaleAttention(
         grid,
-        (reference.rel_pos_t.shape[0], reference.rel_pos_h.shape[0], reference.rel_pos_w.shape[0]),
+        (rows_t, rows_h, rows_w),
         CHANNELS,
         OUTPUTS,
         HEADS,

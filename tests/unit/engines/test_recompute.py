@@ -58,13 +58,14 @@ def kept_by_torch(engine: Any) -> int:
     parameters = sum(array.nbytes for array in engine.weights().values())
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         engine._features(torch.from_numpy(BATCH["volume"]))
-    return sum(kept.values()) - parameters
+    of_the_pass: int = sum(kept.values()) - parameters
+    return of_the_pass
 
 
 @pytest.fixture
 def no_compilation_cache() -> Iterator[None]:
     """A program that comes out of the cache no longer knows its memory."""
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     yield

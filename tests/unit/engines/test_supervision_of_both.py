@@ -47,7 +47,7 @@ def test_the_losses_of_an_organ_subset_are_equal_and_not_those_of_all_organs(sto
     seg_logits = rng.normal(size=(8, store.task.segmentation_classes, *store.geometry.crop_size))
     everything = losses_of_both(plain, seg_logits, first_batch(store, plain)["organs"])[0]
     for settings in ({"supervising_organs": SETTINGS["supervising_organs"]}, {"boundary_distortion": 50.0}):
-        recipe = replace(plain, **settings)  # type: ignore[arg-type]
+        recipe = replace(plain, **settings)
         batch = first_batch(store, recipe)
         of_torch, of_jax = losses_of_both(recipe, seg_logits, batch["organs"])
         np.testing.assert_allclose(of_jax, of_torch, rtol=1e-12)

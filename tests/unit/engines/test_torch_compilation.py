@@ -101,7 +101,7 @@ class HostReads(TorchDispatchMode):
     WAITING = ("_local_scalar_dense", "nonzero", "is_nonzero", "unique", "masked_select", "equal")
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of PyTorch
         self.found: list[str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -115,13 +115,13 @@ def test_a_step_reads_nothing_back_and_leaves_the_fetch_to_the_caller(model: str
     engine, batches = build(model, compile="false")
     assert isinstance(engine, TorchEngine)
     # As on a GPU: the plain AdamW reads its own count of steps, which is on the host.
-    engine._optimizer.param_groups[0].update(fused=True, foreach=False)
+    engine._state.optimizer.param_groups[0].update(fused=True, foreach=False)
     engine.train_step(batches[0], 1e-4, 0).fetch()
     with HostReads() as reads:
         pending = engine.train_step(batches[1], 1e-4, 1)
         assert isinstance(pending, PendingStep)
         assert reads.found == []
-        pending.means[0].item()
+        pending.figures[0].item()
     assert reads.found, "this is how one would be seen"
 
 

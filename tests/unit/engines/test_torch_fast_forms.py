@@ -27,7 +27,7 @@ from torch_ref.layers.upsampling import upsample_separably, upsample_trilinear
 from torch_ref.losses.segmentation import segmentation_loss
 from torch_ref.losses.segmentation_by_parts import segmentation_loss_by_parts
 
-EQUAL = {"rtol": 1e-9, "atol": 1e-11}
+RTOL, ATOL = 1e-9, 1e-11
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -44,7 +44,7 @@ def outcome(function: Callable[..., Tensor], *inputs: Tensor, module: nn.Module 
 
 def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
     for found, expected in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(found, expected, **EQUAL)
+        torch.testing.assert_close(found, expected, rtol=RTOL, atol=ATOL)
 
 
 WINDOWS = [
@@ -77,7 +77,10 @@ def test_flex_attention_is_the_same_mathematics(shifted: bool) -> None:
     regions = torch.randint(0, 8, (3, 20), generator=torch.Generator().manual_seed(1)) if shifted else None
     arguments = (queries, keys, values, bias, regions)
     torch.testing.assert_close(
-        window_attention.attend_with_flex(*arguments), window_attention.attend_with_columns(*arguments), **EQUAL
+        window_attention.attend_with_flex(*arguments),
+        window_attention.attend_with_columns(*arguments),
+        rtol=RTOL,
+        atol=ATOL,
     )
 
 
@@ -86,9 +89,9 @@ def test_flex_attention_is_the_same_mathematics(shifted: bool) -> None:
 def test_multiscale_attention(forms: set[str], grid: Size, stride_q: int, stride_kv: int) -> None:
     """The grids' in-plane axes differ, so that one of the tables is interpolated."""
     torch.manual_seed(0)
-    strides = {"stride_q": [1, stride_q, stride_q], "stride_kv": [1, stride_kv, stride_kv]}
     plain = MultiscaleAttention(
-        list(grid), 12, 16, 2, [3] * 3, [3] * 3, **strides, residual_pool=True, residual_with_cls_embed=False,
+        list(grid), 12, 16, 2, [3] * 3, [3] * 3, [1, stride_q, stride_q], [1, stride_kv, stride_kv],
+        residual_pool=True, residual_with_cls_embed=False,
         rel_pos_embed=True,
     ).double()  # fmt: skip
     for name in ("rel_pos_t", "rel_pos_h", "rel_pos_w"):
@@ -116,7 +119,8 @@ def test_a_bias_does_not_go_to_the_kernel_that_has_no_gradient_for_it(
 
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", note)
     with sdpa_kernel(ATTENTION_KERNELS, set_priority=True):
-        fused_attention(*drawn(3, 1, 2, 4, 8).unbind(0), drawn(1, 2, 4, 4).requires_grad_() if biased else None)
+        queries, keys, values = drawn(3, 1, 2, 4, 8)
+        fused_attention(queries, keys, values, drawn(1, 2, 4, 4).requires_grad_() if biased else None)
         assert torch.backends.cuda.cudnn_sdp_enabled()
     assert seen == [not biased]
 
@@ -125,7 +129,7 @@ def test_fused_attention_with_odd_channels_and_a_bias() -> None:
     queries, keys, values = drawn(2, 3, 7, 11), drawn(2, 3, 5, 11), drawn(2, 3, 5, 6)
     for bias in (None, drawn(1, 3, 7, 5)):
         torch.testing.assert_close(
-            fused_attention(queries, keys, values, bias), attention(queries, keys, values, bias), **EQUAL
+            fused_attention(queries, keys, values, bias), attention(queries, keys, values, bias), rtol=RTOL, atol=ATOL
         )
 
 

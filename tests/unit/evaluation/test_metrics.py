@@ -54,13 +54,36 @@ def test_the_two_rules_can_differ() -> None:
     # Points (FPR, TPR): (0, .5) with J = .5 at distance .5, and (.25, .7) with J = .45 at distance .39.
     labels = np.array([1] * 10 + [0] * 20, dtype=float)
     scores = np.array([0.9] * 5 + [0.5] * 2 + [0.1] * 3 + [0.5] * 5 + [0.1] * 15)
-    assert best_threshold(scores, labels, "youden") == 0.9
-    assert best_threshold(scores, labels, "closest_to_corner") == 0.5
+    assert best_threshold(scores, labels, "youden") == pytest.approx(0.7)
+    assert best_threshold(scores, labels, "closest_to_corner") == pytest.approx(0.3)
 
 
 def test_equally_good_thresholds_give_the_highest() -> None:
     labels, scores = np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.8, 0.6, 0.4, 0.2])
-    assert best_threshold(scores, labels, "youden") == 0.8
+    assert best_threshold(scores, labels, "youden") == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_probabilities_computed_otherwise_call_the_same_cases(seed: int) -> None:
+    """Whoever reads the logits from the CSV has another last digit; a threshold on a score would move its case."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(300) < 0.3).astype(float)
+    logits = rng.normal(2 * labels - 1, 1.0).astype(np.float32).astype(float)
+    scores, otherwise = -np.expm1(-np.logaddexp(0, logits)), 1 / (1 + np.exp(-logits))
+    for rule in ("youden", "closest_to_corner"):
+        threshold = best_threshold(scores, labels, rule)
+        called = scores >= threshold
+        assert np.array_equal(called, otherwise >= threshold)
+        assert np.abs(scores - threshold).min() > 1e-9
+        for slightly in (-1e-9, 1e-9):
+            assert np.array_equal(called, scores >= threshold + slightly)
+
+
+def test_thresholds_at_the_ends() -> None:
+    labels = np.array([1.0, 0.0])
+    assert best_threshold(np.array([0.5, np.nextafter(0.5, 0)]), labels, "youden") == 0.5, "no number lies between"
+    assert best_threshold(np.array([0.4, 0.4]), labels, "youden") == 0.2, "all are called, so halfway to 0"
+    assert best_threshold(np.array([0.0, 0.0]), labels, "youden") == 0.0
 
 
 def test_an_unknown_rule_is_refused() -> None:
@@ -139,7 +162,7 @@ def test_bootstrap_draws_patients_and_is_seeded() -> None:
     figures = evaluate(predictions, replicates=50, seed=7)
     patients, rows = np.unique(predictions.patient_ids, return_inverse=True)
     draws = np.random.default_rng(7).multinomial(len(patients), np.full(len(patients), 1 / len(patients)), size=50)
-    expected = {"auc": [], "sensitivity": []}
+    expected: dict[str, list[float]] = {"auc": [], "sensitivity": []}
     for draw in draws:
         picked = np.repeat(np.arange(len(rows)), draw[rows])
         labels, scores = predictions.labels[picked, 1], predictions.probabilities[picked, 1]

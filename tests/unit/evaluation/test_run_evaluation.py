@@ -158,6 +158,6 @@ def test_output_that_is_not_finite_names_the_case(store: Store) -> None:
         logits[1] = np.nan
         return logits
 
-    engine.predict = broken
+    setattr(engine, "predict", broken)  # noqa: B010
     with pytest.raises(AnatoBenchError, match="case test_1"):
         predict_split(engine, store, "test", 2)

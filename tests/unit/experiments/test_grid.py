@@ -92,7 +92,7 @@ def test_the_papers_numbers_stand_at_their_conditions() -> None:
 def test_a_selection_is_refused_by_name() -> None:
     for wrong in ({"tables": ("11",)}, {"models": ("resnet",)}, {"datasets": ()}, {"seeds": 0}):
         with pytest.raises(UsageError, match=f"--{next(iter(wrong))}"):
-            Selection(**wrong)  # type: ignore[arg-type]
+            Selection(**wrong)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ def test_the_interval_is_students() -> None:
     found = interval_of(DIFFERENCES)
     expected = stats.ttest_1samp(DIFFERENCES, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert (found.mean, found.count) == (pytest.approx(0.002), 5)
+    assert found.mean == pytest.approx(0.002)
+    assert found.count == 5
 
 
 def test_equivalence_is_the_worse_of_two_one_sided_tests() -> None:
@@ -24,6 +25,7 @@ def test_equivalence_is_the_worse_of_two_one_sided_tests() -> None:
     above = stats.ttest_1samp(DIFFERENCES, -0.01, alternative="greater").pvalue
     below = stats.ttest_1samp(DIFFERENCES, 0.01, alternative="less").pvalue
     assert found.p_value == pytest.approx(max(above, below))
+    assert found.p_value is not None
     assert found.equivalent == (found.p_value < 0.05)
 
 
@@ -45,7 +47,7 @@ def test_a_real_difference_is_never_called_equivalent() -> None:
 def test_noise_is_called_equivalent_in_five_percent_of_cases_at_the_margin() -> None:
     generator = np.random.default_rng(0)
     called = [equivalence_of(list(generator.normal(0.02, 0.005, 6)), 0.02).equivalent for _ in range(2000)]
-    assert np.mean(called) == pytest.approx(0.05, abs=0.015)
+    assert np.mean([bool(one) for one in called]) == pytest.approx(0.05, abs=0.015)
 
 
 def test_one_seed_has_no_interval_and_no_test() -> None:

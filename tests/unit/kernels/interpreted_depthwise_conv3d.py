@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from triton_kernels import outputs_and_gradients
 
+from anatobench.tasks import Size
 from torch_ref.layers import depthwise_conv3d as layer
 from torch_ref.layers import depthwise_walk
 from torch_ref.layers.depthwise_conv3d import depthwise_conv3d, depthwise_conv3d_plain
 from torch_ref.layers.triton_language import kernels_run_on
 
-SHAPES = [
+Case = tuple[int, Size, int, int, Size]
+SHAPES: list[Case] = [
     # batch, size, channels, channels of the kernel, stride
     (2, (3, 4, 7), 6, 3, (1, 1, 1)),
     (1, (2, 5, 8), 40, 40, (1, 2, 2)),
@@ -30,7 +32,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer, "POSITIONS_OF_GRADIENT", 2 * layer.POSITIONS)
 
 
-def inputs(case: tuple, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def inputs(case: Case, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     batch, size, channels, own, _ = case
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(batch, *size, channels, generator=generator, dtype=torch.float64)
@@ -40,7 +42,7 @@ def inputs(case: tuple, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Ten
 
 @pytest.mark.parametrize("walk", [False, True], ids=["blocks", "walk"])
 @pytest.mark.parametrize("case", SHAPES, ids=str)
-def test_equals_plain(case: tuple, walk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_plain(case: Case, walk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer, "WALK", walk)
     monkeypatch.setattr(depthwise_walk, "LENGTH", 3)
     monkeypatch.setattr(depthwise_walk, "LENGTH_OF_GRADIENT", 4)
@@ -54,7 +56,7 @@ def test_equals_plain(case: tuple, walk: bool, monkeypatch: pytest.MonkeyPatch) 
 
 def test_bfloat16_is_rounded_once() -> None:
     """Products of bfloat16 sum up in float32; a float32 kernel is rounded first and gets an unrounded gradient."""
-    case = (1, (2, 3, 4), 6, 3, (1, 1, 1))
+    case: Case = (1, (2, 3, 4), 6, 3, (1, 1, 1))
     x, kernel = inputs(case, torch.bfloat16)
     close_by = kernel.float() * (1 + 2**-10)  # rounds back to `kernel`
     exact = outputs_and_gradients(partial(depthwise_conv3d_plain, stride=case[-1]), x.float(), kernel.float())
@@ -69,13 +71,13 @@ def test_bfloat16_is_rounded_once() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of opcheck itself
 def test_registrations() -> None:
     """Shapes without values, gradients under tracing, nothing mutated: what torch.compile relies on."""
-    x, kernel = inputs((1, (2, 2, 3), 4, 2, ()), torch.float32)
+    x, kernel = inputs((1, (2, 2, 3), 4, 2, (1, 1, 1)), torch.float32)
     arguments = (x.requires_grad_(), kernel.requires_grad_(), 1, 2, 2, True)
     torch.library.opcheck(torch.ops.anatobench.depthwise_conv3d.default, arguments)
 
 
 def test_compiles_without_a_break() -> None:
-    x, kernel = inputs((1, (2, 2, 3), 4, 2, ()))
+    x, kernel = inputs((1, (2, 2, 3), 4, 2, (1, 1, 1)))
     compiled = torch.compile(depthwise_conv3d, backend="aot_eager", fullgraph=True)
     fast = outputs_and_gradients(partial(compiled, stride=(1, 1, 1)), x, kernel)
     plain = outputs_and_gradients(partial(depthwise_conv3d_plain, stride=(1, 1, 1)), x, kernel)

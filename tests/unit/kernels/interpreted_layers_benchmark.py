@@ -19,6 +19,8 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def layers() -> Any:
     spec = importlib.util.spec_from_file_location("layers_benchmark", PATH)
+    assert spec is not None
+    assert spec.loader is not None
     module = sys.modules["layers_benchmark"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -37,7 +39,7 @@ def test_every_kind_of_case_runs_and_agrees(layers: Any, monkeypatch: pytest.Mon
         layers.depthwise_case(CPU, shape=(1, 1, 2, 3, 8), heads=1, stride=(1, 1, 1), walking=True),
         layers.segmentation_case(CPU, 1, 2, (1, 1, 2), (2, 2, 5), "ce_dice"),
     ]
-    record = {"gpu": "none", "copy_bytes_per_s": 1e9}
+    record: dict[str, Any] = {"gpu": "none", "copy_bytes_per_s": 1e9}
     record["layers"] = [layers.measure(case, seconds, record["copy_bytes_per_s"]) for case in cases]
     assert all(max(layer["difference"]) < 0.02 for layer in record["layers"]), record["layers"]
     # x and y in bfloat16, the kernel in float32: 2 x 144 + 432 in, 2 x 64 out

@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 from triton_kernels import outputs_and_gradients
 
+from anatobench.tasks import Size
 from torch_ref.layers.segmentation_kernels import KINDS, segmentation_loss_fused, segmentation_loss_plain
 from torch_ref.layers.triton_language import kernels_run_on
 
-SIZES = [
+Case = tuple[int, int, Size, Size]
+SIZES: list[Case] = [
     # batch, classes, coarse size, full size
     (2, 3, (2, 2, 3), (6, 5, 10)),
     (1, 2, (1, 1, 1), (3, 3, 3)),
     (1, 3, (4, 5, 6), (2, 5, 3)),
 ]
-AT_FULL_RATIO = [(1, 6, (1, 1, 12), (1, 4, 192)), (1, 7, (2, 1, 11), (2, 2, 176))]
+AT_FULL_RATIO: list[Case] = [(1, 6, (1, 1, 12), (1, 4, 192)), (1, 7, (2, 1, 11), (2, 2, 176))]
 
 
-def inputs(case: tuple, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def inputs(case: Case, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     batch, classes, coarse_size, size = case
     generator = torch.Generator().manual_seed(7)
     coarse = 3 * torch.randn(batch, classes, *coarse_size, generator=generator, dtype=torch.float64)
@@ -30,7 +32,7 @@ def inputs(case: tuple, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Ten
     return coarse.to(dtype), organs
 
 
-def compare(case: tuple, kind: str) -> None:
+def compare(case: Case, kind: str) -> None:
     coarse, organs = inputs(case)
     assert kernels_run_on(coarse)
     fast = outputs_and_gradients(partial(segmentation_loss_fused, kind=kind, smooth=0.5), coarse, organs)
@@ -40,12 +42,12 @@ def compare(case: tuple, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", SIZES, ids=str)
-def test_equals_plain(case: tuple, kind: str) -> None:
+def test_equals_plain(case: Case, kind: str) -> None:
     compare(case, kind)
 
 
 @pytest.mark.parametrize("case", AT_FULL_RATIO, ids=str)
-def test_equals_plain_at_full_ratio(case: tuple) -> None:
+def test_equals_plain_at_full_ratio(case: Case) -> None:
     compare(case, "ce_dice")
 
 

@@ -21,18 +21,21 @@ SIZES = [
 ]
 
 
-def inputs(case: tuple, dtype: torch.dtype = torch.float64) -> list[Tensor | None]:
+def inputs(
+    case: tuple[int, ...], dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """q, k, v as a layer of all three gives them, bias, regions."""
     windows, heads, n, d, windows_of_case = case
     generator = torch.Generator().manual_seed(11)
     qkv = torch.randn(windows, n, 3, heads, d, generator=generator, dtype=torch.float64).to(dtype)
     bias = torch.randn(heads, n, n, generator=generator, dtype=torch.float64).to(dtype)
     regions = torch.randint(0, 3, (windows_of_case, n), generator=generator, dtype=torch.int32)
-    return [*qkv.permute(2, 0, 3, 1, 4), bias, regions if windows_of_case else None]
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    return q, k, v, bias, regions if windows_of_case else None
 
 
 @pytest.mark.parametrize("case", SIZES, ids=str)
-def test_equals_plain(case: tuple) -> None:
+def test_equals_plain(case: tuple[int, ...]) -> None:
     parts = inputs(case)
     assert kernels_run_on(parts[0])
     fast = outputs_and_gradients(window_attention, *parts)
@@ -73,9 +76,9 @@ def test_half_precision_softmax_is_float32() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of opcheck itself
 @pytest.mark.parametrize("windows_of_case", [0, 1])
 def test_registrations(windows_of_case: int) -> None:
-    *parts, regions = inputs((2, 1, 3, 2, windows_of_case), torch.float32)
-    parts[3] = torch.nn.functional.pad(parts[3], (0, 61, 0, 61))  # as whole blocks
-    arguments = (*(part.detach().requires_grad_() for part in parts), regions)
+    q, k, v, bias, regions = inputs((2, 1, 3, 2, windows_of_case), torch.float32)
+    bias = torch.nn.functional.pad(bias, (0, 61, 0, 61))  # as whole blocks
+    arguments = (*(part.detach().requires_grad_() for part in (q, k, v, bias)), regions)
     torch.library.opcheck(torch.ops.anatobench.window_attention.default, arguments)
 
 
@@ -87,6 +90,6 @@ def test_compiles_without_a_break() -> None:
 
 
 def test_windows_that_are_not_whole_cases_are_refused() -> None:
-    *parts, _ = inputs((4, 1, 3, 2, 0))
+    q, k, v, bias, _ = inputs((4, 1, 3, 2, 0))
     with pytest.raises(ValueError, match="4 windows are no whole cases of 3"):
-        window_attention(*parts, torch.zeros(3, 3, dtype=torch.int32))
+        window_attention(q, k, v, bias, torch.zeros(3, 3, dtype=torch.int32))

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from kept_checkpoints import newest_checkpoint
 from stopped_runs import stopping_before
 from tiny_store import write_store
 
@@ -31,7 +32,6 @@ from anatobench.parity.ladder import Ladder
 from anatobench.recipes import FRAMEWORKS, Recipe, override
 from anatobench.store.reader import Store
 from anatobench.tasks import RATIC, Task
-from anatobench.training.checkpoints import read_newest
 
 CROP = (8, 16, 16)
 
@@ -108,7 +108,7 @@ def test_it_trains_stops_goes_on_and_is_reported(
         assert main(arguments(store, stopped, framework)) == 130
     assert main(["train", "--resume", "--out", str(stopped)]) == 0
 
-    ends = [read_newest(run) for run in (whole, stopped)]
+    ends = [newest_checkpoint(run) for run in (whole, stopped)]
     assert all(end is not None and set(end.trees) == {"model", "optimizer", "teacher"} for end in ends)
     left, right = ({f"{t}/{n}": a.tobytes() for t, tree in end.trees.items() for n, a in tree.items()} for end in ends)
     assert left == right

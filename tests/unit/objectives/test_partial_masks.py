@@ -15,8 +15,8 @@ import pytest
 import torch
 from tiny_store import FINDINGS, write_store
 
-import jax_impl.step
-import torch_ref.step
+import jax_impl.losses
+import torch_ref.losses
 from anatobench.cli.main import main
 from anatobench.errors import UsageError
 from anatobench.evaluation.organ_dice import dice_of_classes
@@ -40,8 +40,8 @@ def torch_terms(logits: np.ndarray, organs: np.ndarray, annotated: np.ndarray) -
     x = torch.tensor(logits, requires_grad=True)
     view: Any = SimpleNamespace(upsampled=lambda head: x)
     arrays = {"organs": torch.tensor(organs), "annotated": torch.tensor(annotated)}
-    found = torch_ref.step.CASE_TERMS["partial_masks"](TASK, RECIPE, view, arrays)
-    (gradient,) = torch.autograd.grad(sum(found.values()).sum(), x)
+    found = torch_ref.losses.CASE_TERMS["partial_masks"](TASK, RECIPE, view, arrays)
+    (gradient,) = torch.autograd.grad(torch.stack(list(found.values())).sum(), x)
     return {name: value.detach().numpy() for name, value in found.items()}, gradient.numpy()
 
 
@@ -49,8 +49,8 @@ def jax_terms(logits: np.ndarray, organs: np.ndarray, annotated: np.ndarray) -> 
     def total(x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         view: Any = SimpleNamespace(upsampled=lambda head: x)
         arrays = {"organs": jax.numpy.asarray(organs), "annotated": jax.numpy.asarray(annotated)}
-        found = jax_impl.step.CASE_TERMS["partial_masks"](TASK, RECIPE, view, arrays)
-        return sum(found.values()).sum(), found
+        found = jax_impl.losses.CASE_TERMS["partial_masks"](TASK, RECIPE, view, arrays)
+        return jax.numpy.stack(list(found.values())).sum(), found
 
     with jax.enable_x64(True):
         gradient, found = jax.grad(total, has_aux=True)(jax.numpy.asarray(logits))

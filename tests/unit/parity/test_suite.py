@@ -14,7 +14,7 @@ import anatobench.parity.suite as suite
 from anatobench.cli.main import main
 from anatobench.engine import Engine, ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.parity.climb import Climb, climb, tolerances_for
+from anatobench.parity.climb import SUMMARY_KINDS, Climb, climb, tolerances_for
 from anatobench.parity.suite import ODD_CROP, climb_all, whole_ladder
 from anatobench.recipes import MODELS, Recipe
 from anatobench.system.worker_pool import WorkerDied
@@ -120,7 +120,7 @@ def test_one_red_gate_fails_the_command(monkeypatch: pytest.MonkeyPatch, capsys:
 
 @pytest.mark.parametrize(("grads_tolerance", "cell"), [(None, "2e-03*"), (1e-4, "4e-02")])
 def test_the_table_shows_the_gradient_that_is_a_gate(grads_tolerance: float | None, cell: str) -> None:
-    errors = {**dict.fromkeys(command.SUMMARY_KINDS, 1e-7), "grads": 4e-2, "whole_gradient": 2e-3}
+    errors = {**dict.fromkeys(SUMMARY_KINDS, 1e-7), "grads": 4e-2, "whole_gradient": 2e-3}
     figures = {
         **{"model": "r3d_18", "task": "ratic", "dtype": "float32", "size": "full", "crop_size": [16, 16, 16]},
         **{"steps": 0, "passed": True, "tolerance": 1e-4, "seconds": 1.0, "peak_memory_bytes": 1},

@@ -3,23 +3,29 @@
 import hashlib
 import os
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 
+from anatobench.datasets.case import Case
 from anatobench.datasets.registry import list_cases
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.phantom.abdomen import LOOKS, abdomen_body, abdomen_findings
 from anatobench.phantom.chest_scanner import draw_targets
 from anatobench.phantom.cohort import write_cohort
 from anatobench.phantom.plan import STRATA, CohortPlan, Stream
+from anatobench.phantom.shapes import Blob
 from anatobench.phantom.write_ct_rate import reconstructions
 from anatobench.phantom.write_rad_chestct import scan_of
 from anatobench.phantom.write_ratic import ratic_patient
+from anatobench.tasks import CT_RATE_LABELS, RAD_CHESTCT_LABELS, Task
 from anatobench.volumes.organs import organ_indices
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import resample_mask
+from anatobench.volumes.volume import Volume
 
 CASES = {"ratic": 8, "ct_rate": 4, "rad_chestct": 2}
 SOFT_TISSUE, LUNG, BOWEL = (35, 190), (-950, -650), (0, 90)
@@ -30,36 +36,37 @@ ORGAN_HU = {
 
 
 @pytest.fixture(scope="module")
-def cohorts(tmp_path_factory):
+def cohorts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms")
     for name, cases in CASES.items():
         write_cohort(folder / name, CohortPlan(name, "tiny", 0, cases))
     return folder
 
 
-def truth(plan):
+def truth(plan: CohortPlan) -> dict[str, tuple[int, ...]]:
     """Case id to targets, from the plan and not from any file."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for index in range(plan.cases):
         if plan.format == "ratic":
             patient = ratic_patient(plan, index)
             found |= {f"{patient.patient_id}_{series}": patient.targets for series in patient.series_ids}
         elif plan.format == "ct_rate":
-            labels = draw_targets(plan, index, range(18))
+            labels = draw_targets(plan, index, CT_RATE_LABELS)
             found |= {one.name: labels for one in reconstructions(plan, index)}
         else:
-            found[scan_of(plan, index).name] = draw_targets(plan, index, range(16))
+            found[scan_of(plan, index).name] = draw_targets(plan, index, RAD_CHESTCT_LABELS)
     return found
 
 
-def organs_on_scan(case, task):
+def organs_on_scan(case: Case, task: Task) -> tuple[Volume, np.ndarray]:
     """A case's scan and its mask placed on the scan's grid by the affines alone."""
+    assert case.mask is not None
     volume, mask = read_volume(case.scan, case.header), read_mask(case.mask)
     return volume, resample_mask(organ_indices(mask, task, case.mask_labels), mask.affine, volume.grid)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_listings_return_every_scan_with_the_true_labels(cohorts, name):
+def test_listings_return_every_scan_with_the_true_labels(cohorts: Path, name: str) -> None:
     root = cohorts / name
     options = {} if name == "ct_rate" else {"masks": root / "masks"}
     listing = list_cases(name, root, **options)
@@ -69,7 +76,7 @@ def test_listings_return_every_scan_with_the_true_labels(cohorts, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_masks_lie_on_their_organs(cohorts, name):
+def test_masks_lie_on_their_organs(cohorts: Path, name: str) -> None:
     root = cohorts / name
     options = {} if name == "ct_rate" else {"masks": root / "masks"}
     listing = list_cases(name, root, **options)
@@ -81,7 +88,7 @@ def test_masks_lie_on_their_organs(cohorts, name):
             assert low < np.median(inside) < high, (case.case_id, listing.task.organs[index - 1])
 
 
-def test_kaggles_flipped_segmentations_agree_with_the_masks(cohorts):
+def test_kaggles_flipped_segmentations_agree_with_the_masks(cohorts: Path) -> None:
     own = {case.case_id: case for case in list_cases("ratic", cohorts / "ratic").cases}
     listing = list_cases("ratic", cohorts / "ratic", masks=cohorts / "ratic" / "masks")
     compared = 0
@@ -95,17 +102,17 @@ def test_kaggles_flipped_segmentations_agree_with_the_masks(cohorts):
     assert 0 < compared < len(listing.cases)
 
 
-def test_ct_rates_original_files_are_the_fixed_ones_once_rescaled(cohorts):
+def test_ct_rates_original_files_are_the_fixed_ones_once_rescaled(cohorts: Path) -> None:
     fixed = {case.case_id: case for case in list_cases("ct_rate", cohorts / "ct_rate").cases}
     raw = list_cases("ct_rate", cohorts / "ct_rate", rescale="raw").cases
-    assert {case.header.intercept for case in raw} >= {-8192.0}
+    assert {case.header.intercept for case in raw if case.header is not None} >= {-8192.0}
     for case in raw:
         one, other = read_volume(case.scan, case.header), read_volume(fixed[case.case_id].scan)
         np.testing.assert_array_equal(one.voxels, other.voxels)
         np.testing.assert_allclose(one.affine, other.affine, atol=1e-3)
 
 
-def test_dicom_series_come_in_all_the_variants(cohorts):
+def test_dicom_series_come_in_all_the_variants(cohorts: Path) -> None:
     stored, directions, first_numbers = set(), set(), set()
     for folder in sorted((cohorts / "ratic" / "train_images").glob("*/*")):
         slices = sorted((pydicom.dcmread(path) for path in folder.iterdir()), key=lambda one: int(one.InstanceNumber))
@@ -118,7 +125,7 @@ def test_dicom_series_come_in_all_the_variants(cohorts):
     assert len(first_numbers) > 3
 
 
-def digests(root):
+def digests(root: Path) -> dict[str, str]:
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
@@ -127,7 +134,9 @@ def digests(root):
 
 
 @pytest.mark.parametrize("name", ["ratic", "ct_rate"])
-def test_the_same_arguments_write_the_same_bytes_and_complete_what_is_missing(cohorts, tmp_path, name):
+def test_the_same_arguments_write_the_same_bytes_and_complete_what_is_missing(
+    cohorts: Path, tmp_path: Path, name: str
+) -> None:
     again = tmp_path / name
     plan = CohortPlan(name, "tiny", 0, 2)
     write_cohort(again, plan)
@@ -143,17 +152,19 @@ def test_the_same_arguments_write_the_same_bytes_and_complete_what_is_missing(co
     assert digests(again) == first
 
 
-def test_rad_chestct_bytes_repeat(cohorts, tmp_path):
+def test_rad_chestct_bytes_repeat(cohorts: Path, tmp_path: Path) -> None:
     write_cohort(tmp_path / "r", CohortPlan("rad_chestct", "tiny", 0, 1))
     (scan,) = (tmp_path / "r").glob("*.npz")
     assert scan.read_bytes() == (cohorts / "rad_chestct" / scan.name).read_bytes()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_crash_in_the_middle_of_a_file_leaves_no_half_file(cohorts, tmp_path, monkeypatch, name):
+def test_a_crash_in_the_middle_of_a_file_leaves_no_half_file(
+    cohorts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     calls, flush = [], os.fsync
 
-    def crash_in_the_fifth(descriptor):  # of the third file: each is flushed, then its folder
+    def crash_in_the_fifth(descriptor: int) -> None:  # of the third file: each is flushed, then its folder
         calls.append(descriptor)
         if len(calls) == 5:
             raise OSError(28, "No space left on device")
@@ -174,7 +185,9 @@ def test_a_crash_in_the_middle_of_a_file_leaves_no_half_file(cohorts, tmp_path, 
 @pytest.mark.parametrize(
     ("name", "masks"), [("ratic", "masks"), ("ct_rate", "dataset/ts_seg"), ("rad_chestct", "masks")]
 )
-def test_unmasked_patients_lack_their_masks_and_nothing_else(cohorts, tmp_path, name, masks):
+def test_unmasked_patients_lack_their_masks_and_nothing_else(
+    cohorts: Path, tmp_path: Path, name: str, masks: str
+) -> None:
     write_cohort(tmp_path / name, CohortPlan(name, "tiny", 0, 2, unmasked=1))
     some, whole = digests(tmp_path / name), digests(cohorts / name)
     kept = {path for path in some if path.startswith((masks, "segmentations"))}
@@ -188,10 +201,12 @@ def test_unmasked_patients_lack_their_masks_and_nothing_else(cohorts, tmp_path, 
         CohortPlan(name, "tiny", 0, 2, unmasked=3)
 
 
-def test_a_crash_in_the_middle_of_a_dicom_series_leaves_no_folder(tmp_path, monkeypatch):
+def test_a_crash_in_the_middle_of_a_dicom_series_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved, save = [], pydicom.Dataset.save_as
 
-    def crash_in_the_third(dataset, path, **options):
+    def crash_in_the_third(dataset: pydicom.Dataset, path: Path, **options: Any) -> None:
         saved.append(path)
         if len(saved) == 3:
             raise OSError(28, "No space left on device")
@@ -203,19 +218,19 @@ def test_a_crash_in_the_middle_of_a_dicom_series_leaves_no_folder(tmp_path, monk
     assert not list((tmp_path / "r" / "train_images").glob("*/*"))
 
 
-def test_a_cohort_killed_at_its_very_beginning_is_begun_again(tmp_path):
+def test_a_cohort_killed_at_its_very_beginning_is_begun_again(tmp_path: Path) -> None:
     (tmp_path / ".phantom.json.00c0ffee.tmp").write_bytes(b"{")
     write_cohort(tmp_path, CohortPlan("ratic", "tiny", 0, 1))
 
 
-def test_another_seed_is_another_cohort(tmp_path):
+def test_another_seed_is_another_cohort(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_cohort(tmp_path / str(seed), CohortPlan("ratic", "tiny", seed, 1))
     scans = [sorted((tmp_path / str(seed)).rglob("*.nii.gz"))[0].read_bytes() for seed in (0, 1)]
     assert scans[0] != scans[1]
 
 
-def test_a_folder_with_anything_else_is_left_alone(cohorts, tmp_path):
+def test_a_folder_with_anything_else_is_left_alone(cohorts: Path, tmp_path: Path) -> None:
     with pytest.raises(AnatoBenchError, match="other arguments"):
         write_cohort(cohorts / "ratic", CohortPlan("ratic", "tiny", 1, CASES["ratic"]))
     precious = tmp_path / "precious.txt"
@@ -225,14 +240,14 @@ def test_a_folder_with_anything_else_is_left_alone(cohorts, tmp_path):
     assert list(tmp_path.iterdir()) == [precious]
 
 
-def test_worker_processes_write_the_same(cohorts, tmp_path):
+def test_worker_processes_write_the_same(cohorts: Path, tmp_path: Path) -> None:
     write_cohort(tmp_path / "w", CohortPlan("ratic", "tiny", 0, 2), workers=2)
     scans = {path: digest for path, digest in digests(tmp_path / "w").items() if path.endswith((".dcm", ".gz"))}
     assert scans
     assert scans.items() <= digests(cohorts / "ratic").items()
 
 
-def test_large_injuries_are_a_cohort_of_their_own(cohorts, tmp_path):
+def test_large_injuries_are_a_cohort_of_their_own(cohorts: Path, tmp_path: Path) -> None:
     plan = CohortPlan("ratic", "tiny", 0, CASES["ratic"], injuries="large")
     with pytest.raises(AnatoBenchError, match="other arguments"):
         write_cohort(cohorts / "ratic", plan)
@@ -245,11 +260,12 @@ def test_large_injuries_are_a_cohort_of_their_own(cohorts, tmp_path):
     for injuries in ("typical", "large"):
         findings = abdomen_findings(plan.rng(0, Stream.FINDINGS), body, (0, 0, 0, 2, 0), LOOKS["tiny", injuries])
         (laceration,) = [finding for finding in findings if finding.hosts == ("liver",)]
+        assert isinstance(laceration.shape, Blob)
         radius[injuries] = max(laceration.shape.radii)
     assert radius["large"] > 1.2 * radius["typical"]
 
 
-def test_labels_are_spread_evenly():
+def test_labels_are_spread_evenly() -> None:
     plan = CohortPlan("ratic", "tiny", 3, 2 * STRATA)
     for block in (range(STRATA), range(STRATA, 2 * STRATA)):
         grades = np.array([ratic_patient(plan, index).targets for index in block])

@@ -21,10 +21,12 @@ from anatobench.tasks import RATIC
 
 PATIENTS = 140
 ORGANS = {**{name: (name,) for name in ("liver", "spleen", "kidney_left", "kidney_right")}, "bowel": BOWEL}
+Cohort = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Which organs are injured, what is inside them, and what the whole scan says: each [scans, figures]."""
 IN_PLANE = np.ones((1, 3, 3), dtype=bool)
 
 
-def deepest_defect(hu, mask, erosion):
+def deepest_defect(hu: np.ndarray, mask: np.ndarray, erosion: np.ndarray) -> float:
     """How much darker than the organ its darkest patch is, HU."""
     core = binary_erosion(mask, erosion)
     if not core.any():
@@ -35,7 +37,7 @@ def deepest_defect(hu, mask, erosion):
     return float(np.percentile(hu[core], 70) - local[weight[core] > 0.35].min())
 
 
-def inside_organs(hu, labels):
+def inside_organs(hu: np.ndarray, labels: np.ndarray) -> list[float]:
     """One number per label group, each from the organs that the group is about."""
     masks = {name: np.isin(labels, [STRUCTURES[part] for part in parts]) for name, parts in ORGANS.items()}
     bright_bowel = ((hu > 90) & (hu < 200))[masks["bowel"]].mean()
@@ -45,7 +47,7 @@ def inside_organs(hu, labels):
     return [bright_bowel, blood, kidney, *solid]
 
 
-def of_the_whole_scan(hu):
+def of_the_whole_scan(hu: np.ndarray) -> list[float]:
     """Means, deviations and the histogram of the body, without any place."""
     body = hu[hu > -300]
     edges = [-300, -120, -80, -40, 0, 30, 50, 70, 90, 110, 130, 160, 200, 250, 300, 400, 3000]
@@ -54,7 +56,7 @@ def of_the_whole_scan(hu):
 
 
 @pytest.fixture(scope="module")
-def cohort():
+def cohort() -> Cohort:
     plan = CohortPlan("ratic", "tiny", 7, PATIENTS)
     injured, local, everywhere = [], [], []
     for index in range(plan.cases):
@@ -71,14 +73,14 @@ def cohort():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("column", range(len(RATIC.groups)), ids=[group.name for group in RATIC.groups])
-def test_a_look_inside_the_organ_finds_the_injury(cohort, column):
+def test_a_look_inside_the_organ_finds_the_injury(cohort: Cohort, column: int) -> None:
     injured, local, _ = cohort
     assert roc_auc_score(injured[:, column], local[:, column]) > 0.9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("column", range(len(RATIC.groups)), ids=[group.name for group in RATIC.groups])
-def test_statistics_of_the_whole_scan_do_not(cohort, column):
+def test_statistics_of_the_whole_scan_do_not(cohort: Cohort, column: int) -> None:
     injured, _, everywhere = cohort
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     predicted = cross_val_predict(model, everywhere, injured[:, column], cv=5, method="predict_proba")[:, 1]

@@ -86,6 +86,9 @@ def dice_after_training(store: Store, whole: Store, run: Path) -> dict[str, floa
 
 @pytest.mark.slow
 def test_two_organs_never_annotated_together_are_both_learned(tmp_path: Path) -> None:
+    """Measured: liver 0.91, bowel 0.58; with the columns of `annotated` in another order both are 0. (A loss that takes
+    what is not annotated for absent is no gate here, 0.89 and 0.56: Dice hardly punishes what is found where nothing is
+    said to be. The ladder's faults and the formulas find that one.)"""
     store = stored(tmp_path / "partial", PLAN)
     places = [RATIC.organs.index(organ) for organ in NEVER_TOGETHER]
     rows = {tuple(store.annotated(index)[place] for place in places) for index in store.split("train")}

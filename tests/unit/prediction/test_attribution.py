@@ -20,7 +20,8 @@ def test_slope_is_the_derivative_of_the_log_odds(task: Task, finding: str) -> No
 
     def log_odds(z: np.ndarray) -> np.ndarray:
         p = class_probabilities(task, z)[:, column]
-        return np.log(p / (1 - p))
+        odds: np.ndarray = np.log(p / (1 - p))
+        return odds
 
     step = 1e-5
     expected = np.stack(

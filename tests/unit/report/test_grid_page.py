@@ -17,7 +17,7 @@ def result(framework: str, name: str, mean: float, published: float | None, spre
             "published": published}  # fmt: skip
 
 
-RECORD = {
+RECORD: dict[str, Any] = {
     "results": [
         result("torch", "macro", 0.71, 0.7975, 0.02),
         result("jax", "macro", 0.72, 0.7975, None),

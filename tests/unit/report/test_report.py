@@ -72,7 +72,9 @@ class Page(HTMLParser):
             self.cells.append(data)
 
 
-def test_page_stands_alone_and_says_what_was_measured(runs: list[Path], tmp_path: Path, capsys) -> None:
+def test_page_stands_alone_and_says_what_was_measured(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "parity.json").write_text("a line for a person\n" + json.dumps(PARITY) + "\n")
     words = ["report", *map(str, runs), "--out", str(tmp_path / "out" / "report.html")]
     assert main([*words, "--parity", str(tmp_path / "parity.json"), "--title", "A <b> & c"]) == 0
@@ -99,7 +101,23 @@ def test_page_stands_alone_and_says_what_was_measured(runs: list[Path], tmp_path
     assert any(cell.startswith(f"{macro:.3f} [") for cell in page.cells)
 
 
-def test_a_failed_ladder_is_not_to_be_overlooked(runs: list[Path], tmp_path: Path, capsys) -> None:
+def test_a_runs_name_is_text_and_nothing_else(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs of one kind are told apart by their folders' names, everywhere on the page."""
+    named = [tmp_path / name for name in ("<script>", "<img onerror=a>")]
+    for run in named:
+        shutil.copytree(runs[0], run)
+    assert main(["report", *map(str, named), "--out", str(tmp_path / "report.html"), "--title", "<script>"]) == 0
+    text = (tmp_path / "report.html").read_text()
+    assert "&lt;script&gt;" in text.partition("<figcaption>predicted")[2]
+    assert "<script" not in text
+    assert "<img onerror" not in text
+
+
+def test_a_failed_ladder_is_not_to_be_overlooked(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "parity.json").write_text(json.dumps(PARITY | {"passed": False}))
     words = ["report", str(runs[0]), "--out", str(tmp_path / "report.html"), "--parity", str(tmp_path / "parity.json")]
     assert main(words) == 0
@@ -281,7 +299,9 @@ def test_the_browser_would_have_told(tmp_path: Path) -> None:
     ("content", "message"),
     [("not json", "not the output"), ("", "not the output"), ('{"passed": 1}', "not the output")],
 )
-def test_failures_are_one_line(runs: list[Path], tmp_path: Path, capsys, content: str, message: str) -> None:
+def test_failures_are_one_line(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
     (tmp_path / "parity.json").write_text(content)
     assert main(["report", str(runs[0]), "--parity", str(tmp_path / "parity.json"), "--out", str(tmp_path / "r")]) == 1
     error = capsys.readouterr().err

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from anatobench.tasks import IGNORED_ORGAN
 MakeStore = Callable[..., Store]
 
 
-def digests(store: Store, count: int, **options: int) -> list[str]:
+def digests(store: Store, count: int, **options: Any) -> list[str]:
     with training_batches(store, 7, 4, **options) as batches:
         return [batch.digest() for batch in islice(batches, count)]
 

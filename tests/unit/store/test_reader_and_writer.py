@@ -6,7 +6,10 @@ import csv
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 
 from anatobench.datasets.case import PatientLeakageError, Rejection
 from anatobench.errors import AnatoBenchError
-from anatobench.store.reader import Store, StoredCase, data_file, record_file
+from anatobench.store.reader import CHECKSUMS_VARIABLE, Store, StoredCase, data_file, index_content, record_file
 from anatobench.store.writer import CaseOrigin, PreparedCase, StoreWriter
 from anatobench.tasks import get_task
 
@@ -107,6 +110,84 @@ def test_one_flipped_bit_is_found_and_named(make_noise_store: MakeStore) -> None
     [fault] = store.verify()
     assert "case_002" in fault
     assert str(path) in fault
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("targets", [(0, 5, *(0,) * 16), (-2, *(0,) * 17), (0,) * 17, (0,) * 19])
+def test_labels_that_the_task_does_not_have_are_not_opened(make_noise_store: MakeStore, targets: tuple[int]) -> None:
+    store = make_noise_store(3)
+    cases = [replace(case, targets=targets) if case.case_id == "case_001" else case for case in store.cases]
+    (store.root / "index.json").write_bytes(index_content(cases))
+    with pytest.raises(AnatoBenchError, match=r"case case_001: labels .* do not fit the 18 label groups of ct_rate"):
+        Store.open(store.root)
+
+
+def test_a_case_that_stands_twice_is_not_opened(make_noise_store: MakeStore) -> None:
+    store = make_noise_store(3)
+    (store.root / "index.json").write_bytes(index_content([*store.cases, store.cases[1]]))
+    with pytest.raises(AnatoBenchError, match="case case_001: stands twice"):
+        Store.open(store.root)
+
+
+def test_leakage_is_not_opened(make_noise_store: MakeStore) -> None:
+    store = make_noise_store(3)  # validation, test, train
+    first, second, third = store.cases
+    patient = index_content([first, replace(second, patient_id=first.patient_id), third])
+    scan = index_content([first, replace(second, volume_checksum=first.volume_checksum), third])
+    for content, fault in ((patient, "patient_0 in test and validation"), (scan, "case_000 .* are the same scan")):
+        (store.root / "index.json").write_bytes(content)
+        with pytest.raises(PatientLeakageError, match=fault):
+            Store.open(store.root)
+
+
+def test_an_index_that_was_changed_is_not_opened_and_an_older_one_is(make_noise_store: MakeStore) -> None:
+    store = make_noise_store(3)
+    path = store.root / "index.json"
+    content = path.read_text()
+    path.write_text(content.replace('"patient_id": "patient_2"', '"patient_id": "patient_7"'))
+    with pytest.raises(AnatoBenchError, match=r"index\.json: is damaged \(it differs from its checksum\).*again"):
+        Store.open(store.root)
+    first, _, rest = content.partition("\n")
+    assert "checksum" in first
+    path.write_text('{"format_version": 1, "cases": [\n' + rest)
+    assert Store.open(store.root) == store
+
+
+def test_a_damaged_file_is_found_when_a_process_first_reads_it(
+    make_noise_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: what was sound is not compared again, which would cost a whole file for every crop."""
+    store = make_noise_store(3)
+    crop = store.geometry.crop_size
+    store.read_crop(1, (0, 0, 0), crop)
+    for number in (1, 2):
+        flip_a_bit(data_file(store.root, f"case_00{number}"))
+    store.read_crop(1, (0, 0, 0), crop)
+    for _ in range(2):
+        with pytest.raises(AnatoBenchError, match=r"case case_002: cannot read .*: it differs from its checksum: del"):
+            store.read_crop(2, (0, 0, 0), crop)
+    other_process = "import sys; from anatobench.store.reader import Store; s = Store.open(sys.argv[1])\n"
+    other_process += "s.read_crop(1, (0, 0, 0), s.geometry.crop_size)"
+    ended = subprocess.run([sys.executable, "-c", other_process, store.root], capture_output=True, text=True)
+    assert "case case_001" in ended.stderr
+    monkeypatch.setenv(CHECKSUMS_VARIABLE, "off")
+    store.read_crop(2, (0, 0, 0), crop)
+
+
+def test_all_faults_are_named(make_noise_store: MakeStore) -> None:
+    store = make_noise_store(6)
+    cases = [replace(case, targets=(9,) * 18) if case.case_id == "case_004" else case for case in store.cases]
+    (store.root / "index.json").write_bytes(index_content(cases))
+    data_file(store.root, "case_000").unlink()
+    data_file(store.root, "case_001").write_bytes(b"short")
+    flip_a_bit(data_file(store.root, "case_003"))
+    faults = Store.read_index(store.root).verify()
+    assert [fault.split()[1] for fault in faults] == ["case_000:", "case_001:", "case_004:", "case_003:"]
 
 
 def test_other_arguments_are_refused_and_named(tmp_path: Path) -> None:

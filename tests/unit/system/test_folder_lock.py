@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from anatobench.errors import AnatoBenchError
 from anatobench.system.folder_lock import shard_locked
+from anatobench.training.run_folder import locked
 
 
 @pytest.mark.parametrize(("first", "second"), [((0, 1), (0, 1)), ((1, 3), (1, 3)), ((0, 1), (1, 3)), ((0, 2), (1, 3))])
@@ -53,3 +56,25 @@ def test_a_killed_process_lets_go(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir())
     with shard_locked(tmp_path, (1, 2)):
         assert [path.name for path in tmp_path.iterdir()] == [".shard-1-of-2.lock"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path, exists: bool) -> None:
+    """It would empty, or make, a file of whoever trains where others may write."""
+    target, root = tmp_path / "thesis.tex", tmp_path / "root"
+    root.mkdir()
+    if exists:
+        target.write_text("years")
+    locks: dict[str, Callable[[], AbstractContextManager[None]]] = {
+        ".shard-0-of-1.lock": lambda: shard_locked(root, (0, 1)),
+        ".lock": lambda: locked(root),
+    }
+    for lock, hold in locks.items():
+        (root / lock).symlink_to(target)
+        with pytest.raises(AnatoBenchError, match=r"lock: is a link.*delete it"), hold():
+            pass
+        (root / lock).unlink()
+        with hold():
+            pass
+    assert target.exists() == exists
+    assert not exists or target.read_text() == "years"

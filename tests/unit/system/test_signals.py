@@ -31,6 +31,40 @@ def test_a_wait_ends_and_the_cleaning_up_does_not(number: signal.Signals) -> Non
     assert [signal.getsignal(one) for one in STOPPING] == before
 
 
+HANG = """
+import subprocess, sys, time
+import anatobench.cli.evaluate as command
+from anatobench.cli.main import main
+from anatobench.system.signals import StopSignals
+def run(args):
+    print("here", flush=True)
+    time.sleep(1.5)
+def remembered(args):
+    with StopSignals() as stop:
+        run(args)
+        stop.check()
+command.run = {"run": run, "remembered": remembered}[sys.argv[1]]
+sys.exit(main(["evaluate", "run"]))
+"""
+
+
+@pytest.mark.parametrize("work", ["run", "remembered"])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_command_ends_with_a_word_by_any_of_them_but_goes_on_under_nohup(work: str, number: signal.Signals) -> None:
+    for before in ([], ["nohup"]):
+        process = subprocess.Popen(
+            [*before, sys.executable, "-c", HANG, work], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=100)
+        if before and number == signal.SIGHUP:
+            assert (process.returncode, said) == (0, "")
+        else:
+            assert (process.returncode, said) == (130, f"anatobench evaluate: stopped by {number.name}\n")
+
+
 @pytest.mark.parametrize("starts", ["worker", "command"])
 def test_sigterm_ends_a_commands_children(tmp_path: Path, starts: str) -> None:
     """Whatever the command: here `prepare` with work that does not end, in a worker and in a process it waits for."""

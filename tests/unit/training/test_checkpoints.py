@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anatobench.engine import Arrays
 from anatobench.errors import AnatoBenchError
 from anatobench.training import checkpoints
 from anatobench.training.checkpoints import (
@@ -26,11 +27,11 @@ from anatobench.training.checkpoints import (
 
 def checkpoint(step: int, best: Best | None = None) -> Checkpoint:
     rng = np.random.default_rng(step)
-    weights = {
+    weights: Arrays = {
         "stem.weight": rng.normal(size=(3, 2)).astype(np.float32).T,  # not contiguous
         "norm.num_batches_tracked": np.array(step, dtype=np.int64),
     }
-    optimizer = {"exp_avg/stem.weight": rng.normal(size=(2, 3)), "step": np.array(step, dtype=np.int64)}
+    optimizer: Arrays = {"exp_avg/stem.weight": rng.normal(size=(2, 3)), "step": np.array(step, dtype=np.int64)}
     progress = Progress(step, step // 4, {"step": step, "seed": 0}, 0, best, "torch", {"torch": "2"})
     return Checkpoint(progress, {"model": weights, "optimizer": optimizer})
 
@@ -110,7 +111,9 @@ def written(content: str) -> Callable[[Path], object]:
         ("state.json", Path.unlink),
     ],
 )
-def test_a_damaged_newest_checkpoint_is_named_and_passed_over(tmp_path: Path, capsys, name: str, damage) -> None:
+def test_a_damaged_newest_checkpoint_is_named_and_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None]
+) -> None:
     save_checkpoint(tmp_path, checkpoint(4))
     save_checkpoint(tmp_path, checkpoint(8))
     damage(tmp_path / "checkpoints" / "step_00000008" / name)

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy_engine import POISON_HU, NumpyEngine
+from kept_checkpoints import newest_checkpoint
+from numpy_engine import POISON_HU, Measured, NumpyEngine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_store import FINDINGS, write_store
 
@@ -21,7 +23,9 @@ from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.store.batches import steps_per_epoch, training_batches
 from anatobench.store.reader import Store
+from anatobench.system.processes import Processes
 from anatobench.system.signals import Interrupted
+from anatobench.tasks import Size
 from anatobench.training.checkpoints import Progress, read_best, read_newest
 from anatobench.training.loop import TrainingData, train
 from anatobench.training.metrics_log import MetricsLog
@@ -48,11 +52,11 @@ class Session:
     def train(self, before_step: Callable[[int], None] = lambda step: None) -> Progress:
         recipe, take_step = self.config.recipe, self.engine.train_step
 
-        def noticed(batch, rate, step, *rest):
+        def noticed(batch: Batch, rate: float, step: int, *rest: Any) -> Measured:
             before_step(step)
             return take_step(batch, rate, step, *rest)
 
-        self.engine.train_step = noticed
+        setattr(self.engine, "train_step", noticed)  # noqa: B010
         with training_batches(self.store, recipe.seed, recipe.batch_size) as batches:
             data = TrainingData(
                 batches,
@@ -68,15 +72,18 @@ class Session:
             return next(batches)
 
 
-def records(run: Path, kind: str) -> list[dict]:
+def records(run: Path, kind: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]
 
 
-def outcome(run: Path) -> tuple:
+Outcome = tuple[dict[str, bytes], Progress, list[dict[str, Any]], dict[str, Any]]
+
+
+def outcome(run: Path) -> Outcome:
     """Everything that must not depend on how often a run was stopped: weights and moments by their bytes, the log
     without its times."""
-    newest = read_newest(run)
+    newest = newest_checkpoint(run)
     arrays = {**newest.weights, **newest.trees["optimizer"]}
     log = [
         {name: value for name, value in json.loads(line).items() if name != "seconds"}
@@ -107,7 +114,7 @@ def test_sharpness_is_measured_on_the_first_batch_and_once_per_step_however_ofte
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, store: Store) -> tuple:
+def whole(tmp_path_factory: pytest.TempPathFactory, store: Store) -> Outcome:
     """The outcome of a run that nothing disturbed."""
     run = tmp_path_factory.mktemp("whole")
     Session(run, store).train()
@@ -163,7 +170,7 @@ def test_the_best_checkpoint_is_that_of_the_highest_validation_auc(tmp_path: Pat
 
 @pytest.mark.parametrize("first", range(TOTAL))
 def test_killed_anywhere_twice_and_resumed_equals_uninterrupted(
-    tmp_path: Path, store: Store, whole: tuple, first: int
+    tmp_path: Path, store: Store, whole: Outcome, first: int
 ) -> None:
 
     for moment in (first, min(first + 2, TOTAL - 1)):
@@ -174,18 +181,18 @@ def test_killed_anywhere_twice_and_resumed_equals_uninterrupted(
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
-def test_a_signal_saves_at_once_and_says_how_to_go_on(tmp_path: Path, store: Store, whole: tuple, name: str) -> None:
+def test_a_signal_saves_at_once_and_says_how_to_go_on(tmp_path: Path, store: Store, whole: Outcome, name: str) -> None:
     number = getattr(signal, name)
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match=f"stopped by {name} after step 5 of 12.*--resume"):
         Session(tmp_path / "stopped", store).train(lambda step: os.kill(os.getpid(), number) if step == 4 else None)
     assert signal.getsignal(number) == before
-    assert read_newest(tmp_path / "stopped").progress.step == 5
+    assert newest_checkpoint(tmp_path / "stopped").progress.step == 5
     Session(tmp_path / "stopped", store).train()
     assert outcome(tmp_path / "stopped") == whole
 
 
-def test_a_signal_during_an_evaluation_repeats_the_evaluation(tmp_path: Path, store: Store, whole: tuple) -> None:
+def test_a_signal_during_an_evaluation_repeats_the_evaluation(tmp_path: Path, store: Store, whole: Outcome) -> None:
     session = Session(tmp_path / "stopped", store)
     predict, calls = session.engine.predict, []
 
@@ -194,11 +201,14 @@ def test_a_signal_during_an_evaluation_repeats_the_evaluation(tmp_path: Path, st
         os.kill(os.getpid(), signal.SIGTERM)
         return predict(volume)
 
-    session.engine.predict = predict_and_stop
+    setattr(session.engine, "predict", predict_and_stop)  # noqa: B010
     with pytest.raises(Interrupted):
         session.train()
     assert len(calls) == 1
-    assert (read_newest(session.run).progress.step, read_newest(session.run).progress.evaluated_step) == (4, 0)
+    assert (newest_checkpoint(session.run).progress.step, newest_checkpoint(session.run).progress.evaluated_step) == (
+        4,
+        0,
+    )
     Session(tmp_path / "stopped", store).train()
     assert outcome(tmp_path / "stopped") == whole
 
@@ -225,7 +235,7 @@ def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
     assert after_signals("SIGTERM", "SIGINT") == ("SIGTERM\n", -signal.SIGINT)
 
 
-def test_a_damaged_newest_checkpoint_costs_only_time(tmp_path: Path, store: Store, whole: tuple) -> None:
+def test_a_damaged_newest_checkpoint_costs_only_time(tmp_path: Path, store: Store, whole: Outcome) -> None:
     with pytest.raises(Interrupted):
         Session(tmp_path / "hurt", store).train(
             lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 9 else None
@@ -263,7 +273,7 @@ def test_a_loss_that_is_not_finite_names_the_case_and_saves_nothing(tmp_path: Pa
     config = replace(CONFIG, recipe=replace(RECIPE, epochs=1), checkpoint_every=1)
     run, real = tmp_path / "run", Store.read_crop
 
-    def poisoned(self, i, start, size, out=None):
+    def poisoned(self: Store, i: int, start: Size, size: Size, out: Any = None) -> tuple[np.ndarray, np.ndarray]:
         volume, organs = real(self, i, start, size, out)
         if i == index:
             volume[0, 0, 0] = POISON_HU
@@ -284,11 +294,11 @@ def test_a_gradient_that_is_not_finite_stops_the_run_although_the_loss_is_fine(t
     session = Session(tmp_path, store)
     real = session.engine.train_step
 
-    def overflow(batch, rate, step, *rest):
+    def overflow(batch: Batch, rate: float, step: int, *rest: Any) -> Measured:
         pending = real(batch, rate, step, *rest)
         return replace(pending, metrics=replace(pending.metrics, gradient_norm=float("inf"))) if step == 1 else pending
 
-    session.engine.train_step = overflow
+    setattr(session.engine, "train_step", overflow)  # noqa: B010
     with pytest.raises(AnatoBenchError, match=r"step 2: the gradient is not finite; its cases are train_\d, train_\d"):
         session.train()
 
@@ -344,3 +354,55 @@ def test_sessions_say_where_a_run_was_trained(tmp_path: Path, store: Store) -> N
         (0, "torch", "cpu"),
         (7, "torch", "cpu"),
     ]
+
+
+class ResourceExhaustedError(RuntimeError):
+    """As either framework would raise it."""
+
+
+def test_a_device_that_is_full_is_one_line_with_the_batch(store: Store, tmp_path: Path) -> None:
+    session = Session(tmp_path, store)
+
+    def full(step: int) -> None:
+        if step == 4:
+            raise ResourceExhaustedError("RESOURCE_EXHAUSTED: Out of memory\nwhile trying to allocate 4 GiB")
+
+    with pytest.raises(AnatoBenchError, match=r"batch_size=2 in fp32: .*the checkpoint of step 4 is intact") as caught:
+        session.train(full)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="something else"):
+        session.train(lambda step: (_ for _ in ()).throw(RuntimeError("something else")))
+
+
+def test_a_cpu_is_refused_where_the_job_has_gpus(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    with pytest.raises(AnatoBenchError, match=r"SLURM_GPUS_ON_NODE=2.*--device cpu"):
+        Session(tmp_path, store).train()
+    assert not (tmp_path / "checkpoints").exists()
+    monkeypatch.setenv("ANATOBENCH_DEVICE", "cpu")
+    assert Session(tmp_path, store).train().step == TOTAL
+
+
+def test_an_evaluation_of_several_processes_stops_when_one_of_them_is_asked_to(store: Store, tmp_path: Path) -> None:
+    """Between the same batches in all of them: the other process has the signal, and this one hears of it."""
+    session = Session(tmp_path, store)
+    session.engine.processes = Processes(0, 2)
+    predicted = []
+    predict = session.engine.predict
+
+    def counted(volume: np.ndarray) -> np.ndarray:
+        predicted.append(len(volume))
+        return predict(volume)
+
+    def gather(array: np.ndarray) -> np.ndarray:
+        asked = np.array([True]) if array.dtype == bool and predicted else array
+        return np.stack([array, asked])
+
+    session.engine.predict, session.engine.gather = counted, gather
+    with pytest.raises(Interrupted, match="another process was asked to stop after step 4 of 12, which is saved"):
+        session.train()
+    assert len(predicted) == 1
+    assert not records(tmp_path, "evaluation")
+    progress = read_newest(tmp_path).progress
+    assert (progress.step, progress.evaluated_step) == (4, 0)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,7 +154,7 @@ def test_no_run_is_one_sentence(tmp_path: Path) -> None:
         {"size": "full", "pretrained": "a.pth", "initial_weights": "b.safetensors"},
     ],
 )
-def test_impossible_configurations_are_refused(change: dict) -> None:
+def test_impossible_configurations_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         replace(CONFIG, **change)
 

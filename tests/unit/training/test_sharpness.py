@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ class Quadratic:
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return SHAPES
 
-    def hessian_product(self, batch: Batch, direction: Arrays) -> Arrays:
+    def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays:
         self.products += 1
         assert {name: array.shape for name, array in direction.items()} == SHAPES
         product = self._hessian @ np.concatenate([direction["a"].ravel(), direction["b"]])

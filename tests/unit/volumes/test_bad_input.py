@@ -4,8 +4,9 @@ import gzip
 import io
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -23,7 +24,14 @@ PIXELS = np.full((6, 7), 1000, np.uint16)
 Maker = Callable[[Path], Path]
 
 
-def nifti(array: np.ndarray = SCAN, affine: np.ndarray | None = SCAN_AFFINE, name: str = "s.nii", **header) -> Maker:
+def unlink(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        path.unlink()
+
+
+def nifti(
+    array: np.ndarray = SCAN, affine: np.ndarray | None = SCAN_AFFINE, name: str = "s.nii", **header: Any
+) -> Maker:
     return lambda folder: write_nifti_file(folder / name, array, affine, **header)
 
 
@@ -124,7 +132,7 @@ NIFTI_FAULTS = {
 }
 
 
-def npz(**arrays: np.ndarray) -> Maker:
+def npz(**arrays: Any) -> Maker:
     def make(folder: Path) -> Path:
         np.savez_compressed(folder / "trn1.npz", **arrays)
         return folder / "trn1.npz"
@@ -219,7 +227,7 @@ def cut_slice(keep: float, rle: bool = False) -> Callable[[Path], None]:
 
 
 DICOM_FAULTS = {
-    "empty folder": ("empty-series", series(lambda folder: [path.unlink() for path in folder.iterdir()])),
+    "empty folder": ("empty-series", series(lambda folder: unlink(folder.iterdir()))),
     "two series": ("several-series", series(retagged("3.dcm", SeriesInstanceUID="1.2.3.5"))),
     "a slice missing": ("missing-slices", series(lambda folder: (folder / "2.dcm").unlink())),
     "the same slice twice": (
@@ -233,7 +241,7 @@ DICOM_FAULTS = {
     "other direction": ("inconsistent-slices", series(retagged("2.dcm", ImageOrientationPatient=[1, 0, 0, 0, 0, 1]))),
     "one slice": (
         "bad-dimensions",
-        series(lambda folder: [path.unlink() for path in folder.iterdir() if path.name != "2.dcm"]),
+        series(lambda folder: unlink(path for path in folder.iterdir() if path.name != "2.dcm")),
     ),
     "no position": ("no-geometry", series(retagged("2.dcm", ImagePositionPatient=None))),
     "no spacing": ("no-geometry", series(retagged("2.dcm", PixelSpacing=None))),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def trunk(slices: int, first: float = 0.0, last: float = 1.0, seed: int = 0, enh
     return np.rint(voxels).astype(np.int16)
 
 
-def series(folder: Path, voxels: np.ndarray, tags: Sequence[dict] | None = None) -> Path:
+def series(folder: Path, voxels: np.ndarray, tags: Sequence[dict[str, Any]] | None = None) -> Path:
     folder.mkdir()
     for number, plane in enumerate(voxels):
         stored = (plane.astype(np.int32) + 1024).astype(np.uint16)
@@ -78,13 +79,13 @@ def test_what_parts_of_a_scan_may_differ_in_is_named_alone(tmp_path: Path, tag: 
 
 @pytest.mark.parametrize("name", ["a value written in two ways", "a time per slice", "a tag that one slice lacks"])
 def test_one_scan_with_an_odd_header_is_read(tmp_path: Path, name: str) -> None:
-    tags = {
+    odd: dict[str, list[dict[str, Any]]] = {
         "a value written in two ways": [{"KVP": "120" if number < 9 else "120.0"} for number in range(20)],
         "a time per slice": [{"AcquisitionTime": f"1010{number:02}.5"} for number in range(20)],
         "a tag that one slice lacks": [{"KVP": 120, "ContrastBolusAgent": "x" if number else None}
                                        for number in range(20)],
-    }[name]  # fmt: skip
-    assert read_volume(series(tmp_path / "s", trunk(20), tags)).notes == ()
+    }  # fmt: skip
+    assert read_volume(series(tmp_path / "s", trunk(20), odd[name])).notes == ()
 
 
 def test_numbers_that_begin_anew_where_the_voxels_jump_are_two_scans(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from scan_files import AFFINE, distinct_voxels, write_dicom_series, write_dicom_
 from anatobench.volumes.dicom import read_dicom_series
 from anatobench.volumes.volume import Volume
 
+Direction = tuple[float, float, float]
+
 
 def body_with_air() -> np.ndarray:
     """[D, H, W] with air around distinct soft tissue, as every CT has."""
@@ -99,22 +101,24 @@ def test_monochrome1(tmp_path: Path, signed: bool, inverted: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("distance", [4.0, -4.0])
-def test_every_pixel_lies_where_its_tags_put_it(tmp_path: Path, row: tuple, column: tuple, distance: float) -> None:
+def test_every_pixel_lies_where_its_tags_put_it(
+    tmp_path: Path, row: Direction, column: Direction, distance: float
+) -> None:
     voxels = distinct_voxels()
-    row, column = np.array(row, float), np.array(column, float)
-    normal = np.cross(row, column)
+    along_row, along_column = np.array(row, float), np.array(column, float)
+    normal = np.cross(along_row, along_column)
     first = np.array([12.0, -34, 56])
     for number, plane in enumerate(voxels):
         write_dicom_slice(
             tmp_path / f"{number}.dcm",
             (plane.astype(int) + 1024).astype(np.uint16),
-            first + number * distance * normal,
+            (first + number * distance * normal).tolist(),
             ImageOrientationPatient=[float(x) for x in (*row, *column)],
         )
     volume = read_dicom_series(tmp_path)
     for index in [(0, 0, 0), (1, 2, 3), (4, 0, 5)]:
         slice_number, r, c = index
-        left, back, up = first + slice_number * distance * normal + r * 2.0 * column + c * 1.5 * row
+        left, back, up = first + slice_number * distance * normal + r * 2.0 * along_column + c * 1.5 * along_row
         (found,) = np.argwhere(volume.voxels == voxels[index])
         np.testing.assert_allclose((volume.affine @ [*found, 1])[:3], (-left, -back, up), atol=1e-9)
     assert (np.diag(volume.affine[[2, 1, 0], :3]) < 0).all()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -16,7 +17,7 @@ from anatobench.volumes.read import read_volume
 BODY = np.maximum(body_voxels(), -1024)
 
 
-def series_at(folder: Path, heights: Sequence[float], tags: Sequence[dict] | None = None) -> Path:
+def series_at(folder: Path, heights: Sequence[float], tags: Sequence[dict[str, Any]] | None = None) -> Path:
     folder.mkdir()
     voxels = np.maximum(body_voxels((len(heights), 24, 24)), -1024)
     for number, (plane, height) in enumerate(zip(voxels, heights, strict=True)):
@@ -116,7 +117,7 @@ def tilted(degrees: float) -> np.ndarray:
 def test_a_quaternion_is_written_only_where_it_can_say_it_all(tmp_path: Path) -> None:
     for name, affine, codes in (("straight", AFFINE, (1, 1)), ("tilted", tilted(18.5), (0, 1))):
         write_nifti(tmp_path / f"{name}.nii.gz", BODY, affine)
-        image = nibabel.load(tmp_path / f"{name}.nii.gz")
+        image = nibabel.Nifti1Image.from_filename(tmp_path / f"{name}.nii.gz")
         assert (int(image.header["qform_code"]), int(image.header["sform_code"])) == codes
         np.testing.assert_allclose(image.affine[:, [2, 1, 0, 3]], affine, atol=1e-4)
         np.testing.assert_allclose(read_volume(tmp_path / f"{name}.nii.gz").affine, affine, atol=1e-4)
@@ -192,7 +193,7 @@ def test_a_unit_that_makes_impossible_voxels_is_not_believed(tmp_path: Path, uni
 
 
 def with_nan(where: str) -> np.ndarray:
-    array = BODY.astype(np.float64)
+    array: np.ndarray = BODY.astype(np.float64)
     if where == "slices":
         array[-2:] = np.nan
     elif where == "circle":
@@ -281,7 +282,7 @@ def spoil(path: Path, **tags: object) -> None:
      {"Rows": 0}, {"PixelSpacing": None}, {"BitsStored": 0}, {"Columns": 30000}, {"BitsStored": 8},
      {"PixelRepresentation": 1}, {"RescaleSlope": 10}, {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}],
 )  # fmt: skip
-def test_a_damaged_slice_refuses_the_series(tmp_path: Path, which: str, tags: dict) -> None:
+def test_a_damaged_slice_refuses_the_series(tmp_path: Path, which: str, tags: dict[str, Any]) -> None:
     write_dicom_series(tmp_path / "s", BODY)
     spoil(tmp_path / "s" / which, **tags)
     with pytest.raises(CaseError, match=which):
@@ -346,7 +347,7 @@ def test_captured_pages_are_passed_over_with_a_note(tmp_path: Path) -> None:
     [{"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
      {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}],
 )  # fmt: skip
-def test_captured_pages_with_a_place_are_passed_over_too(tmp_path: Path, tags: dict) -> None:
+def test_captured_pages_with_a_place_are_passed_over_too(tmp_path: Path, tags: dict[str, Any]) -> None:
     write_dicom_series(tmp_path / "s", BODY)
     write_dicom_slice(tmp_path / "s" / "d", np.zeros((30, 40), np.uint16), (0, 0, 0), SeriesInstanceUID="9.9", **tags)
     np.testing.assert_array_equal(read_volume(tmp_path / "s").voxels, BODY)

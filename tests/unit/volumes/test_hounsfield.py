@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -26,7 +27,8 @@ BODY = np.maximum(body_voxels(), -1024)
 
 
 def as_int16(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+    stored: np.ndarray = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+    return stored
 
 
 def windowed(low: float, high: float, top: float) -> np.ndarray:
@@ -142,7 +144,7 @@ def test_a_scan_without_air_is_named(tmp_path: Path) -> None:
     assert "as light as air" in read_volume(path).notes[0]
 
 
-def dicom(folder: Path, stored: Callable[[np.ndarray], np.ndarray], voxels: np.ndarray = BODY, **tags) -> Path:
+def dicom(folder: Path, stored: Callable[[np.ndarray], np.ndarray], voxels: np.ndarray = BODY, **tags: Any) -> Path:
     folder.mkdir()
     for number, plane in enumerate(voxels):
         words = stored(plane.astype(np.int32)).astype(np.uint16)

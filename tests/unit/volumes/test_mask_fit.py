@@ -31,10 +31,10 @@ def scan_and_mask(slices: int, seed: int = 0) -> tuple[Volume, Mask]:
 
 @pytest.mark.parametrize("flipped", FLIPS)
 @pytest.mark.parametrize("slices", [2, 3, 8, 50])
-def test_a_flipped_mask_is_refused_and_says_how_it_lies(flipped: tuple[bool, ...], slices: int) -> None:
+def test_a_flipped_mask_is_refused_and_says_how_it_lies(flipped: tuple[bool, bool, bool], slices: int) -> None:
     volume, mask = scan_and_mask(slices)
     check_not_flipped(mask, volume)
-    wrong = Mask(np.flip(mask.labels, np.flatnonzero(flipped).tolist()), AFFINE)
+    wrong = Mask(np.flip(mask.labels, tuple(np.flatnonzero(flipped).tolist())), AFFINE)
     with pytest.raises(CaseError, match=FLIPS[flipped]) as caught:
         check_not_flipped(wrong, volume)
     assert caught.value.reason == "mirrored-mask"
@@ -93,5 +93,5 @@ def test_real_masks_lie_right_in_every_slab_and_their_flips_do_not(scan: str, ma
         slab, labels = Volume(volume.voxels[part], volume.affine), whole.labels[part]
         assert best_flip(Mask(labels, volume.affine), slab) is None
         for flipped in FLIPS:
-            turned = np.flip(labels, np.flatnonzero(flipped).tolist())
+            turned = np.flip(labels, tuple(np.flatnonzero(flipped).tolist()))
             assert best_flip(Mask(turned, volume.affine), slab) == FLIPS[flipped]

@@ -64,7 +64,9 @@ def check_organs(indices: np.ndarray, task_organs: tuple[str, ...], structures: 
 @pytest.mark.parametrize("mask_labels", ["named", "auto"])
 @pytest.mark.parametrize("map_name", ["totalsegmentator_v2", "totalsegmentator_v1"])
 @pytest.mark.parametrize("structures", [tuple(BODY), CHEST_ONLY])
-def test_chest_organs_by_either_totalsegmentator_map(map_name: str, mask_labels: str, structures: tuple) -> None:
+def test_chest_organs_by_either_totalsegmentator_map(
+    map_name: str, mask_labels: str, structures: tuple[str, ...]
+) -> None:
     indices = organ_indices(body(map_name, structures), CHEST, map_name if mask_labels == "named" else "auto")
     check_organs(indices, CHEST.organs, structures)
     assert indices[52, 25, 35] == 0  # no organ of this task
@@ -73,7 +75,7 @@ def test_chest_organs_by_either_totalsegmentator_map(map_name: str, mask_labels:
 @pytest.mark.parametrize("mask_labels", ["named", "auto"])
 @pytest.mark.parametrize("map_name", list(MAPS))
 @pytest.mark.parametrize("structures", [tuple(BODY), UPPER_BELLY])
-def test_abdominal_organs_by_every_map(map_name: str, mask_labels: str, structures: tuple) -> None:
+def test_abdominal_organs_by_every_map(map_name: str, mask_labels: str, structures: tuple[str, ...]) -> None:
     indices = organ_indices(body(map_name, structures), ABDOMEN, map_name if mask_labels == "named" else "auto")
     check_organs(indices, ABDOMEN.organs, structures)
     for part in ("esophagus", "stomach", "small_bowel", "colon"):
@@ -104,7 +106,7 @@ def test_the_union_of_heart_chambers_is_the_heart() -> None:
         *(("ratic", "totalsegmentator_v2", kept) for kept in (tuple(BODY), UPPER_BELLY)),
     ],
 )
-def test_a_mask_read_with_the_wrong_map_is_caught(true_map: str, claimed: str, structures: tuple) -> None:
+def test_a_mask_read_with_the_wrong_map_is_caught(true_map: str, claimed: str, structures: tuple[str, ...]) -> None:
     with pytest.raises(CaseError) as caught:
         organ_table(body(true_map, structures), CHEST if structures == CHEST_ONLY else ABDOMEN, claimed)
     assert caught.value.reason == "wrong-mask-labels"
@@ -168,7 +170,7 @@ def test_a_mirrored_mask_is_caught(mask_labels: str) -> None:
 
 
 @pytest.mark.parametrize("structures", [(), CHEST_ONLY])
-def test_a_mask_without_the_tasks_organs(structures: tuple) -> None:
+def test_a_mask_without_the_tasks_organs(structures: tuple[str, ...]) -> None:
     with pytest.raises(CaseError) as caught:
         organ_table(body("totalsegmentator_v2", structures), ABDOMEN, "totalsegmentator_v2")
     assert caught.value.reason == "empty-mask"
@@ -188,7 +190,9 @@ FLIPS = {0: "upside down", 1: "front is behind", 2: "left organs on the patient'
     ("totalsegmentator_v2", CHEST_ONLY, CHEST), ("totalsegmentator_v2", UPPER_BELLY, ABDOMEN),
     ("totalsegmentator_v1", tuple(BODY), CHEST), ("ratic", tuple(BODY), ABDOMEN),
 ])  # fmt: skip
-def test_a_mask_flipped_along_any_axis_is_refused(map_name: str, structures: tuple, task: Task, axis: int) -> None:
+def test_a_mask_flipped_along_any_axis_is_refused(
+    map_name: str, structures: tuple[str, ...], task: Task, axis: int
+) -> None:
     mask = body(map_name, structures)
     organ_table(mask, task, map_name)
     flipped = Mask(np.flip(mask.labels, axis).copy(), mask.affine)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from anatobench.volumes.read import read_volume
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("variant", ["plain", "fortran", "big-endian"])
-def test_reads_the_array_as_it_is(tmp_path: Path, save, variant: str) -> None:
+def test_reads_the_array_as_it_is(tmp_path: Path, save: Callable[..., None], variant: str) -> None:
     voxels = distinct_voxels()
     stored = {"plain": voxels, "fortran": np.asfortranarray(voxels), "big-endian": voxels.astype(">i2")}[variant]
     save(tmp_path / "trn00001.npz", ct=stored)

@@ -20,7 +20,8 @@ def oblique(affine: np.ndarray, degrees: float) -> np.ndarray:
     turn[:3, :3] = [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
     tilt = np.eye(4)
     tilt[:3, :3] = [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
-    return turn @ tilt @ affine
+    changed: np.ndarray = turn @ tilt @ affine
+    return changed
 
 
 def test_the_new_grid_has_the_spacing_and_the_centre() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,8 +47,11 @@ TABLE_LENGTHS = {
 with 56x56 tokens in 8 layers and here with 96x96 in 6 or 88x96 in 10."""
 
 
+Published = tuple[str, Path, dict[str, torch.Tensor]]
+
+
 @pytest.fixture(scope="module", params=TORCHVISIONS)
-def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
+def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     """Model, a file like the published one, and what it holds. r3d_18's is of the older form, as the real one."""
     state = published_state(request.param)
     content = pth_bytes(state, older_form=request.param == "r3d_18")
@@ -58,7 +62,7 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task_name", ["ct_rate", "ratic"])
-def test_every_array_but_stem_and_heads_is_the_files_in_both_frameworks(published: tuple, task_name: str) -> None:
+def test_every_array_but_stem_and_heads_is_the_files_in_both_frameworks(published: Published, task_name: str) -> None:
     model, path, state = published
     task = get_task(task_name)
     spec = ModelSpec(model, "full", task, task.geometry("full").crop_size)
@@ -120,7 +124,7 @@ def test_distance_zero_stays_in_the_middle() -> None:
 
 
 @pytest.mark.slow
-def test_the_files_made_here_are_as_large_as_the_published_ones(published: tuple) -> None:
+def test_the_files_made_here_are_as_large_as_the_published_ones(published: Published) -> None:
     model, path, _ = published
     mebibytes = TORCHVISIONS[model].meta["_file_size"]
     assert path.stat().st_size / 2**20 == pytest.approx(mebibytes, abs=0.02)
@@ -178,7 +182,7 @@ def test_what_is_drawn_stays_and_the_engines_type_is_kept() -> None:
         ({f"n{i}": np.ones(1) for i in range(11)}, "n7 is unknown; and 3 more"),
     ],
 )
-def test_whatever_does_not_fit_is_listed(change: dict, message: str) -> None:
+def test_whatever_does_not_fit_is_listed(change: dict[str, Any], message: str) -> None:
     given = {name: array for name, array in {**FILE, **change}.items() if array is not None}
     with pytest.raises(AnatoBenchError, match=f"does not hold the arrays of net-01234567.pth: .*{message}"):
         pretrained_weights(PUBLISHED, given, MODEL)

@@ -7,6 +7,7 @@ import pickle
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -86,7 +87,7 @@ class Touch:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (self.path,))
 
 
@@ -249,7 +250,12 @@ def test_without_network_the_file_its_address_and_its_place_are_named(
     ],
 )
 def test_a_bad_download_leaves_nothing(
-    published: PublishedWeights, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, content, length, message
+    published: PublishedWeights,
+    folders: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes,
+    length: int | None,
+    message: str,
 ) -> None:
     monkeypatch.setattr(weights_file, "MAX_BYTES", 200_000)
     serve(monkeypatch, content, length)

@@ -1,0 +1,56 @@
+"""Every command in a block of docs/cluster.md, as printed and in that order, by somebody at a login node."""
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from cluster_jobs import REPOSITORY
+from virtual_cluster import FINISHED, VirtualCluster, wait_for
+
+pytest.importorskip("torch")
+pytest.importorskip("flax")
+
+SOURCE = "source slurm/site.conf"
+
+
+def printed_commands() -> list[str]:
+    text = (REPOSITORY / "docs" / "cluster.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def ended(cluster: VirtualCluster, job: str) -> list[dict[str, str]]:
+    """The fields of every element of a job, once all have ended."""
+
+    def elements() -> list[dict[str, str]]:
+        shown = cluster.scontrol("show", "job", "--oneliner", job)
+        return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in shown.splitlines() if line.strip()]
+
+    wait_for(lambda: all(one["JobState"] in FINISHED for one in elements()), 240, f"job {job} did not end")
+    return elements()
+
+
+def test_every_command_runs_as_printed(cluster: VirtualCluster, tmp_path: Path) -> None:
+    for path in REPOSITORY.iterdir():  # a clone of one's own
+        if path.name not in ("slurm", "runs", "stores", "raw") and not path.name.startswith("."):
+            (tmp_path / path.name).symlink_to(path)
+    shutil.copytree(REPOSITORY / "slurm", tmp_path / "slurm")
+    settings = {"ANATOBENCH_REPOSITORY": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    commands = printed_commands()
+    assert commands[0] == SOURCE
+    assert sum(line.startswith("sbatch ") for line in commands) >= 6
+    for line in commands[1:]:
+        said = cluster.shell(f"{SOURCE}\n{line}", settings=settings, cwd=tmp_path)
+        if not line.startswith("sbatch "):
+            continue
+        match = re.fullmatch(r"Submitted batch job (\d+)\n", said)
+        assert match, said
+        states = [one["JobState"] for one in ended(cluster, match[1])]
+        logs = "\n".join(path.read_text() for path in tmp_path.glob(f"*-{match[1]}*.log"))
+        assert set(states) == {"COMPLETED"}, f"{line}\n{states}\n{logs}"
+    assert (tmp_path / "runs" / "ratic_torch_r3d_18" / "evaluation_test.json").exists()
+    assert (tmp_path / "runs" / "torchrun" / "config.json").exists()
+    assert list((tmp_path / "runs").glob("compare-*.json"))
