@@ -122,7 +122,8 @@ class ArmProcess:
             raise self._died() from None
 
     def receive(self, deadline: float | None = None) -> dict[str, Any]:
-        """The answer. `ArmError` if it is an error, if the process dies, or at `deadline` (of `time.monotonic`)."""
+        """Return the answer. `ArmError` if it is an error, if the process dies, or at `deadline` (of
+        `time.monotonic`)."""
         while b"\n" not in self._received:
             left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
             if not select.select([self._answers], [], [], left)[0]:

@@ -44,7 +44,8 @@ class GpuWatch:
     throttle_bits: int = 0
 
     def to_json(self) -> dict[str, Any] | None:
-        """None without a GPU; else the constants, lowest, median and highest of what varied, and why it slowed."""
+        """Return None without a GPU; else the constants, lowest, median and highest of what varied, and why it
+        slowed."""
         if not self.constants:
             return None
         varied: dict[str, Any] = {}
@@ -106,7 +107,7 @@ def _take_all(lines: Iterator[str] | Any, watch: GpuWatch) -> None:
 
 
 def _gpu_shown() -> str:
-    """The first GPU that CUDA shows this process."""
+    """Return the first GPU that CUDA shows this process."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
 
 

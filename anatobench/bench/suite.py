@@ -47,7 +47,7 @@ class Measurement:
     """Seconds that the first phase leaves it. It gets its part of what is left over, too."""
 
     def key(self, arm: Arm) -> str:
-        """The arm's name in `Record["compile"]`."""
+        """Return the arm's name in `Record["compile"]`."""
         return f"{self.model} {arm.name}"
 
     def command(self, ready: Callable[[str], bool], seconds: float) -> Job | None:
@@ -77,7 +77,7 @@ class Plan:
     """One after the other, in order of importance."""
 
     def parts(self) -> list[str]:
-        """Their names."""
+        """Return their names."""
         checks = any(job.name.startswith(CHECK) for job in self.first)
         return [*([CHECK] if checks else []), *(measurement.name for measurement in self.measurements)]
 
@@ -90,7 +90,7 @@ class Plan:
 
 
 def not_reached() -> Record:
-    """A part before its turn, and for good if that never comes."""
+    """Return a part before its turn, and for good if that never comes."""
     return {"status": SKIPPED, "seconds": 0.0, "record": None, "error": NOT_REACHED}
 
 
@@ -128,7 +128,7 @@ def run_plan(
 
 
 def _first_jobs(plan: Plan, todo: Sequence[Measurement], record: Record, cached: Callable[[str], bool]) -> list[Job]:
-    """What is missing of the first phase, or was compiled for a cache that is gone."""
+    """Return what is missing of the first phase, or was compiled for a cache that is gone."""
     arms = record["compile"]["arms"]
     needed = {m.key(arm) for m in todo for arm in m.arms}
     compiled = {key for key in needed if arms.get(key, {}).get("status") == DONE and cached(key)}
@@ -250,7 +250,7 @@ def _measured(measurement: Measurement, record: Record, ready: Callable[[str], b
 
 
 def _worth(part: Mapping[str, Any]) -> tuple[bool, int]:
-    """Whether it is done, and of how many arms it has figures."""
+    """Return whether it is done, and of how many arms it has figures."""
     found = part["record"] or {}
     return part["status"] == DONE, len(found.get("arms") or [found]) if found else 0
 
@@ -278,7 +278,7 @@ def new_record(plan: Plan, about: Mapping[str, Any], code: Mapping[str, Any]) ->
 
 
 def continued_record(path: Path, plan: Plan, about: Mapping[str, Any], code: Mapping[str, Any]) -> Record:
-    """The record that is there, with a place for every part. `UsageError` if it is of other code or options."""
+    """Return the record that is there, with a place for every part. `UsageError` if it is of other code or options."""
     try:
         record: Record = parse_json(path.read_text())
         there = {name: record.get(name) for name in about}

@@ -181,7 +181,7 @@ def utilisation(arm: Mapping[str, Any]) -> str:
 
 
 def first_step(arm: Mapping[str, Any]) -> str:
-    """How long it took, and whether anything compiled lay there before, where that is known."""
+    """Return how long it took, and whether anything compiled lay there before, where that is known."""
     cache = {"empty": " (nothing cached)", "filled": " (with a filled cache)"}.get(arm["compile_cache"], "")
     return f"first step {arm['compile_s']:.1f} s{cache}"
 

@@ -112,7 +112,7 @@ class AucStudy:
         return self.learning_rate or card_of(model).study_learning_rate()
 
     def settings_of(self, cell: Cell) -> tuple[str, ...]:
-        """The changes of the paper's recipe for a run."""
+        """Return the changes of the paper's recipe for a run."""
         learning_rate = self.learning_rate_of(cell.condition.model)
         return (
             f"batch_size={self.batch_size}",
@@ -131,7 +131,7 @@ def name_of(cell: Cell) -> str:
 
 
 def store_of(out: Path) -> Path:
-    """The prepared cohort."""
+    """Return the prepared cohort."""
     return out / "store"
 
 
@@ -148,8 +148,8 @@ def cohort_commands(study: AucStudy, out: Path) -> list[Command]:
 
 
 def planned(study: AucStudy, out: Path) -> list[PlannedRun]:
-    """What every run is trained with, the cohort being prepared: the second framework and the control begin with the
-    weights that the first framework drew."""
+    """Return what every run is trained with, the cohort being prepared: the second framework and the control begin with
+    the weights that the first framework drew."""
     return [_planned(study, out, cell, group[0]) for group in study.groups for cell in group]
 
 

@@ -84,7 +84,7 @@ class _Running:
             )
 
     def advance(self) -> bool:
-        """Whether the whole chain is done. `AnatoBenchError` if one of its commands failed."""
+        """Return whether the whole chain is done. `AnatoBenchError` if one of its commands failed."""
         status = self._process.poll()
         if status is None:
             return False

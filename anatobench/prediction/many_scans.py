@@ -135,7 +135,7 @@ def predict_folder(
 
 
 def batch_settings(predictor: ScanPredictor, weights: Arrays, **options: Any) -> dict[str, Any]:
-    """What the figures of a batch depend on."""
+    """Return what the figures of a batch depend on."""
     return {
         "weights": arrays_digest(weights),
         "task": predictor.spec.task.name,
@@ -176,7 +176,7 @@ def _rejections(folder: Path, records: Mapping[str, Record]) -> list[Rejection]:
 
 
 def _read_ahead(names: Sequence[str], reading: _Reading) -> Iterator[tuple[str, ScanInput | Record]]:
-    """Each scan as it was read, in a process that reads the next one while the model is busy with this one."""
+    """Yield each scan as it was read, in a process that reads the next one while the model is busy with this one."""
     with closing(run_in_workers(reading, names, 1, time_limit=reading.seconds)) as results:
         for name, read in results:
             if isinstance(read, TimedOut):

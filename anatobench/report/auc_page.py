@@ -30,7 +30,7 @@ TITLE = "AUC of both frameworks, with and without segmentation supervision"
 
 
 def build_auc_page(record: Mapping[str, Any]) -> str:
-    """The whole page from a record of `experiments.auc_results`."""
+    """Return the whole page from a record of `experiments.auc_results`."""
     sections = [
         _header(record),
         section("Test AUC of every run", _every_run(record) + table(AUC_HEADER, auc_rows(record))),

@@ -32,7 +32,7 @@ PANEL_REM = 26
 
 
 def build_benchmark_page(records: BenchmarkRecords, title: str = "AnatoBench: benchmarks") -> str:
-    """The whole page as text; a section for each kind of figure that some record has."""
+    """Return the whole page as text; a section for each kind of figure that some record has."""
     sections = [
         _header(records, title),
         section("Training steps", "".join(map(_step, records.of("step")))),
@@ -72,7 +72,7 @@ def _note(*texts: str) -> str:
 
 
 def _step(record: Record) -> str:
-    """One record: what every arm took, its share of the peak, its memory, and the ratios."""
+    """Return one record: what every arm took, its share of the peak, its memory, and the ratios."""
     arms = step_arms([record])
     if not arms:
         return ""

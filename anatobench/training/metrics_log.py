@@ -124,7 +124,7 @@ class NoLog(MetricsLog):
 
 
 def _events_file() -> str:
-    """A name of TensorBoard's form: files are read in the order of their names, so of their seconds."""
+    """Return a name of TensorBoard's form: files are read in the order of their names, so of their seconds."""
     seconds, rest = divmod(time.time_ns(), 10**9)
     return f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{rest:09d}"
 

@@ -79,7 +79,7 @@ def _largest(diagonal: list[float], beside: list[float]) -> float:
 
 
 def _shaped(vector: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> Arrays:
-    """The vector's parts under the parameters' names."""
+    """Return the vector's parts under the parameters' names."""
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
     parts = np.split(vector, ends[:-1])
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}

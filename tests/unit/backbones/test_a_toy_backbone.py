@@ -159,7 +159,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def train(store: Store, run: Path, framework: str, *more: str) -> int:
-    """Three steps of the batch size that the card has."""
+    """Return three steps of the batch size that the card has."""
     return main(["train", "--task", "findings", "--store", str(store.root), "--model", "toy", "--epochs", "1",
                  "--framework", framework, "--out", str(run), *more])  # fmt: skip
 
@@ -185,7 +185,7 @@ def stop_in_the_second_step(monkeypatch: pytest.MonkeyPatch, framework: str) -> 
 
 
 def log(run: Path) -> list[Mapping[str, Any]]:
-    """Every line without its time."""
+    """Return every line without its time."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
