@@ -110,7 +110,7 @@ class Arm:
         return {"compile_s": compile_seconds, "warm_up_s": warm_up_seconds, "first_loss": first_loss}
 
     def turn(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Timed steps after those that bring back what the other arm's turn drove out of caches and memory."""
+        """Time steps after those that bring back what the other arm's turn drove out of caches and memory."""
         for _ in range(request["settling_steps"]):
             self._step()
         seconds = [self._step() for _ in range(request["steps"])]

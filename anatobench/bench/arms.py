@@ -115,7 +115,7 @@ class ArmProcess:
         return self.receive(deadline)
 
     def send(self, what: str, **details: Any) -> None:
-        """A request; `ArmError` if the process is gone."""
+        """Send a request; `ArmError` if the process is gone."""
         try:
             self._requests.write(json.dumps({"do": what, **details}).encode() + b"\n")
         except OSError:

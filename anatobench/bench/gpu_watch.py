@@ -58,7 +58,7 @@ class GpuWatch:
         return {**self.constants, "samples": len(self.samples), **varied, "throttle_reasons": reasons}
 
     def take(self, line: str) -> None:
-        """One line of `nvidia-smi`: the values of `VARYING` and the bits of the throttle reasons."""
+        """Take in one line of `nvidia-smi`: the values of `VARYING` and the bits of the throttle reasons."""
         *values, bits = (cell.strip() for cell in line.split(","))
         if len(values) != len(VARYING):
             return

@@ -46,7 +46,8 @@ class OtherWork:
 
 
 def gpu_use(command: str = "nvidia-smi") -> dict[str, float] | None:
-    """Of the first GPU that CUDA shows this process, at this moment: `processes`, `utilisation_percent`, `memory_mib`.
+    """Return, of the first GPU that CUDA shows this process, at this moment: `processes`, `utilisation_percent`,
+    `memory_mib`.
 
     To be asked before anything of one's own begins; None without a GPU. (In a container, others' processes are not
     listed everywhere; their memory is.)

@@ -232,7 +232,7 @@ def build_request(arm: Arm, spec: ModelSpec, recipe: Recipe, folder: Path) -> di
 
 
 def _measure(turns: _Turns, asked: StepBenchmark, deadline: float | None, progress: Callable[[str], None]) -> None:
-    """Rounds, one forwards, the next backwards, until the deadline; every round is whole."""
+    """Take rounds, one forwards, the next backwards, until the deadline; every round is whole."""
     for number in range(asked.rounds):
         late = deadline is not None and time.monotonic() > deadline
         if (late and number >= FEWEST_ROUNDS) or not turns.left():
@@ -324,7 +324,7 @@ def _differences(arms: Sequence[Mapping[str, Any]], same_first_loss: bool | None
 
 
 def _ratios(contestants: Sequence[_Contestant]) -> Iterator[dict[str, Any]]:
-    """Of every arm's time to that of each before it."""
+    """Yield the ratio of every arm's time to that of each before it."""
     for before, after in combinations(contestants, 2):
         ratio = paired_ratio(np.array(after.seconds), np.array(before.seconds))
         yield {"of": after.arm.name, "to": before.arm.name, "ratio": ratio.value, "ci95": [ratio.low, ratio.high]}

@@ -51,7 +51,8 @@ class Measurement:
         return f"{self.model} {arm.name}"
 
     def command(self, ready: Callable[[str], bool], seconds: float) -> Job | None:
-        """Of the arms that are ready; of those with and without head only pairs. None if none is left."""
+        """Return the command for the arms that are ready; of those with and without head only pairs. None if none is
+        left."""
         arms = [arm for arm in self.arms if ready(self.key(arm))]
         both = len({arm.segmentation for arm in self.arms}) == 2
         if both:
@@ -143,7 +144,7 @@ def _check_name(found: Mapping[str, Any]) -> str:
 
 
 def _compile(jobs: Sequence[Job], record: Record, seconds: float, places: int, save: Callable[[], object]) -> None:
-    """The first phase."""
+    """Run the first phase."""
     start = time.monotonic()
     arms, parity = record["compile"]["arms"], record["parts"].get(CHECK)
     checks = [job.name for job in jobs if job.name.startswith(CHECK)]
@@ -212,7 +213,8 @@ def _joined(errors: Mapping[str, str]) -> str | None:
 
 
 def _time_for(todo: Sequence[Measurement], left: float) -> float:
-    """Of what is left, for the first of them: its reserve and its part of the rest, or less where there is less."""
+    """Return how much of what is left the first of them may take: its reserve and its part of the rest, or less
+    where there is less."""
     reserved = sum(m.reserve for m in todo)
     if left >= reserved:
         return todo[0].reserve + (left - reserved) / len(todo)
@@ -256,7 +258,7 @@ def _worth(part: Mapping[str, Any]) -> tuple[bool, int]:
 
 
 def _note_cached_steps(measurement: Measurement, record: Record) -> None:
-    """How long the first step took of arms that found what the first phase had compiled."""
+    """Note how long the first step took of arms that found what the first phase had compiled."""
     if measurement.name not in record["parts"]:
         return
     for arm in (record["parts"][measurement.name]["record"] or {}).get("arms") or []:

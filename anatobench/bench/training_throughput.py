@@ -98,7 +98,7 @@ class TrainingArms:
         return batches
 
     def same_batch(self) -> None:
-        """The same batch, which is in memory."""
+        """Take the same batch, which is in memory."""
         self._train(repeat(self.batch), digest=False)
 
     def loading_alone(self) -> Closable:

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where cases are loaded from; `open_source` opens it."""
+    """Ask where cases are loaded from; `open_source` opens it."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--store", type=Path, metavar="DIR", help="a prepared store; its training cases are loaded")
     source.add_argument("--geometry", choices=TASK_OF_GEOMETRY, help="write a store of random scans and load from it")

@@ -74,7 +74,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 
 
 def add_submission(parser: argparse.ArgumentParser) -> None:
-    """What may be said about a job array."""
+    """Add what may be said about a job array."""
     parser.add_argument("--at-a-time", type=int, metavar="N", help="run at most N elements of the array at once")
     parser.add_argument("--sbatch", action="append", default=[], metavar="OPTION",
                         help="for sbatch, for example --sbatch=--gpus-per-node=4; can be repeated (source "

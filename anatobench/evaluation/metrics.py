@@ -162,7 +162,7 @@ def _class_threshold(predictions: ClassPredictions, column: int, rule: str) -> f
 def _confusion_per_patient(
     scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray, patient_of_row: np.ndarray, patient_count: int
 ) -> np.ndarray:
-    """True positives, false positives, true negatives, false negatives: float64 [4, patients, classes]."""
+    """Count true positives, false positives, true negatives, false negatives: float64 [4, patients, classes]."""
     called, undecided = scores >= thresholds, np.isnan(thresholds)
     outcomes = np.stack(
         [called & (labels == 1), called & (labels == 0), ~called & (labels == 0), ~called & (labels == 1)]

@@ -85,7 +85,8 @@ def _training_seconds(run: Path) -> float:
 
 
 def _differences(study: AucStudy, found: Results, framework: str, nudged: bool) -> list[dict[str, Any]]:
-    """Of such runs and the first framework's; per model and head, and pooled over all of them."""
+    """Return the differences of such runs and the first framework's; per model and head, and pooled over all of
+    them."""
     pairs = {
         condition: paired(found.auc(condition, framework, nudged=nudged), found.auc(condition, FRAMEWORKS[0]))
         for condition in study.conditions

@@ -108,7 +108,7 @@ class AucStudy:
         )
 
     def learning_rate_of(self, model: str) -> float:
-        """Of the model's runs but the control's."""
+        """Return the rate of the model's runs but the control's."""
         return self.learning_rate or card_of(model).study_learning_rate()
 
     def settings_of(self, cell: Cell) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ class AucStudy:
 
 
 def name_of(cell: Cell) -> str:
-    """Of a run's folder, as it always was: the study has one task, and nothing pretrained."""
+    """Return the name of a run's folder, as it always was: the study has one task, and nothing pretrained."""
     condition = cell.condition
     return f"{condition.model}_{condition.supervision_name}_seed{cell.seed}_{cell.arm}"
 

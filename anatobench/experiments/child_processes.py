@@ -97,7 +97,7 @@ class _Running:
         return True
 
     def tell_to_stop(self) -> None:
-        """A training run then saves a checkpoint."""
+        """Ask it to stop: a training run then saves a checkpoint."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 

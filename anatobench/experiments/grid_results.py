@@ -97,7 +97,7 @@ def _difference(interval: Interval, published: float | None) -> dict[str, Any]:
 
 
 def _gains(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
-    """Of Table 1's pairs."""
+    """Return the gains of Table 1's pairs."""
     for condition in selection.all_conditions:
         if condition.segmentation_weight != 0:
             continue

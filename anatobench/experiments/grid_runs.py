@@ -122,8 +122,9 @@ def planned(cells: Iterable[Cell], settings: GridSettings) -> list[PlannedRun]:
 
 
 def work_of(cells: Iterable[Cell], settings: GridSettings) -> Iterator[tuple[int, float] | None]:
-    """Of each cell the steps that training takes and their floating-point operations, a multiply and an add counted as
-    two; None where there is no store yet, or too few cases in it for one batch. Each store is opened once."""
+    """Yield of each cell the steps that training takes and their floating-point operations, a multiply and an add
+    counted as two; None where there is no store yet, or too few cases in it for one batch. Each store is opened
+    once."""
     stores: dict[str, Store | None] = {}
     for cell in cells:
         condition, recipe = cell.condition, settings.recipe(cell)

@@ -9,7 +9,7 @@ from anatobench.volumes.volume import Grid
 
 
 def log_odds_slope(task: Task, logits: np.ndarray, finding: str) -> np.ndarray:
-    """Derivative of log(p / (1 - p)) by each logit, float64 [N, logits], for the probability p of one of
+    """Return the derivative of log(p / (1 - p)) by each logit, float64 [N, logits], for the probability p of one of
     `task.class_names`.
 
     The log-odds of a sigmoid is its logit; that of one grade of several is its logit minus the log-sum-exp of the

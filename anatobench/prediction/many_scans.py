@@ -70,8 +70,8 @@ def read_scan_apart(scan: Path, task: Task, size: str, rescale: str = "auto") ->
 
 
 def _listed(folder: Path) -> tuple[list[str], dict[str, Record]]:
-    """Scans at any depth by their path relative to the folder, and the records of what looks like a scan but is none
-    that can be read (`find_scans`). `AnatoBenchError` if there is nothing of either."""
+    """Return scans at any depth by their path relative to the folder, and the records of what looks like a scan but
+    is none that can be read (`find_scans`). `AnatoBenchError` if there is nothing of either."""
     if not folder.is_dir():
         raise AnatoBenchError(f"{folder}: no such folder: give --batch a folder of scans")
     found = find_scans(folder)

@@ -107,7 +107,8 @@ def _step_times(arms: Sequence[Record]) -> str:
 
 
 def _utilisation(arms: Sequence[Record]) -> Iterator[str]:
-    """Of the data sheet's peak and of a measured matrix product, where the record has them, else of what it names."""
+    """Yield the share of the data sheet's peak and of a measured matrix product, where the record has them, else of
+    what it names."""
     yield _shares(arms, "mfu_data_sheet", "% of the data sheet")
     yield _shares(arms, "mfu_measured", "% of a measured matrix product")
     old = [arm for arm in arms if not any(arm.get(name) for name in ("mfu_data_sheet", "mfu_measured"))]
@@ -146,7 +147,7 @@ def _limit(record: Record) -> list[str]:
 
 
 def _step_ratios(record: Record) -> list[tuple[str, float, tuple[float, float] | None]]:
-    """Of arms that did the same work, and of each with and without the segmentation head."""
+    """Return the ratios of arms that did the same work, and of each with and without the segmentation head."""
     rows = []
     for found in record.get("ratios") or []:
         of, to = str(found.get("of")), str(found.get("to"))

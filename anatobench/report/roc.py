@@ -91,7 +91,7 @@ def _plot(runs: Sequence[RunResults], curves: dict[str, dict[str, Curve]], name:
 
 
 def _operating_point(test: dict[str, Any] | None, name: str) -> tuple[float, float] | None:
-    """(False, true positive rate) at the threshold of the evaluation."""
+    """Return the (false, true positive rate) at the threshold of the evaluation."""
     if test is None:
         return None
     sensitivity, specificity = test["sensitivity"].get(name), test["specificity"].get(name)

@@ -94,7 +94,7 @@ class MetricsLog:
 
     @contextmanager
     def _disk_named(self) -> Iterator[None]:
-        """A line that is cut off by a full disk is forgotten when the run goes on."""
+        """Name a full disk; a line that it cuts off is forgotten when the run goes on."""
         try:
             yield
         except OSError as error:
@@ -111,10 +111,10 @@ class NoLog(MetricsLog):
         pass
 
     def sync(self) -> None:
-        """Nothing to wait for."""
+        """Wait for nothing."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Close nothing."""
 
     def _append(self, record: Mapping[str, Any]) -> None:
         pass

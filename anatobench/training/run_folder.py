@@ -98,7 +98,7 @@ class RunConfig:
         return ModelSpec(self.model, self.size, self.task, crop_size, plan_of(self.recipe, self.task).heads)
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Steps of the whole run."""
+        """Count the steps of the whole run."""
         full = self.recipe.epochs * steps_per_epoch
         return full if self.max_steps is None else min(full, self.max_steps)
 

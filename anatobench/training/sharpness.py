@@ -45,7 +45,7 @@ class Curved(Protocol):
 def sharpness(
     engine: Curved, batch: Batch, iterations: int = ITERATIONS, tolerance: float = TOLERANCE, seed: int = SEED
 ) -> Sharpness:
-    """Of the engine's present weights on a batch, in training mode with what step 0 draws; nothing is changed.
+    """Measure the engine's present weights on a batch, in training mode with what step 0 draws; nothing is changed.
 
     Lanczos' three-term recurrence without re-orthogonalisation: it keeps three vectors of the model's size, and what
     it loses is the multiplicity of eigenvalues, not the largest (Paige 1976).

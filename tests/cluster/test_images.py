@@ -61,7 +61,7 @@ def local_folders(settings: dict[str, str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def images(base: tuple[Path, list[str], dict[str, str]]) -> Iterator[Path]:
-    """A folder with torch.sif, a folder, and jax.sif, a file; any user may read it."""
+    """Yield a folder with torch.sif, a folder, and jax.sif, a file; any user may read it."""
     folder = Path(tempfile.mkdtemp(prefix="anatobench-images-"))
     folder.chmod(0o755)
     root, binds, settings = base
@@ -96,7 +96,7 @@ def alone(request: pytest.FixtureRequest, store: Path, images: Path) -> tuple[st
 
 
 def trained_weights(run: Path) -> Arrays:
-    """Of the newest checkpoint."""
+    """Return those of the newest checkpoint."""
     checkpoint = read_newest(run)
     assert checkpoint is not None
     assert checkpoint.progress.step == 6

@@ -62,7 +62,7 @@ def grids(crop_size: Size) -> tuple[Size, Size]:
 
 
 def products(layout: Layout, crop_size: Size) -> Iterator[Product]:
-    """Of the two convolutions."""
+    """Yield those of the two convolutions."""
     stem, body = grids(crop_size)
     yield Product(voxels(stem), 4**3, layout.stem, needs_input_gradient=False)
     yield Product(voxels(body), 27 * layout.stem, layout.channels)

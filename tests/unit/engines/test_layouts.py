@@ -115,7 +115,7 @@ def test_mvit_v2_s() -> None:
 
 
 def drop_rates(model: nn.Module) -> list[float]:
-    """Of every block, in order."""
+    """Return the rate of every block, in order."""
     blocks: list[Modules] = [module for module in model.modules() if hasattr(module, "stochastic_depth")]
     return [block.stochastic_depth.p for block in blocks]
 
