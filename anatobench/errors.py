@@ -48,8 +48,8 @@ class CaseError(AnatoBenchError):
 
 
 def refusal_of_disk(error: OSError) -> AnatoBenchError | None:
-    """One sentence for a disk that is full, read-only or failing, or a path that cannot be used; None if the error says
-    something else, and so may be a bug."""
+    """Return one sentence for a disk that is full, read-only or failing, or a path that cannot be used; None if the
+    error says something else, and so may be a bug."""
     advice = "make room or correct the permissions, then give the same command again: what is finished stays"
     if error.errno in _FULL:
         return AnatoBenchError(f"{error.filename or 'a file'}: cannot be written ({error.strerror}): {advice}")

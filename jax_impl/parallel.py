@@ -68,8 +68,8 @@ def _devices_found() -> Iterator[None]:
 
 
 def _visible_gpus() -> int:
-    """A launcher may show each process one GPU alone, or all of the node's. Left to itself JAX takes the one of
-    SLURM_LOCALID even of a single one."""
+    """Return how many GPUs the launcher shows this process: one alone, or all of the node's. Left to itself JAX
+    takes the one of SLURM_LOCALID even of a single one."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return len(named.split(",") if named else list(Path("/dev").glob("nvidia[0-9]*")))
 

@@ -27,7 +27,7 @@ class Home(Protocol):
     """What starts an arm's process."""
 
     def words(self, folder: Path) -> list[str]:
-        """The command; `folder` holds the batch, and every home must see it under this name."""
+        """Return the command; `folder` holds the batch, and every home must see it under this name."""
 
     def environment(self) -> dict[str, str]:
         """Variables beside those that this process gives an arm."""
@@ -98,7 +98,7 @@ class Started:
 
 
 def _own_folders() -> list[str]:
-    """Where arms keep compiled programs, if the environment says so."""
+    """Return where arms keep compiled programs, if the environment says so."""
     named = [os.environ.get(name) for name in ("ANATOBENCH_COMPILE_CACHE", "JAX_COMPILATION_CACHE_DIR")]
     return [name for name in named if name and os.path.isdir(name)]
 

@@ -67,7 +67,7 @@ class Arm:
         self._last_loss = float("nan")
 
     def describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """What it is and runs on; the batch's digest as this process read it."""
+        """Return what it is and runs on; the batch's digest as this process read it."""
         device = self._model.device()
         return {
             "precision": self._model.recipe.precision,
@@ -87,22 +87,22 @@ class Arm:
         return {}
 
     def ceiling(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The rate of a large matrix product on this device."""
+        """Return the rate of a large matrix product on this device."""
         return {"matrix_product_flops": self._instruments.matrix_product_rate()}
 
     def save_weights(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """What it begins with, so that all arms begin with the same."""
+        """Return what it begins with, so that all arms begin with the same."""
         Path(request["file"]).write_bytes(safetensors_bytes(self._model.weights()))
         return {}
 
     def load_weights(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The inverse; a file without segmentation head leaves this model's as it is."""
+        """Return the inverse; a file without segmentation head leaves this model's as it is."""
         own = of_auxiliary(self._model.weights())
         self._model.load_weights(own | load_file(request["file"]))
         return {}
 
     def prepare(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The first step, with compilation and choice of kernels, then the warm-up."""
+        """Return the first step, with compilation and choice of kernels, then the warm-up."""
         compile_seconds = self._step()
         first_loss = self._last_loss
         warm_up_seconds = [self._step() for _ in range(request["warm_up"])]
@@ -110,7 +110,7 @@ class Arm:
         return {"compile_s": compile_seconds, "warm_up_s": warm_up_seconds, "first_loss": first_loss}
 
     def turn(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Timed steps after those that bring back what the other arm's turn drove out of caches and memory."""
+        """Time steps after those that bring back what the other arm's turn drove out of caches and memory."""
         for _ in range(request["settling_steps"]):
             self._step()
         seconds = [self._step() for _ in range(request["steps"])]

@@ -115,14 +115,15 @@ class ArmProcess:
         return self.receive(deadline)
 
     def send(self, what: str, **details: Any) -> None:
-        """A request; `ArmError` if the process is gone."""
+        """Send a request; `ArmError` if the process is gone."""
         try:
             self._requests.write(json.dumps({"do": what, **details}).encode() + b"\n")
         except OSError:
             raise self._died() from None
 
     def receive(self, deadline: float | None = None) -> dict[str, Any]:
-        """The answer. `ArmError` if it is an error, if the process dies, or at `deadline` (of `time.monotonic`)."""
+        """Return the answer. `ArmError` if it is an error, if the process dies, or at `deadline` (of
+        `time.monotonic`)."""
         while b"\n" not in self._received:
             left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
             if not select.select([self._answers], [], [], left)[0]:

@@ -32,7 +32,7 @@ class Change:
 
 
 def compare(old: Path, new: Path, threshold: float, across_frameworks: bool = False) -> dict[str, Any]:
-    """The figures of `anatobench bench compare`; `passed` is False if something got significantly slower.
+    """Return the figures of `anatobench bench compare`; `passed` is False if something got significantly slower.
 
     `AnatoBenchError` if a file is no record with timings, or if the two have nothing in common.
 
@@ -66,7 +66,7 @@ def compare(old: Path, new: Path, threshold: float, across_frameworks: bool = Fa
 
 
 def _across(path: Path, timings: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same without the frameworks' names, of which a record then may hold one alone."""
+    """Return the same without the frameworks' names, of which a record then may hold one alone."""
     found: dict[str, np.ndarray] = {}
     for what, seconds in timings.items():
         work, _, arm = what.rpartition(": ")
@@ -80,7 +80,7 @@ def _across(path: Path, timings: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record of any kind; `AnatoBenchError` if it is too large, no JSON or no record."""
+    """Return a record of any kind; `AnatoBenchError` if it is too large, no JSON or no record."""
     try:
         if path.stat().st_size > LARGEST_RECORD:
             raise AnatoBenchError(f"{path}: larger than {LARGEST_RECORD >> 20} MiB: this is no record of a benchmark")

@@ -24,7 +24,7 @@ WARM_UP = 1
 
 
 def bench_compilation(asked: StepBenchmark, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
-    """The record of `anatobench bench step --compile-only --json` (benchmarks/results/schemas/compile.json).
+    """Return the record of `anatobench bench step --compile-only --json` (benchmarks/results/schemas/compile.json).
 
     Arms that fail are named in `failed` and do not stop the others.
     """

@@ -44,7 +44,8 @@ class GpuWatch:
     throttle_bits: int = 0
 
     def to_json(self) -> dict[str, Any] | None:
-        """None without a GPU; else the constants, lowest, median and highest of what varied, and why it slowed."""
+        """Return None without a GPU; else the constants, lowest, median and highest of what varied, and why it
+        slowed."""
         if not self.constants:
             return None
         varied: dict[str, Any] = {}
@@ -57,7 +58,7 @@ class GpuWatch:
         return {**self.constants, "samples": len(self.samples), **varied, "throttle_reasons": reasons}
 
     def take(self, line: str) -> None:
-        """One line of `nvidia-smi`: the values of `VARYING` and the bits of the throttle reasons."""
+        """Take in one line of `nvidia-smi`: the values of `VARYING` and the bits of the throttle reasons."""
         *values, bits = (cell.strip() for cell in line.split(","))
         if len(values) != len(VARYING):
             return
@@ -106,7 +107,7 @@ def _take_all(lines: Iterator[str] | Any, watch: GpuWatch) -> None:
 
 
 def _gpu_shown() -> str:
-    """The first GPU that CUDA shows this process."""
+    """Return the first GPU that CUDA shows this process."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
 
 

@@ -63,7 +63,7 @@ def host_record() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's own name where Linux tells it."""
+    """Return the processor's own name where Linux tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
@@ -76,7 +76,7 @@ def resident_bytes() -> int:
 
 
 def output_of(command: Sequence[str]) -> str | None:
-    """What it prints; None if it cannot be run or fails."""
+    """Return what it prints; None if it cannot be run or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):

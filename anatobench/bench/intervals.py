@@ -27,7 +27,7 @@ def median_interval(samples: np.ndarray, seed: int = 0) -> tuple[float, float]:
 
 
 def paired_ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int = 0) -> Ratio:
-    """Both measured in the same rounds: a round is drawn whole, so that what slowed both cancels."""
+    """Return both measured in the same rounds: a round is drawn whole, so that what slowed both cancels."""
     rounds = np.array([numerators, denominators])
     drawn = np.random.default_rng(seed).integers(0, rounds.shape[1], (RESAMPLES, rounds.shape[1]))
     return _ratio(rounds[0], rounds[1], *np.median(rounds[:, drawn], axis=2))

@@ -43,7 +43,7 @@ class LoadPlan:
 
 
 def bench_load(store: Store, plan: LoadPlan, demand: float | None = None, demand_source: str = "") -> dict[str, Any]:
-    """The record that `benchmarks/results/schemas/load.json` describes; `demand` in volumes per second."""
+    """Return the record that `benchmarks/results/schemas/load.json` describes; `demand` in volumes per second."""
     faults = store.verify()  # so that no file is compared with its checksum while the clock runs
     if faults:
         raise AnatoBenchError(faults[0])
@@ -96,7 +96,7 @@ def _loader_record(measured: Mapping[str, Rounds], workers: int, volumes: int) -
 
 
 def first_batch(store: Store, batch_size: int) -> Batch:
-    """The batch whose digest tells that two measurements loaded the same."""
+    """Return the batch whose digest tells that two measurements loaded the same."""
     with training_batches(store, ORDER_SEED, batch_size, workers=0) as batches:
         return next(batches)
 
@@ -173,7 +173,7 @@ def crop_bytes(batch: Batch) -> int:
 
 
 def store_record(store: Store) -> dict[str, Any]:
-    """What was loaded from, without its place on the machine."""
+    """Return what was loaded from, without its place on the machine."""
     return {
         "dataset": store.dataset,
         "task": store.task.name,
@@ -186,7 +186,7 @@ def store_record(store: Store) -> dict[str, Any]:
 
 
 def demand_record(demand: float | None, source: str, total: float, per_core: float) -> dict[str, Any] | None:
-    """How loading compares with what one device consumes; None if that is not known."""
+    """Return how loading compares with what one device consumes; None if that is not known."""
     if demand is None:
         return None
     return {
@@ -216,7 +216,7 @@ def watch_memory(store: Store, plan: LoadPlan) -> dict[str, Any]:
 
 
 def memory_growth(batches: Sequence[int], resident: Sequence[int]) -> dict[str, Any]:
-    """The line through the last three quarters of the samples, in bytes per batch, and what it adds up to."""
+    """Return the line through the last three quarters of the samples, in bytes per batch, and what it adds up to."""
     settled = len(batches) // 4
     steps, held = np.array(batches[settled:], np.float64), np.array(resident[settled:], np.float64)
     slope = float(np.polyfit(steps - steps[0], held, 1)[0]) if len(steps) > 1 else 0.0

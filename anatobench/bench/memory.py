@@ -178,7 +178,8 @@ def straight_line(fitting: Sequence[Probe]) -> tuple[float, float]:
 
 
 def recommended(fitting: Sequence[Probe], margin: float) -> int:
-    """The largest batch that ran, or as much less as it takes to leave `margin` of the limit free; at least 1."""
+    """Return the largest batch that ran, or as much less as it takes to leave `margin` of the limit free; at least
+    1."""
     largest, limit = max(p.batch_size for p in fitting), fitting[-1].limit_bytes
     fixed, per_case = straight_line(fitting)
     if limit is None or per_case <= 0:

@@ -19,7 +19,8 @@ PEAK_TFLOPS = {
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:
-    """The device's peak in operations per second; None where it is not known (a CPU, another GPU, a part of one)."""
+    """Return the device's peak in operations per second; None where it is not known (a CPU, another GPU, a part of
+    one)."""
     if "MIG" in device_name:
         return None
     for words, peaks in PEAK_TFLOPS.items():

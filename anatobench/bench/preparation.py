@@ -29,7 +29,7 @@ class RawData:
 
 
 def bench_prepare(raw: RawData, workers: tuple[int, ...], rounds: int, scratch: Path) -> dict[str, Any]:
-    """The record that `benchmarks/results/schemas/prepare.json` describes.
+    """Return the record that `benchmarks/results/schemas/prepare.json` describes.
 
     Every round prepares everything anew in a folder below `scratch`, with each number of `workers` in turn; 0 stands
     for this process itself. Volumes are scans and masks.

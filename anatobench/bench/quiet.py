@@ -46,7 +46,8 @@ class OtherWork:
 
 
 def gpu_use(command: str = "nvidia-smi") -> dict[str, float] | None:
-    """Of the first GPU that CUDA shows this process, at this moment: `processes`, `utilisation_percent`, `memory_mib`.
+    """Return, of the first GPU that CUDA shows this process, at this moment: `processes`, `utilisation_percent`,
+    `memory_mib`.
 
     To be asked before anything of one's own begins; None without a GPU. (In a container, others' processes are not
     listed everywhere; their memory is.)
@@ -71,7 +72,7 @@ def gpu_use(command: str = "nvidia-smi") -> dict[str, float] | None:
 
 
 def disturbances(machine: Mapping[str, Any]) -> Iterator[str]:
-    """One clause for each thing that makes a record's figures doubtful, from its `machine`."""
+    """Yield one clause for each thing that makes a record's figures doubtful, from its `machine`."""
     others, cores = machine.get("other_cores"), machine["cores"]
     if others is not None and others > max(BUSY_SHARE * cores, BUSY_CORES):
         yield f"other programs kept {others:.1f} of {cores} cores busy"
@@ -87,6 +88,6 @@ def disturbances(machine: Mapping[str, Any]) -> Iterator[str]:
 
 
 def busy_before(machine: Mapping[str, Any]) -> Iterator[str]:
-    """The same for the load average at the start, where nothing of one's own ran in the minute before."""
+    """Yield the same for the load average at the start, where nothing of one's own ran in the minute before."""
     if machine["load_1m"] > max(BUSY_SHARE * machine["cores"], BUSY_CORES):
         yield f"the load was {machine['load_1m']:.1f} on {machine['cores']} cores before the start"

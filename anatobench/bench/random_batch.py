@@ -14,7 +14,8 @@ CASE_INDEX = "case_index"
 
 
 def random_batch(spec: ModelSpec, size: int, seed: int) -> Batch:
-    """Scans with a soft-tissue body in air, noise and block-shaped organs: never zeros, which some kernels run faster.
+    """Return scans with a soft-tissue body in air, noise and block-shaped organs: never zeros, which some kernels run
+    faster.
 
     Every grade of every label group occurs if the batch is large enough.
     """
@@ -42,6 +43,6 @@ def write_batch(batch: Batch, folder: Path) -> None:
 
 
 def read_batch(folder: Path) -> Batch:
-    """The inverse of `write_batch`."""
+    """Read what `write_batch` wrote."""
     arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in (*DIAGNOSIS, CASE_INDEX)}
     return Batch(arrays, arrays.pop(CASE_INDEX))

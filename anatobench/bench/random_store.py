@@ -17,8 +17,8 @@ from anatobench.tasks import Task
 
 
 def write_random_store(root: Path, task: Task, size: str, cases: int, scans: int, seed: int = 0) -> Store:
-    """A store of `cases` training cases on `scans` different files: the step benchmark's scans, each rolled to another
-    place, with masks and labels.
+    """Return a store of `cases` training cases on `scans` different files: the step benchmark's scans, each rolled to
+    another place, with masks and labels.
 
     A store can so have as many cases as a data set and still fit into memory: case i + scans is another name of case i.
     """

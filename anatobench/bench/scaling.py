@@ -32,7 +32,7 @@ POLL_SECONDS = 0.05
 def bench_scaling(
     settings: StepSettings, counts: tuple[int, ...], modes: tuple[str, ...], links: Links, step_s: float | None = None
 ) -> dict[str, Any]:
-    """The record that `benchmarks/results/schemas/scaling.json` describes.
+    """Return the record that `benchmarks/results/schemas/scaling.json` describes.
 
     `settings.global_batch` is the batch of one process in weak scaling and of all together in strong scaling. The
     model of more devices starts from `step_s`, a step's seconds measured elsewhere, or else from the single process.
@@ -93,7 +93,8 @@ def _entry(
 
 
 def run_processes(settings: StepSettings, count: int, threads: int) -> dict[str, Any]:
-    """What the first of `count` processes on this machine measured, each on `threads` cores where there is no GPU.
+    """Return what the first of `count` processes on this machine measured, each on `threads` cores where there is no
+    GPU.
 
     `AnatoBenchError` with the last line of the first process that failed; the others are stopped.
     """

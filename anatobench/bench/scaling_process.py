@@ -72,7 +72,8 @@ def measure(settings: StepSettings) -> dict[str, Any] | None:
 
 
 def _seconds(engine: Engine, batch: Batch, rate: float, repeats: int) -> list[float]:
-    """Of each step after the warm-up. A step ends when its metrics are there, which need every process."""
+    """Return the seconds of each step after the warm-up. A step ends when its metrics are there, which need every
+    process."""
     seconds = []
     for step in range(WARM_UP + repeats):
         began = time.perf_counter()

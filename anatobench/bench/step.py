@@ -216,7 +216,7 @@ def _prepare(turns: _Turns, asked: StepBenchmark, folder: Path, progress: Callab
 
 
 def build_request(arm: Arm, spec: ModelSpec, recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """The first request to an arm's process: what to build, and where the batch lies."""
+    """Return the first request to an arm's process: what to build, and where the batch lies."""
     return {
         "framework": arm.framework,
         "peer": None if arm.peer is None else str(arm.peer),
@@ -232,7 +232,7 @@ def build_request(arm: Arm, spec: ModelSpec, recipe: Recipe, folder: Path) -> di
 
 
 def _measure(turns: _Turns, asked: StepBenchmark, deadline: float | None, progress: Callable[[str], None]) -> None:
-    """Rounds, one forwards, the next backwards, until the deadline; every round is whole."""
+    """Take rounds, one forwards, the next backwards, until the deadline; every round is whole."""
     for number in range(asked.rounds):
         late = deadline is not None and time.monotonic() > deadline
         if (late and number >= FEWEST_ROUNDS) or not turns.left():
@@ -297,7 +297,8 @@ _TOLD = (
 
 
 def _same_first_loss(contestants: Sequence[_Contestant], asked: StepBenchmark) -> bool | None:
-    """Whether arms that do the same work found the same loss at the same weights: that they did see the same bytes.
+    """Return whether arms that do the same work found the same loss at the same weights: that they did see the same
+    bytes.
 
     None where nothing can be compared: one arm, or a model that draws dropout at random.
     """
@@ -309,7 +310,7 @@ def _same_first_loss(contestants: Sequence[_Contestant], asked: StepBenchmark) -
 
 
 def _differences(arms: Sequence[Mapping[str, Any]], same_first_loss: bool | None) -> Iterator[str]:
-    """What makes arms hard to compare."""
+    """Yield what makes arms hard to compare."""
     if same_first_loss is False:
         yield DIFFERENT_LOSSES
     codes = {(arm["code"]["version"], arm["code"]["commit"]) for arm in arms if arm["code"]["commit"]}
@@ -323,7 +324,7 @@ def _differences(arms: Sequence[Mapping[str, Any]], same_first_loss: bool | None
 
 
 def _ratios(contestants: Sequence[_Contestant]) -> Iterator[dict[str, Any]]:
-    """Of every arm's time to that of each before it."""
+    """Yield the ratio of every arm's time to that of each before it."""
     for before, after in combinations(contestants, 2):
         ratio = paired_ratio(np.array(after.seconds), np.array(before.seconds))
         yield {"of": after.arm.name, "to": before.arm.name, "ratio": ratio.value, "ci95": [ratio.low, ratio.high]}

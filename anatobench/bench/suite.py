@@ -47,11 +47,12 @@ class Measurement:
     """Seconds that the first phase leaves it. It gets its part of what is left over, too."""
 
     def key(self, arm: Arm) -> str:
-        """The arm's name in `Record["compile"]`."""
+        """Return the arm's name in `Record["compile"]`."""
         return f"{self.model} {arm.name}"
 
     def command(self, ready: Callable[[str], bool], seconds: float) -> Job | None:
-        """Of the arms that are ready; of those with and without head only pairs. None if none is left."""
+        """Return the command for the arms that are ready; of those with and without head only pairs. None if none is
+        left."""
         arms = [arm for arm in self.arms if ready(self.key(arm))]
         both = len({arm.segmentation for arm in self.arms}) == 2
         if both:
@@ -77,7 +78,7 @@ class Plan:
     """One after the other, in order of importance."""
 
     def parts(self) -> list[str]:
-        """Their names."""
+        """Return their names."""
         checks = any(job.name.startswith(CHECK) for job in self.first)
         return [*([CHECK] if checks else []), *(measurement.name for measurement in self.measurements)]
 
@@ -90,7 +91,7 @@ class Plan:
 
 
 def not_reached() -> Record:
-    """A part before its turn, and for good if that never comes."""
+    """Return a part before its turn, and for good if that never comes."""
     return {"status": SKIPPED, "seconds": 0.0, "record": None, "error": NOT_REACHED}
 
 
@@ -128,7 +129,7 @@ def run_plan(
 
 
 def _first_jobs(plan: Plan, todo: Sequence[Measurement], record: Record, cached: Callable[[str], bool]) -> list[Job]:
-    """What is missing of the first phase, or was compiled for a cache that is gone."""
+    """Return what is missing of the first phase, or was compiled for a cache that is gone."""
     arms = record["compile"]["arms"]
     needed = {m.key(arm) for m in todo for arm in m.arms}
     compiled = {key for key in needed if arms.get(key, {}).get("status") == DONE and cached(key)}
@@ -143,7 +144,7 @@ def _check_name(found: Mapping[str, Any]) -> str:
 
 
 def _compile(jobs: Sequence[Job], record: Record, seconds: float, places: int, save: Callable[[], object]) -> None:
-    """The first phase."""
+    """Run the first phase."""
     start = time.monotonic()
     arms, parity = record["compile"]["arms"], record["parts"].get(CHECK)
     checks = [job.name for job in jobs if job.name.startswith(CHECK)]
@@ -212,7 +213,8 @@ def _joined(errors: Mapping[str, str]) -> str | None:
 
 
 def _time_for(todo: Sequence[Measurement], left: float) -> float:
-    """Of what is left, for the first of them: its reserve and its part of the rest, or less where there is less."""
+    """Return how much of what is left the first of them may take: its reserve and its part of the rest, or less
+    where there is less."""
     reserved = sum(m.reserve for m in todo)
     if left >= reserved:
         return todo[0].reserve + (left - reserved) / len(todo)
@@ -250,13 +252,13 @@ def _measured(measurement: Measurement, record: Record, ready: Callable[[str], b
 
 
 def _worth(part: Mapping[str, Any]) -> tuple[bool, int]:
-    """Whether it is done, and of how many arms it has figures."""
+    """Return whether it is done, and of how many arms it has figures."""
     found = part["record"] or {}
     return part["status"] == DONE, len(found.get("arms") or [found]) if found else 0
 
 
 def _note_cached_steps(measurement: Measurement, record: Record) -> None:
-    """How long the first step took of arms that found what the first phase had compiled."""
+    """Note how long the first step took of arms that found what the first phase had compiled."""
     if measurement.name not in record["parts"]:
         return
     for arm in (record["parts"][measurement.name]["record"] or {}).get("arms") or []:
@@ -278,7 +280,7 @@ def new_record(plan: Plan, about: Mapping[str, Any], code: Mapping[str, Any]) ->
 
 
 def continued_record(path: Path, plan: Plan, about: Mapping[str, Any], code: Mapping[str, Any]) -> Record:
-    """The record that is there, with a place for every part. `UsageError` if it is of other code or options."""
+    """Return the record that is there, with a place for every part. `UsageError` if it is of other code or options."""
     try:
         record: Record = parse_json(path.read_text())
         there = {name: record.get(name) for name in about}

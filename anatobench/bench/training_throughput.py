@@ -38,7 +38,7 @@ class TrainingPlan:
 
 
 def bench_train(store: Store, plan: TrainingPlan) -> dict[str, Any]:
-    """The record that `benchmarks/results/schemas/train.json` describes."""
+    """Return the record that `benchmarks/results/schemas/train.json` describes."""
     spec = ModelSpec(plan.model, store.size, store.task, store.geometry.crop_size, diagnosis_heads(plan.segmentation))
     engine = load_engine(plan.framework, spec, plan.recipe)
     device = engine.device()
@@ -92,13 +92,13 @@ class TrainingArms:
         """The first step."""
 
     def with_loading(self) -> Closable:
-        """Each step's batch comes from the store and is digested while the device works, as in a run."""
+        """Take each step's batch from the store and digest it while the device works, as in a run."""
         batches = self._open()
         self._train(batches, digest=True)
         return batches
 
     def same_batch(self) -> None:
-        """The same batch, which is in memory."""
+        """Take the same batch, which is in memory."""
         self._train(repeat(self.batch), digest=False)
 
     def loading_alone(self) -> Closable:

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where cases are loaded from; `open_source` opens it."""
+    """Ask where cases are loaded from; `open_source` opens it."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--store", type=Path, metavar="DIR", help="a prepared store; its training cases are loaded")
     source.add_argument("--geometry", choices=TASK_OF_GEOMETRY, help="write a store of random scans and load from it")
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def worker_counts(text: str, option: str = "--workers") -> tuple[int, ...]:
-    """The numbers of a list separated by commas; `UsageError` if there is anything else in it."""
+    """Return the numbers of a list separated by commas; `UsageError` if there is anything else in it."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdigit() for word in words):
         raise UsageError(f"{option} {text}: whole numbers separated by commas, such as 0,1,2")
@@ -92,7 +92,7 @@ def demand_of(demand: float | None, step_record: Path | None) -> tuple[float | N
 
 
 def step_record_of(path: Path) -> dict[str, Any]:
-    """A record of `bench step`, read from the last line of a file; `AnatoBenchError` if it is none."""
+    """Return a record of `bench step`, read from the last line of a file; `AnatoBenchError` if it is none."""
     try:
         text = path.read_text().strip()
         record = parse_json(text if text.startswith("{") else text.splitlines()[-1])
@@ -104,7 +104,7 @@ def step_record_of(path: Path) -> dict[str, Any]:
 
 
 def open_source(args: argparse.Namespace, stack: ExitStack) -> Store:
-    """The store given, or one of random scans that lives as long as the stack."""
+    """Return the store given, or one of random scans that lives as long as the stack."""
     if min(args.cases, args.scans) < 1:
         raise UsageError("--cases and --scans: at least 1")
     if args.store is not None:

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def beyond(record: Mapping[str, Any]) -> str:
-    """What is known of larger batches than the largest that fits."""
+    """Return what is known of larger batches than the largest that fits."""
     smallest = record["smallest_not_fitting"]
     found = "no larger one was tried" if smallest is None else f"{smallest} does not"
     return found if record["complete"] else f"{found} (the time was up)"

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cache_argument(parser: argparse.ArgumentParser) -> None:
-    """What `bench step` and `bench memory` share."""
+    """Add what `bench step` and `bench memory` share."""
     parser.add_argument(
         "--cache", type=Path, metavar="DIR",
         help="each arm keeps its compiled programs in a folder of its own below it, and the record says whether there "
@@ -78,7 +78,7 @@ def add_cache_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `bench step` and `bench memory` share."""
+    """Add what `bench step` and `bench memory` share."""
     parser.add_argument("--model", required=True, choices=MODELS)
     parser.add_argument("--geometry", required=True, choices=TASK_OF_GEOMETRY, help="which crop size and which loss")
     parser.add_argument("--size", choices=SIZES, default="full", help="full (the paper's) or tiny (for a CPU)")
@@ -91,7 +91,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def task_and_recipe(args: argparse.Namespace) -> tuple[Task, Recipe]:
-    """Of the arguments; `UsageError` for a setting that this cannot take."""
+    """Return task and recipe of the arguments; `UsageError` for a setting that this cannot take."""
     task = TASKS[TASK_OF_GEOMETRY[args.geometry]]
     for setting in args.settings:
         if setting.partition("=")[0] not in CHANGEABLE:
@@ -167,13 +167,14 @@ def print_compilation(record: dict[str, Any]) -> None:
 
 
 def print_failed(record: dict[str, Any]) -> None:
-    """Which arms there are no figures of, and why."""
+    """Say which arms there are no figures of, and why."""
     for name, failure in record["failed"].items():
         print(f"{name} failed: {failure['error']}", file=sys.stderr)
 
 
 def utilisation(arm: Mapping[str, Any]) -> str:
-    """Of the data sheet's peak, where it is known, and of the fastest matrix product that was measured."""
+    """Return the share of the data sheet's peak, where it is known, and of the fastest matrix product that was
+    measured."""
     measured = f"{100 * arm['mfu_measured']:.1f} % of a measured product"
     if arm["mfu_data_sheet"] is None:
         return measured
@@ -181,7 +182,7 @@ def utilisation(arm: Mapping[str, Any]) -> str:
 
 
 def first_step(arm: Mapping[str, Any]) -> str:
-    """How long it took, and whether anything compiled lay there before, where that is known."""
+    """Return how long it took, and whether anything compiled lay there before, where that is known."""
     cache = {"empty": " (nothing cached)", "filled": " (with a filled cache)"}.get(arm["compile_cache"], "")
     return f"first step {arm['compile_s']:.1f} s{cache}"
 

@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def planned_runs(out: Path, store: Path, epochs: int, seed: int) -> list[PlannedRun]:
-    """What is trained, written where `train --config` reads it. The second framework begins with the weights that the
-    first one drew: what differs then is arithmetic alone."""
+    """Return what is trained, written where `train --config` reads it. The second framework begins with the weights
+    that the first one drew: what differs then is arithmetic alone."""
     settings = [f"epochs={epochs}", f"batch_size={BATCH_SIZE}", f"learning_rate={LEARNING_RATE}", f"seed={seed}"]
     planned = []
     for name, (framework, segmentation) in RUNS.items():

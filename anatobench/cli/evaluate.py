@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _table(figures: dict[str, Any]) -> str:
-    """One line per class and one for the macro mean."""
+    """Return one line per class and one for the macro mean."""
     metrics = ("auc", *RATES)
     width = max(len(name) for name in figures["auc"])
     lines = [" ".join([" " * width, *(f"{metric:>13}" for metric in metrics), "  AUC 95 % interval"])]

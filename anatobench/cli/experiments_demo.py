@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def commands(out: Path, cases: int, steps: int, seeds: int, unmasked: int = 0) -> Iterator[tuple[str, ...]]:
-    """What a person would call, in order, before the report; each goes on where it stopped."""
+    """Yield what a person would call, in order, before the report; each goes on where it stopped."""
     raw, stores, grid = out / "raw", out / "stores", out / "grid"
     masks = raw / "masks"  # those that the cohort was drawn with
     workers = min(os.cpu_count() or 1, 4)

@@ -74,7 +74,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 
 
 def add_submission(parser: argparse.ArgumentParser) -> None:
-    """What may be said about a job array."""
+    """Add what may be said about a job array."""
     parser.add_argument("--at-a-time", type=int, metavar="N", help="run at most N elements of the array at once")
     parser.add_argument("--sbatch", action="append", default=[], metavar="OPTION",
                         help="for sbatch, for example --sbatch=--gpus-per-node=4; can be repeated (source "
@@ -115,7 +115,7 @@ def _selection(args: argparse.Namespace, settings: GridSettings) -> Selection:
 
 
 def _settings(args: argparse.Namespace) -> GridSettings:
-    """The folder's, or those on the command line."""
+    """Return the folder's, or those on the command line."""
     from anatobench.experiments.grid_runs import settings_for
 
     given = {
@@ -129,7 +129,7 @@ def _settings(args: argparse.Namespace) -> GridSettings:
 
 
 def _to_do(args: argparse.Namespace) -> tuple[Selection, GridSettings, list[Cell]]:
-    """The folder begun and the runs that are not done; `AnatoBenchError` if they lack something."""
+    """Return the folder begun and the runs that are not done; `AnatoBenchError` if they lack something."""
     from anatobench.experiments.grid_runs import GRID_FILE, what_is_missing
     from anatobench.experiments.runs import DONE, keep_settings, state_of
 

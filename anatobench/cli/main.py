@@ -41,7 +41,8 @@ EXIT_INTERRUPTED = 130
 
 
 def build_parser(commands: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The parser with one subparser per command; only the commands named are imported and given their arguments."""
+    """Return the parser with one subparser per command; only the commands named are imported and given their
+    arguments."""
     parser = argparse.ArgumentParser(
         prog="anatobench",
         description="CT diagnosis with anatomical supervision in PyTorch and JAX.",

@@ -52,7 +52,7 @@ its scan (which is read for that), and pictures of the worst cases.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser.epilog = EXAMPLES
     parser.add_argument("--dataset", choices=list(DATASETS), help="format of the raw data (default: a folder of scans)")
     parser.add_argument("--raw", type=Path, metavar="DIR", required=True, help="folder of the raw data")

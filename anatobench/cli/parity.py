@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def default_workers() -> int:
-    """One process per core, up to four; one alone where they would share a GPU's memory."""
+    """Return one process per core, up to four; one alone where they would share a GPU's memory."""
     return 1 if visible_gpus() else min(os.cpu_count() or 1, 4)
 
 

@@ -107,7 +107,7 @@ def _check(args: argparse.Namespace) -> None:
 def _write_files(
     predictor: ScanPredictor, scan: ScanInput, prediction: ScanPrediction, overlay: Path | None, out: Path | None
 ) -> dict[str, Any]:
-    """What was asked for, and the names of the files; nothing for nothing."""
+    """Return what was asked for, and the names of the files; nothing for nothing."""
     if overlay is None and not prediction.attributions:
         return {}
     from anatobench.prediction.files import write_attribution, write_organs
@@ -124,7 +124,7 @@ def _write_files(
 
 
 def _lines(figures: Mapping[str, Any]) -> str:
-    """One line per finding, and how much of the scan was seen."""
+    """Return one line per finding, and how much of the scan was seen."""
     width = max(len(name) for name in figures["findings"])
     lines = [f"{'finding':<{width}}  probability  threshold  call"]
     for name, found in figures["findings"].items():

@@ -68,7 +68,7 @@ def _runs(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_parity(path: Path | None) -> dict[str, Any] | None:
-    """The last line of the file as JSON: what `parity --json` printed."""
+    """Return the last line of the file as JSON: what `parity --json` printed."""
     if path is None:
         return None
     try:

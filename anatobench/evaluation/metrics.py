@@ -30,7 +30,8 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def weighted_roc_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The AUC under each row of case weights [B, N], float64 [B]; NaN where the positives or negatives weigh nothing.
+    """Return the AUC under each row of case weights [B, N], float64 [B]; NaN where the positives or negatives weigh
+    nothing.
 
     The weighted Mann-Whitney statistic: every pair of a positive and a negative counts 1 if the positive scores
     higher and 1/2 on a tie. Scores are sorted once, so a bootstrap of B replicates costs B sums, not B sorts.
@@ -50,7 +51,8 @@ def weighted_roc_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray
 
 
 def best_threshold(scores: np.ndarray, labels: np.ndarray, rule: str) -> float:
-    """The probability t for which calling `score >= t` positive is best by the rule; the highest such t on a tie.
+    """Return the probability t for which calling `score >= t` positive is best by the rule; the highest such t on a
+    tie.
 
     scores [cases], labels [cases], 0 or 1. `rule` is one of `THRESHOLD_RULES`, else `UsageError`.
     Every distinct score is tried, so the whole ROC curve, save its corner (0, 0): that one is never better than
@@ -89,7 +91,7 @@ def evaluate(
     replicates: int = BOOTSTRAP_REPLICATES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """All metrics as plain JSON values: `{metric: {"macro": x, "<class>": x or None}}` and what they rest on.
+    """Return all metrics as plain JSON values: `{metric: {"macro": x, "<class>": x or None}}` and what they rest on.
 
     Thresholds come from `threshold_predictions` where given, else from the predictions themselves, as in the paper.
     A class whose known labels are all the same has no AUC: it is listed in `undefined` with the reason, and
@@ -137,13 +139,13 @@ def auc_per_class(predictions: ClassPredictions) -> tuple[float | None, dict[str
 
 
 def _is_defined(labels: np.ndarray) -> np.ndarray:
-    """Which classes have both label values: bool [classes]."""
+    """Return which classes have both label values: bool [classes]."""
     both: np.ndarray = np.any(labels == 0, axis=0) & np.any(labels == 1, axis=0)
     return both
 
 
 def _undefined(labels: np.ndarray) -> str | None:
-    """Why a class with labels [N] has no AUC; None if it has one."""
+    """Return why a class with labels [N] has no AUC; None if it has one."""
     if np.all(np.isnan(labels)):
         return "no known label"
     if not np.any(labels == 1):
@@ -160,7 +162,7 @@ def _class_threshold(predictions: ClassPredictions, column: int, rule: str) -> f
 def _confusion_per_patient(
     scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray, patient_of_row: np.ndarray, patient_count: int
 ) -> np.ndarray:
-    """True positives, false positives, true negatives, false negatives: float64 [4, patients, classes]."""
+    """Count true positives, false positives, true negatives, false negatives: float64 [4, patients, classes]."""
     called, undecided = scores >= thresholds, np.isnan(thresholds)
     outcomes = np.stack(
         [called & (labels == 1), called & (labels == 0), ~called & (labels == 0), ~called & (labels == 1)]

@@ -44,7 +44,7 @@ class ClassPredictions:
 
 
 def output_names(task: Task) -> tuple[str, ...]:
-    """A name for each logit: the group's, and for a graded group `<group>_<grade>`."""
+    """Return a name for each logit: the group's, and for a graded group `<group>_<grade>`."""
     return tuple(
         name
         for group in task.groups
@@ -130,7 +130,7 @@ def classify(predictions: Predictions, aggregation: str) -> ClassPredictions:
 
 
 def healthy_columns(task: Task) -> np.ndarray:
-    """Which of `task.class_names` are a group's healthy grade: bool [classes]."""
+    """Return which of `task.class_names` are a group's healthy grade: bool [classes]."""
     if not task.report_all_grades:
         return np.zeros(len(task.class_names), dtype=bool)
     columns = [grade == 0 for group in task.groups for grade in range(len(group.grades))]
@@ -144,7 +144,7 @@ def _merge(probabilities: np.ndarray, aggregation: str, healthy: np.ndarray) -> 
 
 
 def _agreed_labels(labels: np.ndarray, patient: str, names: tuple[str, ...]) -> np.ndarray:
-    """The known labels of one patient's cases, float64 [classes]."""
+    """Return the known labels of one patient's cases, float64 [classes]."""
     agreed = np.fmax.reduce(labels, axis=0)  # fmax and fmin ignore NaN unless all are NaN
     for name, low, high in zip(names, np.fmin.reduce(labels, axis=0), agreed, strict=True):
         if low != high and not math.isnan(low):
@@ -168,7 +168,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path, task: Task) -> Predictions:
-    """The inverse of `write_predictions`; `AnatoBenchError` if the file is not one of this task."""
+    """Return the inverse of `write_predictions`; `AnatoBenchError` if the file is not one of this task."""
     logit_columns = slice(2, 2 + task.logit_count)
     try:
         with path.open(newline="", encoding="utf-8") as file:

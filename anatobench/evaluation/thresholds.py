@@ -43,7 +43,7 @@ class Thresholds:
 
 
 def find_thresholds(weights: Path, task: Task, step: int | None) -> Thresholds:
-    """Those of the evaluation in a run's folder if it is of this checkpoint (`step`), else 0.5 for every class.
+    """Return those of the evaluation in a run's folder if it is of this checkpoint (`step`), else 0.5 for every class.
 
     A class whose threshold the evaluation could not choose has 0.5, too.
     """

@@ -56,7 +56,7 @@ def most_wrong(predictions: Predictions) -> list[WrongPrediction]:
 
 
 def worst_case_ids(predictions: Predictions, dice: OrganDice | None) -> list[str]:
-    """The scans that a report shows: those that are most surely wrong, then those with the lowest organ Dice."""
+    """Return the scans that a report shows: those that are most surely wrong, then those with the lowest organ Dice."""
     wrong = list(dict.fromkeys(wrong.case_id for wrong in most_wrong(predictions)))[:SHOWN_WRONG_CASES]
     low = [] if dice is None else [case_id for case_id, _ in lowest_dice(dice, SHOWN_LOW_DICE_CASES)]
     return list(dict.fromkeys([*wrong, *low]))

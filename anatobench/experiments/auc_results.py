@@ -36,7 +36,7 @@ AUC_HEADER = ("model", "segmentation", "framework", "test AUC of each seed", "me
 
 
 def collect(study: AucStudy, out: Path) -> dict[str, Any]:
-    """The record; `AnatoBenchError` if a run is missing."""
+    """Return the record; `AnatoBenchError` if a run is missing."""
     folders = {cell: run_folder(out, name_of(cell)) for cell in study.cells}
     found = read_results(folders)
     for cell, evaluation in found.evaluations.items():
@@ -80,12 +80,13 @@ def _supervised(condition: Condition) -> bool:
 
 
 def _training_seconds(run: Path) -> float:
-    """What its steps took, however often the run was stopped."""
+    """Return what its steps took, however often the run was stopped."""
     return round(sum(float(record["seconds"]) for record in read_records(run) if record["kind"] == "step"), 1)
 
 
 def _differences(study: AucStudy, found: Results, framework: str, nudged: bool) -> list[dict[str, Any]]:
-    """Of such runs and the first framework's; per model and head, and pooled over all of them."""
+    """Return the differences of such runs and the first framework's; per model and head, and pooled over all of
+    them."""
     pairs = {
         condition: paired(found.auc(condition, framework, nudged=nudged), found.auc(condition, FRAMEWORKS[0]))
         for condition in study.conditions

@@ -108,11 +108,11 @@ class AucStudy:
         )
 
     def learning_rate_of(self, model: str) -> float:
-        """Of the model's runs but the control's."""
+        """Return the rate of the model's runs but the control's."""
         return self.learning_rate or card_of(model).study_learning_rate()
 
     def settings_of(self, cell: Cell) -> tuple[str, ...]:
-        """The changes of the paper's recipe for a run."""
+        """Return the changes of the paper's recipe for a run."""
         learning_rate = self.learning_rate_of(cell.condition.model)
         return (
             f"batch_size={self.batch_size}",
@@ -125,13 +125,13 @@ class AucStudy:
 
 
 def name_of(cell: Cell) -> str:
-    """Of a run's folder, as it always was: the study has one task, and nothing pretrained."""
+    """Return the name of a run's folder, as it always was: the study has one task, and nothing pretrained."""
     condition = cell.condition
     return f"{condition.model}_{condition.supervision_name}_seed{cell.seed}_{cell.arm}"
 
 
 def store_of(out: Path) -> Path:
-    """The prepared cohort."""
+    """Return the prepared cohort."""
     return out / "store"
 
 
@@ -148,8 +148,8 @@ def cohort_commands(study: AucStudy, out: Path) -> list[Command]:
 
 
 def planned(study: AucStudy, out: Path) -> list[PlannedRun]:
-    """What every run is trained with, the cohort being prepared: the second framework and the control begin with the
-    weights that the first framework drew."""
+    """Return what every run is trained with, the cohort being prepared: the second framework and the control begin with
+    the weights that the first framework drew."""
     return [_planned(study, out, cell, group[0]) for group in study.groups for cell in group]
 
 

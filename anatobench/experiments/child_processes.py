@@ -84,7 +84,7 @@ class _Running:
             )
 
     def advance(self) -> bool:
-        """Whether the whole chain is done. `AnatoBenchError` if one of its commands failed."""
+        """Return whether the whole chain is done. `AnatoBenchError` if one of its commands failed."""
         status = self._process.poll()
         if status is None:
             return False
@@ -97,7 +97,7 @@ class _Running:
         return True
 
     def tell_to_stop(self) -> None:
-        """A training run then saves a checkpoint."""
+        """Ask it to stop: a training run then saves a checkpoint."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 

@@ -177,7 +177,7 @@ class Selection:
             raise UsageError(f"--seeds {self.seeds}: from 1 to 1000")
 
     def conditions(self, table: str) -> tuple[Condition, ...]:
-        """Those of a table, in the paper's order."""
+        """Return those of a table, in the paper's order."""
         found = (
             replace(condition, pretrained=condition.pretrained and not self.from_scratch)
             for condition in TABLES[table]
@@ -201,5 +201,5 @@ class Selection:
         )
 
     def tables_of(self, condition: Condition) -> tuple[str, ...]:
-        """The selected tables that show it."""
+        """Return the selected tables that show it."""
         return tuple(table for table in self.tables if condition in self.conditions(table))

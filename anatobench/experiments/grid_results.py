@@ -44,7 +44,7 @@ FRAMEWORK_HEADER = ("data set", "model", "weights", "supervision", "seeds", "JAX
 
 
 def collect(selection: Selection, settings: GridSettings, out: Path) -> dict[str, Any]:
-    """The record of what is there; `AnatoBenchError` if nothing is, or if a result cannot be read."""
+    """Return the record of what is there; `AnatoBenchError` if nothing is, or if a result cannot be read."""
     runs = {cell: run_folder(out, cell.name) for cell in selection.cells if state_of(out, cell.name) == DONE}
     if not runs:
         raise AnatoBenchError(f"{out}: none of the {len(selection.cells)} runs asked for is done: see `grid list`")
@@ -97,7 +97,7 @@ def _difference(interval: Interval, published: float | None) -> dict[str, Any]:
 
 
 def _gains(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
-    """Of Table 1's pairs."""
+    """Return the gains of Table 1's pairs."""
     for condition in selection.all_conditions:
         if condition.segmentation_weight != 0:
             continue
@@ -142,7 +142,7 @@ def csv_text(record: Mapping[str, Any]) -> str:
 
 
 def notes_of(record: Mapping[str, Any]) -> list[str]:
-    """What is known against the paper's numbers, in the order in which the tables mark them, [1] first."""
+    """Return what is known against the paper's numbers, in the order in which the tables mark them, [1] first."""
     return list(dict.fromkeys(row["note"] for row in (*record["results"], *record["gains"]) if row["note"]))
 
 
@@ -171,7 +171,7 @@ def framework_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def supervision_words(row: Mapping[str, Any]) -> str:
-    """A condition's supervision for a person, as "kidney_left + kidney_right only"."""
+    """Return a condition's supervision for a person, as "kidney_left + kidney_right only"."""
     if row["segmentation_weight"] == 0:
         return "none"
     parts = [f"{' + '.join(row['organs'])} only" if row["organs"] else "all organs"]

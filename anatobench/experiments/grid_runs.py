@@ -44,20 +44,21 @@ class GridSettings:
             raise UsageError(f"--set {taken[0]}: the grid itself sets {', '.join(OWN_SETTINGS)}")
 
     def recipe(self, cell: Cell) -> Recipe:
-        """What a cell is trained with."""
+        """Return what a cell is trained with."""
         return override(paper_recipe(get_task(cell.condition.dataset), cell.condition.model), self.settings_of(cell))
 
     def settings_of(self, cell: Cell) -> tuple[str, ...]:
-        """The changes of the paper's recipe for a cell."""
+        """Return the changes of the paper's recipe for a cell."""
         return (*self.settings, *cell.condition.settings, f"seed={cell.seed}")
 
     def store_of(self, dataset: str) -> Path:
-        """Where a data set's store lies."""
+        """Return where a data set's store lies."""
         return Path(self.stores) / dataset
 
 
 def settings_for(out: Path, asked: Mapping[str, Any], default_stores: str = "stores") -> GridSettings:
-    """The folder's settings, or in a new folder those asked for; `AnatoBenchError` names what is asked otherwise.
+    """Return the folder's settings, or in a new folder those asked for; `AnatoBenchError` names what is asked
+    otherwise.
 
     `asked` has the fields of `GridSettings` that a person named.
     """
@@ -75,7 +76,7 @@ def settings_for(out: Path, asked: Mapping[str, Any], default_stores: str = "sto
 
 
 def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
-    """A sentence for everything that the cells need and that is not there: stores and pretrained weights."""
+    """Return a sentence for everything that the cells need and that is not there: stores and pretrained weights."""
     found = []
     tiny = set()
     for dataset in dict.fromkeys(cell.condition.dataset for cell in cells):
@@ -103,7 +104,7 @@ def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
 
 
 def planned(cells: Iterable[Cell], settings: GridSettings) -> list[PlannedRun]:
-    """What the cells are trained with, their stores being there."""
+    """Return what the cells are trained with, their stores being there."""
     return [
         PlannedRun(
             cell.name,
@@ -121,8 +122,9 @@ def planned(cells: Iterable[Cell], settings: GridSettings) -> list[PlannedRun]:
 
 
 def work_of(cells: Iterable[Cell], settings: GridSettings) -> Iterator[tuple[int, float] | None]:
-    """Of each cell the steps that training takes and their floating-point operations, a multiply and an add counted as
-    two; None where there is no store yet, or too few cases in it for one batch. Each store is opened once."""
+    """Yield of each cell the steps that training takes and their floating-point operations, a multiply and an add
+    counted as two; None where there is no store yet, or too few cases in it for one batch. Each store is opened
+    once."""
     stores: dict[str, Store | None] = {}
     for cell in cells:
         condition, recipe = cell.condition, settings.recipe(cell)

@@ -53,7 +53,7 @@ def published_auc(dataset: str, model: str, pretrained: bool, segmentation: bool
 
 
 def published_classes(dataset: str, model: str, pretrained: bool, segmentation_weight: float) -> ClassRow | None:
-    """The AUC per class of such a model (Tables 10, 12, 13); None if the paper does not print it."""
+    """Return the AUC per class of such a model (Tables 10, 12, 13); None if the paper does not print it."""
     asked = (dataset, model, pretrained, segmentation_weight)
     for row in (*TABLE_10, *TABLE_12, *TABLE_13):
         if (row.dataset, row.model, row.pretrained, row.segmentation_weight) == asked:

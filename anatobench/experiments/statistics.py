@@ -34,7 +34,7 @@ class Equivalence:
 
 
 def interval_of(values: Sequence[float], level: float = 0.95) -> Interval:
-    """The mean of independent values and its interval; `UsageError` for none."""
+    """Return the mean of independent values and its interval; `UsageError` for none."""
     if not values:
         raise UsageError("statistics of no values")
     mean, count = float(np.mean(values)), len(values)

@@ -9,7 +9,7 @@ from anatobench.volumes.volume import Grid
 
 
 def log_odds_slope(task: Task, logits: np.ndarray, finding: str) -> np.ndarray:
-    """Derivative of log(p / (1 - p)) by each logit, float64 [N, logits], for the probability p of one of
+    """Return the derivative of log(p / (1 - p)) by each logit, float64 [N, logits], for the probability p of one of
     `task.class_names`.
 
     The log-odds of a sigmoid is its logit; that of one grade of several is its logit minus the log-sum-exp of the
@@ -38,8 +38,8 @@ def log_odds_slope(task: Task, logits: np.ndarray, finding: str) -> np.ndarray:
 
 
 def attribution_on_grid(attribution: np.ndarray, crop: Grid, scan: Grid) -> np.ndarray:
-    """A map [d, h, w] over a crop, on the scan's grid: float32 of `scan.size`, linear between the centres of the map's
-    cells, 0 outside the crop.
+    """Return a map [d, h, w] over a crop, on the scan's grid: float32 of `scan.size`, linear between the centres of the
+    map's cells, 0 outside the crop.
 
     The cells share out the crop evenly, which is how the segmentation head lays the same map over it. Both grids must
     have the same axes.
@@ -78,7 +78,7 @@ def _softmax(z: np.ndarray) -> np.ndarray:
 
 
 def _grades_of(task: Task, finding: str) -> tuple[slice, np.ndarray]:
-    """Where a class's group has its logits, and which of its grades make up the class: bool [grades]."""
+    """Return where a class's group has its logits, and which of its grades make up the class: bool [grades]."""
     for group, columns in zip(task.groups, task.logit_slices, strict=True):
         if not task.report_all_grades and finding == group.name:
             return columns, np.arange(len(group.grades)) > 0

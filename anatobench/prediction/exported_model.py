@@ -44,8 +44,8 @@ class ExportedModel:
 
 
 def read_run_model(run: Path, segmentation: bool = False) -> ExportedModel:
-    """The best checkpoint of a run, ready to predict or to export; with the auxiliary head on request, `UsageError`
-    if the run has none."""
+    """Return the best checkpoint of a run, ready to predict or to export; with the auxiliary head on request,
+    `UsageError` if the run has none."""
     config = RunConfig.read(run)
     checkpoint = read_best(run)
     if segmentation:
@@ -80,7 +80,7 @@ def export_run(run: Path, path: Path) -> dict[str, Any]:
 
 
 def _of_input(spec: ModelSpec) -> dict[str, str]:
-    """What the model is given, for those who have only the file: lists as JSON, the rest in words."""
+    """Return what the model is given, for those who have only the file: lists as JSON, the rest in words."""
     geometry = spec.task.geometry(spec.size)
     return {
         "axes": AXES,

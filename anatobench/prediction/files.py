@@ -108,7 +108,7 @@ def _cannot_write(path: Path, error: OSError) -> AnatoBenchError:
 
 
 def _sheet(scan: ScanInput, task: Task, slices: Sequence[int], pictures: Sequence[np.ndarray]) -> Figure:
-    """Three by three axial slices, the patient's right on the left."""
+    """Return three by three axial slices, the patient's right on the left."""
     depth = len(scan.volume.voxels)
     _, rows, columns = scan.volume.grid.spacing
     figure, grid = plt.subplots(3, 3, figsize=(8.5, 9.5), layout="constrained")

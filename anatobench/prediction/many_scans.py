@@ -70,8 +70,8 @@ def read_scan_apart(scan: Path, task: Task, size: str, rescale: str = "auto") ->
 
 
 def _listed(folder: Path) -> tuple[list[str], dict[str, Record]]:
-    """Scans at any depth by their path relative to the folder, and the records of what looks like a scan but is none
-    that can be read (`find_scans`). `AnatoBenchError` if there is nothing of either."""
+    """Return scans at any depth by their path relative to the folder, and the records of what looks like a scan but
+    is none that can be read (`find_scans`). `AnatoBenchError` if there is nothing of either."""
     if not folder.is_dir():
         raise AnatoBenchError(f"{folder}: no such folder: give --batch a folder of scans")
     found = find_scans(folder)
@@ -135,7 +135,7 @@ def predict_folder(
 
 
 def batch_settings(predictor: ScanPredictor, weights: Arrays, **options: Any) -> dict[str, Any]:
-    """What the figures of a batch depend on."""
+    """Return what the figures of a batch depend on."""
     return {
         "weights": arrays_digest(weights),
         "task": predictor.spec.task.name,
@@ -176,7 +176,7 @@ def _rejections(folder: Path, records: Mapping[str, Record]) -> list[Rejection]:
 
 
 def _read_ahead(names: Sequence[str], reading: _Reading) -> Iterator[tuple[str, ScanInput | Record]]:
-    """Each scan as it was read, in a process that reads the next one while the model is busy with this one."""
+    """Yield each scan as it was read, in a process that reads the next one while the model is busy with this one."""
     with closing(run_in_workers(reading, names, 1, time_limit=reading.seconds)) as results:
         for name, read in results:
             if isinstance(read, TimedOut):

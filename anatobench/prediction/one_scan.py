@@ -54,7 +54,7 @@ class ScanPrediction:
 
 
 def read_scan(scan: Path, task: Task, size: str, rescale: str = "auto") -> ScanInput:
-    """A NIfTI or NPZ file, or a folder with one DICOM series. `CaseError` if the scan cannot be used.
+    """Return a NIfTI or NPZ file, or a folder with one DICOM series. `CaseError` if the scan cannot be used.
 
     `rescale` is `hu` for values that are HU whatever they look like (`read_volume`).
     """
@@ -118,7 +118,8 @@ class ScanPredictor:
 
 
 def asked_findings(task: Task, asked: str | None) -> tuple[str, ...]:
-    """The classes that `--attribution` names: one, `all` (without healthy grades, which no finding is), or none."""
+    """Return the classes that `--attribution` names: one, `all` (without healthy grades, which no finding is), or
+    none."""
     if asked is None:
         return ()
     if asked == "all":
@@ -129,7 +130,7 @@ def asked_findings(task: Task, asked: str | None) -> tuple[str, ...]:
 
 
 def installed_framework() -> str:
-    """The first framework that is installed; `AnatoBenchError` if none is."""
+    """Return the first framework that is installed; `AnatoBenchError` if none is."""
     for framework in FRAMEWORKS:
         if importlib.util.find_spec(framework) is not None:
             return framework

@@ -30,7 +30,7 @@ TITLE = "AUC of both frameworks, with and without segmentation supervision"
 
 
 def build_auc_page(record: Mapping[str, Any]) -> str:
-    """The whole page from a record of `experiments.auc_results`."""
+    """Return the whole page from a record of `experiments.auc_results`."""
     sections = [
         _header(record),
         section("Test AUC of every run", _every_run(record) + table(AUC_HEADER, auc_rows(record))),
@@ -69,7 +69,7 @@ def _every_run(record: Mapping[str, Any]) -> str:
 
 
 def _points_of(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
-    """One line per seed and framework, from without to with supervision."""
+    """Draw one line per seed and framework, from without to with supervision."""
     shift = {"torch": -0.06, "jax": 0.06}
     for framework, name in (("torch", "PyTorch"), ("jax", "JAX")):
         for number, seed in enumerate(sorted({cell["seed"] for cell in cells})):

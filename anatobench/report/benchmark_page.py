@@ -32,7 +32,7 @@ PANEL_REM = 26
 
 
 def build_benchmark_page(records: BenchmarkRecords, title: str = "AnatoBench: benchmarks") -> str:
-    """The whole page as text; a section for each kind of figure that some record has."""
+    """Return the whole page as text; a section for each kind of figure that some record has."""
     sections = [
         _header(records, title),
         section("Training steps", "".join(map(_step, records.of("step")))),
@@ -72,7 +72,7 @@ def _note(*texts: str) -> str:
 
 
 def _step(record: Record) -> str:
-    """One record: what every arm took, its share of the peak, its memory, and the ratios."""
+    """Return one record: what every arm took, its share of the peak, its memory, and the ratios."""
     arms = step_arms([record])
     if not arms:
         return ""
@@ -107,7 +107,8 @@ def _step_times(arms: Sequence[Record]) -> str:
 
 
 def _utilisation(arms: Sequence[Record]) -> Iterator[str]:
-    """Of the data sheet's peak and of a measured matrix product, where the record has them, else of what it names."""
+    """Yield the share of the data sheet's peak and of a measured matrix product, where the record has them, else of
+    what it names."""
     yield _shares(arms, "mfu_data_sheet", "% of the data sheet")
     yield _shares(arms, "mfu_measured", "% of a measured matrix product")
     old = [arm for arm in arms if not any(arm.get(name) for name in ("mfu_data_sheet", "mfu_measured"))]
@@ -146,7 +147,7 @@ def _limit(record: Record) -> list[str]:
 
 
 def _step_ratios(record: Record) -> list[tuple[str, float, tuple[float, float] | None]]:
-    """Of arms that did the same work, and of each with and without the segmentation head."""
+    """Return the ratios of arms that did the same work, and of each with and without the segmentation head."""
     rows = []
     for found in record.get("ratios") or []:
         of, to = str(found.get("of")), str(found.get("to"))

@@ -29,7 +29,7 @@ class Bar:
 
 
 def interval_of(found: Any) -> tuple[float, float] | None:
-    """Two numbers, or None for anything else."""
+    """Return two numbers, or None for anything else."""
     if isinstance(found, list | tuple) and len(found) == 2 and all(isinstance(end, int | float) for end in found):
         return float(found[0]), float(found[1])
     return None
@@ -100,12 +100,12 @@ def _plain_ticks(axes: Axes) -> None:
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent where a person would not write one."""
+    """Return three significant digits, without an exponent where a person would not write one."""
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1000 else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2g}"
 
 
 def colour_of(arm: Record) -> str:
-    """The framework's; grey for a peer."""
+    """Return the framework's; grey for a peer."""
     return NEUTRAL if arm.get("peer") else COLOURS.get(str(arm.get("framework")), NEUTRAL)
 
 

@@ -49,12 +49,12 @@ def read_records(paths: Sequence[Path]) -> BenchmarkRecords:
 
 
 def record_kind(record: Record) -> str:
-    """Its kind; step records were written without one at first."""
+    """Return its kind; step records were written without one at first."""
     return str(record.get("kind") or ("step" if "median_s" in record and "framework" in record else ""))
 
 
 def _records_in(content: Any) -> Iterator[Record]:
-    """The record itself, or those anywhere inside a record of several measurements."""
+    """Yield the record itself, or those anywhere inside a record of several measurements."""
     if isinstance(content, list):
         for part in content:
             yield from _records_in(part)
@@ -87,7 +87,7 @@ def _read(file: Path) -> Any:
 
 
 def step_arms(records: Sequence[Record]) -> list[Record]:
-    """Every configuration that was timed, with what its record says of all of them."""
+    """Return every configuration that was timed, with what its record says of all of them."""
     shared = ("model", "size", "geometry", "batch_size", "file")
     arms = []
     for record in records:
@@ -97,7 +97,7 @@ def step_arms(records: Sequence[Record]) -> list[Record]:
 
 
 def device_name(record: Record) -> str:
-    """The device, or the processor where there is none."""
+    """Return the device, or the processor where there is none."""
     device = record.get("device") or {}
     host = record.get("host") or record.get("machine") or {}
     name = str(device.get("name") or "")
@@ -105,7 +105,7 @@ def device_name(record: Record) -> str:
 
 
 def arm_name(arm: Record) -> str:
-    """Who was timed in one record: framework or peer and precision, without the head or with it."""
+    """Return who was timed in one record: framework or peer and precision, without the head or with it."""
     name = str(arm.get("name") or "")
     words = [name.removesuffix(WITHOUT_HEAD) if arm.get("peer") and name else _who(arm), arm.get("precision")]
     return ", ".join(str(word) for word in words if word) + (WITHOUT_HEAD if arm.get("segmentation") is False else "")
@@ -117,7 +117,7 @@ def _who(arm: Record) -> str:
 
 
 def arm_label(arm: Record) -> str:
-    """Who was timed: framework or peer, model, precision, batch, with or without segmentation."""
+    """Return who was timed: framework or peer, model, precision, batch, with or without segmentation."""
     words = [_who(arm), arm.get("model"), arm.get("precision")]
     if arm.get("batch_size"):
         words.append(f"batch {arm['batch_size']}")

@@ -93,7 +93,7 @@ def _published_classes(run: RunResults) -> ClassRow | None:
 
 
 def _row_key(row: ClassRow) -> str:
-    """How the table's header calls a row of the paper."""
+    """Return how the table's header calls a row of the paper."""
     kind = "without" if row.segmentation_weight == 0 else f"weight {row.segmentation_weight:g}"
     return f"paper's {row.average.source}, {row.model}{', pretrained' if row.pretrained else ''}, segmentation {kind}"
 

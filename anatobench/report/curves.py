@@ -31,7 +31,7 @@ Points = Callable[[RunResults], list[tuple[float, float]]]
 
 
 def learning_curves(runs: Sequence[RunResults]) -> str:
-    """Every term of the loss and validation AUC over steps; a plot without data is left out."""
+    """Return every term of the loss and validation AUC over steps; a plot without data is left out."""
     averaged = "loss, moving average"
     terms = dict.fromkeys(name for run in runs for name in term_names(run.steps))
 
@@ -91,7 +91,7 @@ def _row(runs: Sequence[RunResults], plots: Sequence[str]) -> str:
 def _plot(
     runs: Sequence[RunResults], title: str, quantity: str, points: Points, average: bool = False, **style: Any
 ) -> str:
-    """One plot with a line per run that has points; `average` draws the points thin and their average bold."""
+    """Return one plot with a line per run that has points; `average` draws the points thin and their average bold."""
     curves = {run.label: found for run in runs if (found := points(run))}
     if not curves:
         return ""

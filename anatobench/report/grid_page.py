@@ -37,9 +37,9 @@ class TextTable:
 def build_grid_page(
     record: Mapping[str, Any], results: TextTable, gains: TextTable, frameworks: TextTable, remarks: Sequence[str]
 ) -> str:
-    """The whole page. `results` has one row per entry of `record["results"]`, in its order, with the columns `table`,
-    `framework` and `class`, and between the first two what names a condition; `remarks` are what the marks [1], [2],
-    ... in the tables stand for."""
+    """Return the whole page. `results` has one row per entry of `record["results"]`, in its order, with the columns
+    `table`, `framework` and `class`, and between the first two what names a condition; `remarks` are what the marks
+    [1], [2], ... in the tables stand for."""
     column = list(results.header).index("class")
     macro = [row for row in results.rows if row[column] == MACRO]
     classes = [row for row in results.rows if row[column] != MACRO]
@@ -65,7 +65,8 @@ def _header(record: Mapping[str, Any]) -> str:
 
 
 def _plots(record: Mapping[str, Any], results: TextTable) -> str:
-    """One plot per table of the paper and data set: both frameworks' macro AUC with intervals, and the paper's."""
+    """Return one plot per table of the paper and data set: both frameworks' macro AUC with intervals, and the
+    paper's."""
     framework = list(results.header).index("framework")
     plots: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for row, words in zip(record["results"], results.rows, strict=True):

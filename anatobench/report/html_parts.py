@@ -49,7 +49,7 @@ LONG_NAME = 16
 
 
 def html_page(title: str, sections: Sequence[str]) -> str:
-    """A whole page; empty sections are left out."""
+    """Return a whole page; empty sections are left out."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -61,12 +61,13 @@ def html_page(title: str, sections: Sequence[str]) -> str:
 
 
 def section(title: str, body: str) -> str:
-    """A heading and what stands under it; nothing for an empty body."""
+    """Return a heading and what stands under it; nothing for an empty body."""
     return f"<section><h2>{html.escape(title)}</h2>{body}</section>" if body else ""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that scrolls sideways in its own box; the box takes the keyboard's focus, so that arrows scroll it."""
+    """Return a table that scrolls sideways in its own box; the box takes the keyboard's focus, so that arrows scroll
+    it."""
     head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     label = html.escape(f"Table: {header[0]}", quote=True)
@@ -78,7 +79,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def paragraph(text: str) -> str:
-    """A remark in soft ink."""
+    """Return a remark in soft ink."""
     return f'<p class="soft">{html.escape(text)}</p>'
 
 
@@ -94,7 +95,7 @@ def pictures(figures: Sequence[str], width_rem: float) -> str:
 
 
 def legend(entries: Sequence[tuple[str, str, str]]) -> str:
-    """What colours mean: (name, CSS colour, `line`, `line dashed` or `patch`) each."""
+    """Return what colours mean: (name, CSS colour, `line`, `line dashed` or `patch`) each."""
     items = "".join(
         f'<li><span class="{kind}" style="{"background" if kind == "patch" else "border-color"}: {colour}"></span>'
         f"{html.escape(name)}</li>"

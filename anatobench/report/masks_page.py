@@ -42,7 +42,7 @@ VIEWS = ("axial, upper", "axial, lower", "coronal")
 
 
 def build_masks_page(qualities: Sequence[MaskQuality], organs: Sequence[str], without_mask: int) -> str:
-    """The whole page; `qualities` come with the worst first."""
+    """Return the whole page; `qualities` come with the worst first."""
     noted = [quality for quality in qualities if quality.severity > 0]
     shown = (noted or list(qualities))[:PICTURES]
     sections = [
@@ -118,7 +118,8 @@ def _legend(organs: Sequence[str]) -> str:
 
 
 def _picture(quality: MaskQuality, organs: Sequence[str]) -> str:
-    """Three slices with the organs over them, at a third and two thirds of their extent and through their middle."""
+    """Return three slices with the organs over them, at a third and two thirds of their extent and through their
+    middle."""
     voxels, indices = _on_one_grid(quality, organs)
     there = np.argwhere(indices > 0) if indices.any() else np.argwhere(np.ones(indices.shape, dtype=bool))
     first, last = there[:, 0].min(), there[:, 0].max()

@@ -19,7 +19,7 @@ from anatobench.report.worst import worst_cases
 
 
 def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = None, title: str = "AnatoBench") -> str:
-    """The whole page as text.
+    """Return the whole page as text.
 
     `parity` is what `anatobench parity --json` printed, or None if it was not run.
     """

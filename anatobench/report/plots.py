@@ -49,7 +49,7 @@ PANEL_REM = 19.0
 
 
 def image(figure: Figure, alt: str, kind: str = "svg") -> str:
-    """The figure as an <img> with its bytes inside."""
+    """Return the figure as an <img> with its bytes inside."""
     buffer = io.BytesIO()
     options: dict[str, Any] = {"metadata": {"Date": None}, "transparent": True} if kind == "svg" else {}
     figure.savefig(buffer, format=kind, bbox_inches="tight", dpi=110, **options)
@@ -59,7 +59,7 @@ def image(figure: Figure, alt: str, kind: str = "svg") -> str:
 
 
 def embedded(content: bytes, mime: str, alt: str, css_class: str) -> str:
-    """A picture's bytes as an <img>."""
+    """Return a picture's bytes as an <img>."""
     data = base64.b64encode(content).decode()
     return f'<img class="{css_class}" src="data:{mime};base64,{data}" alt="{html.escape(alt, quote=True)}">'
 
@@ -81,7 +81,7 @@ def line_styles(runs: Sequence[RunResults]) -> dict[str, dict[str, Any]]:
 
 
 def run_legend(runs: Sequence[RunResults]) -> str:
-    """The runs' colours and dashes as HTML, above a row of plots."""
+    """Return the runs' colours and dashes as HTML, above a row of plots."""
     styles = line_styles(runs)
     return legend(
         [(run.label, styles[run.label]["color"], "line" if run.config.segmentation else "line dashed") for run in runs]
@@ -100,12 +100,13 @@ def debiased_average(values: Sequence[float], weight: float) -> np.ndarray:
 
 
 def panel(title: str, x_label: str, y_label: str, inches: tuple[float, float] = PANEL_INCHES) -> tuple[Figure, Axes]:
-    """An empty plot; call it and draw inside `plt.rc_context(STYLE)`."""
+    """Return an empty plot; call it and draw inside `plt.rc_context(STYLE)`."""
     figure, axes = plt.subplots(figsize=inches, layout="constrained")
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     return figure, axes
 
 
 def wrapped(text: str, width: int) -> str:
-    """The text in lines of at most `width` letters, for titles and tick labels; a longer word has its own line."""
+    """Return the text in lines of at most `width` letters, for titles and tick labels; a longer word has its own
+    line."""
     return "\n".join(textwrap.wrap(text, width, break_long_words=False))

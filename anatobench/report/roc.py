@@ -24,7 +24,8 @@ ROC_REM = 9.8
 
 
 def roc_plots(runs: Sequence[RunResults]) -> str:
-    """One ROC plot per class that has both label values in the test split, and their mean; empty if there is none."""
+    """Return one ROC plot per class that has both label values in the test split, and their mean; empty if there is
+    none."""
     curves = {run.label: class_curves(run) for run in runs if run.predictions is not None}
     mirrored = {name for run in runs for name in mirrored_classes(run.config.task)}
     names = [name for name in runs[0].config.task.class_names if any(name in found for found in curves.values())]
@@ -55,7 +56,7 @@ def class_curves(run: RunResults) -> dict[str, Curve]:
 
 
 def macro_curve(curves: Sequence[Curve]) -> Curve:
-    """The mean true positive rate at equal false positive rates; it starts at (0, 0)."""
+    """Return the mean true positive rate at equal false positive rates; it starts at (0, 0)."""
     rates = np.linspace(0, 1, _MACRO_POINTS)
     # Where a curve rises vertically, np.interp takes its upper end.
     mean = np.mean([np.interp(rates, false, true) for false, true in curves], axis=0)
@@ -63,7 +64,7 @@ def macro_curve(curves: Sequence[Curve]) -> Curve:
 
 
 def mirrored_classes(task: Task) -> set[str]:
-    """A two-grade group's healthy column is the mirror of its injury column: the same curve, shown once."""
+    """Return a two-grade group's healthy column is the mirror of its injury column: the same curve, shown once."""
     two_way = {name for group in task.groups if group.binary for name in (f"{group.name}_{group.grades[0]}",)}
     return {name for name, healthy in zip(task.class_names, healthy_columns(task), strict=True) if healthy} & two_way
 
@@ -90,7 +91,7 @@ def _plot(runs: Sequence[RunResults], curves: dict[str, dict[str, Curve]], name:
 
 
 def _operating_point(test: dict[str, Any] | None, name: str) -> tuple[float, float] | None:
-    """(False, true positive rate) at the threshold of the evaluation."""
+    """Return the (false, true positive rate) at the threshold of the evaluation."""
     if test is None:
         return None
     sensitivity, specificity = test["sensitivity"].get(name), test["specificity"].get(name)

@@ -64,7 +64,7 @@ def slice_picture(rgb: np.ndarray, alt: str, caption: str) -> str:
 
 
 def organ_legend(task: Task) -> str:
-    """The organs' colours."""
+    """Return the organs' colours."""
     named = zip(task.organs, ORGAN_COLOURS, strict=False)
     return legend([(organ.replace("_", " "), colour, "patch") for organ, colour in named])
 
@@ -85,7 +85,7 @@ def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
 
 
 def case_pictures(example: Examples, task: Task, caption: str) -> list[str]:
-    """Every slice kept of one case, predicted organs over the mask's outlines."""
+    """Return every slice kept of one case, predicted organs over the mask's outlines."""
     return [
         slice_picture(
             colour_slice(

@@ -28,7 +28,7 @@ class Agreement:
 
 
 def summary_rows(runs: Sequence[RunResults]) -> list[tuple[str, ...]]:
-    """One row of text per run, under `HEADER`."""
+    """Return one row of text per run, under `HEADER`."""
     return [
         (
             run.label,
@@ -69,7 +69,8 @@ def agreements(runs: Sequence[RunResults]) -> list[Agreement]:
 
 
 def _same_but_framework(first: RunResults, second: RunResults) -> bool:
-    """Each framework has its own versions, and from the same seed or the same published file draws other weights."""
+    """Compare with care: each framework has its own versions, and from the same seed or the same published file
+    draws other weights."""
     alone = [
         replace(run.config, framework="torch", versions={}, initial_weights=None, pretrained=None)
         for run in (first, second)
@@ -91,7 +92,7 @@ def _agreement(first: RunResults, second: RunResults) -> Agreement:
 
 
 def agreement_lines(runs: Sequence[RunResults]) -> list[str]:
-    """The agreements as sentences, for a terminal."""
+    """Return the agreements as sentences, for a terminal."""
     return [
         f"{pair.first} and {pair.second}: {pair.equal_batches} of {pair.steps} batches equal, losses differ by at most "
         f"{pair.largest_first_steps_difference:.0e} in the first ten steps, {pair.largest_loss_difference:.0e} in all"

@@ -70,7 +70,7 @@ def _slices(run: RunResults) -> str:
 
 
 def _reason(run: RunResults, example: Examples) -> str:
-    """Why a scan is shown."""
+    """Return why a scan is shown."""
     reasons = []
     if run.predictions is not None:
         for wrong in most_wrong(run.predictions):

@@ -30,7 +30,7 @@ class Batch:
         return len(self.case_index)
 
     def part(self, cases: slice) -> Batch:
-        """Some of its cases."""
+        """Return some of its cases."""
         return Batch({name: array[cases] for name, array in self.arrays.items()}, self.case_index[cases])
 
     def digest(self) -> str:

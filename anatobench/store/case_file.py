@@ -37,7 +37,7 @@ _scratch = threading.local()
 
 
 def encode_case(volume: np.ndarray, organs: np.ndarray | None) -> bytes:
-    """The file's content: `volume` int16 [D, H, W] and, where the case has a mask, `organs` uint8 [D, H, W]."""
+    """Return the file's content: `volume` int16 [D, H, W] and, where the case has a mask, `organs` uint8 [D, H, W]."""
     tensors = {"volume": np.ascontiguousarray(volume, dtype=np.int16)}
     if organs is not None:
         tensors["organs"] = np.ascontiguousarray(organs, dtype=np.uint8)
@@ -73,7 +73,7 @@ class _StoredTensor:
 
 
 def _read_header(descriptor: int, size: Size) -> dict[str, _StoredTensor]:
-    """The file's tensors, each checked against the dtype and size that a case has."""
+    """Return the file's tensors, each checked against the dtype and size that a case has."""
     beginning = os.pread(descriptor, _HEADER_READ, 0)
     length = int.from_bytes(beginning[:8], "little")
     if len(beginning) < 8 or not 2 <= length <= len(beginning) - 8:

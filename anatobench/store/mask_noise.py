@@ -42,7 +42,8 @@ class MaskNoise:
 
     @staticmethod
     def of(recipe: Recipe, task: Task) -> MaskNoise | None:
-        """None where the masks supervise as they are; `UsageError` if the recipe names an organ the task has not."""
+        """Return None where the masks supervise as they are; `UsageError` if the recipe names an organ the task has
+        not."""
         organs = supervising_organs(recipe, task)
         if organs == task.organs and recipe.boundary_distortion == 0:
             return None
@@ -87,7 +88,7 @@ def _size(numbers: np.ndarray) -> Size:
 
 
 def supervising_organs(recipe: Recipe, task: Task) -> tuple[str, ...]:
-    """The organs that a recipe names, in the task's order; `UsageError` for one that the task does not have."""
+    """Return the organs that a recipe names, in the task's order; `UsageError` for one that the task does not have."""
     if recipe.supervising_organs == ALL_ORGANS:
         return task.organs
     named = recipe.supervising_organs.split(",")
@@ -101,13 +102,13 @@ def supervising_organs(recipe: Recipe, task: Task) -> tuple[str, ...]:
 
 
 def case_key(seed: int, case_id: str) -> np.uint64:
-    """What a case's draws begin with: of its name, not of its place in the store."""
+    """Return what a case's draws begin with: of its name, not of its place in the store."""
     digest = hashlib.blake2b(f"{seed} {case_id}".encode(), digest_size=8).digest()
     return np.uint64(int.from_bytes(digest, "little"))
 
 
 def distort_boundaries(organs: np.ndarray, offset: Size, whole: Size, percent: float, key: np.uint64) -> np.ndarray:
-    """A mask with `percent` of its boundary voxels eroded or dilated.
+    """Return a mask with `percent` of its boundary voxels eroded or dilated.
 
     organs uint8 [d, h, w] is the part at `offset` of a volume of size `whole`. Voxels nearer than `REACH` to a face
     that is not the volume's own are not to be trusted.
@@ -136,14 +137,14 @@ def _boundary(organs: np.ndarray) -> np.ndarray:
 
 
 def _without(array: np.ndarray, axis: int, side: int) -> np.ndarray:
-    """A view without the last (-1) or the first (0) slice."""
+    """Return a view without the last (-1) or the first (0) slice."""
     part = [slice(None)] * 3
     part[axis] = slice(None, -1) if side else slice(1, None)
     return array[tuple(part)]
 
 
 def _drawn_neighbour(organs: np.ndarray, place: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One of the differing neighbours of each boundary voxel: int [n, 3] where it is, uint8 [n] its label."""
+    """Return one of the differing neighbours of each boundary voxel: int [n, 3] where it is, uint8 [n] its label."""
     steps = np.concatenate([np.eye(3, dtype=np.int64), -np.eye(3, dtype=np.int64)])
     around = place[:, None] + steps  # [n, 6, 3]
     inside = ((around >= 0) & (around < organs.shape)).all(2)

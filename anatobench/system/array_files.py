@@ -11,7 +11,7 @@ from safetensors.numpy import save
 
 
 def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The file's whole content, the same bytes for the same arguments; the metadata stands in its header beside
+    """Return the file's whole content, the same bytes for the same arguments; the metadata stands in its header beside
     `format`, as torch users expect it."""
     # safetensors writes an array's memory as it lies: a transposed view would be saved with its values in wrong places.
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
@@ -20,7 +20,7 @@ def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
 
 
 def _with_ordered_metadata(content: bytes) -> bytes:
-    """The library writes several entries of metadata in another order each time; here they are sorted."""
+    """Sort the entries of metadata, which the library writes in another order each time."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

@@ -12,8 +12,9 @@ OFF = "off"
 
 
 def compile_cache(framework: str) -> Path | None:
-    """The folder of a framework's compiled programs, made if it is missing: `$ANATOBENCH_COMPILE_CACHE/FRAMEWORK`, or
-    beside other programs' caches in the home directory. None where it is switched off or cannot be written."""
+    """Return the folder of a framework's compiled programs, made if it is missing:
+    `$ANATOBENCH_COMPILE_CACHE/FRAMEWORK`, or beside other programs' caches in the home directory. None where it is
+    switched off or cannot be written."""
     named = os.environ.get(VARIABLE)
     if named == OFF:
         return None

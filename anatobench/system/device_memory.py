@@ -9,6 +9,6 @@ OUT_OF_MEMORY_WORDS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of any framework means that memory was missing."""
+    """Return whether an exception of any framework means that memory was missing."""
     said = f"{type(error).__name__}: {error}"
     return any(word in said for word in OUT_OF_MEMORY_WORDS)

@@ -26,7 +26,7 @@ def visible_gpus() -> list[str]:
 
 
 def gpus_of_the_job(environment: Mapping[str, str] = os.environ) -> str | None:
-    """How Slurm said that this job has GPUs, as `NAME=VALUE`; None outside a job, or in one without GPUs."""
+    """Return how Slurm said that this job has GPUs, as `NAME=VALUE`; None outside a job, or in one without GPUs."""
     if not environment.get("SLURM_JOB_ID"):
         return None
     for name in ("SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES"):
@@ -53,7 +53,8 @@ def refuse_unwanted_cpu(kind: str) -> None:
 
 
 def choose_gpus(wanted: int | None) -> list[str]:
-    """The first `wanted` visible GPUs, all of them for None; empty means the CPU. `UsageError` if there are fewer."""
+    """Return the first `wanted` visible GPUs, all of them for None; empty means the CPU. `UsageError` if there are
+    fewer."""
     if wanted == 0:
         return []
     visible = visible_gpus()

@@ -203,8 +203,8 @@ def _report_to_the_first(processes: Processes, deadline: float) -> None:
 def after_leader(
     processes: Processes, gather: Callable[[np.ndarray], np.ndarray], action: Callable[[], Result]
 ) -> Result | None:
-    """The first process acts while the others wait; its result, None in the others. `AnatoBenchError` in all of them
-    if it fails."""
+    """Return the first process acts while the others wait; its result, None in the others. `AnatoBenchError` in all of
+    them if it fails."""
     result, failure = None, None
     if processes.leads:
         try:

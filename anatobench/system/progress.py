@@ -11,6 +11,6 @@ LOG_INTERVAL_S = 30.0
 
 
 def progress_bar(total: int, what: str, unit: str, **options: Any) -> tqdm[Any]:
-    """A tqdm bar on stderr for `total` things; `options` are tqdm's."""
+    """Return a tqdm bar on stderr for `total` things; `options` are tqdm's."""
     interval = 0.1 if sys.stderr.isatty() else LOG_INTERVAL_S
     return tqdm(total=total, desc=what, unit=unit, file=sys.stderr, mininterval=interval, **options)

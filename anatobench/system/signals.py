@@ -18,7 +18,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def _heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
-    """All but SIGHUP under `nohup`, which means that the work is to go on."""
+    """Return all signals, but not SIGHUP under `nohup`, which means that the work is to go on."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in numbers if not (ignored and number is signal.SIGHUP)]
 

@@ -30,7 +30,7 @@ class _OutOfTime(KeyboardInterrupt):
 
 
 def reading_seconds(*paths: Path | None) -> float:
-    """What reading these files, or folders of files, may take."""
+    """Return what reading these files, or folders of files, may take."""
     text = os.environ.get(VARIABLE, "")
     try:
         seconds = float(text) if text else SECONDS
@@ -76,7 +76,7 @@ def reading_time_limited(path: Path) -> Iterator[None]:
 
 
 def too_slow(path: Path, seconds: float) -> CaseError:
-    """What is said of a case that was given up."""
+    """Return what is said of a case that was given up."""
     return CaseError(
         "time-limit",
         f"{path}: reading it was given up after {seconds:.0f} s: a damaged file, or a slow disk (set {VARIABLE})",

@@ -188,7 +188,8 @@ def _serve(function: Callable[[Any], Any], connection: Connection, own_group: bo
 
 
 def _end_with_parent(own_group: bool) -> None:
-    """A parent that is killed cannot stop its workers: they see to it themselves, wherever they are in their job."""
+    """End with the parent: one that is killed cannot stop its workers, so they see to it themselves, wherever they
+    are in their job."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -206,7 +207,7 @@ def _end_with_parent(own_group: bool) -> None:
 
 @contextmanager
 def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Of a process that is started meanwhile: what its libraries read when it begins."""
+    """Set, for a process that is started meanwhile, what its libraries read when it begins."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:
@@ -221,7 +222,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """A process started now never sees Ctrl-C: its parent does, and stops it."""
+    """Keep Ctrl-C from a process started now: its parent sees it, and stops the process."""
     resource_tracker.ensure_running()  # starting a process would start it first, and that unblocks interrupts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -58,7 +58,7 @@ class Best:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Best:
-        """The inverse; raises KeyError, TypeError or ValueError on anything else."""
+        """Return the inverse; raises KeyError, TypeError or ValueError on anything else."""
         ((name, score),) = [(name, value) for name, value in data.items() if name != "step"]
         return Best(int(data["step"]), str(name), float(score))
 
@@ -145,7 +145,7 @@ def record_best(run: Path, best: Best | None) -> None:
 
 
 def read_newest(run: Path) -> Checkpoint | None:
-    """The newest intact checkpoint, or None if there is no checkpoint at all.
+    """Return the newest intact checkpoint, or None if there is no checkpoint at all.
 
     A damaged one is named on stderr and passed over; `AnatoBenchError` if all are damaged.
     """
@@ -163,7 +163,8 @@ def read_newest(run: Path) -> Checkpoint | None:
 
 
 def read_best(run: Path) -> Checkpoint:
-    """The best checkpoint, or the newest of a run that has no validated one; `AnatoBenchError` if it is damaged."""
+    """Return the best checkpoint, or the newest of a run that has no validated one; `AnatoBenchError` if it is
+    damaged."""
     path = run / FOLDER / BEST_FILE
     if path.is_file():
         try:

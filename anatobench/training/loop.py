@@ -183,7 +183,7 @@ class _Training:
             file.write(json.dumps(session) + "\n")
 
     def loop(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> Progress:
-        """Steps, evaluations and checkpoints until the end or a signal."""
+        """Take steps, evaluations and checkpoints until the end or a signal."""
         if self.step:
             progress.say(f"going on after step {self.step} of {self.total_steps}")
         try:

@@ -94,7 +94,7 @@ class MetricsLog:
 
     @contextmanager
     def _disk_named(self) -> Iterator[None]:
-        """A line that is cut off by a full disk is forgotten when the run goes on."""
+        """Name a full disk; a line that it cuts off is forgotten when the run goes on."""
         try:
             yield
         except OSError as error:
@@ -111,10 +111,10 @@ class NoLog(MetricsLog):
         pass
 
     def sync(self) -> None:
-        """Nothing to wait for."""
+        """Wait for nothing."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Close nothing."""
 
     def _append(self, record: Mapping[str, Any]) -> None:
         pass
@@ -124,7 +124,7 @@ class NoLog(MetricsLog):
 
 
 def _events_file() -> str:
-    """A name of TensorBoard's form: files are read in the order of their names, so of their seconds."""
+    """Return a name of TensorBoard's form: files are read in the order of their names, so of their seconds."""
     seconds, rest = divmod(time.time_ns(), 10**9)
     return f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{rest:09d}"
 

@@ -14,13 +14,13 @@ _NO_TERMS = ("kind", "step", "epoch", "loss", "gradient_norm", "learning_rate", 
 
 
 def term_names(steps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The terms of the loss that step records hold, in order; one that is 0 throughout was not part of it."""
+    """Return the terms of the loss that step records hold, in order; one that is 0 throughout was not part of it."""
     names = dict.fromkeys(name for step in steps for name in step if name not in _NO_TERMS)
     return [name for name in names if any(step.get(name) for step in steps)]
 
 
 def read_records(run: Path) -> list[dict[str, Any]]:
-    """What was logged while the run trained; `AnatoBenchError` names the line that is no record."""
+    """Return what was logged while the run trained; `AnatoBenchError` names the line that is no record."""
     metrics = run / METRICS_FILE
     if not metrics.is_file():
         raise AnatoBenchError(f"{run}: no {METRICS_FILE}, so nothing was trained here; run `anatobench train` first")

@@ -98,13 +98,14 @@ class RunConfig:
         return ModelSpec(self.model, self.size, self.task, crop_size, plan_of(self.recipe, self.task).heads)
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Steps of the whole run."""
+        """Count the steps of the whole run."""
         full = self.recipe.epochs * steps_per_epoch
         return full if self.max_steps is None else min(full, self.max_steps)
 
     @staticmethod
     def installed_versions(framework: str) -> dict[str, str]:
-        """What to save as `versions`. Nothing is imported for it; a package that is not installed is left out."""
+        """Return what to save as `versions`. Nothing is imported for it; a package that is not installed is left
+        out."""
         packages = ("numpy", "grain", *_FRAMEWORK_PACKAGES[framework])
         found = {"python": platform.python_version(), "anatobench": __version__}
         for package in packages:
@@ -118,7 +119,7 @@ class RunConfig:
 
     @staticmethod
     def from_json(data: object) -> RunConfig:
-        """The inverse of `to_json`; ValueError or `UsageError` names the field that is wrong.
+        """Return the inverse of `to_json`; ValueError or `UsageError` names the field that is wrong.
 
         A field that was not there yet when the run began has its default, which is what the run did.
         """
@@ -265,7 +266,7 @@ def _unwritable(run: Path, error: OSError) -> AnatoBenchError:
 
 
 def as_on(recipe: Recipe, asked: Recipe) -> Recipe:
-    """The recipe, computed as `asked` says."""
+    """Return the recipe, computed as `asked` says."""
     return replace(recipe, **{name: getattr(asked, name) for name in OF_THE_MACHINE})
 
 

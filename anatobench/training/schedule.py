@@ -9,7 +9,7 @@ from anatobench.recipes import Recipe
 
 
 def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
-    """The rate of `step` (from 0) in a run of `total_steps`: linear warm-up, then cosine decay towards 0.
+    """Return the rate of `step` (from 0) in a run of `total_steps`: linear warm-up, then cosine decay towards 0.
 
     With w = `recipe.warmup_steps` and r = `recipe.learning_rate`:
 

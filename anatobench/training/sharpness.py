@@ -45,7 +45,7 @@ class Curved(Protocol):
 def sharpness(
     engine: Curved, batch: Batch, iterations: int = ITERATIONS, tolerance: float = TOLERANCE, seed: int = SEED
 ) -> Sharpness:
-    """Of the engine's present weights on a batch, in training mode with what step 0 draws; nothing is changed.
+    """Measure the engine's present weights on a batch, in training mode with what step 0 draws; nothing is changed.
 
     Lanczos' three-term recurrence without re-orthogonalisation: it keeps three vectors of the model's size, and what
     it loses is the multiplicity of eigenvalues, not the largest (Paige 1976).
@@ -79,7 +79,7 @@ def _largest(diagonal: list[float], beside: list[float]) -> float:
 
 
 def _shaped(vector: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> Arrays:
-    """The vector's parts under the parameters' names."""
+    """Return the vector's parts under the parameters' names."""
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
     parts = np.split(vector, ends[:-1])
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}

@@ -25,7 +25,7 @@ class StepProgress:
         self._line_step, self._line_time = step, time.monotonic()
 
     def show(self, step: int, epoch: int, loss: float) -> None:
-        """A step is complete."""
+        """Show that a step is complete."""
         self._bar.update(1)
         self._bar.set_postfix({"epoch": epoch, "loss": f"{loss:.4f}"}, refresh=False)
         elapsed = time.monotonic() - self._line_time

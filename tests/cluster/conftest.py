@@ -52,7 +52,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualCluster
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic cohort in RATIC's format."""
+    """Return a synthetic cohort in RATIC's format."""
     folder = tmp_path_factory.mktemp("data") / "raw"
     anatobench("phantom", "--format", "ratic", "--size", "tiny", "--cases", 24, "--workers", 1, "--out", folder)
     return folder
@@ -60,7 +60,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(raw: Path) -> Path:
-    """The cohort, prepared in one process."""
+    """Return the cohort, prepared in one process."""
     folder = raw.parent / "store"
     anatobench("prepare", *preparation(raw, folder), "--workers", 0)
     return folder
@@ -68,7 +68,7 @@ def store(raw: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(store: Path) -> bytes:
-    """The last weights of a run that nothing disturbed, outside Slurm."""
+    """Return the last weights of a run that nothing disturbed, outside Slurm."""
     run = store.parent / "uninterrupted"
     anatobench("train", "--task", "ratic", "--store", store, "--model", "r3d_18", "--framework", "torch",
                "--out", run, *TRAINING)  # fmt: skip

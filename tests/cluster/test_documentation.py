@@ -23,7 +23,7 @@ def printed_commands() -> list[str]:
 
 
 def ended(cluster: VirtualCluster, job: str) -> list[dict[str, str]]:
-    """The fields of every element of a job, once all have ended."""
+    """Return the fields of every element of a job, once all have ended."""
 
     def elements() -> list[dict[str, str]]:
         shown = cluster.scontrol("show", "job", "--oneliner", job)

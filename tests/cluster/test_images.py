@@ -28,7 +28,7 @@ SUPPORT = REPOSITORY / "tests" / "support"
 
 @pytest.fixture(scope="module")
 def base() -> tuple[Path, list[str], dict[str, str]]:
-    """A root file system, the folders of pip's local indexes to bind, and pip's settings; kept in build/."""
+    """Return a root file system, the folders of pip's local indexes to bind, and pip's settings; kept in build/."""
     done = subprocess.run([SUPPORT / "install_apptainer.sh"], capture_output=True, text=True, check=False)
     if done.returncode or shutil.which("debootstrap") is None:
         pytest.skip(f"Apptainer cannot be installed here: {done.stderr.strip()[-200:]}")
@@ -44,7 +44,7 @@ def base() -> tuple[Path, list[str], dict[str, str]]:
 
 
 def pip_settings() -> dict[str, str]:
-    """What pip is told here of indexes, from its configuration and the environment, as environment variables."""
+    """Return what pip is told here of indexes, from its configuration and the environment, as environment variables."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     found = re.findall(
         r"^(?:global|install|:env:)\.(index-url|extra-index-url|find-links)='(.*)'$", listed.stdout, re.M
@@ -53,7 +53,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def local_folders(settings: dict[str, str]) -> list[str]:
-    """The folders of this machine that pip's settings name: to be bound, or the build would not see them."""
+    """Return the folders of this machine that pip's settings name: to be bound, or the build would not see them."""
     words = [word.removeprefix("file://") for value in settings.values() for word in value.split()]
     folders = {Path(word).parent if Path(word).name == "simple" else Path(word) for word in words if word[0] == "/"}
     return sorted(str(folder) for folder in folders if folder.is_dir())
@@ -61,7 +61,7 @@ def local_folders(settings: dict[str, str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def images(base: tuple[Path, list[str], dict[str, str]]) -> Iterator[Path]:
-    """A folder with torch.sif, a folder, and jax.sif, a file; any user may read it."""
+    """Yield a folder with torch.sif, a folder, and jax.sif, a file; any user may read it."""
     folder = Path(tempfile.mkdtemp(prefix="anatobench-images-"))
     folder.chmod(0o755)
     root, binds, settings = base
@@ -87,7 +87,7 @@ FLOAT64 = ("--steps", "6", "--set", "batch_size=4", "--set", "precision=fp64")
 
 @pytest.fixture(scope="module", params=["torch", "jax"])
 def alone(request: pytest.FixtureRequest, store: Path, images: Path) -> tuple[str, Arrays]:
-    """A framework, and the weights after training in one process outside Slurm and images."""
+    """Return a framework, and the weights after training in one process outside Slurm and images."""
     pytest.importorskip(request.param)
     run = store.parent / f"alone_{request.param}"
     anatobench("train", "--task", "ratic", "--store", store, "--model", "r3d_18", "--framework", request.param,
@@ -96,7 +96,7 @@ def alone(request: pytest.FixtureRequest, store: Path, images: Path) -> tuple[st
 
 
 def trained_weights(run: Path) -> Arrays:
-    """Of the newest checkpoint."""
+    """Return those of the newest checkpoint."""
     checkpoint = read_newest(run)
     assert checkpoint is not None
     assert checkpoint.progress.step == 6

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def settings(cluster: VirtualCluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the jobs need besides: the virtual environment, and stand-in weights made in it."""
+    """Return what the jobs need besides: the virtual environment, and stand-in weights made in it."""
     weights = tmp_path_factory.mktemp("weights")
     code = f"import pathlib, stand_in_weights as s; s.write_stand_in_weights(pathlib.Path({str(weights)!r}))"
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "support")])

@@ -11,7 +11,7 @@ SCRIPT = str(REPOSITORY / "slurm" / "prepare.sh")
 
 
 def contents(store: Path) -> dict[str, bytes]:
-    """Every file of a store."""
+    """Return every file of a store."""
     return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 

@@ -111,7 +111,7 @@ def test_twenty_hits_at_random_moments_change_nothing(
 def hit_until_it_ends(
     cluster: VirtualCluster, job: str, training: Training, hits: list[str], rng: random.Random
 ) -> int:
-    """How many of the hits met the job."""
+    """Return how many of the hits met the job."""
     met = 0
     while met < len(hits) and cluster.job(job)["JobState"] not in FINISHED:
         before = training.processes()
@@ -228,7 +228,7 @@ def test_wrong_settings_fail_before_anything_runs_with_one_line(
 
 @pytest.fixture
 def curious_suite(tmp_path: Path) -> Path:
-    """A virtual environment whose `anatobench` writes down where it was started and with what."""
+    """Return a virtual environment whose `anatobench` writes down where it was started and with what."""
     program = tmp_path / "venv" / "bin" / "anatobench"
     program.parent.mkdir(parents=True)
     (program.parent / "python").symlink_to("/bin/true")

@@ -30,7 +30,7 @@ STUDY = AucStudy(models=("r3d_18",), seeds=2, cases=40, steps=24)
 
 
 def evaluations(out: Path) -> dict[str, int]:
-    """Every finished run and when it was evaluated."""
+    """Return every finished run and when it was evaluated."""
     return {path.parent.name: path.stat().st_mtime_ns for path in out.rglob(evaluation_file("test"))}
 
 

@@ -22,7 +22,7 @@ CELLS = Selection(("1", "12"), ("ratic",), ("r3d_18",), seeds=1, from_scratch=Tr
 
 
 def evaluations(out: Path) -> dict[str, int]:
-    """Every finished run and when it was evaluated."""
+    """Return every finished run and when it was evaluated."""
     return {path.parent.name: path.stat().st_mtime_ns for path in out.rglob(evaluation_file("test"))}
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 def in_two_processes(model: str, *settings: str) -> dict[str, Any]:
-    """Of PyTorch, in the first process."""
+    """Count PyTorch's, in the first process."""
     shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()),
               "OMP_NUM_THREADS": "1"}  # fmt: skip
     pair = [
@@ -42,7 +42,7 @@ def in_two_processes(model: str, *settings: str) -> dict[str, Any]:
 
 
 def on_two_devices(model: str, *settings: str) -> dict[str, Any]:
-    """Of JAX, which shares one program out."""
+    """Count JAX's, which shares one program out."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(SCRIPT), "jax", model, *settings]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)

@@ -20,7 +20,7 @@ STEPS = 3
 
 
 def start(command: list[str], count: int, **environment: str) -> list[subprocess.Popen[str]]:
-    """The same command in `count` processes that know of each other."""
+    """Return the same command in `count` processes that know of each other."""
     shared = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()),
               "OMP_NUM_THREADS": "1", **environment}  # fmt: skip
     return [

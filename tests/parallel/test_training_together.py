@@ -30,7 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def train(store: Store, run: Path, framework: str, count: int, *more: str) -> list[subprocess.Popen[str]]:
-    """The command in `count` processes that know of each other."""
+    """Return the command in `count` processes that know of each other."""
     command = [sys.executable, "-m", "anatobench", "train", "--task", "findings", "--store", str(store.root),
                "--model", "r3d_18", "--framework", framework, "--out", str(run), "--resume", "--epochs", "3",
                "--set", "batch_size=4", "--set", "learning_rate=1e-3", "--set", "precision=fp64", "--json",

@@ -11,10 +11,10 @@ ALL = {"torch": ("torch", "torchvision"), "jax": ("jax", "flax", "optax")}
 
 
 def environment_with(framework: str, folder: Path) -> Path:
-    """A virtual environment in which the other framework cannot be imported; its folder."""
+    """Return a virtual environment in which the other framework cannot be imported; its folder."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
-    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     packages = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
     (packages / "beside.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     for other, names in ALL.items():

@@ -132,7 +132,7 @@ class VirtualCluster:
         return self._run("sbatch", "--parsable", *words, settings=settings, cwd=cwd).strip()
 
     def shell(self, line: str, settings: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-        """A line that a person types on the login node, in bash; what it prints."""
+        """Return a line that a person types on the login node, in bash; what it prints."""
         return self._run("bash", "-c", line, settings=settings, cwd=cwd)
 
     def scontrol(self, *words: str) -> str:

@@ -18,7 +18,8 @@ SPLIT_OF = {0: "validation", 1: "test"}
 
 
 def write_noise_store(root: Path, cases: int, task_name: str = "ct_rate") -> Store:
-    """A tiny store of seeded noise: every third case has no mask; cases 0 and 1 of every ten are not for training."""
+    """Return a tiny store of seeded noise: every third case has no mask; cases 0 and 1 of every ten are not for
+    training."""
     task = get_task(task_name)
     writer = StoreWriter(root)
     writer.create(task, "tiny", "noise", {})
@@ -43,7 +44,7 @@ def make_noise_store(tmp_path: Path) -> Callable[..., Store]:
 
 @pytest.fixture(scope="session")
 def noise_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store of 23 cases, 17 of them for training, that tests only read."""
+    """Return a store of 23 cases, 17 of them for training, that tests only read."""
     return write_noise_store(tmp_path_factory.mktemp("noise") / "store", 23)
 
 
@@ -53,7 +54,7 @@ RAW_AFFINE = np.array([[0, 0, -9.0, 180], [0, -9.0, 0, 180], [-15.0, 0, 0, 225],
 
 
 def write_raw_case(folder: Path, number: int) -> Case:
-    """A seeded scan of 150 KB with an abdominal mask: liver right, spleen left, kidneys on their sides."""
+    """Return a seeded scan of 150 KB with an abdominal mask: liver right, spleen left, kidneys on their sides."""
     rng = np.random.default_rng(number)
     scan, mask = folder / "scans" / f"case_{number:02}.nii.gz", folder / "masks" / f"case_{number:02}.nii.gz"
     voxels = rng.integers(-3000, 3000, RAW_SIZE, dtype=np.int16)

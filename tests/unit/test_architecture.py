@@ -84,7 +84,7 @@ def rooms_of(package: Path) -> dict[str, list[Path]]:
 
 
 def arrows_up(package: Path) -> list[str]:
-    """Every import of a room that does not stand before the importing one."""
+    """Return every import of a room that does not stand before the importing one."""
     floor = {room: number for number, rooms in enumerate(ORDER) for room in rooms}
     wrong = []
     for room, paths in rooms_of(package).items():

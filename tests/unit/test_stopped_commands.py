@@ -115,7 +115,7 @@ def stopped(words: Sequence[str | Path], tmp_path: Path, depth: int, seconds: fl
 
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
-    """A folder of three scans."""
+    """Return a folder of three scans."""
     for number in range(3):
         write_nifti(tmp_path / "scans" / f"{number}.nii.gz", body_voxels(seed=number), AFFINE)
     return tmp_path / "scans"

@@ -17,7 +17,8 @@ _LISTED = 8
 def pretrained_weights(
     published: PublishedWeights, given: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]
 ) -> Arrays:
-    """The canonical weights an engine has `drawn`, with every array replaced that a file under torchvision's names has.
+    """Return the canonical weights an engine has `drawn`, with every array replaced that a file under torchvision's
+    names has.
 
     What `published` skips and auxiliary heads stay as drawn. Every other array must be in the file, with the
     model's shape (a relative-position table: any length) and finite, and nothing else may be; `AnatoBenchError` lists
@@ -58,7 +59,7 @@ def _problem(array: np.ndarray, wanted: np.ndarray, resizable: bool) -> str | No
 
 
 def resized_table(table: np.ndarray, length: int) -> np.ndarray:
-    """A table [distances, channels] interpolated linearly along its first axis to `length` rows.
+    """Return a table [distances, channels] interpolated linearly along its first axis to `length` rows.
 
     Rows are the centres of equal intervals and the outermost hold beyond the ends: torch.nn.functional.interpolate
     with mode="linear", align_corners=False. The paper does not say how; this is what torchvision's own `_interpolate`

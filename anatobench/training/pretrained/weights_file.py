@@ -65,7 +65,8 @@ def read_weights_file(path: Path) -> WeightsFile:
 
 
 def find_or_download(published: PublishedWeights) -> Path:
-    """The published file where `find` sees it; if it is nowhere, it is downloaded into the first of these folders.
+    """Return the published file where `find` sees it; if it is nowhere, it is downloaded into the first of these
+    folders.
 
     `AnatoBenchError` says what to fetch, from which address and where to put it, if that fails.
     """
@@ -73,7 +74,8 @@ def find_or_download(published: PublishedWeights) -> Path:
 
 
 def find(published: PublishedWeights) -> Path | None:
-    """The published file, or a `.safetensors` of the same name, in `$ANATOBENCH_PRETRAINED` or in PyTorch's cache."""
+    """Return the published file, or a `.safetensors` of the same name, in `$ANATOBENCH_PRETRAINED` or in PyTorch's
+    cache."""
     converted = Path(published.file).with_suffix(".safetensors").name
     for folder in search_folders():
         for name in (converted, published.file):  # the one that every installation can read comes first
@@ -83,7 +85,7 @@ def find(published: PublishedWeights) -> Path | None:
 
 
 def how_to_fetch(published: PublishedWeights, reason: str = "") -> str:
-    """A sentence for a file that `find` does not see."""
+    """Return a sentence for a file that `find` does not see."""
     folders = search_folders()
     looked_in = " or ".join(str(folder) for folder in folders)
     return (
@@ -155,7 +157,7 @@ def _download(published: PublishedWeights, folders: list[Path]) -> Path:
 
 
 def fetch(address: str) -> bytes:
-    """The file at an address, OSError if it is too large."""
+    """Return the file at an address, OSError if it is too large."""
     content = bytearray()
     with urlopen(address, timeout=CONNECT_TIMEOUT_S) as response:
         length = response.length or 0

@@ -62,7 +62,7 @@ def grids(crop_size: Size) -> tuple[Size, Size]:
 
 
 def products(layout: Layout, crop_size: Size) -> Iterator[Product]:
-    """Of the two convolutions."""
+    """Yield those of the two convolutions."""
     stem, body = grids(crop_size)
     yield Product(voxels(stem), 4**3, layout.stem, needs_input_gradient=False)
     yield Product(voxels(body), 27 * layout.stem, layout.channels)
@@ -159,7 +159,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def train(store: Store, run: Path, framework: str, *more: str) -> int:
-    """Three steps of the batch size that the card has."""
+    """Return three steps of the batch size that the card has."""
     return main(["train", "--task", "findings", "--store", str(store.root), "--model", "toy", "--epochs", "1",
                  "--framework", framework, "--out", str(run), *more])  # fmt: skip
 
@@ -185,7 +185,7 @@ def stop_in_the_second_step(monkeypatch: pytest.MonkeyPatch, framework: str) -> 
 
 
 def log(run: Path) -> list[Mapping[str, Any]]:
-    """Every line without its time."""
+    """Return every line without its time."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 

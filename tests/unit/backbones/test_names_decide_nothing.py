@@ -24,7 +24,8 @@ KEYED_BY_NAME = {
 
 
 def names_that_decide(source: str) -> Iterator[str]:
-    """Where a backbone's name is compared, is a key or an index, or stands in a collection of such names alone."""
+    """Yield where a backbone's name is compared, is a key or an index, or stands in a collection of such names
+    alone."""
     for node in ast.walk(ast.parse(source)):
         deciding: Sequence[ast.expr | None] = ()
         match node:
@@ -43,7 +44,7 @@ def names_that_decide(source: str) -> Iterator[str]:
 
 
 def _names(node: ast.expr | None) -> bool:
-    """Whether it is a backbone's name, or a tuple, list or set with one in it."""
+    """Return whether it is a backbone's name, or a tuple, list or set with one in it."""
     match node:
         case ast.Constant(value=value):
             return value in CARDS

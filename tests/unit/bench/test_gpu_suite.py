@@ -89,7 +89,7 @@ def run(
 
 
 def log() -> dict[str, tuple[float, float]]:
-    """When each command that ended began and ended; the last time, if it ran several times."""
+    """Return when each command that ended began and ended; the last time, if it ran several times."""
     found: dict[str, dict[str, float]] = {}
     for line in Path("log").read_text().splitlines():
         name, what, moment = line.rsplit(" ", 2)
@@ -207,7 +207,7 @@ def test_time_left_over_goes_to_the_parts_and_none_begins_without_any(monkeypatc
 
 
 def programs_that_work_later() -> Plan:
-    """Everything of this works but what needs the file `ready`."""
+    """Return everything of this works but what needs the file `ready`."""
     late = "if not os.path.exists('ready'): sys.exit('not yet')\n"
     parity = "print(json.dumps({'model': 'm', 'dtype': NAME.split()[2], 'passed': True}))"
     first = (

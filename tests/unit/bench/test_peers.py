@@ -36,7 +36,7 @@ def peer() -> ModuleType:
 
 
 def without_noise(step: Any) -> Any:
-    """The suite's switch for dropout, thrown in the stock model."""
+    """Return the suite's switch for dropout, thrown in the stock model."""
     from torch_ref.engine import switch_off_dropout
 
     switch_off_dropout(step._model)

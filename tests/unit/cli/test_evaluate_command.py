@@ -13,7 +13,7 @@ from anatobench.training.run_folder import CONFIG_FILE
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run."""
+    """Return a trained run."""
     folder = tmp_path_factory.mktemp("evaluate")
     write_store(folder / "store")
     with pytest.MonkeyPatch.context() as patch:

@@ -70,7 +70,7 @@ def numpy_engines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store, a run that was evaluated, a scan and a raw cohort, on a disk that takes everything."""
+    """Return a store, a run that was evaluated, a scan and a raw cohort, on a disk that takes everything."""
     folder = tmp_path_factory.mktemp("material")
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_numpy_engines(monkeypatch)
@@ -90,7 +90,7 @@ def train_words(material: Path, run: Path, epochs: int = 2) -> list[str]:
 
 
 def words_of(command: str, material: Path, root: Path) -> list[str]:
-    """The command with its output on the disk at `root`; what it reads of a run lies there, too, where it writes
+    """Return the command with its output on the disk at `root`; what it reads of a run lies there, too, where it writes
     beside it."""
     run, scans = root / "run", material / "scans"
     return {

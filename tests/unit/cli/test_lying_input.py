@@ -158,7 +158,7 @@ def test_a_path_that_no_file_can_have_is_that_rows_fault(tmp_path: Path, capsys:
 
 
 def compressed_series(folder: Path, syntax: str, fragment: bytes) -> Path:
-    """A series whose second slice has a fragment of its own."""
+    """Return a series whose second slice has a fragment of its own."""
     write_dicom_series(folder, BODY, rle=syntax == pydicom.uid.RLELossless)
     path = folder / "1.dcm"
     dataset = pydicom.dcmread(path)

@@ -34,7 +34,8 @@ def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[
 
 @pytest.fixture
 def ratic(tmp_path: Path) -> Path:
-    """A tiny RATIC cohort of which every series has a mask: Kaggle's, or one of version 1 in the folder of masks."""
+    """Return a tiny RATIC cohort of which every series has a mask: Kaggle's, or one of version 1 in the folder of
+    masks."""
     raw = tmp_path / "raw"
     phantom = ["phantom", "--format", "ratic", "--size", "tiny", "--cases", "2", "--workers", "1"]
     assert main([*phantom, "--out", str(raw)]) == 0

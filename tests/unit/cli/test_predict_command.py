@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def evaluated_logits(scan: Path, root: Path) -> np.ndarray:
-    """What evaluation says of the same scan, after it went through a store."""
+    """Return what evaluation says of the same scan, after it went through a store."""
     writer = StoreWriter(root)
     writer.create(FINDINGS, "tiny", "synthetic", {})
     prepared = prepare_case(Case("a", "a", scan, "test", (0, 0)), FINDINGS, "tiny")
@@ -184,7 +184,7 @@ def test_dicom_and_npz_have_overlays_too(tmp_path: Path, run: Path, capsys: pyte
 
 @pytest.fixture
 def folder(tmp_path: Path, scan: Path) -> Path:
-    """Two good scans, one of them a DICOM series, a broken one, and what is none."""
+    """Return two good scans, one of them a DICOM series, a broken one, and what is none."""
     folder = tmp_path / "scans"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "a.nii.gz").write_bytes(scan.read_bytes())

@@ -20,7 +20,7 @@ MakeCohort = Callable[[int], Listing]
 
 @pytest.fixture
 def cohort(make_raw_cohort: MakeCohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The raw folder of four cases in a data set of its own that knows two options."""
+    """Return the raw folder of four cases in a data set of its own that knows two options."""
     listing = make_raw_cohort(4)
 
     def list_cases(root: Path, options: ListingOptions) -> Listing:

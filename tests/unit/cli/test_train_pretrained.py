@@ -29,7 +29,7 @@ WEIGHT = np.random.default_rng(0).normal(0, 0.1, (2, 8)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A tiny store that says it were of size full: one of full size would take a minute to write."""
+    """Return a tiny store that says it were of size full: one of full size would take a minute to write."""
     found = write_store(tmp_path_factory.mktemp("store"))
     description = found.root / "store.json"
     description.write_text(description.read_text().replace('"tiny"', '"full"'))
@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A published file for the numpy engine, where `auto` finds it, and no network."""
+    """Return a published file for the numpy engine, where `auto` finds it, and no network."""
     use_numpy_engines(monkeypatch)
     (tmp_path / "weights").mkdir()
     path = write_pth(tmp_path / "weights", "r3d_18", pth_bytes({"fc.weight": torch.from_numpy(WEIGHT)}))

@@ -16,7 +16,7 @@ COLUMNS = [f"{name}*{place}" for name in ABNORMALITIES for place in ("left_lung"
 
 
 def row(name: str, **present: object) -> str:
-    """A row with `<abnormality>*other_location` set; the keyword is the abnormality, its value the field."""
+    """Return a row with `<abnormality>*other_location` set; the keyword is the abnormality, its value the field."""
     fields = [str(present.get(column.partition("*")[0], "0")) if "other" in column else "" for column in COLUMNS]
     return ",".join([name, *fields])
 

@@ -25,7 +25,7 @@ FRAMEWORKS = ("torch", "jax")
 
 @pytest.fixture(scope="module")
 def engines() -> dict[str, Engine]:
-    """One of each framework; a test that trains them resets them first."""
+    """Return one of each framework; a test that trains them resets them first."""
     return {framework: load_engine(framework, SPEC, RECIPE) for framework in FRAMEWORKS}
 
 

@@ -131,7 +131,7 @@ def test_the_logits_of_the_whole_batch_never_exist(kind: str) -> None:
 
 
 def floats_of(jaxpr: Jaxpr) -> Iterator[Any]:
-    """The shapes of all floating-point arrays in a program, inner ones included."""
+    """Yield the shapes of all floating-point arrays in a program, inner ones included."""
     for equation in jaxpr.eqns:
         shapes = [
             cast(ShapedArray, variable.aval) for variable in equation.outvars

@@ -22,7 +22,7 @@ RNG = np.random.default_rng(0)
 
 
 def outputs_and_gradients(function: Callable[..., jax.Array], arrays: tuple[Any, ...]) -> Any:
-    """Of a fixed random weighting of the output, by every argument."""
+    """Return the output and the gradients of a fixed random weighting of it, by every argument."""
 
     def weighted(*arrays: jax.Array) -> Any:
         y = function(*arrays)

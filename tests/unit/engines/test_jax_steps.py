@@ -30,7 +30,7 @@ def engine() -> Any:
 
 @pytest.fixture
 def compiled() -> Iterator[list[str]]:
-    """One entry for every program that JAX has compiled, or fetched from its cache, since."""
+    """Yield one entry for every program that JAX has compiled, or fetched from its cache, since."""
     found: list[str] = []
 
     def note(event: str, duration_secs: float, **_: Any) -> None:

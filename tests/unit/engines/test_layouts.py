@@ -33,7 +33,7 @@ def torchvisions(build: Callable[..., nn.Module]) -> Modules:
 
 
 def reference(model: str) -> Modules:
-    """This project's changed model at full size, of shapes alone."""
+    """Return this project's changed model at full size, of shapes alone."""
     with torch.device("meta"):
         return build_in_torch(full_size(model))
 
@@ -43,7 +43,7 @@ def full_size(model: str) -> ModelSpec:
 
 
 def only(values: set[Any]) -> Any:
-    """What all of them are."""
+    """Return what all of them are."""
     (value,) = values
     return value
 
@@ -115,7 +115,7 @@ def test_mvit_v2_s() -> None:
 
 
 def drop_rates(model: nn.Module) -> list[float]:
-    """Of every block, in order."""
+    """Return the rate of every block, in order."""
     blocks: list[Modules] = [module for module in model.modules() if hasattr(module, "stochastic_depth")]
     return [block.stochastic_depth.p for block in blocks]
 
@@ -156,7 +156,7 @@ def test_tokens_lie_on_the_grids_that_torchvision_computes() -> None:
 
 
 def port(model: str) -> Any:
-    """The same model in JAX."""
+    """Return the same model in JAX."""
     return build_in_jax(full_size(model), np.float32, (), np.random.default_rng(0))
 
 

@@ -24,7 +24,7 @@ Terms = dict[str, np.ndarray]
 
 
 def view_of(logits: Any, seg_logits: Any) -> Any:
-    """What the losses see of a model, given."""
+    """Return what the losses see of a model, given."""
     return SimpleNamespace(logits=logits, forms=frozenset(), upsampled=lambda head: seg_logits)
 
 

@@ -56,7 +56,7 @@ def test_max_pooling_leaves_the_class_token_alone(grid: Size) -> None:
 
 
 def torchvisions_distance(queries: int, keys: int) -> torch.Tensor:
-    """The lines of `_add_rel_pos`, along one axis."""
+    """Return the lines of `_add_rel_pos`, along one axis."""
     query_ratio, key_ratio = max(keys / queries, 1.0), max(queries / keys, 1.0)
     distance = torch.arange(queries)[:, None] * query_ratio
     return (distance - (torch.arange(keys)[None, :] + (1.0 - keys)) * key_ratio).long()

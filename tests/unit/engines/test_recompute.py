@@ -64,7 +64,7 @@ def kept_by_torch(engine: Any) -> int:
 
 @pytest.fixture
 def no_compilation_cache() -> Iterator[None]:
-    """A program that comes out of the cache no longer knows its memory."""
+    """Turn the cache off: a program that comes out of it no longer knows its memory."""
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()

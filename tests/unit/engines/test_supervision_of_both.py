@@ -23,7 +23,7 @@ SETTINGS = {"supervising_organs": "heart,lung_lower_lobe_left", "boundary_distor
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Every second case has a mask, of lung_upper_lobe_left alone."""
+    """Return a store in which every second case has a mask, of lung_upper_lobe_left alone."""
     return write_store(tmp_path_factory.mktemp("store"))
 
 

@@ -35,7 +35,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def outcome(function: Callable[..., Tensor], *inputs: Tensor, module: nn.Module | None = None) -> list[Tensor]:
-    """The result, and the gradients of a random projection of it by the inputs and the module's parameters."""
+    """Return the result, and the gradients of a random projection of it by the inputs and the module's parameters."""
     inputs = tuple(x.detach().requires_grad_() for x in inputs)
     result = function(*inputs)
     wanted = [*inputs, *(module.parameters() if module is not None else ())]

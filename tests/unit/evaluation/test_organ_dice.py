@@ -56,7 +56,7 @@ def test_every_case_with_a_mask_is_measured_and_survives_the_file(tmp_path: Path
 
 
 def predictions() -> Predictions:
-    """Three scans of two findings: b is surely wrong in the first, c a little wrong in the second."""
+    """Return three scans of two findings: b is surely wrong in the first, c a little wrong in the second."""
     logits = np.array([[3.0, -1.0], [4.0, -2.0], [-1.0, 0.5]], np.float32)
     return Predictions(FINDINGS, ("a", "b", "c"), ("a", "b", "c"), logits, np.array([[1, 0], [0, 0], [1, 0]], np.int8))
 

@@ -38,7 +38,7 @@ def numpy_engines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained_run(run: Path, store: Store, config: RunConfig = CONFIG) -> NumpyEngine:
-    """A run whose best checkpoint is older than its newest, and whose weights are not those of a new engine."""
+    """Return a run whose best checkpoint is older than its newest, and whose weights are not those of a new engine."""
     config = replace(config, store=str(store.root), task=store.task)
     begin_run(run, config, resume=False)
     engine = NumpyEngine(config.spec, replace(config.recipe, seed=99))

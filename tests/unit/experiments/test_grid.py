@@ -126,7 +126,7 @@ def test_every_run_is_trained_as_its_name_says(stores: Path) -> None:
 
 
 def words_for(cell: Cell, settings: GridSettings) -> list[str]:
-    """What the grid said to `train` before there was --config: runs that began so go on."""
+    """Return what the grid said to `train` before there was --config: runs that began so go on."""
     words = ["train", "--task", cell.condition.dataset, "--out", "run", "--resume",
              "--store", str(settings.store_of(cell.condition.dataset)), "--model", cell.condition.model,
              "--framework", cell.framework, "--steps", str(settings.steps)]  # fmt: skip

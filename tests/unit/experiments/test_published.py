@@ -37,7 +37,7 @@ PRINTED_GAINS = {
 
 
 def mean_of(row: ClassRow, **replaced: float) -> float:
-    """Of the classes, with some replaced; names with underscores for spaces."""
+    """Return the mean of the classes, with some replaced; names with underscores for spaces."""
     values = {name: cell.auc for name, cell in row.classes.items()}
     for name, value in replaced.items():
         assert name.replace("_", " ") in values

@@ -28,7 +28,7 @@ SHAPES: list[Case] = [
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several chunks per case, of two blocks, instead of one that is mostly empty and takes seconds."""
+    """Take several chunks per case, of two blocks, instead of one that is mostly empty and takes seconds."""
     monkeypatch.setattr(layer, "POSITIONS_OF_GRADIENT", 2 * layer.POSITIONS)
 
 

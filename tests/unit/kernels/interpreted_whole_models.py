@@ -31,7 +31,7 @@ LAUNCHED = {
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How often each kernel's operation has run forward."""
+    """Return how often each kernel's operation has run forward."""
     counts: dict[str, int] = {}
     for module, name in (
         (segmentation_kernels, "segmentation_sums"),

@@ -40,7 +40,7 @@ def write_scan(path: Path, seed: int = 0) -> Path:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """A folder of five scans."""
+    """Return a folder of five scans."""
     for number in range(5):
         write_scan(tmp_path / "raw" / f"scan_{number}.nii.gz", number)
     return tmp_path / "raw"

@@ -37,7 +37,8 @@ CROP = (8, 16, 16)
 
 
 def toy(recipe: Recipe, task: Task) -> Plan:
-    """An epoch of agreement with a teacher on where the scan is bright, then one of labels by the classifier alone."""
+    """Return an epoch of agreement with a teacher on where the scan is bright, then one of labels by the classifier
+    alone."""
     return Plan(
         heads=(CLASSIFIER, "toy"),
         phases=(
@@ -69,7 +70,7 @@ def jax_bright(task: Task, recipe: Recipe, view: Any, arrays: Any) -> dict[str, 
 
 
 def labels(task: Task, recipe: Recipe, view: Any, arrays: Any) -> dict[str, Any]:
-    """Both frameworks' arrays know these operations."""
+    """Return both frameworks' arrays know these operations."""
     wanted = (arrays["targets"][:, :1] > 0) * 2.0 - 1.0
     return {"labels": ((view.logits - wanted) ** 2).mean(1)}
 

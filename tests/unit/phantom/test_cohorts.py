@@ -59,7 +59,7 @@ def truth(plan: CohortPlan) -> dict[str, tuple[int, ...]]:
 
 
 def organs_on_scan(case: Case, task: Task) -> tuple[Volume, np.ndarray]:
-    """A case's scan and its mask placed on the scan's grid by the affines alone."""
+    """Return a case's scan and its mask placed on the scan's grid by the affines alone."""
     assert case.mask is not None
     volume, mask = read_volume(case.scan, case.header), read_mask(case.mask)
     return volume, resample_mask(organ_indices(mask, task, case.mask_labels), mask.affine, volume.grid)

@@ -27,7 +27,7 @@ IN_PLANE = np.ones((1, 3, 3), dtype=bool)
 
 
 def deepest_defect(hu: np.ndarray, mask: np.ndarray, erosion: np.ndarray) -> float:
-    """How much darker than the organ its darkest patch is, HU."""
+    """Return how much darker than the organ its darkest patch is, HU."""
     core = binary_erosion(mask, erosion)
     if not core.any():
         return 0.0
@@ -38,7 +38,7 @@ def deepest_defect(hu: np.ndarray, mask: np.ndarray, erosion: np.ndarray) -> flo
 
 
 def inside_organs(hu: np.ndarray, labels: np.ndarray) -> list[float]:
-    """One number per label group, each from the organs that the group is about."""
+    """Return one number per label group, each from the organs that the group is about."""
     masks = {name: np.isin(labels, [STRUCTURES[part] for part in parts]) for name, parts in ORGANS.items()}
     bright_bowel = ((hu > 90) & (hu < 200))[masks["bowel"]].mean()
     blood = max(float((hu[mask] > 210).mean()) for mask in masks.values())

@@ -28,7 +28,7 @@ WRITER = Progress(1, 0, {}, 0, None, "torch", {})
 
 
 def write_run(folder: Path, model: str, size: str, task: Task) -> tuple[Path, Arrays]:
-    """A run whose one checkpoint holds drawn weights, the classifier's strong enough to tell scans apart."""
+    """Return a run whose one checkpoint holds drawn weights, the classifier's strong enough to tell scans apart."""
     config = RunConfig(task, "store", "torch", model, size, Recipe(seed=5))
     begin_run(folder, config, resume=False)
     weights = load_engine("torch", config.spec, config.recipe).weights()

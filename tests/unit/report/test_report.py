@@ -32,7 +32,7 @@ PARITY = {"passed": True, "tolerance": 1e-9, "max_rel_error": {"logits": 3e-15, 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two frameworks with segmentation from the same weights, and one run without."""
+    """Return two frameworks with segmentation from the same weights, and one run without."""
     folder = tmp_path_factory.mktemp("report")
     store = write_store(folder / "store", RATIC, {"train": 6, "validation": 6, "test": 12})
     with pytest.MonkeyPatch.context() as monkeypatch:

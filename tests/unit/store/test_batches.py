@@ -53,7 +53,7 @@ def test_arrays_are_what_engines_expect(noise_store: Store) -> None:
 
 
 def find_crop(batch: Batch, place: int, store: Store) -> tuple[int, int, int]:
-    """Where the crop was cut, found by looking for it in the whole volume (noise is unique)."""
+    """Return where the crop was cut, found by looking for it in the whole volume (noise is unique)."""
     size, crop = store.geometry.padded_size, store.geometry.crop_size
     whole, _ = store.read_crop(int(batch.case_index[place]), (0, 0, 0), size)
     corner = batch["volume"][place][:1, :1, :4]

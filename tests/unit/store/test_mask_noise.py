@@ -24,7 +24,7 @@ STEPS = (*np.eye(3, dtype=int), *-np.eye(3, dtype=int))
 
 
 def blocks(shape: tuple[int, int, int] = (20, 24, 28)) -> np.ndarray:
-    """Two touching organs and one alone."""
+    """Return two touching organs and one alone."""
     organs = np.zeros(shape, np.uint8)
     organs[3:12, 4:14, 5:13] = 1
     organs[3:12, 4:14, 13:20] = 2

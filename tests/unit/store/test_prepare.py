@@ -326,7 +326,7 @@ def test_a_mask_that_came_later_is_taken_up(make_raw_cohort: MakeCohort, tmp_pat
 
 
 def with_masks_in(folder: Path, listing: Listing, offset: int = 0) -> Listing:
-    """The listing with masks of the same names in `folder`, whose labels are moved by `offset` along W."""
+    """Return the listing with masks of the same names in `folder`, whose labels are moved by `offset` along W."""
     cases = []
     for case in listing.cases:
         assert case.mask is not None

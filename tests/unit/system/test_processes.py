@@ -83,7 +83,7 @@ def test_a_batch_is_shared_out_evenly_or_not_at_all() -> None:
 
 
 def of_two(failed: bool) -> Callable[[np.ndarray], np.ndarray]:
-    """What both processes hear, whoever asks."""
+    """Return what both processes hear, whoever asks."""
     return lambda array: np.array([[failed], [False]])
 
 

@@ -81,8 +81,8 @@ Outcome = tuple[dict[str, bytes], Progress, list[dict[str, Any]], dict[str, Any]
 
 
 def outcome(run: Path) -> Outcome:
-    """Everything that must not depend on how often a run was stopped: weights and moments by their bytes, the log
-    without its times."""
+    """Return everything that must not depend on how often a run was stopped: weights and moments by their bytes, the
+    log without its times."""
     newest = newest_checkpoint(run)
     arrays = {**newest.weights, **newest.trees["optimizer"]}
     log = [
@@ -115,7 +115,7 @@ def test_sharpness_is_measured_on_the_first_batch_and_once_per_step_however_ofte
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, store: Store) -> Outcome:
-    """The outcome of a run that nothing disturbed."""
+    """Return the outcome of a run that nothing disturbed."""
     run = tmp_path_factory.mktemp("whole")
     Session(run, store).train()
     return outcome(run)
@@ -214,7 +214,7 @@ def test_a_signal_during_an_evaluation_repeats_the_evaluation(tmp_path: Path, st
 
 
 def after_signals(*names: str) -> tuple[str, int]:
-    """What a process prints that gets these signals one after the other, and how it ends."""
+    """Return what a process prints that gets these signals one after the other, and how it ends."""
     script = (
         "import os, signal\n"
         "from anatobench.system.signals import StopSignals\n"
@@ -399,10 +399,12 @@ def test_an_evaluation_of_several_processes_stops_when_one_of_them_is_asked_to(s
         asked = np.array([True]) if array.dtype == bool and predicted else array
         return np.stack([array, asked])
 
-    session.engine.predict, session.engine.gather = counted, gather
+    setattr(session.engine, "predict", counted)  # noqa: B010
+    setattr(session.engine, "gather", gather)  # noqa: B010
     with pytest.raises(Interrupted, match="another process was asked to stop after step 4 of 12, which is saved"):
         session.train()
     assert len(predicted) == 1
     assert not records(tmp_path, "evaluation")
-    progress = read_newest(tmp_path).progress
-    assert (progress.step, progress.evaluated_step) == (4, 0)
+    newest = read_newest(tmp_path)
+    assert newest is not None
+    assert (newest.progress.step, newest.progress.evaluated_step) == (4, 0)

@@ -191,7 +191,7 @@ NPZ_FAULTS = {
 
 
 def series(change: Callable[[Path], object]) -> Maker:
-    """A good series, then changed."""
+    """Return a good series, then changed."""
 
     def make(folder: Path) -> Path:
         write_dicom_series(folder / "series", distinct_voxels())

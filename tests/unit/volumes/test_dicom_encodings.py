@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
 
 def series(folder: Path, change: Change, voxels: np.ndarray = BODY, **tags: object) -> Path:
-    """A series of which every slice's data set was changed."""
+    """Return a series of which every slice's data set was changed."""
     for path in write_dicom_series(folder, voxels, **tags).iterdir():
         dataset = pydicom.dcmread(path)
         change(dataset)
@@ -162,7 +162,7 @@ def several_frames(compressed: bool) -> Change:
 
 
 def enhanced(kind: str, frames: int) -> Change:
-    """All slices in one file, their places in nested sequences."""
+    """Return all slices in one file, their places in nested sequences."""
 
     def change(dataset: FileDataset) -> None:
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = uid.UID(f"1.2.840.10008.5.1.4.1.1.2.{kind}")

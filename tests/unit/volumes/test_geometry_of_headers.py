@@ -227,7 +227,7 @@ def test_nan_inside_the_view_is_refused(tmp_path: Path, where: str) -> None:
 
 
 def padded_series(folder: Path, padding: int, **tags: object) -> np.ndarray:
-    """A series with a stored value around a circle; the voxels without it."""
+    """Return a series with a stored value around a circle; the voxels without it."""
     folder.mkdir()
     h, w = (np.linspace(-1, 1, n) for n in BODY.shape[1:])
     outside = np.hypot(h[:, None], w[None]) > 1

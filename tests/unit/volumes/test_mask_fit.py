@@ -15,7 +15,7 @@ LIVER, BONE, LUNG = 5, 26, 10
 
 
 def scan_and_mask(slices: int, seed: int = 0) -> tuple[Volume, Mask]:
-    """A body with a liver on the right that grows downwards, a lung that shrinks, and a spine behind."""
+    """Return a body with a liver on the right that grows downwards, a lung that shrinks, and a spine behind."""
     rng = np.random.default_rng(seed)
     h, w = np.linspace(-1, 1, 48)[:, None], np.linspace(-1, 1, 48)[None]
     labels = np.zeros((slices, 48, 48), np.uint8)

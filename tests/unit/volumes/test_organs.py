@@ -39,7 +39,7 @@ UPPER_BELLY = ("liver", "spleen", "kidney_right", "kidney_left", "colon", "esoph
 
 
 def body(map_name: str, structures: tuple[str, ...] = tuple(BODY), names: dict[int, str] | None = None) -> Mask:
-    """A body of boxes, labelled with one of the label maps."""
+    """Return a body of boxes, labelled with one of the label maps."""
     renamed = {"heart": "heart_ventricle_left"} if map_name == "totalsegmentator_v1" else {}
     bowel = ("esophagus", "stomach", "duodenum", "small_bowel", "colon")
     renamed |= dict.fromkeys(bowel, "bowel") if map_name == "ratic" else {}
