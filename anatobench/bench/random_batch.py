@@ -37,7 +37,7 @@ def random_batch(spec: ModelSpec, size: int, seed: int) -> Batch:
 
 
 def write_batch(batch: Batch, folder: Path) -> None:
-    """One .npy file per array, for processes that are to see the same bytes."""
+    """Write one .npy file per array, for processes that are to see the same bytes."""
     for name, array in (*batch.arrays.items(), (CASE_INDEX, batch.case_index)):
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
 

@@ -53,7 +53,7 @@ a manifest (RAW/manifest.csv, or --csv) has one row per scan:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
+    """Add the command's options."""
     parser.epilog = EXAMPLES
     parser.add_argument("--dataset", choices=list(DATASETS), help="format of the raw data")
     parser.add_argument("--raw", type=Path, metavar="DIR", help="folder of the raw data, laid out as it is published")
@@ -129,7 +129,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _recorded(dataset: str, options: ListingOptions) -> dict[str, Any]:
-    """What the store remembers of the listing. Files by their content, the masks' folder not at all: they move."""
+    """Return what the store remembers of the listing. Files by their content, the masks' folder not at all: they
+    move."""
     recorded = {}
     for name in sorted(DATASETS[dataset].options - {"masks"}):
         value = getattr(options, name)

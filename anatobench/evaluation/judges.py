@@ -22,7 +22,7 @@ Judge = Callable[[Engine, Store, int, Callable[[], None], bool], Judgement]
 def macro_auc(
     engine: Engine, store: Store, batch_size: int, check: Callable[[], None], silent: bool = False
 ) -> Judgement:
-    """The mean AUC over the task's classes, and the AUC of each; None where undefined."""
+    """Return the mean AUC over the task's classes, and the AUC of each; None where undefined."""
     predictions = predict_split(engine, store, "validation", batch_size, check, silent)
     macro, per_class = auc_per_class(classify(predictions, default_aggregation(store.task)))
     return Judgement("auc_macro", "AUC", macro, {"auc": per_class})
@@ -31,8 +31,8 @@ def macro_auc(
 def mask_dice(
     engine: Engine, store: Store, batch_size: int, check: Callable[[], None], silent: bool = False
 ) -> Judgement:
-    """The mean over classes of the mean Dice over the cases for which a class is annotated, and that of each class;
-    None where undefined."""
+    """Return the mean over classes of the mean Dice over the cases for which a class is annotated, and that of each
+    class; None where undefined."""
     found = dice_of_split(engine, store, "validation", batch_size, PARTIAL_MASKS, check, silent).to_json()
     return Judgement("mask_dice", "organ Dice", found.pop("macro"), {"dice": found})
 
@@ -46,8 +46,8 @@ JUDGES: dict[str, Judge] = {
 def validator(
     engine: Engine, store: Store, batch_size: int, silent: bool = False
 ) -> Callable[[Callable[[], None]], Judgement] | None:
-    """What the training loop calls to judge the model; None if the store has no validation cases. A terminal shows a
-    bar, unless `silent`."""
+    """Return what the training loop calls to judge the model; None if the store has no validation cases. A terminal
+    shows a bar, unless `silent`."""
     name = plan_of(engine.recipe, store.task).judge
     if name not in JUDGES:
         raise UsageError(f"judge {name!r}: choose one of {', '.join(JUDGES)}")

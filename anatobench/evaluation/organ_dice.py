@@ -84,8 +84,8 @@ def dice_of_split(
     check: Callable[[], None] = lambda: None,
     silent: bool = False,
 ) -> OrganDice:
-    """Every case of a split that has a mask, from the same centre crops as its predictions: the Dice of each organ, or
-    of each of the task's classes by a head whose classes may overlap. `check` is called between batches.
+    """Return every case of a split that has a mask, from the same centre crops as its predictions: the Dice of each
+    organ, or of each of the task's classes by a head whose classes may overlap. `check` is called between batches.
 
     Several processes share out the cases; all of them get all figures.
     """
@@ -144,7 +144,7 @@ def write_organ_dice(path: Path, found: OrganDice) -> None:
 
 
 def read_organ_dice(path: Path, task: Task) -> OrganDice:
-    """The inverse of `write_organ_dice`; `AnatoBenchError` if the file is not one of this task."""
+    """Return the inverse of `write_organ_dice`; `AnatoBenchError` if the file is not one of this task."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = list(csv.reader(file))
@@ -161,7 +161,7 @@ def read_organ_dice(path: Path, task: Task) -> OrganDice:
 
 
 def lowest_dice(found: OrganDice, count: int) -> Sequence[tuple[str, dict[str, Any]]]:
-    """The cases with the lowest mean Dice, the lowest first: their ids, `mean` and the Dice of each organ."""
+    """Return the cases with the lowest mean Dice, the lowest first: their ids, `mean` and the Dice of each organ."""
     means = found.mean_of_case
     order = [int(row) for row in np.argsort(means, kind="stable") if np.isfinite(means[row])][:count]
     return [

@@ -32,12 +32,12 @@ full mvit_v2_s took an H100 156 ms so, 81 ms after 206 s of compiling: it would 
 
 
 def open_store(config: RunConfig, path: str | None = None) -> Store:
-    """The run's store, or the one at `path`; `AnatoBenchError` if it was prepared for another task or size."""
+    """Return the run's store, or the one at `path`; `AnatoBenchError` if it was prepared for another task or size."""
     return fitting(Store.open(path or config.store), config)
 
 
 def fitting(store: Store, config: RunConfig) -> Store:
-    """The store; `AnatoBenchError` if it was prepared for another task or size than the run's."""
+    """Return the store; `AnatoBenchError` if it was prepared for another task or size than the run's."""
     for name, mine, theirs in (("task", config.task, store.task), ("size", config.size, store.size)):
         if mine != theirs:
             shown = (mine, theirs) if name == "size" else (config.task.name, store.task.name)

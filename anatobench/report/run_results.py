@@ -81,8 +81,8 @@ class RunResults:
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunResults]:
-    """Runs that are shown together. What differs among them and no label says (model, seed) is added to the labels,
-    and where that is not enough the folder's name."""
+    """Return runs that are shown together. What differs among them and no label says (model, seed) is added to the
+    labels, and where that is not enough the folder's name."""
     runs = [read_run(path) for path in paths]
     distinctions: tuple[Callable[[RunResults], str], ...] = (
         lambda run: f", {run.config.recipe.objective}",
@@ -123,7 +123,7 @@ def read_run(path: Path) -> RunResults:
 
 
 def _digest_of_weights(path: Path) -> str:
-    """Of the arrays alone: the header of a file says where they came from."""
+    """Digest the arrays alone: the header of a file says where they came from."""
     if not path.is_file():
         return ""
     try:

@@ -87,7 +87,7 @@ class Batches(Iterator[Batch]):
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """The next step and what the order depends on, in plain JSON types."""
+        """Return the next step and what the order depends on, in plain JSON types."""
         return {"step": self._step, **self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -190,7 +190,7 @@ def evaluation_batches(
     process_count: int = 1,
     workers: int = WORKERS,
 ) -> Batches:
-    """Every case of a split once, in the store's order, cropped at the centre.
+    """Return every case of a split once, in the store's order, cropped at the centre.
 
     The last batch is padded with places whose `case_index` is -1, so that every batch has the same shape and all
     processes get the same number of batches.
@@ -231,7 +231,7 @@ class _CropReader:
         return Batch({name: arrays[name] for name in reads}, case_index)
 
     def _empty(self, name: str, cases: int) -> np.ndarray:
-        """An array of the batch without content."""
+        """Return an array of the batch without content."""
         if name in _DENSE:
             return self._memory.empty((cases, *self._store.geometry.crop_size), _DENSE[name])
         table = TABLES[name]

@@ -90,7 +90,7 @@ def prepare_case(case: Case, task: Task, size: str) -> PreparedCase:
 
 
 def on_task_grid(volume: Volume, geometry: Geometry) -> tuple[np.ndarray, Grid]:
-    """A scan as the store keeps it: int16 [D, H, W] of `geometry.padded_size`, HU clipped, and where it lies."""
+    """Return a scan as the store keeps it: int16 [D, H, W] of `geometry.padded_size`, HU clipped, and where it lies."""
     grid = padded_or_cropped_grid(resampled_grid(volume.grid, geometry.spacing), geometry.padded_size)
     return np.clip(resample_volume(volume, grid), *STORED_HU), grid
 
@@ -112,7 +112,7 @@ def _prepare_mask(path: Path, mask_labels: str, task: Task, volume: Volume, grid
 
 
 def _checksum(mask: Path, task: Task) -> str | None:
-    """Of the file, or of those files in a folder that the task needs. None if it cannot be read; its reader says
+    """Digest the file, or those files in a folder that the task needs. None if it cannot be read; its reader says
     why."""
     try:
         if not mask.is_dir():
@@ -192,7 +192,7 @@ class _Tally:
     """Cases by note."""
 
     def mended(self) -> list[str]:
-        """A sentence per note, with how many cases have it; the records in the store have them all."""
+        """Return a sentence per note, with how many cases have it; the records in the store have them all."""
         return [
             f"{cases[0]}{f' and {len(cases) - 1} more' if len(cases) > 1 else ''}: {note}"
             for note, cases in sorted(self.noted.items())
@@ -211,7 +211,8 @@ class _Job:
 
 
 def _check_listing(listing: Listing, raw_root: Path) -> tuple[list[Case], list[Rejection]]:
-    """The listing's cases sorted by id, and its rejections with those of cases whose id or labels cannot be stored."""
+    """Return the listing's cases sorted by id, and its rejections with those of cases whose id or labels cannot be
+    stored."""
     usable: dict[str, Case] = {}
     rejections = list(listing.rejected)
     for case in sorted(listing.cases, key=lambda case: (case.case_id, str(case.scan))):
@@ -240,7 +241,8 @@ def _listing_fault(case: Case, task: Task) -> CaseError | None:
 def _jobs(
     writer: StoreWriter, task: Task, size: str, cases: list[Case], raw_root: Path, tally: _Tally, progress: bool
 ) -> Iterable[_Job]:
-    """What is still to do. Records of finished cases follow the listing's labels, without reading the scan again."""
+    """Yield what is still to do. Records of finished cases follow the listing's labels, without reading the scan
+    again."""
     for case in progress_bar(len(cases), "compare", "case", iterable=cases, delay=1.0, disable=not progress):
         origin = _origin(case, task, raw_root)
         record = writer.finished(case.case_id)
@@ -312,7 +314,7 @@ def _run_jobs(jobs: list[_Job], workers: int, tally: _Tally, progress: bool) -> 
 
 
 def _seconds_for(job: _Job) -> float:
-    """What a worker may take for a case: its alarm rings before, unless a decoder never lets it."""
+    """Return what a worker may take for a case: its alarm rings before, unless a decoder never lets it."""
     return GRACE * reading_seconds(job.case.scan, job.case.mask)
 
 
@@ -336,7 +338,7 @@ def _do(job: _Job) -> StoredCase | Rejection | AnatoBenchError:
 
 @contextmanager
 def _disk_errors_named() -> Iterator[None]:
-    """A disk that refuses is no case's fault and no bug: one sentence that says what to do."""
+    """Name a disk that refuses in one sentence that says what to do: it is no case's fault and no bug."""
     try:
         yield
     except OSError as error:

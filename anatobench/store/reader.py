@@ -87,7 +87,7 @@ class StoredCase:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> StoredCase:
-        """The inverse of `to_json`; ValueError, KeyError or TypeError if it is not a record."""
+        """Return the inverse of `to_json`; ValueError, KeyError or TypeError if it is not a record."""
         if data.keys() | _LATER_FIELDS != _RECORD_FIELDS:
             raise ValueError("fields are missing or unknown")
         annotated = data.get("annotated")
@@ -121,12 +121,12 @@ _LATER_FIELDS = {"mask_checksum", "reading", "volume_checksum", "slice_digests",
 
 
 def data_file(root: Path, case_id: str) -> Path:
-    """Where a case's voxels are."""
+    """Return where a case's voxels are."""
     return root / CASES_FOLDER / f"{case_id}.safetensors"
 
 
 def record_file(root: Path, case_id: str) -> Path:
-    """Where a case's record is."""
+    """Return where a case's record is."""
     return root / CASES_FOLDER / f"{case_id}.json"
 
 
@@ -174,8 +174,9 @@ class Store:
         return Store(root, cases=_read_index(root / INDEX_FILE), **description)
 
     def _index_faults(self) -> Iterator[tuple[type[AnatoBenchError], str]]:
-        """What can be said without reading a voxel, and the error that says it: labels that the task does not have, an
-        id that two cases have, a data file that is missing or has another size, one patient or scan in two splits."""
+        """Yield what can be said without reading a voxel, and the error that says it: labels that the task does not
+        have, an id that two cases have, a data file that is missing or has another size, one patient or scan in two
+        splits."""
         seen: set[str] = set()
         for case in self.cases:
             for fault in (
@@ -210,7 +211,7 @@ class Store:
     def read_crop(
         self, index: int, start: Size, size: Size, out: tuple[np.ndarray, np.ndarray] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One case's crop: volume int16 [d, h, w] in HU and organs uint8 [d, h, w].
+        """Return one case's crop: volume int16 [d, h, w] in HU and organs uint8 [d, h, w].
 
         Organs are `IGNORED_ORGAN` throughout where the case has no mask. `out` gives C-contiguous arrays to fill.
         When this process first reads from a file, the whole of it is compared with its checksum, unless
@@ -252,8 +253,8 @@ class Store:
 
 
 def targets_fault(targets: tuple[int, ...], task: Task) -> str | None:
-    """What is wrong with a case's grades: one per label group of the task, unknown or one that the group has; None if
-    they are right."""
+    """Return what is wrong with a case's grades: one per label group of the task, unknown or one that the group has;
+    None if they are right."""
     grades = [len(group.grades) for group in task.groups]
     fit = len(targets) == len(grades) and all(
         target == MISSING_TARGET or 0 <= target < count for target, count in zip(targets, grades, strict=True)
@@ -262,14 +263,15 @@ def targets_fault(targets: tuple[int, ...], task: Task) -> str | None:
 
 
 def index_content(cases: list[StoredCase]) -> bytes:
-    """What `index.json` holds for cases sorted by id: one to a line, under a line with the checksum of these lines."""
+    """Return what `index.json` holds for cases sorted by id: one to a line, under a line with the checksum of these
+    lines."""
     lines = ",\n".join(json.dumps(case.to_json()) for case in cases)
     rest = f"{lines}\n]}}\n".encode()
     return f'{{"format_version": {FORMAT_VERSION}, "checksum": "{_checksum(rest)}", "cases": [\n'.encode() + rest
 
 
 def _read_index(path: Path) -> tuple[StoredCase, ...]:
-    """The inverse of `index_content`; an older store's index has no checksum."""
+    """Return the inverse of `index_content`; an older store's index has no checksum."""
     try:
         content = path.read_bytes()
         index = parse_json(content)
@@ -302,7 +304,8 @@ def _repeated(case: StoredCase, seen: set[str]) -> str | None:
 
 
 def read_description(root: Path) -> dict[str, Any]:
-    """The fields of `Store` that `store.json` holds; AnatoBenchError if it is missing, damaged or of another format."""
+    """Return the fields of `Store` that `store.json` holds; AnatoBenchError if it is missing, damaged or of another
+    format."""
     path = root / STORE_FILE
     if not path.is_file():
         raise AnatoBenchError(f"{root}: is not a store ({STORE_FILE} is missing): make one with `anatobench prepare`")

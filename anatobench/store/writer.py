@@ -81,11 +81,11 @@ class CaseOrigin:
     annotated: tuple[int, ...] | None = None
 
     def has_same_sources(self, record: StoredCase) -> bool:
-        """Whether the record's data file came from a scan and a mask of the same names, read in the same way."""
+        """Return whether the record's data file came from a scan and a mask of the same names, read in the same way."""
         return all(getattr(record, name) == getattr(self, name) for name in ("source", "mask_source", "reading"))
 
     def relabelled(self, record: StoredCase) -> StoredCase:
-        """The record with this listing's patient, split, targets and annotated classes."""
+        """Return the record with this listing's patient, split, targets and annotated classes."""
         return replace(
             record, patient_id=self.patient_id, split=self.split, targets=self.targets, annotated=self.annotated
         )
@@ -134,7 +134,7 @@ class StoreWriter:
                     Path(entry.path).unlink(missing_ok=True)
 
     def finished(self, case_id: str) -> StoredCase | None:
-        """The case's record if it and its data file are whole (by size), else None."""
+        """Return the case's record if it and its data file are whole (by size), else None."""
         try:
             record = StoredCase.from_json(parse_json(record_file(self.root, case_id).read_bytes()))
             size = data_file(self.root, case_id).stat().st_size
@@ -213,7 +213,7 @@ class StoreWriter:
         write_atomically(self.root / REJECTED_FILE, rejection_table(rejections))
 
     def _read(self, path: Path, from_json: Any) -> Any:
-        """None if the file is gone: another shard does its case again, and will merge it."""
+        """Return None if the file is gone: another shard does its case again, and will merge it."""
         try:
             return from_json(parse_json(path.read_bytes()))
         except FileNotFoundError:
@@ -248,8 +248,8 @@ def scan_digest(voxels: np.ndarray) -> str | None:
 
 
 def slice_digests(voxels: np.ndarray) -> tuple[str, ...]:
-    """Of the slices along the body of int16 voxels [D, H, W] a digest each, of which the `SLICE_DIGESTS` smallest are
-    kept: two scans that have most slices in common have most of these in common, wherever either was cut.
+    """Return, of the slices along the body of int16 voxels [D, H, W] a digest each, of which the `SLICE_DIGESTS`
+    smallest are kept: two scans that have most slices in common have most of these in common, wherever either was cut.
 
     Blank slices have none.
     """

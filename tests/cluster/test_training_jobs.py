@@ -32,7 +32,7 @@ class Training:
         )  # fmt: skip
 
     def steps(self) -> int:
-        """Steps in the log of the run."""
+        """Count the steps in the log of the run."""
         path = self.run / "metrics.jsonl"
         return path.read_text().count('"kind": "step"') if path.exists() else 0
 

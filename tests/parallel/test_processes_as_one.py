@@ -42,7 +42,7 @@ def results(framework: str, model: str, count: int, out: Path, *settings: str) -
 
 
 def of_kind(kind: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Compared together: a moment that is zero but for rounding is small beside the others of its kind."""
+    """Compare together: a moment that is zero but for rounding is small beside the others of its kind."""
     found = {name: array for name, array in arrays.items() if name.startswith(kind)}
     assert found, kind
     return found

@@ -62,7 +62,7 @@ def jax_engine() -> Engine:
 
 
 def unannotated_as_absent(right: Any) -> Any:
-    """The loss of every class, annotated or not."""
+    """Return the loss of every class, annotated or not."""
     return lambda task, recipe, view, arrays: right(
         task, recipe, view, {**arrays, "annotated": torch.ones_like(arrays["annotated"])}
     )
@@ -96,7 +96,7 @@ def mean_over_all_classes(counted: Tensor, losses: Tensor) -> Tensor:
 
 
 def exclusive_classes(right: Any) -> Any:
-    """A voxel of the first class that has it alone: what is inside another is no part of it."""
+    """Return a voxel of the first class that has it alone: what is inside another is no part of it."""
 
     def masks(organs: Tensor, organ_sets: Any) -> Tensor:
         found: Tensor = right(organs, organ_sets)

@@ -54,7 +54,7 @@ if __name__ == "__main__":
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes below `pid`, without the ones that only watch over shared memory."""
+    """Return the processes below `pid`, without the ones that only watch over shared memory."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         try:

@@ -73,7 +73,7 @@ STEPS = 150
 
 
 def dice_after_training(store: Store, whole: Store, run: Path) -> dict[str, float | None]:
-    """Of the organs in the whole masks of the test split, which training never sees."""
+    """Return the Dice of the organs in the whole masks of the test split, which training never sees."""
     settings = ["objective=partial_masks", "batch_size=6", "learning_rate=1e-3"]
     config = configure(store.root, "r3d_18", "torch", [*settings, "epochs=1000"], max_steps=STEPS, evaluate_every=1000)
     train_run(run, config)

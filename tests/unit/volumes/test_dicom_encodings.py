@@ -193,7 +193,7 @@ def test_several_slices_in_one_file_are_named(tmp_path: Path, change: Change) ->
 
 
 def with_wrapped_corners(dataset: FileDataset) -> None:
-    """Padding of -2000 that an unsigned word of 12 bits cannot hold: 4096 more."""
+    """Store padding of -2000 that an unsigned word of 12 bits cannot hold: 4096 more."""
     words = dataset.pixel_array.copy()
     h, w = (np.linspace(-1, 1, n) for n in words.shape)
     words[np.hypot(h[:, None], w[None]) > 1.1] = (-2000 + 1024) & 0x0FFF

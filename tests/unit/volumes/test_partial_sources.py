@@ -84,7 +84,7 @@ def organs_of(store: Store, case_id: str) -> np.ndarray:
 
 
 def at(store: Store, case_id: str, structure: str) -> int:
-    """The organ index in the middle of a structure."""
+    """Return the organ index in the middle of a structure."""
     case = next(case for case in store.cases if case.case_id == case_id)
     place = np.linalg.solve(np.array(case.affine), AFFINE @ [*middle(structure), 1])[:3].round().astype(int)
     return int(organs_of(store, case_id)[tuple(place)])
