@@ -87,6 +87,7 @@ class JaxEngine:
         self._phases = plan.phases
         parameters, statistics = (nnx.to_pure_dict(nnx.state(model, part)) for part in (nnx.Param, nnx.BatchStat))
         check_table(self._table, parameters, statistics)
+        plan.check_trained([entry.name for entry in self._table if not entry.buffer])
         self._optimizer = AdamW(recipe, plan.phases, names_of(self._table, parameters))
         with self._precision.applied():
             self._state = self._first_state(parameters, statistics, plan.has_teacher)

@@ -69,7 +69,8 @@ class Objective:
         seen: dict[str, jax.Array] = {}
         features = self.features(model, arrays["volume"], train, key, seen.__setitem__ if lay_open else None)
         view = self._view(model, features, state.teacher, arrays["volume"], key)
-        terms = CASE_TERMS[self.phase.objective.kind](self.spec.task, self.recipe, view, arrays)
+        returned = CASE_TERMS[self.phase.objective.kind](self.spec.task, self.recipe, view, arrays)
+        terms = {name: returned[name] for name in self.phase.objective.terms}
         if lay_open:
             for name in self.spec.heads:
                 output = view.logits if HEADS[name].kind == "classifier" else view.upsampled(name)

@@ -158,8 +158,15 @@ def import_moments(
     _check_names(shapes, arrays, "optimizer state")
     first = _filled(like.first, parameters, {e.name: arrays[f"exp_avg/{e.name}"] for e in parameters}, place)
     second = _filled(like.second, parameters, {e.name: arrays[f"exp_avg_sq/{e.name}"] for e in parameters}, place)
-    steps = {group_of(e.name): arrays.get(f"step/{e.name}", arrays["step"]) for e in parameters}
-    counts = {group: place(np.asarray(int(steps[group])), count.dtype) for group, count in like.counts.items()}
+    steps: dict[str, int] = {}
+    for entry in parameters:
+        count = int(arrays.get(f"step/{entry.name}", arrays["step"]))
+        if steps.setdefault(group_of(entry.name), count) != count:
+            raise AnatoBenchError(
+                f"optimizer state does not fit the plan's phases: {entry.name} has {count} steps, parameters that "
+                f"are always trained with it have {steps[group_of(entry.name)]}: resume with the run's own objective"
+            )
+    counts = {group: place(np.asarray(steps[group]), count.dtype) for group, count in like.counts.items()}
     return Moments(first, second, counts)
 
 

@@ -81,6 +81,7 @@ class TorchEngine:
         self._phases = plan.phases
         self._begun: int | None = None
         self._state = self._first_state(forms, plan.has_teacher, compiling)
+        plan.check_trained([name for name, _ in named_parameters(self._model)])
         self._objectives = [
             Objective(self._state, phase, spec, recipe, self._precision, set(forms)) for phase in plan.phases
         ]

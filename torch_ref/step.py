@@ -51,10 +51,12 @@ class Objective(nn.Module):
         """Turn the batch's arrays into the weighted sum of the terms and the terms, each [B]; `record` is shown the
         stages' outputs and every head's logits."""
         view = self._view(arrays["volume"], record)
-        terms = self.terms(self.spec.task, self.recipe, view, arrays)
+        returned = self.terms(self.spec.task, self.recipe, view, arrays)
+        terms = {name: returned[name] for name in self.phase.objective.terms}
         total = weighted_sum(self.phase.objective.terms, terms)
-        for output in view.unused():
+        for output in view.unused(whatever_was_asked=len(terms) < len(returned)):
             # Its weights get a gradient of 0, as in JAX, instead of none, for which DistributedDataParallel would wait.
+            # A head may also have been asked for by a term that the phase leaves out.
             total = total + 0.0 * output.flatten(1).sum(1)
         if record is not None:
             for name in self.spec.heads:

@@ -64,10 +64,11 @@ class View:
         self._asked.add(head)
         return self._model.upsampled(head, self.features, self.size)
 
-    def unused(self) -> Iterator[Tensor]:
-        """Yield the logits, before upsampling, of every head that nobody has asked for: [B, logits] or
-        [B, classes, d, h, w]."""
-        for head in [name for name in (CLASSIFIER, *self._model.auxiliary) if name not in self._asked]:
+    def unused(self, whatever_was_asked: bool = False) -> Iterator[Tensor]:
+        """Yield the logits, before upsampling, of every head that nobody has asked for, or of every head: [B, logits]
+        or [B, classes, d, h, w]."""
+        asked = set() if whatever_was_asked else self._asked
+        for head in [name for name in (CLASSIFIER, *self._model.auxiliary) if name not in asked]:
             output = self.logits if head == CLASSIFIER else self.coarse(head)
             assert output is not None, "the model has its own heads"
             yield output

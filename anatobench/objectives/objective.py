@@ -7,10 +7,11 @@ phase a step belongs to follows from its epoch alone, so a run can be resumed at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from anatobench.errors import UsageError
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
 
@@ -24,9 +25,16 @@ class Objective:
     kind: str
     """The name under which each framework's `losses` package has the terms."""
     reads: tuple[str, ...]
-    """The arrays of a batch that the terms are made of, in the order in which its digest takes them."""
+    """The arrays of a batch that the terms are made of, in the order in which its digest takes them; `volume` is one,
+    for the model is made of it."""
     terms: Mapping[str, float]
-    """Each term's name and weight, in the order of the sum."""
+    """Each term's name and weight, in the order of the sum. What the kind's losses return besides is left out."""
+
+    def __post_init__(self) -> None:
+        if "volume" not in self.reads:
+            raise UsageError(f"objective {self.kind}: reads {', '.join(self.reads)}: add volume, the model's input")
+        if not self.terms:
+            raise UsageError(f"objective {self.kind}: has no term to minimise: name one")
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,15 @@ class Plan:
     """Taken in turns, from the first epoch on."""
     judge: str
     """What validation watches: a name of `anatobench.evaluation.judges.JUDGES`."""
+
+    def check_trained(self, parameters: Collection[str]) -> None:
+        """Raise `UsageError` if a phase trains none of the model's parameters, given by canonical name."""
+        for index, phase in enumerate(self.phases):
+            if not any(phase.trains(name) for name in parameters):
+                raise UsageError(
+                    f"phase {index + 1} of the plan trains no parameter of this model: look at its patterns "
+                    f"{', '.join(phase.trained) or '(none)'}"
+                )
 
     @property
     def has_teacher(self) -> bool:

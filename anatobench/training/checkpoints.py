@@ -169,7 +169,7 @@ def read_best(run: Path) -> Checkpoint:
     if path.is_file():
         try:
             step = int(parse_json(path.read_text(encoding="utf-8"))["step"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise AnatoBenchError(f"{path}: damaged ({error}): resume the run to write it again") from None
         return _read(_step_folder(run, step))
     newest = read_newest(run)
@@ -204,7 +204,7 @@ def _read(folder: Path) -> Checkpoint:
             trees[named[1]] = load(_verified(path, expected))
         if MODEL not in trees:
             raise ValueError(f"{MODEL} is missing")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError) as error:
         raise AnatoBenchError(f"{path}: damaged checkpoint ({error})") from None
     return Checkpoint(progress, trees)
 

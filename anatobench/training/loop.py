@@ -162,12 +162,24 @@ class _Training:
             begin_with(self._run, self._config, self._engine, say)
             return
         progress = checkpoint.progress
+        self._refuse_other_trees(checkpoint)
         self._engine.load_state(checkpoint.trees)
         self._data.batches.set_state(dict(progress.batches))
         self.step, self.evaluated_step, self._best = progress.step, progress.evaluated_step, progress.best
         self._saved = (self.step, self.evaluated_step)
         if self._processes.leads:
             record_best(self._run, self._best)
+
+    def _refuse_other_trees(self, checkpoint: Checkpoint) -> None:
+        """Raise `AnatoBenchError` if the checkpoint lacks a part of the state, which would begin anew in silence, or
+        has one that would be lost."""
+        wanted = {"model", "optimizer", *(["teacher"] if self._plan.has_teacher else [])}
+        if set(checkpoint.trees) != wanted:
+            raise AnatoBenchError(
+                f"{self._run}: the checkpoint of step {checkpoint.progress.step} holds "
+                f"{', '.join(sorted(checkpoint.trees))}, objective {self._config.recipe.objective} goes on from "
+                f"{', '.join(sorted(wanted))}: resume with the objective that the run began with"
+            )
 
     def begin_session(self) -> None:
         """Note who trains from here on."""

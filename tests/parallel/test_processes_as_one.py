@@ -94,6 +94,27 @@ def test_compiled_processes_train_as_one_that_is_not(model: str, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("framework", "settings"),
+    [
+        ("torch", ()),
+        ("torch", ("compile=true", "fast=true")),
+        pytest.param("jax", (), marks=compiled_for_minutes),
+    ],
+)
+def test_processes_train_phases_as_one(framework: str, settings: tuple[str, ...], tmp_path: Path) -> None:
+    """With a teacher, heads that a phase leaves without a gradient, and parameters that it does not train."""
+    (alone,) = results(framework, "r3d_18", 1, tmp_path, "objective=phased")
+    for found in results(framework, "r3d_18", 2, tmp_path, "objective=phased", *settings):
+        assert found.keys() == alone.keys()
+        for kind in ("weights/", "teacher/", "optimizer/exp_avg/", "optimizer/exp_avg_sq/", "figures", "case"):
+            difference = largest_difference(of_kind(kind, alone), of_kind(kind, found))
+            assert difference.error < 1e-9, difference.worst
+        for name, count in of_kind("optimizer/step", alone).items():
+            assert count == found[name], name
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 @pytest.mark.parametrize("how", ["--standalone", "--master-port={port}"])
 def test_torchrun_starts_them(framework: str, how: str, tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from phased_kind import phased
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_ref.compilation as compilation
 import torch_ref.layers.triton_language as triton_language
 from anatobench.engine import Engine, ModelSpec, load_engine
+from anatobench.objectives.registry import KINDS, plan_of
 from anatobench.parity.inputs import parity_batch
 from anatobench.recipes import MODELS, Recipe
 from anatobench.store.batch import Batch
@@ -69,6 +71,24 @@ def test_one_graph_for_all_steps_and_one_for_evaluation(model: str, counted: Any
     compiled.predict(batches[1]["volume"])
     compiled.train_step(batches[0], 1e-4, 3).fetch()
     assert counted["stats"]["unique_graphs"] == 3
+    assert not counted["graph_break"]
+
+
+@pytest.mark.slow
+def test_one_graph_for_each_phase_however_often_they_take_turns(counted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a teacher, which is no part of the module that is compiled."""
+    monkeypatch.setitem(KINDS, "phased", phased)
+    recipe = replace(RECIPE, objective="phased", fast="false", dropout=False)
+    spec = ModelSpec("r3d_18", "tiny", RATIC, CROP, plan_of(recipe, RATIC).heads)
+    compiled, eager = (load_engine("torch", spec, replace(recipe, compile=asked)) for asked in ("true", "false"))
+    eager.load_weights(compiled.weights())
+    for step, phase in enumerate((0, 1, 2, 0, 1, 2, 0)):
+        batch = parity_batch(spec, 2, 0, step)
+        ours, theirs = (e.train_step(batch, 1e-4, step, phase=phase).fetch() for e in (compiled, eager))
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-3)
+        assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-2)
+        compiled.predict(batch["volume"])
+    assert counted["stats"]["unique_graphs"] == 4
     assert not counted["graph_break"]
 
 

@@ -149,6 +149,28 @@ def test_a_damaged_best_checkpoint_is_an_error_rather_than_another_model(tmp_pat
         read_best(tmp_path)
 
 
+@pytest.mark.parametrize("step", ["1e999", "-1", "[]", "NaN", '"x"'])
+def test_a_best_file_that_lies_is_one_sentence(tmp_path: Path, step: str) -> None:
+    save_checkpoint(tmp_path, checkpoint(4, Best(4, "auc_macro", 0.9)))
+    (tmp_path / "checkpoints" / "best.json").write_text(f'{{"step": {step}, "auc_macro": 0.9}}')
+    with pytest.raises(AnatoBenchError, match="damaged"):
+        read_best(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "model.pkl", "/etc/passwd", "MODEL.safetensors", ""])
+def test_a_state_that_names_strange_files_is_damaged(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where its checksum is right."""
+    save_checkpoint(tmp_path, checkpoint(4))
+    path = save_checkpoint(tmp_path, checkpoint(8)) / "state.json"
+    state = {key: value for key, value in json.loads(path.read_text()).items() if key != "blake2b"}
+    for wrong in ({"files": {**state["files"], name: state["files"]["model.safetensors"]}}, {"step": float("inf")}):
+        path.write_bytes(checkpoints._sealed({**state, **wrong}))
+        assert_same(read_newest(tmp_path), checkpoint(4))
+        assert "damaged checkpoint" in capsys.readouterr().err
+
+
 def test_without_validation_the_newest_is_the_best(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, checkpoint(4))
     save_checkpoint(tmp_path, checkpoint(8))

@@ -26,7 +26,7 @@ from anatobench.store.reader import Store
 from anatobench.system.processes import Processes
 from anatobench.system.signals import Interrupted
 from anatobench.tasks import Size
-from anatobench.training.checkpoints import Progress, read_best, read_newest
+from anatobench.training.checkpoints import Progress, read_best, read_newest, save_checkpoint
 from anatobench.training.loop import TrainingData, train
 from anatobench.training.metrics_log import MetricsLog
 from anatobench.training.run_folder import RunConfig, begin_run
@@ -244,6 +244,19 @@ def test_a_damaged_newest_checkpoint_costs_only_time(tmp_path: Path, store: Stor
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     Session(tmp_path / "hurt", store).train()
     assert outcome(tmp_path / "hurt") == whole
+
+
+@pytest.mark.parametrize("trees", [{"model"}, {"model", "optimizer", "teacher"}])
+def test_a_checkpoint_of_another_kind_of_state_is_not_gone_on_from(
+    tmp_path: Path, store: Store, trees: set[str]
+) -> None:
+    """Its moments would begin anew, or its teacher be dropped, and nobody would know."""
+    Session(tmp_path, store, replace(CONFIG, max_steps=3)).train()
+    found = newest_checkpoint(tmp_path)
+    every = {**found.trees, "teacher": found.weights}
+    save_checkpoint(tmp_path, replace(found, trees={tree: every[tree] for tree in trees}))
+    with pytest.raises(AnatoBenchError, match=r"step 3 holds .*, objective diagnosis goes on from model, optimizer"):
+        Session(tmp_path, store, replace(CONFIG, max_steps=3)).train()
 
 
 def test_going_back_before_the_best_checkpoint_forgets_it(tmp_path: Path, store: Store) -> None:
