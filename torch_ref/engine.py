@@ -135,6 +135,7 @@ class TorchEngine:
     def predict(self, volume: np.ndarray) -> np.ndarray:
         """See `anatobench.engine.Predictor.predict`."""
         self._model.eval()
+        self._begin(0)  # a compiled program is for parameters that are free or not, even where nothing is derived
         with self._settings():
             return to_numpy(self._logits(self._to_device(volume)).float())
 

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 from phased_kind import phased
 
 from anatobench.engine import ModelSpec, load_engine
