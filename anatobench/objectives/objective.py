@@ -51,6 +51,12 @@ class Phase:
     """Momentum m of the teacher, which becomes m teacher + (1 - m) model after every step of the phase; None: it
     stays as it is. A run has a teacher if one of its phases moves it."""
 
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise UsageError(f"phase of objective {self.objective.kind}: epochs={self.epochs} must be at least 1")
+        if self.teacher is not None and not 0.0 <= self.teacher <= 1.0:
+            raise UsageError(f"phase of objective {self.objective.kind}: teacher={self.teacher} must be from 0 to 1")
+
     def trains(self, parameter: str) -> bool:
         """Return whether the parameter of that canonical name is trained."""
         left_out = [pattern[1:] for pattern in self.trained if pattern.startswith("!")]
