@@ -21,7 +21,7 @@ from anatobench.engine import Engine, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.evaluation.judges import validator
 from anatobench.evaluation.run_evaluation import fitting, open_store
-from anatobench.objectives.heads import auxiliary_heads
+from anatobench.objectives.heads import SEGMENTATION, auxiliary_heads
 from anatobench.objectives.registry import plan_of
 from anatobench.store.batch import Batch
 from anatobench.store.batches import steps_per_epoch, training_batches
@@ -116,6 +116,7 @@ def train_run(
     """
     out = Path(out)
     store = open_store(config) if store is None else fitting(store, config)
+    _refuse_unannotated(store, config)
     if store_copy is not None:
         store = _copy_of(store, Path(store_copy))
     steps = steps_per_epoch(store, config.recipe.batch_size)
@@ -183,6 +184,20 @@ def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
     reads, noise = plan_of(recipe, store.task).reads(1), MaskNoise.of(recipe, store.task)
     with training_batches(store, recipe.seed, recipe.batch_size, workers=0, reads=reads, mask_noise=noise) as batches:
         return next(batches)
+
+
+def _refuse_unannotated(store: Store, config: RunConfig) -> None:
+    """Refuse organ masks of which a part was drawn where what was not drawn would be taken for background."""
+    if SEGMENTATION not in config.spec.heads:
+        return
+    train = store.split("train")
+    partly = sum(store.cases[index].has_mask and not all(store.annotated(index)) for index in train)
+    if partly:
+        raise UsageError(
+            f"{store.root}: in {partly} of {len(train)} training cases only some of the organs are annotated, and the "
+            "segmentation head would take the others for background: train with --set objective=partial_masks, or "
+            "without masks (--no-seg)"
+        )
 
 
 def _copy_of(store: Store, path: Path) -> Store:

@@ -176,3 +176,17 @@ def test_of_two_that_begin_together_the_first_ones_run_is_left(tmp_path: Path, s
         assert sorted(status for status, _, _ in ended) == [0, 1], ended
         winner = next(seed for seed, (status, _, _) in zip((1, 2), ended, strict=True) if status == 0)
         assert RunConfig.read(run).recipe.seed == winner
+
+
+def test_partly_annotated_masks_are_refused_where_the_rest_would_be_background(
+    tmp_path: Path, store: Store, config: RunConfig
+) -> None:
+    organs = len(store.task.mask_classes)
+    partly = replace(store.cases[store.split("train")[1]], has_mask=True, annotated=(1,) + (0,) * (organs - 1))
+    index = store.split("train")[1]
+    changed = replace(store, cases=(*store.cases[:index], partly, *store.cases[index + 1 :]))
+    with pytest.raises(UsageError, match=r"in 1 of 8 training cases only some of the organs .* objective=partial_mask"):
+        train_run(tmp_path / "run", config, store=changed)
+    assert not (tmp_path / "run").exists()
+    without = configure(store.root, "r3d_18", "torch", [*SETTINGS, "segmentation_weight=0"])
+    assert train_run(tmp_path / "without", without, store=changed).steps > 0

@@ -70,7 +70,7 @@ def jax_bright(task: Task, recipe: Recipe, view: Any, arrays: Any) -> dict[str, 
 
 
 def labels(task: Task, recipe: Recipe, view: Any, arrays: Any) -> dict[str, Any]:
-    """Return both frameworks' arrays know these operations."""
+    """Compare logits and labels, by operations that both frameworks' arrays know."""
     wanted = (arrays["targets"][:, :1] > 0) * 2.0 - 1.0
     return {"labels": ((view.logits - wanted) ** 2).mean(1)}
 
