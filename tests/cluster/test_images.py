@@ -118,7 +118,7 @@ def test_a_job_in_the_image_trains_what_one_process_trains_outside(
     job = cluster.submit(
         f"--nodes={nodes}", f"--gpus-per-node={tasks}", f"--output={tmp_path}/job.log",
         str(REPOSITORY / "slurm" / "train_ratic.sh"), f"--framework={framework}", "--store", str(store),
-        "--out", str(tmp_path / "run"), *FLOAT64,
+        "--out", str(tmp_path / "run"), "--device", "cpu", *FLOAT64,
         settings={f"ANATOBENCH_IMAGE_{framework.upper()}": str(images / f"{framework}.sif"),
                   "ANATOBENCH_VENV": "/nowhere", "ANATOBENCH_LOCAL_SCRATCH": str(tmp_path / "disk")},
     )  # fmt: skip
