@@ -149,13 +149,13 @@ def test_a_process_whose_others_never_come_gives_up_with_one_line(framework: str
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_those_who_have_met_wait_longer_for_work_than_for_the_meeting(framework: str) -> None:
     """As for a program that one of them compiles for minutes."""
-    ended = finish(start([str(LATE), framework, "14"], 2, ANATOBENCH_TIMEOUT="10"))
+    ended = finish(start([str(LATE), framework, "40"], 2, ANATOBENCH_TIMEOUT="35"))
     assert [(status, said.splitlines()[-1]) for status, said, _ in ended] == [(0, "[0, 1]")] * 2, ended
 
 
 @pytest.mark.slow
 def test_how_long_they_wait_for_work_can_be_set() -> None:
-    (status, said, errors), _ = finish(start([str(LATE), "torch", "8"], 2, ANATOBENCH_COLLECTIVE_TIMEOUT="4"))
+    (status, said, errors), _ = finish(start([str(LATE), "torch", "22"], 2, ANATOBENCH_COLLECTIVE_TIMEOUT="15"))
     assert status != 0
     assert "[0, 1]" not in said
     assert "Timed out" in errors
