@@ -1,5 +1,5 @@
 """Lets every test import what stands in tests/support, keeps compiled programs out of the home directory, and lets
-every process that tests start heed Ctrl-C."""
+every process that tests start heed Ctrl-C and the end of a terminal."""
 
 import os
 import signal
@@ -15,3 +15,7 @@ os.environ.setdefault("ANATOBENCH_COMPILE_CACHE", "off")
 # set here is taken off again in each child. (Popen's preexec_fn would do it too, but forks in a way JAX warns of.)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Likewise of `nohup`: a test that wants SIGHUP ignored says so itself.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -80,7 +80,7 @@ def test_an_array_trains_and_evaluates_every_cell_though_one_is_killed_and_one_p
     assert "done before" in (grid.out / "logs" / "again_1.log").read_text()
     assert [path.stat().st_mtime_ns for path in evaluated] == times
     evaluated[2].unlink()
-    submitted = json.loads(grid.do("submit", "--json", "--sbatch=--gpus-per-node=1").stdout)
+    submitted = json.loads(grid.do("submit", "--json", "--sbatch=--time=20").stdout)
     assert submitted["submitted"] == 1
     assert cluster.finish(f"{submitted['job']}_0", 180)["JobState"] == "COMPLETED", grid.said()
     assert evaluated[2].exists()

@@ -305,6 +305,6 @@ def test_each_task_has_its_script_and_the_environment_says_what_the_arguments_do
     assert cluster.finish(job)["JobState"] == "COMPLETED", (curious_suite / "job.log").read_text()
     words = (curious_suite / "task0").read_text().split()
     assert words[words.index("train") :] == [
-        "train", "--resume", "--task", task, "--store", str(stores / task), "--framework", "jax", "--model", "swin3d_t",
+        "train", "--resume", "--task", task, "--model", "swin3d_t", "--store", str(stores / task), "--framework", "jax",
         "--out", str(curious_suite / "runs" / f"{task}_jax_swin3d_t"), "--no-seg", "--set", "seed=7",
     ]  # fmt: skip

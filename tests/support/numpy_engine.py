@@ -4,6 +4,7 @@ It fulfils anatobench/engine.py bit for bit like a real one (canonical names, mo
 loop, checkpoints, evaluation and commands are tested in milliseconds. A voxel of `POISON_HU` makes a case's loss NaN.
 """
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -217,5 +218,6 @@ def build(name: str, spec: ModelSpec, recipe: Recipe) -> Engine:
 
 def use_numpy_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every command and evaluation get this engine, whatever framework it asks for."""
-    for module in ("engine", "evaluation.run_evaluation", "prediction.one_scan", "session"):
-        monkeypatch.setattr(f"anatobench.{module}.load_engine", build)
+    names = [f"anatobench.{name}" for name in ("engine", "evaluation.run_evaluation", "prediction.one_scan", "session")]
+    for module in [importlib.import_module(name) for name in names]:  # all of them before the first has another engine
+        monkeypatch.setattr(module, "load_engine", build)
