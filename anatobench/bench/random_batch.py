@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from anatobench.engine import ModelSpec
-from anatobench.store.batch import Batch
-from anatobench.store.batches import DIAGNOSIS, TABLES
+from anatobench.store.batch import DIAGNOSIS, Batch
+from anatobench.store.batches import TABLES
 
 CASE_INDEX = "case_index"
 

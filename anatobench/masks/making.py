@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from anatobench.errors import AnatoBenchError, CaseError
 from anatobench.masks.folder import MasksFolder
 from anatobench.masks.scans import Scan
 from anatobench.masks.segmenter import Segmenter
+from anatobench.system.atomic_files import disk_errors_named
 from anatobench.system.folder_lock import shard_locked
 from anatobench.system.progress import progress_bar
 from anatobench.system.time_limit import reading_seconds
@@ -106,7 +107,7 @@ def make_masks(
     own = scans_of_shard(scans, shard)
     missing = [scan for scan in own if scan.mask is None]
     tally = _Tally(Counter(rejection.reason for rejection in listed_rejections))
-    with _disk_errors_named():
+    with disk_errors_named("masks"):
         folder.describe({**segmenter.description(), "spacing": list(SPACING), "hu": list(SEGMENTED_HU)})
         with shard_locked(folder.root, shard, "masks"):
             folder.remove_leftovers({scan.case_id for scan in own})
@@ -228,7 +229,7 @@ def _do(job: _Job) -> _Result:
     except BaseException as error:  # the segmenter's, or a fault nobody thought of
         return _Failure(_rejection(job, "segmenter-failed", f"{type(error).__name__}: {error}"))
     try:
-        with _disk_errors_named():
+        with disk_errors_named("masks"):
             job.folder.write(job.scan.case_id, labels, grid.affine, job.segmenter.names)
     except AnatoBenchError as error:
         return error
@@ -248,15 +249,3 @@ def _died(job: _Job, death: WorkerDied) -> _Failure:
 
 def _rejection(job: _Job, reason: str, message: str) -> Rejection:
     return Rejection(job.scan.case_id, str(job.scan.path), reason, message)
-
-
-@contextmanager
-def _disk_errors_named() -> Iterator[None]:
-    """Name a disk that refuses in one sentence that says what to do: it is no scan's fault and no bug."""
-    try:
-        yield
-    except OSError as error:
-        raise AnatoBenchError(
-            f"cannot write {error.filename}: {error.strerror}: make room or correct the permissions, then run "
-            "`anatobench masks` again: what is finished stays"
-        ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.objectives.objective import Objective, Phase, Plan
 from anatobench.recipes import Recipe
+from anatobench.store.batch import DIAGNOSIS
 from anatobench.tasks import Task
 
 
@@ -12,7 +13,7 @@ def diagnosis(recipe: Recipe, task: Task) -> Plan:
     """Return one phase: the classifier's loss, any_injury's, and, with a weight above 0, the segmentation head's."""
     objective = Objective(
         kind="diagnosis",
-        reads=("volume", "organs", "targets"),
+        reads=DIAGNOSIS,
         terms={
             "classification": 1.0,
             "any_injury": recipe.any_injury_weight,

@@ -7,7 +7,7 @@ phase a step belongs to follows from its epoch alone, so a run can be resumed at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -106,8 +106,3 @@ class Plan:
 
 Kind = Callable[[Recipe, Task], Plan]
 """A kind of supervision: what a recipe means on a task. It raises `UsageError` where the two do not fit."""
-
-
-def term_names(phases: Sequence[Phase]) -> tuple[str, ...]:
-    """Return the terms of all phases, each once, in order."""
-    return tuple(dict.fromkeys(name for phase in phases for name in phase.objective.terms))

@@ -75,10 +75,6 @@ class RunResults:
         seconds = [step["seconds"] for step in self.steps[3:]]
         return float(np.median(seconds)) if seconds else None
 
-    @property
-    def batch_digests(self) -> list[str]:
-        return [step["batch_digest"] for step in self.steps]
-
 
 def read_runs(paths: Sequence[Path]) -> list[RunResults]:
     """Return runs that are shown together. What differs among them and no label says (model, seed) is added to the

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+DIAGNOSIS = ("volume", "organs", "targets")
+"""The arrays that a diagnosis reads, in the order of a batch's digest."""
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -17,7 +17,7 @@ import numpy as np
 
 from anatobench.datasets.case import SPLITS
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.store.batch import Batch
+from anatobench.store.batch import DIAGNOSIS, Batch
 from anatobench.store.crops import centre_crop_start, random_crop_start
 from anatobench.store.mask_noise import MaskNoise
 from anatobench.store.reader import Store
@@ -36,8 +36,6 @@ WORKERS = 2
 
 CropPlan = tuple[int, Size]
 """Position of a case in the store, and where its crop starts (D, H, W)."""
-DIAGNOSIS = ("volume", "organs", "targets")
-"""The arrays that a diagnosis reads."""
 
 
 @dataclass(frozen=True)

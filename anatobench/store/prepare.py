@@ -10,8 +10,7 @@ import hashlib
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Reject
 from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.store.reader import StoredCase, file_checksum, targets_fault
 from anatobench.store.writer import STORED_HU, CaseOrigin, PreparedCase, StoreWriter, scan_digest, slice_digests
+from anatobench.system.atomic_files import disk_errors_named
 from anatobench.system.folder_lock import shard_locked
 from anatobench.system.progress import progress_bar
 from anatobench.system.time_limit import GRACE, reading_seconds, too_slow
@@ -152,7 +152,7 @@ def prepare(
     cases = usable[index::count]
     writer = StoreWriter(store_root)
     tally = _Tally()
-    with _disk_errors_named():
+    with disk_errors_named("prepare"):
         writer.create(listing.task, size, dataset, options or {})
         with shard_locked(store_root, shard):
             own = {case.case_id for case in cases}
@@ -321,7 +321,7 @@ def _seconds_for(job: _Job) -> float:
 def _do(job: _Job) -> StoredCase | Rejection | AnatoBenchError:
     """Prepare and write one case, in a worker. A case's own faults are its Rejection, the store's an error to raise."""
     try:
-        with _disk_errors_named():
+        with disk_errors_named("prepare"):
             job.writer.discard(job.case.case_id)
             try:
                 prepared = prepare_case(job.case, job.task, job.size)
@@ -334,18 +334,6 @@ def _do(job: _Job) -> StoredCase | Rejection | AnatoBenchError:
             return job.writer.write(job.origin, prepared)
     except AnatoBenchError as error:
         return error
-
-
-@contextmanager
-def _disk_errors_named() -> Iterator[None]:
-    """Name a disk that refuses in one sentence that says what to do: it is no case's fault and no bug."""
-    try:
-        yield
-    except OSError as error:
-        raise AnatoBenchError(
-            f"cannot write {error.filename}: {error.strerror}: make room or correct the permissions, then run "
-            "`anatobench prepare` again: what is finished stays"
-        ) from None
 
 
 def _died(job: _Job, death: WorkerDied) -> Rejection:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from anatobench.errors import AnatoBenchError
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -37,3 +41,15 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def disk_errors_named(command: str) -> Iterator[None]:
+    """Name a disk that refuses the work of a command that can be called again: it is no case's fault and no bug."""
+    try:
+        yield
+    except OSError as error:
+        raise AnatoBenchError(
+            f"cannot write {error.filename}: {error.strerror}: make room or correct the permissions, then run "
+            f"`anatobench {command}` again: what is finished stays"
+        ) from None
