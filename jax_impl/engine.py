@@ -313,7 +313,8 @@ class JaxEngine:
         return jax.grad(lambda at: optax.tree.vdot(jax.grad(loss)(at), direction))(state.parameters)
 
     def _objective(self, phase: int) -> Objective:
-        return Objective(self._graph, self._phases[phase], self.spec, self.recipe, self._precision, self.forms)
+        entries = (self._graph, self._phases[phase], self.spec, self.recipe, self._precision, self.forms)
+        return Objective(*entries, self._phases[phase].trains_backbone(self.parameter_shapes()))
 
     def _key(self, step: jax.Array | int) -> Key | None:
         """For what a step draws at random, the same whenever it is taken; None where the recipe draws nothing."""

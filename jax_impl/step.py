@@ -60,6 +60,8 @@ class Objective:
     precision: Precision
     forms: Collection[str]
     """Fast forms that losses take."""
+    trains_backbone: bool
+    """Otherwise the backbone works as in evaluation."""
 
     def __call__(
         self, state: TrainState, arrays: Mapping[str, jax.Array], train: bool, key: Key | None, lay_open: bool = False
@@ -67,7 +69,8 @@ class Objective:
         """Turn the batch's arrays into every term; `lay_open` keeps what lies between."""
         model = nnx.merge(self.graph, state.parameters, state.statistics)
         seen: dict[str, jax.Array] = {}
-        features = self.features(model, arrays["volume"], train, key, seen.__setitem__ if lay_open else None)
+        moves, record = train and self.trains_backbone, seen.__setitem__ if lay_open else None
+        features = self.features(model, arrays["volume"], moves, key if moves else None, record)
         view = self._view(model, features, state.teacher, arrays["volume"], key)
         returned = CASE_TERMS[self.phase.objective.kind](self.spec.task, self.recipe, view, arrays)
         terms = {name: returned[name] for name in self.phase.objective.terms}

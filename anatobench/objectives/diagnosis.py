@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from anatobench.objectives.heads import diagnosis_heads
-from anatobench.objectives.objective import Objective, Phase, Plan
+from anatobench.objectives.heads import HEADS_ALONE, diagnosis_heads
+from anatobench.objectives.objective import EVERYTHING, Objective, Phase, Plan
 from anatobench.recipes import Recipe
 from anatobench.store.batch import DIAGNOSIS
 from anatobench.tasks import Task
@@ -20,4 +20,5 @@ def diagnosis(recipe: Recipe, task: Task) -> Plan:
             "segmentation": recipe.segmentation_weight,
         },
     )
-    return Plan(diagnosis_heads(recipe.segmentation_weight > 0), (Phase(objective),), judge="auc_macro")
+    phase = Phase(objective, trained=HEADS_ALONE if recipe.frozen_backbone else EVERYTHING)
+    return Plan(diagnosis_heads(recipe.segmentation_weight > 0), (phase,), judge="auc_macro")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from anatobench.errors import UsageError
+from anatobench.objectives.heads import of_backbone
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
 
@@ -46,7 +47,8 @@ class Phase:
     """How many epochs it lasts before the next phase has its turn."""
     trained: tuple[str, ...] = EVERYTHING
     """Patterns of canonical parameter names (`fc.*`), less those of patterns after a `!`. The others stay, and so do
-    their moments and step counts."""
+    their moments and step counts. A backbone of which nothing is trained works as in evaluation: BatchNorm's running
+    values are used and stay, and no stochastic depth is drawn."""
     teacher: float | None = None
     """Momentum m of the teacher, which becomes m teacher + (1 - m) model after every step of the phase; None: it
     stays as it is. A run has a teacher if one of its phases moves it."""
@@ -63,6 +65,10 @@ class Phase:
         if any(fnmatchcase(parameter, pattern) for pattern in left_out):
             return False
         return any(fnmatchcase(parameter, pattern) for pattern in self.trained)
+
+    def trains_backbone(self, parameters: Collection[str]) -> bool:
+        """Return whether any of the model's parameters, given by canonical name, is trained before the heads."""
+        return any(of_backbone(name) and self.trains(name) for name in parameters)
 
 
 @dataclass(frozen=True)
