@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_fewer_cases_are_among_more_and_a_draw_is_repeated(store: Store) -> None
     for draw in range(5):
         nested = [ids(with_training_cases(store, size, draw), "train") for size in range(1, count + 1)]
         assert [len(found) for found in nested] == list(range(1, count + 1))
-        assert all(fewer < more for fewer, more in zip(nested, nested[1:], strict=False))
+        assert all(fewer < more for fewer, more in pairwise(nested))
         assert nested[-1] == ids(store, "train")
     first = [drawn_order(store, draw)[:3] for draw in range(10)]
     assert first == [drawn_order(store, draw)[:3] for draw in range(10)]
