@@ -11,8 +11,9 @@ from typing import Any
 
 from anatobench.cli.demo import run_command
 from anatobench.errors import UsageError
+from anatobench.experiments.transfer import ALL
+from anatobench.phantom.cohort import FORMATS
 
-TASK = "ratic"
 SOURCES = 3
 PRETRAINING_SEED, SEED = 11, 12
 """Of the two cohorts: other patients are pre-trained on than are diagnosed."""
@@ -47,10 +48,10 @@ def add_parser(actions: Any) -> None:
         ("counts", "5,all"),
         ("frameworks", "torch,jax"),
         ("frozen-rates", "1e-2"),
-        ("fine-tuned-rates", "2e-3"),
-        ("injuries", "large"),
+        ("fine-tuned-rates", "4e-3"),
     ):
         demo.add_argument(f"--{name}", default=words, help="as of `run` (default: %(default)s)")
+    demo.add_argument("--task", choices=tuple(FORMATS), default="ct_rate", help="the cohorts' (default: %(default)s)")
     demo.add_argument("--pretraining-rate", type=float, default=4e-3, help="default: %(default)s")
     demo.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
     demo.set_defaults(run_experiment=run)
@@ -71,13 +72,14 @@ def commands(args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """Yield what a person would call, in order; each goes on where it stopped."""
     out: Path = args.out
     cohorts = {"partial": (args.pretraining_cases, PRETRAINING_SEED, SOURCES), "diagnosis": (args.cases, SEED, 0)}
-    if "all_masks" in args.weights:
+    if ALL in args.weights:
         cohorts["whole"] = (args.pretraining_cases, PRETRAINING_SEED, 0)
-    for name, (cases, seed, partial) in cohorts.items():
-        raw = str(out / "raw" / name)
-        yield ("phantom", "--format", TASK, "--size", "tiny", "--injuries", args.injuries, "--cases", str(cases),
-               "--seed", str(seed), "--partial", str(partial), "--out", raw)  # fmt: skip
-        yield ("prepare", "--dataset", TASK, "--size", "tiny", "--raw", raw, "--masks", f"{raw}/masks",
+    for name, (cases, seed, sources) in cohorts.items():
+        raw = out / "raw" / name
+        masks = ("--masks", str(raw / "masks")) if FORMATS[args.task].masks_apart else ()
+        yield ("phantom", "--format", args.task, "--size", "tiny", "--cases", str(cases), "--seed", str(seed),
+               "--partial", str(sources), "--out", str(raw))  # fmt: skip
+        yield ("prepare", "--dataset", args.task, "--size", "tiny", "--raw", str(raw), *masks,
                "--store", str(out / "stores" / name), "--validation-fraction", "0.1")  # fmt: skip
     selected = ["--out", str(out / "transfer"), "--repetitions", str(args.repetitions)]
     for name in ("weights", "modes", "counts", "frameworks"):

@@ -1,7 +1,8 @@
 """What the transfers found, as a record (JSON) and as one table.
 
 Record, format 1, AUC as fractions:
-- `settings` and `selection` (transfer.py); `cohort`: the cases of each split of the diagnosis' store;
+- `settings` (transfer.py), of stores their names alone, and `selection`; `cohort`: the cases of each split of the
+  diagnosis' store;
 - `results`: per weights, transfer, number of cases and framework the learning rate, the test AUC of each seed with its
   mean and 95 % interval (`mean`, `low`, `high`, `count`); `gain`, over weights that were drawn, and `frozen_loss`,
   frozen minus fine-tuned, both paired by seed; `published`, what the seed's abstract printed for so many cases;
@@ -95,7 +96,8 @@ def collect(selection: TransferSelection, settings: TransferSettings, out: Path)
     return {
         "kind": "transfer",
         "format": FORMAT,
-        "settings": asdict(settings),
+        "settings": {name: Path(value).name if name.endswith("store") and value else value
+                     for name, value in asdict(settings).items()},
         "selection": asdict(selection),
         "task": store.task.name,
         "size": store.size,

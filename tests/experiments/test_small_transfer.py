@@ -18,7 +18,7 @@ from anatobench.training.run_folder import evaluation_file
 
 SMALL = ["--cases", "40", "--pretraining-cases", "40", "--steps", "3", "--pretraining-steps", "3", "--repetitions", "1",
          "--weights", "none,partial_masks", "--modes", "fine_tuned", "--counts", "5", "--workers", "2"]  # fmt: skip
-RATE = "0.002"
+RATE = "0.004"
 
 
 @pytest.fixture(scope="module")
