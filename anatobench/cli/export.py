@@ -22,11 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.errors import UsageError
-    from anatobench.prediction.exported_model import export_run
+    from anatobench.objectives.heads import CLASSIFIER
+    from anatobench.prediction.exported_model import UNTRAINED, export_run
 
     if args.to.suffix != ".safetensors":
         raise UsageError(f"--to {args.to}: the name must end in .safetensors")
     written = export_run(args.run_folder, args.to)
+    untrained = "; its classifier is untrained: begin with it (train --initial-weights), predict nothing"
     print(f"{written['file']}: {written['model']} ({written['size']}) for {written['task']}, "
-          f"{written['bytes'] / 1e6:.1f} MB", file=sys.stderr)  # fmt: skip
+          f"{written['bytes'] / 1e6:.1f} MB{untrained if written.get(CLASSIFIER) == UNTRAINED else ''}",
+          file=sys.stderr)  # fmt: skip
     return written

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from anatobench.errors import UsageError
 from anatobench.fast_forms import BY_DEVICE, FAST_FORMS
+from anatobench.objectives.registry import KINDS
 from anatobench.parity.climb import SUMMARY_KINDS, Climb, climb
 from anatobench.parity.inputs import PRECISION_OF_DTYPE
 from anatobench.parity.suite import climb_all, whole_ladder
@@ -35,7 +36,8 @@ BatchNorm's running values. An error is max|a - b| / max|b| per array, b being P
   anatobench parity --all
 """
     parser.add_argument("--all", action="store_true",
-                        help="every backbone and task at tiny, odd and full size, as one table")  # fmt: skip
+                        help="every backbone and task at tiny, odd and full size, as one table; of the other "
+                             "options it takes --workers and --json alone")  # fmt: skip
     parser.add_argument("--model", choices=MODELS, default="r3d_18", help="backbone (default: %(default)s)")
     parser.add_argument("--task", choices=TASKS, default="ratic", help="labels, organs, window (default: %(default)s)")
     parser.add_argument(
@@ -48,6 +50,10 @@ BatchNorm's running values. An error is max|a - b| / max|b| per array, b being P
     )
     parser.add_argument("--backward", action="store_true", help="with --steps 0: compare the gradients, too")
     parser.add_argument("--batch-size", type=int, metavar="B", help="cases per batch (default: 3 tiny, 1 full)")
+    parser.add_argument(
+        "--objective", choices=KINDS, default="diagnosis",
+        help="what the ladder minimises, as `train --set objective=` (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: %(default)s)")
     parser.add_argument(
         "--fast", default=BY_DEVICE, metavar="FORMS",
@@ -80,6 +86,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         batch_size=args.batch_size,
         seed=args.seed,
         fast=args.fast,
+        objective=args.objective,
         compile=args.compile,
     )
     with tqdm(total=args.steps + 5, desc="parity", unit="rung", file=sys.stderr, leave=False) as bar:

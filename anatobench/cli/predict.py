@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.errors import AnatoBenchError
     from anatobench.evaluation.thresholds import find_thresholds
-    from anatobench.prediction.exported_model import read_exported, read_run_model
+    from anatobench.prediction.exported_model import read_model
     from anatobench.prediction.many_scans import batch_settings, predict_folder, read_scan_apart
     from anatobench.prediction.one_scan import ScanPredictor, asked_findings, installed_framework
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not os.path.exists(args.weights):  # a name may be longer than any file's
         raise AnatoBenchError(f"{args.weights}: no such file or run")
     organs = args.overlay is not None
-    model = read_run_model(args.weights, organs) if args.weights.is_dir() else read_exported(args.weights)
+    model = read_model(args.weights, organs)
     task = model.spec.task
     findings = asked_findings(task, args.attribution)
     if args.batch is None and not os.path.exists(args.scan):

@@ -13,7 +13,6 @@ from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override
 from anatobench.system.gpus import insist_on_cpu
 from anatobench.system.processes import find_processes
-from anatobench.tasks import get_task
 from anatobench.training.run_folder import AUTO, CONFIG_FILE, OF_THE_MACHINE, RunConfig, configure
 
 if TYPE_CHECKING:
@@ -130,9 +129,22 @@ def _configuration(args: argparse.Namespace) -> RunConfig:
         if restated:
             raise UsageError(f"{', '.join(restated)}: --config says it already: leave one of them out")
         return _of_here(_with_overrides(RunConfig.read_file(args.config), args))
-    if args.resume and not restated and (args.out / CONFIG_FILE).exists():
-        return _with_overrides(RunConfig.read(args.out), args)
+    if args.resume and (args.out / CONFIG_FILE).exists():
+        if not restated:
+            return _with_overrides(RunConfig.read(args.out), args)
+        if _missing(args):
+            raise UsageError(
+                f"{args.out}: goes on as {CONFIG_FILE} says it began, which {', '.join(restated)} would restate: "
+                "leave that out (--store, --framework, --set fast= and --set compile= may stand beside --resume), or "
+                "give all that the run began with"
+            )
     return _new_configuration(args)
+
+
+def _missing(args: argparse.Namespace) -> list[str]:
+    """Return the options that a new run lacks."""
+    wanted = ("store",) if args.named is not None else ("task", "store", "model", "framework")
+    return [f"--{name}" for name in wanted if getattr(args, name) is None]
 
 
 def _given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
@@ -179,8 +191,7 @@ def _take_named(args: argparse.Namespace) -> None:
 def _new_configuration(args: argparse.Namespace) -> RunConfig:
     if args.named is not None:
         _take_named(args)
-    missing = [f"--{name}" for name in ("task", "store", "model", "framework") if getattr(args, name) is None]
-    if missing:
+    if missing := _missing(args):
         raise UsageError(
             f"{', '.join(missing)}: missing (only a run that exists goes on with --resume --out RUN alone)"
         )
@@ -197,7 +208,11 @@ def _new_configuration(args: argparse.Namespace) -> RunConfig:
         **{name: value for name in RUN_FIELDS if (value := getattr(args, name)) is not None},
     )
     if args.task != config.task.name:
-        get_task(args.task)  # refuses a name that there is not
+        if args.named is not None:
+            raise AnatoBenchError(
+                f"{args.store}: was prepared for task {config.task.name}, --named {args.named} is a run on "
+                f"{args.task}: give a store of that task, or --task, --model and --framework in place of --named"
+            )
         raise AnatoBenchError(
             f"the store was prepared for task {config.task.name}, not {args.task}: give --task {config.task.name}"
         )
