@@ -64,18 +64,18 @@ def build_parser(commands: Sequence[str] = ()) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status (0 success, 1 failure, 2 wrong arguments, 130 interrupted)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    called = [name for name in arguments[:1] if name in COMMANDS]
-    args = build_parser(called).parse_args(arguments)
+    command = next((name for name in arguments[:1] if name in COMMANDS), "")
     try:
+        args = build_parser([command]).parse_args(arguments)  # imports the command, which takes a while
         with ended_by_signals():
             figures = args.run(args)
         _print_figures(figures if getattr(args, "json", False) else None)
     except UsageError as error:
-        return _fail(args.command, error, EXIT_USAGE)
+        return _fail(command, error, EXIT_USAGE)
     except AnatoBenchError as error:
-        return _fail(args.command, error, EXIT_FAILURE)
+        return _fail(command, error, EXIT_FAILURE)
     except KeyboardInterrupt as interruption:
-        return _fail(args.command, str(interruption) or "interrupted", EXIT_INTERRUPTED)
+        return _fail(command, str(interruption) or "interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # `anatobench ... | head`
         _discard(sys.stdout)
         return EXIT_FAILURE
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         refusal = refusal_of_disk(error)
         if refusal is None:
             raise
-        return _fail(args.command, refusal, EXIT_FAILURE)
+        return _fail(command, refusal, EXIT_FAILURE)
     if isinstance(figures, dict) and figures.get("passed") is False:
         return EXIT_FAILURE
     return 0
@@ -106,7 +106,7 @@ def _print_figures(figures: dict[str, Any] | None) -> None:
 
 def _fail(command: str, reason: AnatoBenchError | str, status: int) -> int:
     try:
-        print(f"anatobench {command}: {reason}", file=sys.stderr)
+        print(f"{f'anatobench {command}'.strip()}: {reason}", file=sys.stderr)
     except OSError:  # a log on the same full disk: the status is all that can be told
         _discard(sys.stderr)
     return status

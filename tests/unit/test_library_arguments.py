@@ -69,7 +69,7 @@ def refused(call: Callable[[], object], said: str) -> None:
     ids=str,
 )
 def test_configure(store: Store, changes: Changes, said: str) -> None:
-    arguments = {"store": store.root, "model": "r3d_18", "framework": "torch"} | changes
+    arguments: Changes = {"store": store.root, "model": "r3d_18", "framework": "torch"} | changes
     refused(lambda: configure(**arguments), said)
 
 
@@ -91,7 +91,7 @@ def test_configure(store: Store, changes: Changes, said: str) -> None:
 )
 def test_train_run(store: Store, tmp_path: Path, changes: Changes, said: str) -> None:
     config = configure(store.root, "r3d_18", "torch", ["batch_size=2"], max_steps=1)
-    arguments = {"out": tmp_path / "run", "config": config} | changes
+    arguments: Changes = {"out": tmp_path / "run", "config": config} | changes
     refused(lambda: train_run(**arguments), said)
     assert not (tmp_path / "run").exists()
 
@@ -111,7 +111,8 @@ def test_train_run(store: Store, tmp_path: Path, changes: Changes, said: str) ->
     ids=str,
 )
 def test_evaluate_run(store: Store, tmp_path: Path, changes: Changes, said: str) -> None:
-    refused(lambda: evaluate_run(**{"run": tmp_path} | changes), said)
+    arguments: Changes = {"run": tmp_path} | changes
+    refused(lambda: evaluate_run(**arguments), said)
 
 
 def test_paths_may_be_texts(store: Store, tmp_path: Path) -> None:
