@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from anatobench.store.batches import steps_per_epoch, training_batches
 from anatobench.store.mask_noise import MaskNoise
 from anatobench.store.reader import Store
 from anatobench.system.processes import ALONE, Processes, after_leader
+from anatobench.system.progress import named_if_slow
 from anatobench.system.signals import Interrupted
 from anatobench.training.checkpoints import Best
 from anatobench.training.loop import TrainingData, train
@@ -140,7 +141,8 @@ def train_run(
     processes.share(config.recipe.batch_size)  # refuses what cannot be shared out before anybody waits for anybody
     started = time.monotonic()
     with ExitStack() as stack:
-        config, engine = _begin(out, config, processes, resume, switch_framework, stack)
+        with named_if_slow(f"train: starting {config.framework}") if progress else nullcontext():
+            config, engine = _begin(out, config, processes, resume, switch_framework, stack)
         recipe, device = config.recipe, engine.device()
         validate = validator(engine, store, recipe.batch_size, silent=not progress)
         if processes.leads and introduce is not None:

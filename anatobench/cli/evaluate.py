@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.threshold_split,
         args.aggregate,
     )
-    print(_table(figures), file=sys.stderr)
+    print(_table(figures))
     return figures
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     written = export_run(args.run_folder, args.to)
     untrained = "; its classifier is untrained: begin with it (train --initial-weights), predict nothing"
     print(f"{written['file']}: {written['model']} ({written['size']}) for {written['task']}, "
-          f"{written['bytes'] / 1e6:.1f} MB{untrained if written.get(CLASSIFIER) == UNTRAINED else ''}",
-          file=sys.stderr)  # fmt: skip
+          f"{written['bytes'] / 1e6:.1f} MB{untrained if written.get(CLASSIFIER) == UNTRAINED else ''}")  # fmt: skip
     return written

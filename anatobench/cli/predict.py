@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anatobench.recipes import FRAMEWORKS
+from anatobench.system.progress import named_if_slow
 
 if TYPE_CHECKING:
     from anatobench.prediction.one_scan import ScanInput, ScanPrediction, ScanPredictor
@@ -62,8 +62,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise AnatoBenchError(f"{args.scan}: no such file or folder")
     thresholds = find_thresholds(args.weights, task, model.step)
     scan = None if args.batch is not None else read_scan_apart(args.scan, task, model.spec.size, args.rescale)
-    predictor = ScanPredictor(model, args.framework or installed_framework(), thresholds)
+    framework = args.framework or installed_framework()
+    with named_if_slow(f"predict: starting {framework}"):
+        predictor = ScanPredictor(model, framework, thresholds)
     if scan is None:
+        args.goes_on = True
         settings = batch_settings(
             predictor, model.weights, overlay=organs, attribution=list(findings), rescale=args.rescale
         )
@@ -73,13 +76,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             return _write_files(predictor, scan, prediction, overlay, args.out / name)
 
         summary = predict_folder(predictor, args.batch, args.out, settings, write, organs, findings)
-        print(_summary(summary), file=sys.stderr)
-        print(f"Thresholds: {thresholds.source}.\n{WARNING}", file=sys.stderr)
+        print(_summary(summary))
+        print(f"Thresholds: {thresholds.source}.\n{WARNING}")
         return {"weights": str(args.weights), "batch": str(args.batch), "calibrated": False, **summary}
-    prediction = predictor.predict(scan, organs, findings)
+    with named_if_slow("predict: the model is at work"):
+        prediction = predictor.predict(scan, organs, findings)
     files = _write_files(predictor, scan, prediction, args.overlay, args.out)
-    print(_lines(prediction.figures), file=sys.stderr)
-    print(f"Thresholds: {thresholds.source}.\n{WARNING}", file=sys.stderr)
+    print(_lines(prediction.figures))
+    print(f"Thresholds: {thresholds.source}.\n{WARNING}")
+    if written := _paths(files):
+        print(f"Written: {', '.join(written)}")
     return {"weights": str(args.weights), "scan": str(args.scan), **prediction.figures, **files}
 
 
@@ -123,6 +129,11 @@ def _write_files(
     return files
 
 
+def _paths(files: Mapping[str, Any]) -> list[str]:
+    """Return every name in what `_write_files` says."""
+    return [path for value in files.values() for path in (_paths(value) if isinstance(value, Mapping) else [value])]
+
+
 def _lines(figures: Mapping[str, Any]) -> str:
     """Return one line per finding, and how much of the scan was seen."""
     width = max(len(name) for name in figures["findings"])
@@ -140,5 +151,6 @@ def _summary(summary: Mapping[str, Any]) -> str:
     failed = "".join(f"\n  {name}: {reason}" for name, reason in summary["failed"].items())
     return (
         f"{summary['scans']} scans: {summary['predicted']} predicted, {summary['skipped']} done before, "
-        f"{len(summary['failed'])} failed; {summary['table']}{failed}"
+        f"{len(summary['failed'])} failed; {summary['table']}, {summary['results']} and what was asked for besides lie "
+        f"in {Path(summary['table']).parent}{failed}"
     )

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anatobench.cli.arguments import whole
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override
 from anatobench.system.gpus import insist_on_cpu
@@ -63,12 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
                         help="change the recipe, for example --set batch_size=4; can be repeated. Fields: "
                              f"{', '.join(asdict(Recipe()))}")  # fmt: skip
-    parser.add_argument("--epochs", type=int, help="short for --set epochs=N")
-    parser.add_argument("--steps", type=int, help="end after so many steps, the learning rate's decay with it")
-    parser.add_argument("--evaluate-every", type=int, metavar="EPOCHS", help="validation (default: 1)")
-    parser.add_argument("--checkpoint-every", type=int, metavar="STEPS",
+    parser.add_argument("--epochs", type=whole(1), help="short for --set epochs=N")
+    parser.add_argument("--steps", type=whole(1), help="end after so many steps, the learning rate's decay with it")
+    parser.add_argument("--evaluate-every", type=whole(1), metavar="EPOCHS", help="validation (default: 1)")
+    parser.add_argument("--checkpoint-every", type=whole(1), metavar="STEPS",
                         help="besides those after each validation (default: 500)")  # fmt: skip
-    parser.add_argument("--sharpness-every", type=int, metavar="STEPS",
+    parser.add_argument("--sharpness-every", type=whole(0), metavar="STEPS",
                         help="measure the largest eigenvalue of the loss's Hessian on the run's first batch (default: "
                              "never; a measurement costs as much as up to 60 steps; one process only)")  # fmt: skip
     parser.add_argument("--initial-weights", type=Path, metavar="FILE",
@@ -79,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              ".pth file, or the same as .safetensors; `auto` looks in $ANATOBENCH_PRETRAINED and in "
                              "PyTorch's cache, then downloads it. Size full only")  # fmt: skip
     parser.add_argument(
-        "--workers", type=int, default=0, help="threads that read cases ahead (default: 0, the library's)"
+        "--workers", type=whole(0), default=0, help="threads that read cases ahead (default: 0, the library's)"
     )
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto",
                         help="auto: the GPU if there is one; in a job that has GPUs, nothing else. cpu: the CPU in any "
@@ -111,7 +112,12 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         say=lambda sentence: print(sentence, file=sys.stderr),
         progress=True,
     )
-    return outcome.to_json() if processes.leads else None
+    if not processes.leads:
+        return None
+    best = outcome.best
+    judged = "no validation" if best is None else f"best {best.name} {best.score:.4f} after step {best.step}"
+    print(f"{outcome.run}: {outcome.steps} steps, {judged}; next: anatobench evaluate {outcome.run}")
+    return outcome.to_json()
 
 
 def _introduce(introduction: Introduction) -> None:

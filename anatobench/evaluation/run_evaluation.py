@@ -31,6 +31,7 @@ from anatobench.store.batches import PADDING, evaluation_batches
 from anatobench.store.reader import Store
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
+from anatobench.system.progress import named_if_slow
 from anatobench.training.checkpoints import read_best
 from anatobench.training.run_folder import PATHS, RunConfig, evaluation_file
 
@@ -128,7 +129,7 @@ def evaluate_run(
         )
     store = open_store(config, store_path)
     if not store.split(split):
-        raise AnatoBenchError(f"{store.root}: has no {split} cases: choose another --split")
+        raise AnatoBenchError(f"{store.root}: has no {split} cases: it holds {store.contents}: choose another --split")
     checkpoint = read_best(run)
     recipe = replace(config.recipe, compile=EVALUATED_COMPILED)
     engine = load_engine(framework or config.framework, config.spec, recipe)
@@ -148,7 +149,8 @@ def evaluate_run(
         other = None
         if threshold_split not in (None, split):
             other = classify(predict_split(engine, store, str(threshold_split), batch_size), aggregation)
-        figures = evaluate(classify(predictions, aggregation), rule, other, seed=config.recipe.seed)
+        with named_if_slow("evaluate: drawing bootstrap replicates"):
+            figures = evaluate(classify(predictions, aggregation), rule, other, seed=config.recipe.seed)
         figures |= {"threshold_split": threshold_split or split, "aggregation": aggregation}
     figures |= {
         "split": split,

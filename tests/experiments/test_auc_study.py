@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exit_status import exit_status
 from record_schema import assert_valid
 from tiny_store import write_store
 
@@ -178,5 +179,5 @@ def test_a_failing_command_stops_the_rest_and_says_why(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments_exit_with_2(arguments: list[Any], tmp_path: Path) -> None:
-    assert main(["experiments", "auc", "--out", str(tmp_path / "x"), *arguments]) == 2
+    assert exit_status(["experiments", "auc", "--out", str(tmp_path / "x"), *arguments]) == 2
     assert not (tmp_path / "x").exists()
