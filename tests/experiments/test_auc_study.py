@@ -166,6 +166,18 @@ def test_a_failing_command_stops_the_rest_and_says_why(tmp_path: Path) -> None:
         list(run_chains(chains, tmp_path, workers=2))
 
 
+def test_the_run_at_work_and_its_log_are_named(tmp_path: Path) -> None:
+    told: list[tuple[str, Path]] = []
+
+    def begun(chain: Chain, log: Path) -> None:
+        told.append((chain.name, log))
+        assert log.is_file(), "a person may look at once"
+
+    chains = [Chain(name, [["--version"]]) for name in ("first", "second")]
+    list(run_chains(chains, tmp_path, 1, begun))
+    assert told == [("first", tmp_path / "first.log"), ("second", tmp_path / "second.log")]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
