@@ -10,11 +10,9 @@ import numpy as np
 from anatobench.tasks import Task
 
 CLASSIFIER, SEGMENTATION, PARTIAL_MASKS = "classifier", "segmentation", "partial_masks"
-CLASSIFIER_WEIGHTS = ("fc.*", "head.*")
-"""Patterns of a classifier's parameters, by the names that torchvision gives one."""
-NO_CLASSIFIER = ("*", *(f"!{pattern}" for pattern in CLASSIFIER_WEIGHTS))
-"""Patterns of what a phase trains that leaves the classifier as it is: no gradient reaches it there, but weight decay
-would."""
+NO_CLASSIFIER = ("*", "!fc.*", "!head.*")
+"""Patterns of what a phase trains that leaves the classifier as it is, by the names that torchvision gives one: no
+gradient reaches it there, but weight decay would."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from anatobench.errors import UsageError
-from anatobench.objectives.heads import CLASSIFIER, CLASSIFIER_WEIGHTS
+from anatobench.objectives.heads import CLASSIFIER
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
 
@@ -65,6 +65,15 @@ class Phase:
             return False
         return any(fnmatchcase(parameter, pattern) for pattern in self.trained)
 
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether the classifier is trained, named as a head or by the names that torchvision gives its weights."""
+        names = (CLASSIFIER, "fc.weight", "head.weight")
+        left_out = [pattern[1:] for pattern in self.trained if pattern.startswith("!")]
+        if any(fnmatchcase(name, pattern) for name in names for pattern in left_out):
+            return False
+        return any(fnmatchcase(name, pattern) for name in names for pattern in self.trained)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -83,10 +92,7 @@ class Plan:
     @property
     def trains_classifier(self) -> bool:
         """Whether a phase trains the classifier. If none does, there is nothing to predict a finding with."""
-        if CLASSIFIER not in self.heads:
-            return False
-        names = [pattern.replace("*", "weight") for pattern in CLASSIFIER_WEIGHTS]
-        return any(phase.trains(name) for phase in self.phases for name in names)
+        return CLASSIFIER in self.heads and any(phase.trains_classifier for phase in self.phases)
 
     @property
     def label(self) -> str:

@@ -43,6 +43,9 @@ def test_a_plan_knows_whether_it_trains_the_classifier() -> None:
     apart = (Phase(OBJECTIVE, trained=NO_CLASSIFIER), Phase(OBJECTIVE, trained=("layer4.*", "fc.*")))
     assert Plan((CLASSIFIER,), apart, "auc_macro").trains_classifier
     assert not Plan((CLASSIFIER,), apart[:1], "auc_macro").trains_classifier
+    assert Plan((CLASSIFIER,), (Phase(OBJECTIVE, trained=(CLASSIFIER,)),), "auc_macro").trains_classifier
+    assert not Plan((CLASSIFIER,), (Phase(OBJECTIVE, trained=("*", "!classifier")),), "auc_macro").trains_classifier
+    assert not Plan((CLASSIFIER,), (Phase(OBJECTIVE, trained=("mask_head.*",)),), "auc_macro").trains_classifier
     assert not Plan((), (Phase(OBJECTIVE),), "auc_macro").trains_classifier
 
 
