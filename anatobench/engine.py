@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from anatobench.backbones import card_of
+from anatobench.backbones import CARDS, card_of
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION
 from anatobench.recipes import FRAMEWORKS, Recipe
@@ -25,9 +25,11 @@ from anatobench.tasks import Size, Task
 
 Arrays = dict[str, np.ndarray]
 
-UNREAD = (".num_batches_tracked", ".relative_position_index")
-"""Ends of torchvision's names that the canonical form leaves out and a file may have: with a fixed momentum nothing
-reads the first, and the second follows from the window's size."""
+
+def is_unread(name: str) -> bool:
+    """Return whether the canonical form leaves an array of torchvision's out, which a file may have: BatchNorm's count
+    of batches, which nothing reads with a fixed momentum, and what follows from a card's layout."""
+    return name.endswith((".num_batches_tracked", *(end for card in CARDS.values() for end in card.unread)))
 
 
 @dataclass(frozen=True)

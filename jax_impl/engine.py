@@ -83,11 +83,11 @@ class JaxEngine:
         self._table = model.weight_table()
         self._stage_names = model.stage_names()  # in order, which a dict loses on its way through `jax.jit`
         self._graph = nnx.graphdef(model)
-        plan = plan_of(recipe, spec.task)
-        self._phases = plan.phases
         parameters, statistics = (nnx.to_pure_dict(nnx.state(model, part)) for part in (nnx.Param, nnx.BatchStat))
         check_table(self._table, parameters, statistics)
-        plan.check_trained([entry.name for entry in self._table if not entry.buffer])
+        names = [entry.name for entry in self._table if not entry.buffer]
+        plan = plan_of(recipe, spec.task).of_model(spec.model, names)
+        self._phases = plan.phases
         self._optimizer = AdamW(recipe, plan.phases, names_of(self._table, parameters))
         with self._precision.applied():
             self._state = self._first_state(parameters, statistics, plan.has_teacher)

@@ -8,10 +8,12 @@ phase a step belongs to follows from its epoch alone, so a run can be resumed at
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from anatobench.backbones import card_of
 from anatobench.errors import UsageError
+from anatobench.objectives.heads import HEADS, weights_prefix
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
 
@@ -45,8 +47,8 @@ class Phase:
     epochs: int = 1
     """How many epochs it lasts before the next phase has its turn."""
     trained: tuple[str, ...] = EVERYTHING
-    """Patterns of canonical parameter names (`fc.*`), less those of patterns after a `!`. The others stay, and so do
-    their moments and step counts."""
+    """Heads, for all of a head's weights, and patterns of canonical parameter names (`layer4.*`), less those after a
+    `!`. The others stay, and so do their moments and step counts."""
     teacher: float | None = None
     """Momentum m of the teacher, which becomes m teacher + (1 - m) model after every step of the phase; None: it
     stays as it is. A run has a teacher if one of its phases moves it."""
@@ -58,8 +60,9 @@ class Phase:
             raise UsageError(f"phase of objective {self.objective.kind}: teacher={self.teacher} must be from 0 to 1")
 
     def trains(self, parameter: str) -> bool:
-        """Return whether the parameter of that canonical name is trained."""
+        """Return whether the parameter of that canonical name is trained; of a phase of `Plan.of_model`."""
         left_out = [pattern[1:] for pattern in self.trained if pattern.startswith("!")]
+        assert not HEADS.keys() & {*self.trained, *left_out}, "Plan.of_model says which weights a head has"
         if any(fnmatchcase(parameter, pattern) for pattern in left_out):
             return False
         return any(fnmatchcase(parameter, pattern) for pattern in self.trained)
@@ -76,14 +79,29 @@ class Plan:
     judge: str
     """What validation watches: a name of `anatobench.evaluation.judges.JUDGES`."""
 
-    def check_trained(self, parameters: Collection[str]) -> None:
-        """Raise `UsageError` if a phase trains none of the model's parameters, given by canonical name."""
-        for index, phase in enumerate(self.phases):
+    def of_model(self, model: str, parameters: Collection[str]) -> Plan:
+        """Return the plan with the names of weights in place of heads, which a phase's `trains` asks for.
+
+        `parameters` are the model's canonical names. `UsageError` if a phase trains none of them, or if none is that of
+        the classifier on the backbone's card.
+        """
+        classifier = card_of(model).classifier
+        if not any(name.startswith(classifier) for name in parameters):
+            raise UsageError(
+                f"model {model}: no parameter begins with {classifier!r}: give its classifier's names in `classifier` "
+                "of its card (docs/extending.md, A backbone)"
+            )
+        named = {name: f"{classifier if head.kind == 'classifier' else weights_prefix(name)}*"
+                 for name, head in HEADS.items()}  # fmt: skip
+        named |= {f"!{name}": f"!{pattern}" for name, pattern in named.items()}
+        phases = [replace(phase, trained=tuple(named.get(p, p) for p in phase.trained)) for phase in self.phases]
+        for index, phase in enumerate(phases):
             if not any(phase.trains(name) for name in parameters):
                 raise UsageError(
                     f"phase {index + 1} of the plan trains no parameter of this model: look at its patterns "
                     f"{', '.join(phase.trained) or '(none)'}"
                 )
+        return replace(self, phases=tuple(phases))
 
     @property
     def has_teacher(self) -> bool:
