@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anatobench.engine import Engine, load_engine
+from anatobench.engine import Engine, check_engine, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.evaluation.judges import validator
+from anatobench.evaluation.judges import check_judge, validator
 from anatobench.evaluation.run_evaluation import fitting, open_store
 from anatobench.objectives.heads import SEGMENTATION, auxiliary_heads
 from anatobench.objectives.registry import plan_of
@@ -122,7 +122,10 @@ def train_run(
     steps = steps_per_epoch(store, config.recipe.batch_size)
     if config.sharpness_every and not processes.alone:
         raise UsageError("--sharpness-every: for runs of one process only")
-    processes.share(config.recipe.batch_size)  # refuses what cannot be shared out before anybody waits for anybody
+    # What cannot be trained is refused before a folder is made, and before anybody waits for anybody.
+    processes.share(config.recipe.batch_size)
+    check_engine(config.framework, config.spec, config.recipe)
+    check_judge(plan_of(config.recipe, store.task).judge)
     started = time.monotonic()
     with ExitStack() as stack:
         config, engine = _begin(out, config, processes, resume, switch_framework, stack)

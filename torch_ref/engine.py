@@ -28,6 +28,7 @@ from torch_ref import parallel
 from torch_ref.compilation import compile_module, compiled, compiles, keep_compiled_programs
 from torch_ref.forms import DEFAULT_FORMS, plain_forms, preferred_kernels
 from torch_ref.instruments import TorchInstruments
+from torch_ref.losses import CASE_TERMS
 from torch_ref.models import build_backbone
 from torch_ref.models.diagnosis_model import DiagnosisModel
 from torch_ref.optimizer import build_optimizer
@@ -82,7 +83,8 @@ class TorchEngine:
         self._state = self._first_state(forms, plan.has_teacher, compiling)
         self._phases = plan.of_model(spec.model, [name for name, _ in named_parameters(self._model)]).phases
         self._objectives = [
-            Objective(self._state, phase, spec, recipe, self._precision, set(forms)) for phase in self._phases
+            Objective(self._state, phase, CASE_TERMS[phase.objective.kind], spec, recipe, self._precision, set(forms))
+            for phase in self._phases
         ]
         self._logits = self._objectives[0].logits
         if compiling:

@@ -1,7 +1,7 @@
 """The model and the optimizer as dicts of numpy arrays under torchvision's names, and back.
 
-The canonical form holds parameters and BatchNorm's running mean and variance; what torchvision keeps besides (`is_unread`)
-is left out, and a file that has it loads all the same.
+The canonical form holds parameters and BatchNorm's running mean and variance; what torchvision keeps besides
+(`is_unread`) is left out, and a file that has it loads all the same.
 """
 
 from __future__ import annotations

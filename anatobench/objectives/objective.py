@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from anatobench.backbones import card_of
 from anatobench.errors import UsageError
@@ -18,6 +19,9 @@ from anatobench.recipes import Recipe
 from anatobench.tasks import Task
 
 EVERYTHING = ("*",)
+
+
+ArrayT = TypeVar("ArrayT")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,30 @@ class Objective:
             raise UsageError(f"objective {self.kind}: reads {', '.join(self.reads)}: add volume, the model's input")
         if not self.terms:
             raise UsageError(f"objective {self.kind}: has no term to minimise: name one")
+
+    def without_teacher(self) -> UsageError:
+        """Return what is raised if the losses ask for a teacher that the run does not have."""
+        return UsageError(
+            f"objective {self.kind}: its losses ask for a teacher, and no phase of the plan moves one: give a phase "
+            "its momentum in `teacher`"
+        )
+
+    def chosen(self, returned: Mapping[str, ArrayT], cases: int) -> dict[str, ArrayT]:
+        """Return the objective's terms of those that its losses returned; `UsageError` if one is not there, or is not
+        one figure of each of the `cases`, [B]."""
+        for name in self.terms:
+            if name not in returned:
+                raise UsageError(
+                    f"objective {self.kind}: its losses return {', '.join(returned) or 'nothing'}, and the plan names "
+                    f"the term {name}: return it in both frameworks' losses, or take it out of `terms`"
+                )
+            shape = tuple(getattr(returned[name], "shape", ()))
+            if shape != (cases,):
+                raise UsageError(
+                    f"objective {self.kind}: the term {name} has shape {list(shape)} for a batch of {cases} cases, and "
+                    f"must have [{cases}]: return a figure of each case, the mean over everything but the cases"
+                )
+        return {name: returned[name] for name in self.terms}
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class RunConfig:
         if self.framework not in FRAMEWORKS or self.model not in MODELS or self.size not in SIZES:
             raise UsageError(f"run: no such combination: {self.framework}, {self.model}, {self.size}")
         supervising_organs(self.recipe, self.task)  # refuses organs that the task does not have
+        plan_of(self.recipe, self.task)  # refuses a kind of supervision that does not fit
         if self.pretrained is not None and self.initial_weights is not None:
             raise UsageError("run: --pretrained and --initial-weights exclude each other: give one of them")
         if self.pretrained is not None and self.size != "full":
