@@ -17,8 +17,8 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 # Two processes of one thread each: two OpenMP pools on the same cores would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
 
-# What takes more than two seconds of a core is marked `slow`.
-QUICK := tests/unit tests/docs -m 'not slow'
+# What takes more than two seconds of a core is marked `slow`, and two folders compile models throughout.
+QUICK := tests/unit tests/docs --ignore tests/unit/engines --ignore tests/unit/kernels -m 'not slow'
 CLUSTER := tests/cluster --deselect tests/cluster/test_masks_jobs.py
 
 # glibc would give every large array back to the kernel and fetch it again page by page: on a virtual machine PyTorch's
