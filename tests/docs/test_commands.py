@@ -2,7 +2,8 @@
 
 A block is run unless the comment before it says why not: `<!-- not run: REASON -->`. It is run as printed, by bash, in
 one folder that all pages share, README first: what README trained is there for the others. `anatobench` then appends
-what `SMALL` says to each command, so that data and models are tiny and nothing is trained for long.
+what `SMALL` says to each command, so that data and models are tiny and nothing is trained for long. Blocks in `sh` are
+docs/cluster.md's, which tests/cluster runs; Python is run by the tests of the page's subject.
 """
 
 import argparse
@@ -27,8 +28,6 @@ SMALL = {
     "parity": "--size tiny --steps 1",
 }
 """What is appended to each command of a block that is run; later options win."""
-RUN_ELSEWHERE = {"library.md", "cluster.md"}
-"""library.md's Python is run by tests/unit/engines/test_library_and_command_line.py, cluster.md by tests/cluster."""
 PROGRAMS = {"make", "pip", "python", "python3", "pytest", "sbatch", "source", "torchrun", "mkdir", "git", "cat"}
 PLACEHOLDERS = {"NAME": "r3d_18", "I/N": "0/4"}
 SHELL_BLOCKS = [block for page in PAGES for block in blocks(page) if block.language in SHELL]
@@ -155,13 +154,14 @@ def after_readme(workplace: Path) -> Path:
     return workplace
 
 
+@pytest.mark.slow
 def test_readme_runs_as_printed(after_readme: Path) -> None:
     assert (after_readme / "runs" / "torch" / "evaluation_test.json").is_file()
     assert (after_readme / "runs" / "jax" / "evaluation_test.json").is_file()
     assert "ROC" in (after_readme / "report.html").read_text()
 
 
-OTHERS = [page for page in PAGES if page != README and page.name not in RUN_ELSEWHERE and runnable(page)]
+OTHERS = [page for page in PAGES if page != README and runnable(page)]
 
 
 @pytest.mark.slow
