@@ -20,6 +20,8 @@ import pytest
 from documentation import PAGES, REPOSITORY, SHELL, Block, blocks, name
 
 from anatobench.cli.main import COMMANDS, build_parser, main
+from anatobench.volumes.nifti import write_nifti
+from anatobench.volumes.read import read_volume
 
 SMALL = {
     "phantom": "--size tiny --cases 24 --workers 1",
@@ -121,8 +123,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 SHIM = f"""#!/bin/bash
-# `anatobench` as a page prints it, with data and models made tiny.
+# `anatobench` as a page prints it, with data and models made tiny; a run that goes on has its settings already.
 declare -A small=({" ".join(f'[{key}]="{value}"' for key, value in SMALL.items())})
+if [[ " $* " == *" --resume "* ]]; then small=(); fi
 exec "{sys.executable}" -m anatobench "$@" ${{small[$1]:-}}
 """
 
@@ -188,8 +191,7 @@ def provide(folder: Path) -> None:
     shutil.copytree(scans[0], folder / "dicom_folder")
     for scan in scans[:2]:
         shutil.copytree(scan, folder / "scans" / scan.name)
-    volume = sorted((folder / "CT-RATE").rglob("*_1.nii.gz"))[0]
-    (folder / "cohort").mkdir()
-    shutil.copy(volume, folder / "cohort" / "scan.nii.gz")
+    volume = read_volume(scans[0])
+    for path in (folder / "scan.nii.gz", folder / "cohort" / "scan.nii.gz"):
+        write_nifti(path, volume.voxels, volume.affine)
     (folder / "cohort" / "manifest.csv").write_text("scan,split,label:finding\nscan.nii.gz,train,1\n")
-    shutil.copy(volume, folder / "scan.nii.gz")
