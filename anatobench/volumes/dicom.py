@@ -245,15 +245,16 @@ def _slice_hounsfield(one: Slice, reading: _Reading) -> tuple[np.ndarray, int]:
     """Return one slice's pixels as int16 HU [rows, columns], and how many were padding; values beyond int16
     saturate."""
     stored = _stored_pixels(one)
-    values = stored.astype(np.float32)
+    precise = np.float32 if stored.dtype.itemsize <= 2 else np.float64
+    values: np.ndarray = stored.astype(precise)
     if reading.signed_bits is not None:
         values[stored >= 1 << (reading.signed_bits - 1)] -= 1 << reading.signed_bits
     if reading.unsigned:
         values[stored < 0] += 1 << one.bits
     if reading.inverted and one.inversion is not None:
         values = one.inversion - values
-    values *= np.float32(one.slope)
-    values += np.float32(one.intercept)
+    values *= one.slope
+    values += one.intercept
     np.rint(values, out=values)
     hounsfield = np.clip(values, _INT16.min, _INT16.max).astype(np.int16)
     return hounsfield, _pad(hounsfield, stored, one.padding)
@@ -288,7 +289,7 @@ def _stored_pixels(one: Slice) -> np.ndarray:
         known = False
     if not known:
         raise CaseError("unsupported-pixels", f"{one.path}: no decoder for {syntax.name}: decompress the series first")
-    check_frame(one.path, dataset, syntax)
+    check_frame(one.path, dataset, syntax, one.size)
     with warnings.catch_warnings(), decoder_streams_silent(syntax):
         warnings.simplefilter("ignore")
         try:

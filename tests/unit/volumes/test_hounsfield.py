@@ -48,6 +48,7 @@ def corner(voxels: np.ndarray, value: int) -> np.ndarray:
     return filled
 
 
+CORNER = (np.arange(24)[:, None] + np.arange(24)[None] < 7)[None]
 NO_HOUNSFIELD: dict[str, tuple[str, np.ndarray]] = {
     "blank": ("nearly every voxel is 0", np.zeros_like(BODY)),
     "a constant": ("nearly every voxel is -1000", np.full_like(BODY, -1000)),
@@ -96,6 +97,7 @@ NO_HOUNSFIELD: dict[str, tuple[str, np.ndarray]] = {
     ),
     "a corner of zeros": ("a corner of it is filled with 0", corner(BODY, 0)),
     "a corner of 37": ("a corner of it is filled with 37", corner(BODY, 37)),
+    "a corner of 700, the densest": ("a corner of it is filled with 760", np.where(CORNER, 760, np.minimum(BODY, 760))),
     "a corner of 3071": ("a corner of it is filled with 3071", corner(BODY, 3071)),
     "+ 600": ("denser than lung only .* another slope or intercept", as_int16(BODY + 600.0)),
     "- 600": ("below -1300", as_int16(BODY - 600.0)),
@@ -103,7 +105,6 @@ NO_HOUNSFIELD: dict[str, tuple[str, np.ndarray]] = {
     "half of the slope": ("denser than lung only|none near -1000|lowest", as_int16(BODY * 0.5)),
     "half of the slope above -1024": ("denser than lung only", as_int16((BODY + 1024.0) / 2 - 1024)),
     "12 bits wrapped, with an intercept": ("denser than lung", ((BODY & 0x0FFF) - 1024).astype(np.int16)),
-    "noise": ("denser than lung", np.random.default_rng(0).integers(-1024, 3071, BODY.shape).astype(np.int16)),
     "0..255 with an intercept": ("grey values of 8 bits", as_int16(windowed(-160, 240, 255) - 1024.0)),
     "0..127 with an intercept": ("grey values of 8 bits", as_int16(windowed(-160, 240, 127) - 1000.0)),
     "air alone": ("neither tissue nor lung", as_int16(np.random.default_rng(0).normal(-1000, 10, BODY.shape))),
@@ -124,6 +125,7 @@ HOUNSFIELD: dict[str, np.ndarray] = {
     "with metal": np.where(np.random.default_rng(0).random(BODY.shape) < 0.05, 3071, BODY),
     "with metal on an extended scale": np.where(np.random.default_rng(0).random(BODY.shape) < 0.02, 20000, BODY),
     "+ 100": as_int16(BODY + 100.0),
+    "even noise": np.random.default_rng(0).integers(-1000, 2200, BODY.shape).astype(np.int16),
     "lungs alone, flat": np.where(np.abs(BODY + 850) < 60, BODY, -1000),
     "half consolidated lung": np.where(np.random.default_rng(0).random(BODY.shape) < 0.3, -450, BODY)[:, 6:18, 4:20],
     "lungs and trunk without air around": np.where(BODY < -900, -850, BODY)[:, 5:19, 4:20],
