@@ -225,6 +225,30 @@ def test_one_slice_that_lost_its_intercept_refuses_the_scan(tmp_path: Path, numb
         read_volume(path)
 
 
+@pytest.mark.parametrize("number", [0, 5, 11])
+@pytest.mark.parametrize("intercept", [-1000, -924, -1124, -1074])
+def test_a_slice_whose_words_go_on_and_whose_intercept_does_not_refuses_the_scan(
+    tmp_path: Path, number: int, intercept: int
+) -> None:
+    path = dicom(tmp_path / "s", lambda plane: plane + 1024)
+    dataset = pydicom.dcmread(path / f"{number}.dcm")
+    dataset.RescaleIntercept = intercept
+    dataset.save_as(path / f"{number}.dcm")
+    with pytest.raises(CaseError, match=rf"{number}\.dcm: its RescaleSlope and RescaleIntercept are not those of"):
+        read_volume(path)
+    assert len(read_volume(path, rescale="hu").voxels) == len(BODY)
+
+
+def test_a_rescaling_of_its_own_for_each_slice_is_read(tmp_path: Path) -> None:
+    for number, plane in enumerate(BODY):
+        intercept, slope = -1024 - 50 * number, 1 + number % 3
+        words = np.rint((plane.astype(float) - intercept) / slope).astype(np.uint16)
+        (tmp_path / "s").mkdir(exist_ok=True)
+        write_dicom_slice(tmp_path / "s" / f"{number}.dcm", words, (-40, -50, 60 - 3 * number),
+                          RescaleIntercept=intercept, RescaleSlope=slope)  # fmt: skip
+    assert np.abs(read_volume(tmp_path / "s").voxels - BODY.astype(int)).max() <= 1
+
+
 def test_a_lost_intercept_is_no_signed_word(tmp_path: Path) -> None:
     path = dicom(tmp_path / "s", lambda plane: plane + 1024, RescaleIntercept=0, BitsStored=12)
     with pytest.raises(CaseError, match="1024 were not subtracted"):
