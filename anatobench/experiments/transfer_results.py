@@ -44,6 +44,7 @@ from anatobench.experiments.transfer import (
 )
 from anatobench.recipes import FRAMEWORKS
 from anatobench.store.reader import Store
+from anatobench.system.json_text import read_json
 from anatobench.training.metrics_records import read_records
 from anatobench.training.run_folder import RunConfig, evaluation_file
 
@@ -183,7 +184,7 @@ def _framework_differences(found: Mapping[_Condition, _Found]) -> Iterator[dict[
 def _pretraining(trained: Sequence[tuple[str, int]], out: Path) -> Iterator[dict[str, Any]]:
     for weights in dict.fromkeys(weights for weights, _ in trained):
         runs = [run_folder(out, pretraining_name(*pair)) for pair in trained if pair[0] == weights]
-        means = [read_evaluation(run / evaluation_file("test"))["organ_dice"] for run in runs]
+        means = [read_json(run / evaluation_file("test"))["organ_dice"] for run in runs]
         dice = [read_organ_dice(run / "organ_dice_test.csv", RunConfig.read(run).task) for run in runs]
         by_case: dict[str, list[float]] = {}
         for of_run in dice:

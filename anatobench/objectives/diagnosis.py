@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anatobench.objectives.heads import HEADS_ALONE, diagnosis_heads
+from anatobench.objectives.heads import diagnosis_heads
 from anatobench.objectives.objective import EVERYTHING, Objective, Phase, Plan
 from anatobench.recipes import Recipe
 from anatobench.store.batch import DIAGNOSIS
@@ -20,5 +20,8 @@ def diagnosis(recipe: Recipe, task: Task) -> Plan:
             "segmentation": recipe.segmentation_weight,
         },
     )
-    phase = Phase(objective, trained=HEADS_ALONE if recipe.frozen_backbone else EVERYTHING)
-    return Plan(diagnosis_heads(recipe.segmentation_weight > 0), (phase,), judge="auc_macro")
+    segmentation = recipe.segmentation_weight > 0
+    heads = diagnosis_heads(segmentation)
+    phase = Phase(objective, trained=heads if recipe.frozen_backbone else EVERYTHING)
+    papers = None if recipe.frozen_backbone or recipe.cases else segmentation
+    return Plan(heads, (phase,), judge="auc_macro", papers_segmentation=papers)

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 
 from anatobench.tasks import Task
 
 CLASSIFIER, SEGMENTATION, PARTIAL_MASKS = "classifier", "segmentation", "partial_masks"
-NO_CLASSIFIER = ("*", "!fc.*", "!head.*")
-"""Patterns of what a phase trains that leaves the classifier as it is, by the names that torchvision gives one: no
-gradient reaches it there, but weight decay would."""
-HEADS_ALONE = ("fc.*", "head.*", "*_head.*")
-"""Patterns of what stands behind the backbone: the classifier, by the names that torchvision gives one, and auxiliary
-heads."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +40,9 @@ def auxiliary_heads(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if HEADS[name].kind == "auxiliary")
 
 
-def of_backbone(weight: str) -> bool:
-    """Return whether a weight of that canonical name stands before every head."""
-    return not any(fnmatchcase(weight, pattern) for pattern in HEADS_ALONE)
-
-
 def weights_prefix(head: str) -> str:
-    """Return what the canonical names of an auxiliary head's weights begin with."""
+    """Return what the canonical names of an auxiliary head's weights begin with. (A classifier's, its backbone's card
+    says.)"""
     return f"{head}_head."
 
 

@@ -148,7 +148,7 @@ def finished(settings: TransferSettings, tmp_path: Path) -> Path:
     for weights, seed in SELECTION.pretraining[:3]:
         name = pretraining_name(weights, seed)
         dice = {"macro": 0.5 + 0.2 * seed, "liver": 0.9, "bowel": None}
-        evaluated(run_folder(tmp_path, name), runs[name], {"auc": {"macro": 0.5}, "organ_dice": dice})
+        evaluated(run_folder(tmp_path, name), runs[name], {"organ_dice": dice})
         of_cases = OrganDice(RATIC.organs, ("a", "b"), np.array([[0.5 + 0.2 * seed] * 5, [np.nan] * 5]))
         write_organ_dice(run_folder(tmp_path, name) / "organ_dice_test.csv", of_cases)
     return tmp_path
