@@ -4,8 +4,9 @@ Record, format 1, AUC as fractions:
 - `settings` (transfer.py), of stores their names alone, and `selection`; `cohort`: the cases of each split of the
   diagnosis' store;
 - `results`: per weights, transfer, number of cases and framework the learning rate, the test AUC of each seed with its
-  mean and 95 % interval (`mean`, `low`, `high`, `count`); `gain`, over weights that were drawn, and `frozen_loss`,
-  frozen minus fine-tuned, both paired by seed; `published`, what the seed's abstract printed for so many cases;
+  mean and 95 % interval (`mean`, `low`, `high`, `count`); `gain`, over weights that were drawn, `class_gains`, the same
+  of each class, and `frozen_loss`, frozen minus fine-tuned, all paired by seed; `published`, what the abstract printed
+  for so many cases;
 - `rates`: per condition the mean validation AUC of each learning rate that was tried, of which the best was taken;
 - `framework_differences`: per condition JAX minus PyTorch, paired by seed;
 - `pretraining`: organ Dice of the runs on masks, on the test cases of their own store: mean and interval over seeds
@@ -51,6 +52,7 @@ from anatobench.training.run_folder import RunConfig, evaluation_file
 FORMAT = 1
 HEADER = ("cases", "transfer", "weights", "framework", "repetitions", "AUC, %", "gain over none, points",
           "frozen - fine-tuned, points", "published gain, Dice points")  # fmt: skip
+CLASS_HEADER = ("finding", "transfer", "weights", "framework", "repetitions", "gain over none, points")
 DICE_HEADER = ("pre-trained on", "organ", "repetitions", "Dice, %")
 WORDS = {"none": "none", "kinetics": "Kinetics", "partial_masks": "partial masks", "all_masks": "all masks",
          "frozen": "frozen", "fine_tuned": "fine-tuned"}  # fmt: skip
@@ -72,7 +74,9 @@ class _Found:
 
     rate: float
     auc: dict[int, float]
-    """Test AUC by seed."""
+    """Macro test AUC by seed."""
+    classes: dict[int, Mapping[str, float | None]]
+    """Test AUC of each class by seed."""
     tried: dict[float, float]
     """Mean validation AUC by learning rate; empty where there was no choice."""
 
@@ -86,8 +90,7 @@ def collect(selection: TransferSelection, settings: TransferSettings, out: Path)
     trained = [pair for pair in selection.pretraining if state_of(out, pretraining_name(*pair)) == DONE]
     missing = [pretraining_name(*pair) for pair in selection.pretraining if pair not in trained]
     evaluations = {cell: read_evaluation(run_folder(out, cell.name) / evaluation_file("test")) for cell in done}
-    test = {cell: evaluation["auc"][MACRO] for cell, evaluation in evaluations.items()}
-    known = {cell: auc for cell, auc in test.items() if auc is not None}
+    known = {cell: found["auc"] for cell, found in evaluations.items() if found["auc"][MACRO] is not None}
     found = _chosen(known, settings, out)
     versions: dict[str, str] = {}
     for framework in selection.frameworks:
@@ -108,15 +111,17 @@ def collect(selection: TransferSelection, settings: TransferSettings, out: Path)
                   for condition, of in found.items() if of.tried],
         "framework_differences": list(_framework_differences(found)),
         "pretraining": list(_pretraining(trained, out)),
-        "missing": [*missing, *(cell.name for cell in cells if cell not in test)],
-        "undefined": [cell.name for cell in test if cell not in known],
+        "missing": [*missing, *(cell.name for cell in cells if cell not in evaluations)],
+        "undefined": [cell.name for cell in evaluations if cell not in known],
         "versions": versions,
     }  # fmt: skip
 
 
-def _chosen(auc: Mapping[TransferCell, float], settings: TransferSettings, out: Path) -> dict[_Condition, _Found]:
+def _chosen(
+    auc: Mapping[TransferCell, Mapping[str, float]], settings: TransferSettings, out: Path
+) -> dict[_Condition, _Found]:
     """Return what stands for each condition: of several learning rates the one that validation likes best."""
-    by_rate: dict[_Condition, dict[float, dict[int, float]]] = {}
+    by_rate: dict[_Condition, dict[float, dict[int, Mapping[str, float]]]] = {}
     for cell, value in auc.items():
         condition = _Condition(cell.weights, cell.mode, cell.cases, cell.framework)
         by_rate.setdefault(condition, {}).setdefault(cell.rate, {})[cell.seed] = value
@@ -128,7 +133,8 @@ def _chosen(auc: Mapping[TransferCell, float], settings: TransferSettings, out: 
                 cell = TransferCell(**asdict(condition), seed=0, rate=rate)
                 tried[rate] = float(np.mean([_validation_auc(out, replace(cell, seed=seed)) for seed in seeds]))
         rate = max(tried, key=lambda one: tried[one]) if tried else next(iter(rates))
-        found[condition] = _Found(rate, rates[rate], tried)
+        chosen = rates[rate]
+        found[condition] = _Found(rate, {seed: of[MACRO] for seed, of in chosen.items()}, dict(chosen), tried)
     return found
 
 
@@ -156,6 +162,7 @@ def _results(found: Mapping[_Condition, _Found]) -> Iterator[dict[str, Any]]:
             "auc": {str(seed): value for seed, value in of.auc.items()},
             **asdict(_within_bounds(interval_of(list(of.auc.values())))),
             "gain": gain,
+            "class_gains": None if gain is None or drawn is None else _class_gains(of, drawn),
             "frozen_loss": None if tuned is None or condition.mode != FROZEN else _difference(of, tuned),
             "published": None if gain is None else PUBLISHED_GAINS.get(condition.cases),
         }
@@ -165,6 +172,17 @@ def _difference(of: _Found, other: _Found) -> dict[str, Any] | None:
     """Return the mean of the first minus the second, paired by seed; None without a common one."""
     differences = list(paired(of.auc, other.auc).values())
     return asdict(interval_of(differences)) if differences else None
+
+
+def _class_gains(of: _Found, drawn: _Found) -> dict[str, dict[str, Any]]:
+    """Return the gain of each class whose AUC is defined, paired by seed."""
+
+    def by_seed(found: _Found, name: str) -> dict[int, float]:
+        return {seed: auc for seed, classes in found.classes.items() if (auc := classes.get(name)) is not None}
+
+    names = [name for name in next(iter(of.classes.values())) if name != MACRO]
+    gains = {name: list(paired(by_seed(of, name), by_seed(drawn, name)).values()) for name in names}
+    return {name: asdict(interval_of(values)) for name, values in gains.items() if values}
 
 
 def _within_bounds(interval: Interval) -> Interval:
@@ -217,6 +235,24 @@ def rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
             "-" if row["published"] is None else f"{100 * row['published']:+.1f}",
         )
         for row in sorted(record["results"], key=lambda row: (row["cases"] or np.inf, row["mode"] != FINE_TUNED))
+    ]
+
+
+def class_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Under `CLASS_HEADER`: every class, of the fewest cases."""
+    fewest = min((row["cases"] or np.inf for row in record["results"]), default=0)
+    return [
+        (
+            name,
+            WORDS[row["mode"]],
+            WORDS[row["weights"]],
+            FRAMEWORK_NAMES[row["framework"]],
+            str(gain["count"]),
+            points(gain),
+        )
+        for row in record["results"]
+        if row["class_gains"] and (row["cases"] or np.inf) == fewest
+        for name, gain in row["class_gains"].items()
     ]
 
 

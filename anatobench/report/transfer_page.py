@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,7 +12,15 @@ from matplotlib.axes import Axes
 from anatobench import __version__
 from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.experiments.transfer import FROZEN, count_name
-from anatobench.experiments.transfer_results import DICE_HEADER, HEADER, WORDS, dice_rows, rows
+from anatobench.experiments.transfer_results import (
+    CLASS_HEADER,
+    DICE_HEADER,
+    HEADER,
+    WORDS,
+    class_rows,
+    dice_rows,
+    rows,
+)
 from anatobench.report.html_parts import html_page, notes, paragraph, section, table
 from anatobench.report.plots import DASHES, STYLE, image
 
@@ -48,10 +56,15 @@ def build_transfer_page(record: Mapping[str, Any]) -> str:
             f"<header><h1>{TITLE}</h1>{paragraph(facts)}</header>",
             section("Test AUC by labelled cases", _plot(record) + paragraph(reading)),
             section("Every condition", table(HEADER, rows(record)) + paragraph(PUBLISHED_NOTE)),
+            section("Gains of each finding, of the fewest cases", _filled(CLASS_HEADER, sorted(class_rows(record)))),
             section("Organ Dice of the pre-training", _filled_dice(record)),
             section("Not there", notes(missing)),
         ],
     )
+
+
+def _filled(header: Sequence[str], found: Sequence[Sequence[str]]) -> str:
+    return table(header, found) if found else ""
 
 
 def _filled_dice(record: Mapping[str, Any]) -> str:

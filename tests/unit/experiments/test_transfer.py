@@ -141,7 +141,7 @@ def finished(settings: TransferSettings, tmp_path: Path) -> Path:
     runs = {run.name: run for run in planned(SELECTION, settings, tmp_path)}
     cells = SELECTION.cells(settings)
     for cell in cells:
-        auc = {"macro": auc_of(cell) if cell != cells[-1] else None}
+        auc = {"macro": auc_of(cell) if cell != cells[-1] else None, "liver": 2 * auc_of(cell) - 0.5, "bowel": None}
         # Validation likes the lower frozen rate, which test does not.
         validation = 0.5 + (0.1 if cell.rate == 1e-3 else 0.0) + 0.01 * cell.seed
         evaluated(run_folder(tmp_path, cell.name), runs[cell.name], {"auc": auc}, validation)
@@ -161,6 +161,7 @@ def test_gains_are_paired_and_validation_chooses_the_rate(settings: TransferSett
     partial = found["partial_masks", "fine_tuned", 2, "torch"]
     assert partial["auc"] == pytest.approx({"0": 0.64, "1": 0.76})
     assert partial["gain"] == pytest.approx(asdict(interval_of([0.04, 0.06])))
+    assert partial["class_gains"] == {"liver": pytest.approx(asdict(interval_of([0.08, 0.12])))}
     assert found["none", "fine_tuned", 2, "torch"]["gain"] is None
     frozen = found["none", "frozen", 2, "torch"]
     assert frozen["rate"] == 1e-3
