@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if args.threshold_split is not None or args.threshold_rule != THRESHOLD_RULES[0]:
             raise UsageError("--threshold-rule and --threshold-split are for one run: a difference of AUCs has none")
         compared = compare_runs(args.run_folder, args.other, args.split, args.store, args.framework, args.aggregate)
-        print(_differences(compared), file=sys.stderr)
+        print(_differences(compared))
         return compared
     figures = evaluate_run(
         args.run_folder,
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.threshold_split,
         args.aggregate,
     )
-    print(_table(figures), file=sys.stderr)
+    print(_table(figures))
     return figures
 
 
@@ -85,7 +84,9 @@ def _differences(compared: dict[str, Any]) -> str:
 
 
 def _table(figures: dict[str, Any]) -> str:
-    """Return one line per class and one for the macro mean."""
+    """Return one line per class and one for the macro mean; of a model that does not classify, the organs' Dice."""
+    if figures["auc"] is None:
+        return _dice_table(figures)
     metrics = ("auc", *RATES)
     width = max(len(name) for name in figures["auc"])
     lines = [" ".join([" " * width, *(f"{metric:>13}" for metric in metrics), "  AUC 95 % interval"])]
@@ -101,4 +102,18 @@ def _table(figures: dict[str, Any]) -> str:
         f"{figures['classes']} classes, thresholds by {figures['threshold_rule']} on {figures['threshold_split']}"
     )
     lines += [f"undefined: {name}: {reason}" for name, reason in figures["undefined"].items()]
+    return "\n".join(lines)
+
+
+def _dice_table(figures: dict[str, Any]) -> str:
+    """Return one line per class of the auxiliary head's masks, and why there is no AUC."""
+    dice = figures["organ_dice"] or {}
+    width = max((len(name) for name in dice), default=0)
+    lines = [f"{'':<{width}}   Dice, 0 to 1"] if dice else []
+    for name in [*(name for name in dice if name != "macro"), *(name for name in dice if name == "macro")]:
+        lines.append(f"{name:<{width}} {'-' if dice[name] is None else format(dice[name], '.4f'):>14}")
+    lines.append(
+        f"{figures['cases']} cases of split {figures['split']}; no AUC, since this run left the classifier as it was "
+        "drawn: train --initial-weights with an export of it first"
+    )
     return "\n".join(lines)

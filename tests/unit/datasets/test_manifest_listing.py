@@ -160,3 +160,20 @@ def test_what_no_cohort_can_have_is_refused(root: Path, chosen: dict[str, Any], 
     write(root, "scan,split,label:x", "a.nii.gz,train,1")
     with pytest.raises(UsageError, match=told):
         list_cases(root, ListingOptions(**{"anatomy": "chest", **chosen}))
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("Scan,split,label:x", "has no column scan: write 'Scan' as 'scan'"),
+        ("SCAN,Split,label:x", "has no column scan, split: write 'SCAN' as 'scan', 'Split' as 'split'"),
+        ("scan,split,Patient,label:x", "column 'Patient' means nothing here: write 'patient'"),
+        ("scan,split,label:x,LABEL:y", "column 'LABEL:y' means nothing here: write 'label:y'"),
+        ("scan,split,Label:x", "column 'Label:x': write 'label:' in small letters"),
+    ],
+)
+def test_a_column_in_capitals_is_told_how_it_is_written(root: Path, header: str, said: str) -> None:
+    write(root, header, ",".join(["a.nii.gz", "train", *"1" * header.count(",")][: header.count(",") + 1]))
+    with pytest.raises(AnatoBenchError) as caught:
+        list_cases(root, CHEST)
+    assert said in str(caught.value)
