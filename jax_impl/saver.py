@@ -3,12 +3,16 @@ next."""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -22,7 +26,10 @@ from jax_impl.precision import Precision
 from jax_impl.step import TrainState
 from jax_impl.weights import Entry, array_at, step_counts
 
-_SYSTEM_REASON = re.compile(r"\[OS error[^:\]]*: (?:E[A-Z]+ )?(?P<reason>[^\]]+)\]")
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+_SYSTEM_ERROR = re.compile(r"os_error_code='(?P<number>[0-9]+)'")
 """How tensorstore says why the disk refuses."""
 Leaves = dict[str, dict[str, tuple[Entry, jax.Array]]]
 """By tree and canonical name: an array in the model's layout, of this process alone."""
@@ -94,8 +101,9 @@ class JaxSaver:
                 for name in list(leaves):
                     trees.setdefault(tree, {})[name] = self._canonical(tree, name, *leaves.pop(name))
             try:
-                self._checkpointer.save(state.folder.absolute() / ORBAX, args=ocp.args.PyTreeSave(trees))
-                self._checkpointer.wait_until_finished()
+                with _told_once():
+                    self._checkpointer.save(state.folder.absolute() / ORBAX, args=ocp.args.PyTreeSave(trees))
+                    self._checkpointer.wait_until_finished()
             except Exception as error:
                 raise _disks_own(error) from error
 
@@ -121,13 +129,31 @@ def _named(table: Sequence[Entry], state: TrainState) -> Iterator[tuple[str, str
                 yield "optimizer", f"{moment}/{entry.name}", entry, array_at(arrays, entry.path)
 
 
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Let an error be raised and nothing else. Orbax also logs it with its stack; and parts that were still being
+    written answer to an event loop that is gone, which Python would print, now or a moment after."""
+    logger, print_unraisable = logging.getLogger("absl"), sys.unraisablehook
+
+    def hook(unraisable: UnraisableHookArgs) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            print_unraisable(unraisable)
+
+    before, logger.disabled, sys.unraisablehook = logger.disabled, True, hook
+    try:
+        yield
+        sys.unraisablehook = print_unraisable
+    finally:
+        logger.disabled = before
+
+
 def _disks_own(error: Exception) -> Exception:
     """Return what the disk said, as OSError; the error itself if the disk said nothing."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno is not None:
             return seen
-        if named := _SYSTEM_REASON.search(str(seen)):
-            return OSError(0, named["reason"])
+        if named := _SYSTEM_ERROR.search(str(seen)):
+            return OSError(int(named["number"]), os.strerror(int(named["number"])))
         seen = seen.__cause__ or seen.__context__
     return error

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kept_checkpoints import newest_checkpoint
+from small_disk import FULL, small_disk
 
 from anatobench.engine import Arrays, Engine, ModelSpec, load_engine
 from anatobench.errors import AnatoBenchError
@@ -118,6 +119,15 @@ def test_a_state_that_is_not_finite_is_never_sealed(tmp_path: Path, framework: s
     saver.close()
     assert read_newest(tmp_path) is None
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_disk_that_fills_says_so_itself(tmp_path: Path, framework: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with small_disk(tmp_path / "disk", 300 << 10) as disk:
+        with pytest.raises(AnatoBenchError, match=rf"step_00000001: cannot be written \({FULL}\)"):
+            saved(disk.root, framework)
+        assert list((disk.root / "checkpoints").iterdir()) == []
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_orbax_is_read_where_there_is_no_jax(tmp_path: Path) -> None:
