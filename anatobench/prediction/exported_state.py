@@ -20,9 +20,8 @@ def export_state(run: Path, path: Path) -> dict[str, Any]:
 
     Arrays are named `<tree>/<canonical name>`, in torch's layouts: `model/<parameter>`,
     `optimizer/exp_avg/<parameter>`, `optimizer/exp_avg_sq/<parameter>`, `optimizer/step` and, where the run has one,
-    `teacher/<parameter>`. The metadata
-    says which run it was and where it stood. `AnatoBenchError` if there is no checkpoint or the file cannot be
-    written.
+    `teacher/<parameter>`. The metadata says which run it was and where it stood. `AnatoBenchError` if there is no
+    checkpoint or the file cannot be written.
     """
     config = RunConfig.read(run)
     checkpoint = read_newest(run)
