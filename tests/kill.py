@@ -183,11 +183,12 @@ def campaign(framework: str, kills: int, seed: int, scratch: Path) -> Campaign:
         run, newest = scratch / "killed", 0
         shutil.rmtree(run, ignore_errors=True)
         for _ in range(min(KILLS_PER_RUN, kills - result.kills)):
-            status = kill_at_random(in_a_child(training(store, run, framework), said), run, chance, usual)
-            if status is not None:
+            by_itself = kill_at_random(in_a_child(training(store, run, framework), said), run, chance, usual)
+            if by_itself is not None:
                 result.ended_before += 1
-                if status != 0:
-                    result.findings.append(f"a process ended by itself with {status}: {said.read_text()[-2000:]}")
+                if by_itself != 0:
+                    result.findings.append(f"a process ended by itself with {by_itself}: {said.read_text()[-2000:]}")
+                    return result
                 break
             result.kills += 1
             result.while_writing += bool(list((run / "checkpoints").glob(".step_????????.tmp")))
