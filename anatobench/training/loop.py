@@ -139,8 +139,9 @@ class _Training:
         self._best: Best | None = None
         self._saved = (0, 0)
         """Step and evaluated step of the checkpoint last begun or read."""
-        self._intact_step = 0
-        """Of the newest checkpoint that is whole."""
+        self._restored_step = 0
+        """Of the checkpoint that was read; 0 if there was none."""
+        self._saver: CheckpointSaver | None = None
         self._in_flight: _StepInFlight | None = None
         self._compiled = False
         """Whether this process has given the device a step."""
@@ -180,7 +181,7 @@ class _Training:
         self._engine.load_state(checkpoint.trees)
         self._data.batches.set_state(dict(progress.batches))
         self.step, self.evaluated_step, self._best = progress.step, progress.evaluated_step, progress.best
-        self._saved, self._intact_step = (self.step, self.evaluated_step), self.step
+        self._saved, self._restored_step = (self.step, self.evaluated_step), self.step
         if self._processes.leads:
             record_best(self._run, self._best)
 
@@ -210,6 +211,7 @@ class _Training:
 
     def loop(self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog, progress: StepProgress) -> Progress:
         """Take steps, evaluations and checkpoints until the end or a signal."""
+        self._saver = saver
         if self.step:
             progress.say(f"going on after step {self.step} of {self.total_steps}")
         try:
@@ -217,7 +219,7 @@ class _Training:
                 self._measure_sharpness_if_due(log, progress)
             self._evaluate_if_due(stop, saver, log, progress)  # the run may have been stopped while it evaluated
             while self.step < self.total_steps:
-                self._look_at(saver)
+                saver.check()  # one that failed ends the run
                 self._start_step(stop, log, progress)
                 self._measure_sharpness_if_due(log, progress)
                 self._evaluate_if_due(stop, saver, log, progress)
@@ -314,11 +316,6 @@ class _Training:
             self._best = Best(self.step, found.name, score)
         self._save(saver, log, progress)
 
-    def _look_at(self, saver: CheckpointSaver) -> None:
-        """Take note of a save that has ended; one that failed ends the run."""
-        saver.check()
-        self._intact_step = max(self._intact_step, saver.sealed_step)
-
     def _save(self, saver: CheckpointSaver, log: MetricsLog, progress: StepProgress) -> None:
         """Begin a checkpoint of where the run stands, unless there is one already."""
         if self._saved == (self.step, self.evaluated_step):
@@ -359,7 +356,10 @@ class _Training:
         )
 
     def _intact(self) -> str:
-        return f"; the checkpoint of step {self._intact_step} is intact" if self._intact_step else ""
+        """Return what remains, once what is on its way to the disk is there."""
+        sealed = 0 if self._saver is None else self._saver.settle()
+        newest = sealed or self._restored_step
+        return f"; the checkpoint of step {newest} is intact" if newest else ""
 
 
 def _finite_or_none(value: Any) -> Any:

@@ -69,10 +69,15 @@ class CheckpointSaver:
         if failure is not None:
             raise failure
 
-    def close(self) -> None:
-        """Wait, and let go of the memory. What went wrong now, while an error ends the run, is not raised besides."""
+    def settle(self) -> int:
+        """Wait without raising what went wrong, for a run that another error ends; the newest step that is sealed."""
         if self._thread is not None:
             self._thread.join()
+        return self.sealed_step
+
+    def close(self) -> None:
+        """Settle, and let go of the memory."""
+        self.settle()
         self._saver.close()
 
     def _finish(self, pending: PendingSave, progress: Progress) -> None:
