@@ -81,7 +81,7 @@ class JaxSaver:
     def begin(self, folder: Path) -> CopiedState:
         """See `anatobench.engine.StateSaver.begin`."""
         state = self._current()
-        named = [(tree, name, entry, array) for tree, name, entry, array in _named(self._table, state)]
+        named = list(_named(self._table, state))
         (device,) = self._mesh.local_devices
         copies = jax.device_put([array.addressable_data(0) for *_, array in named], device, may_alias=False)
         leaves: Leaves = {}
@@ -98,7 +98,7 @@ class JaxSaver:
         with self._precision.applied():
             trees: dict[str, dict[str, Any]] = {"optimizer": dict(state.counts)}
             for tree, leaves in state.leaves.items():
-                for name in list(leaves):
+                for name in list(leaves):  # popped: the copy in the model's layout goes as soon as it is turned
                     trees.setdefault(tree, {})[name] = self._canonical(tree, name, *leaves.pop(name))
             try:
                 with _told_once():
