@@ -1,6 +1,7 @@
 """Training that is killed while it writes checkpoints, again and again, and must end as if nothing had happened.
 
-    python -m tests.kill --kills 1000 [--framework torch,jax] [--seed 0] [--out FILE] [--json]
+    python -m tests.kill --kills 1000 [--framework torch,jax] [--seconds S] [--seed 0] [--out FILE]
+        [--json]
 
 A run saves after every step. Each of its processes is killed (SIGKILL) at a random moment: half of them while a
 checkpoint is on its way to the disk, half of them anywhere. After every kill all checkpoints that have a name must be
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -167,8 +169,9 @@ def kill_at_random(pid: int, run: Path, chance: random.Random, usual: float) -> 
     return None
 
 
-def campaign(framework: str, kills: int, seed: int, scratch: Path) -> Campaign:
-    """Kill so often; a campaign ends at its first finding, whose folder stays."""
+def campaign(framework: str, kills: int, seed: int, scratch: Path, seconds: float) -> Campaign:
+    """Kill so often, or for about so long; a campaign ends at its first finding, whose folder stays."""
+    deadline = time.monotonic() + seconds
     result, chance = Campaign(framework), random.Random(f"{framework} {seed}")
     said, store, whole = scratch / "said.txt", scratch / "store", scratch / "whole"
     framework_module(framework, "engine")
@@ -179,7 +182,7 @@ def campaign(framework: str, kills: int, seed: int, scratch: Path) -> Campaign:
         if (status := ended(in_a_child(training(store, run, framework), said))) != 0:
             raise RuntimeError(f"the undisturbed run ended with {status}: {said.read_text()[-2000:]}")
     usual, expected = time.monotonic() - started, look_at(whole, said)
-    while result.kills < kills:
+    while result.kills < kills and time.monotonic() < deadline:
         run, newest = scratch / "killed", 0
         shutil.rmtree(run, ignore_errors=True)
         for _ in range(min(KILLS_PER_RUN, kills - result.kills)):
@@ -197,6 +200,8 @@ def campaign(framework: str, kills: int, seed: int, scratch: Path) -> Campaign:
                 result.findings.append(f"after kill {result.kills}: {found['damaged']}, step {found['step']}")
                 return result
             newest = found["step"]
+            if time.monotonic() > deadline:
+                break
         status = ended(in_a_child(training(store, run, framework), said))
         found = look_at(run, said)
         if status != 0 or found != expected or list((run / "checkpoints").glob(".*")):
@@ -214,6 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000, help="of all frameworks together (default: %(default)s)")
     parser.add_argument("--framework", default="torch,jax", help="one or several (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=math.inf,
+                        help="end each framework's kills after about so long")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write the record to this JSON file")
     parser.add_argument("--json", action="store_true", help="print the record as the last line of stdout")
@@ -232,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         answer = scratch / "campaign.json"
 
         def act(framework: str = framework, share: int = share, scratch: Path = scratch, answer: Path = answer) -> int:
-            answer.write_text(json.dumps(asdict(campaign(framework, share, args.seed, scratch))))
+            answer.write_text(json.dumps(asdict(campaign(framework, share, args.seed, scratch, args.seconds))))
             return 0
 
         pid = os.fork()
