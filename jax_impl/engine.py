@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anatobench.engine import Arrays, Inspection, ModelSpec, StepMetrics
+from anatobench.engine import Arrays, Inspection, ModelSpec, StateSaver, StepMetrics
 from anatobench.errors import UsageError
 from anatobench.fast_forms import fast_forms
 from anatobench.objectives.heads import HEADS, SEGMENTATION, auxiliary_heads
@@ -175,6 +175,12 @@ class JaxEngine:
         if self._state.teacher is not None:
             trees["teacher"] = self._exported(*self._state.teacher)
         return trees
+
+    def saver(self) -> StateSaver:
+        """See `anatobench.engine.Trainable.saver`."""
+        from jax_impl.saver import JaxSaver  # Orbax takes a second to import, which only training needs
+
+        return JaxSaver(lambda: self._state, self._table, self._group, self._mesh, self._precision, self.processes)
 
     def load_state(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """See `anatobench.engine.Trainable.load_state`."""
