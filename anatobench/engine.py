@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -184,6 +184,7 @@ class Probe(Protocol):
         """
 
 
+@runtime_checkable
 class Collective(Protocol):
     """One of several processes that train one model, or the only one."""
 

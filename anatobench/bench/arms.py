@@ -36,6 +36,8 @@ class Arm:
     segmentation: bool = True
     home: Home | None = None
     """Where its framework is installed; None: where this process's is."""
+    processes: int = 1
+    """How many, each with a device of its own, take every step together. For frameworks alone."""
 
     @property
     def name(self) -> str:

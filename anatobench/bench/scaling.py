@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,12 +15,12 @@ import numpy as np
 
 from anatobench.bench.communication_model import Links, StepCost, prediction_record
 from anatobench.bench.host import describe_code, host_record
+from anatobench.bench.local_processes import pin, place, shared_environment
 from anatobench.bench.rounds import median_with_interval
 from anatobench.bench.scaling_process import StepSettings
 from anatobench.errors import AnatoBenchError
-from anatobench.system.gpus import visible_gpus
 from anatobench.system.progress import progress_bar
-from anatobench.system.worker_pool import NATIVE_THREAD_VARIABLES, usable_cores
+from anatobench.system.worker_pool import usable_cores
 from anatobench.tasks import get_task
 
 WEAK, STRONG = "weak", "strong"
@@ -98,14 +96,7 @@ def run_processes(settings: StepSettings, count: int, threads: int) -> dict[str,
 
     `AnatoBenchError` with the last line of the first process that failed; the others are stopped.
     """
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("SLURM_")},
-        **dict.fromkeys(NATIVE_THREAD_VARIABLES, str(threads)),
-        "WORLD_SIZE": str(count),
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(_free_port()),
-    }
-    pinned = not visible_gpus() and hasattr(os, "sched_setaffinity")
+    environment = shared_environment(count, threads)
     command = [sys.executable, "-m", "anatobench.bench.scaling_process", json.dumps(asdict(settings))]
     with tempfile.TemporaryDirectory(prefix="anatobench-scaling-") as folder:
         logs = [Path(folder) / f"{index}.log" for index in range(count)]
@@ -113,11 +104,11 @@ def run_processes(settings: StepSettings, count: int, threads: int) -> dict[str,
         output = Path(folder) / "output"
         try:
             for index, log in enumerate(logs):
-                place = {"RANK": str(index), "LOCAL_RANK": str(index)}
                 with log.open("wb") as said, (output if index == 0 else log).open("ab") as printed:
-                    started.append(subprocess.Popen(command, stdout=printed, stderr=said, env=environment | place))
-                if pinned:  # XLA takes every core it sees, whatever the variables of other libraries say
-                    os.sched_setaffinity(started[-1].pid, own_cores(index, threads))
+                    started.append(
+                        subprocess.Popen(command, stdout=printed, stderr=said, env={**environment, **place(index)})
+                    )
+                pin(started[-1].pid, index, threads)
             _await_all(started, logs)
         finally:
             for process in started:
@@ -125,12 +116,6 @@ def run_processes(settings: StepSettings, count: int, threads: int) -> dict[str,
                 process.wait()
         result: dict[str, Any] = json.loads(output.read_text().splitlines()[-1])
     return result
-
-
-def own_cores(index: int, threads: int) -> set[int]:
-    """Cores of this process that its child `index` may use; children share them where there are not enough."""
-    cores = sorted(os.sched_getaffinity(0))
-    return {cores[(index * threads + offset) % len(cores)] for offset in range(threads)}
 
 
 def _await_all(started: list[subprocess.Popen[bytes]], logs: list[Path]) -> None:
@@ -143,9 +128,3 @@ def _await_all(started: list[subprocess.Popen[bytes]], logs: list[Path]) -> None
         if all(status == 0 for status in statuses):
             return
         time.sleep(POLL_SECONDS)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])

@@ -7,6 +7,7 @@
 
   anatobench bench step --image torch=torch.sif --image jax=jax.sif --model swin3d_t --geometry chest --precision bf16
   anatobench bench step --python torch=torch-venv/bin/python --python jax=jax-venv/bin/python ...
+  anatobench bench step --framework torch,jax --gpus 4 --batch-size 32 ...
 
 Several arms (frameworks, peers) run in processes of their own and take turns; ratios come with a 95 % interval.
 An arm that fails does not stop the others: the record names it, and the exit status is 1.
@@ -27,6 +28,7 @@ from anatobench.cli.arguments import TASK_OF_GEOMETRY
 from anatobench.errors import UsageError
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, Recipe, override, paper_recipe
+from anatobench.system.gpus import choose_gpus, visible_gpus
 from anatobench.tasks import TASKS, Task
 
 CHANGEABLE = ("recompute", "dropout", "segmentation_loss", "fast", "compile")
@@ -54,7 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     seg = parser.add_mutually_exclusive_group()
     seg.add_argument("--no-seg", action="store_true", help="without the segmentation branch")
     seg.add_argument("--both-seg", action="store_true", help="every arm with and without it")
-    parser.add_argument("--batch-size", type=int, help="cases per step (default: the paper's)")
+    parser.add_argument("--batch-size", type=int, help="cases per step, of all GPUs together (default: the paper's)")
+    parser.add_argument(
+        "--gpus", type=int, default=1, metavar="N",
+        help="of this machine, with data parallelism: a process of each framework on each. Without any GPU here, N "
+        "processes on the CPU (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=20, help="rounds after the warm-up (default: %(default)s)")
     parser.add_argument("--steps-per-turn", type=int, default=1, help="timed steps per arm and round (default: 1)")
     parser.add_argument("--seconds", type=float, help="end after about so long, with the rounds done by then")
@@ -113,6 +120,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     task, recipe = task_and_recipe(args)
     if args.batch_size is not None:
         recipe = dataclasses.replace(recipe, batch_size=args.batch_size)
+    if recipe.batch_size % max(args.gpus, 1):
+        raise UsageError(
+            f"--gpus {args.gpus}: {recipe.batch_size} cases cannot be shared out evenly: give a --batch-size that can"
+        )
     crop_size = task.geometry(args.size).crop_size
     asked = StepBenchmark(
         arms=_arms(args),
@@ -139,7 +150,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def print_step(record: dict[str, Any]) -> None:
     """For a person, on stderr."""
     what = ("model", "size", "geometry", "batch_size")
-    print(", ".join(f"{name} {record[name]}" for name in what) + f"; {record['device']['name']}", file=sys.stderr)
+    together = f"{record['processes']} x " if record["processes"] > 1 else ""
+    device = f"{together}{record['device']['name']}"
+    print(", ".join(f"{name} {record[name]}" for name in what) + f"; {device}", file=sys.stderr)
     width = max(len(arm["name"]) for arm in record["arms"])
     for arm in record["arms"]:
         low, high = arm["ci95_s"]
@@ -196,6 +209,8 @@ def _arms(args: argparse.Namespace) -> tuple[Any, ...]:
     homes = _homes(args)
     named = [*args.framework, *(framework for framework in homes if framework not in args.framework)]
     arms = [Arm(framework, home=homes.get(framework)) for framework in named]
+    _check_gpus(args)
+    arms = [dataclasses.replace(arm, processes=args.gpus) for arm in arms]
     arms += [Arm(None, path, variant) for path, variants in args.peer for variant in variants]
     if not arms:
         raise UsageError("name what to measure: --framework torch,jax, --peer FILE.py:VARIANT, or both")
@@ -204,6 +219,15 @@ def _arms(args: argparse.Namespace) -> tuple[Any, ...]:
     with_head = [] if args.no_seg else arms
     without = [dataclasses.replace(arm, segmentation=False) for arm in arms] if args.no_seg or args.both_seg else []
     return _distinct((*with_head, *without))
+
+
+def _check_gpus(args: argparse.Namespace) -> None:
+    if args.gpus < 1:
+        raise UsageError("--gpus: at least 1")
+    if args.gpus > 1 and args.peer:
+        raise UsageError("--gpus: peers know one GPU: leave --peer out")
+    if args.gpus > 1 and visible_gpus():
+        choose_gpus(args.gpus)  # refuses more than there are
 
 
 def _homes(args: argparse.Namespace) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import pytest
 from record_schema import assert_valid
 
 from anatobench.bench.communication_model import Links, StepCost, communication_seconds, predict
-from anatobench.bench.scaling import own_cores, run_processes
+from anatobench.bench.local_processes import own_cores
+from anatobench.bench.scaling import run_processes
 from anatobench.bench.scaling_process import StepSettings
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError
