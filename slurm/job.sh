@@ -119,6 +119,8 @@ in_suite() {
 run_step() {
   status=130
   if [ -n "${stopped_by:-}" ]; then return; fi
+  log=$(readlink "/proc/$$/fd/2" 2>/dev/null) log_bytes=0
+  if [ -f "$log" ]; then log_bytes=$(stat --format %s "$log"); fi
   srun "$@" &
   step=$!
   local before
@@ -136,8 +138,36 @@ stop_step() {
 trap 'stop_step SIGUSR1' USR1
 trap 'stop_step SIGTERM' TERM
 
+# Whether the memory limit killed the step. Where control groups do it srun's status says so (253); else slurmstepd and
+# srun say it in the job's log, after the step began.
+killed_by_memory_limit() {
+  case $status in
+    253) return 0 ;;
+    137) [ -f "$log" ] && tail --bytes=+$((log_bytes + 1)) "$log" | grep -qE "$memory_words" ;;
+    *) return 1 ;;
+  esac
+}
+memory_words='oom[-_]kill|Out Of Memory|exceeded (job |step )?memory limit'
+
+# Once, for neighbours on the node or an unlucky moment; a job that needs more than it has would die for ever. That it was
+# killed stands in the job's comment, which outlives its restarts.
+finish_after_memory_limit() {
+  local note=anatobench-met-the-memory-limit comment
+  comment=$(squeue --noheader --jobs "$(own_job)" --format %k 2>/dev/null) || comment=""
+  if [[ $comment == *"$note"* ]]; then
+    echo "killed by the memory limit for the second time: given up: ask for more memory (sbatch --mem, ANATOBENCH_MEMORY)" \
+      "or fewer --workers; the same command goes on from what was saved" >&2
+    exit 137
+  fi
+  comment=${comment#(null)}
+  scontrol update jobid="$(own_job)" comment="${comment:+$comment }$note" || true
+  requeue "killed by the memory limit"
+  exit 137
+}
+
 # finish: end the job as the step's status says: done, failed, or saved and back into the queue.
 finish() {
+  if killed_by_memory_limit; then finish_after_memory_limit; fi
   case $status in
     130 | 138 | 143) requeue "saved" ;; # asked to stop: by itself, or by SIGUSR1/SIGTERM before it could listen
     134 | 135 | 136 | 137 | 139)        # a process died: aborted, killed, or crashed
@@ -151,10 +181,13 @@ finish() {
   exit "$status"
 }
 
+own_job() { # the last job of an array has the array's own id, which scontrol takes for all of its jobs
+  if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then echo "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; else echo "$SLURM_JOB_ID"; fi
+}
+
 requeue() { # a job that is being cancelled or requeued by someone else is left to them
-  # The last job of an array has the array's own id, which scontrol takes for all of its jobs.
-  local state job=$SLURM_JOB_ID
-  if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+  local state job
+  job=$(own_job)
   state=$(scontrol show job --oneliner "$job" 2>/dev/null | grep -o 'JobState=[A-Z_]*') || state=""
   if [ "$state" != JobState=RUNNING ]; then
     echo "$1; ${state:-the job is unknown to Slurm}: not queued again from here" >&2

@@ -6,6 +6,7 @@ import random
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -185,6 +186,39 @@ def test_a_gpu_job_that_finds_no_gpu_fails_in_one_line_unless_the_cpu_is_wanted(
     job = training.submit("--device", "cpu", sbatch=("--gpus-per-node=1",))
     assert cluster.finish(job)["JobState"] == "COMPLETED", training.said()
     assert last_weights(training.run) == uninterrupted
+
+
+@pytest.fixture
+def greedy_suite(tmp_path: Path) -> Path:
+    """Return an environment whose `anatobench` takes more memory than it was given as often as `greedy` says."""
+    program = tmp_path / "venv" / "bin" / "anatobench"
+    program.parent.mkdir(parents=True)
+    (program.parent / "python").symlink_to("/bin/true")
+    greedy = "import time; taken = bytearray(400_000_000); time.sleep(60)"
+    program.write_text(
+        f"#!/bin/bash\necho start >>{tmp_path}/starts\n"
+        f'if [ "$(wc -l <{tmp_path}/starts)" -gt "$(cat {tmp_path}/greedy)" ]; then exit 0; fi\n'
+        f"exec {sys.executable} -c '{greedy}'\n"
+    )
+    program.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("greedy", "state"), [(1, "COMPLETED"), (9, "FAILED")], ids=["once", "always"])
+def test_a_kill_by_the_memory_limit_is_queued_again_once(
+    cluster: VirtualCluster, store: Path, greedy_suite: Path, greedy: int, state: str
+) -> None:
+    (greedy_suite / "greedy").write_text(str(greedy))
+    training = Training(cluster, store, greedy_suite)
+    job = training.submit(
+        settings={"ANATOBENCH_VENV": str(greedy_suite / "venv")}, sbatch=("--mem=200M", "--comment=mine")
+    )
+    ended = cluster.finish(job)
+    assert (ended["JobState"], ended["Restarts"]) == (state, "1"), training.said()
+    assert (greedy_suite / "starts").read_text().count("start") == 2
+    assert "killed by the memory limit; queued again" in training.said()
+    assert ("for the second time: given up" in training.said()) == (state == "FAILED")
+    assert "mine anatobench-met-the-memory-limit" in cluster.scontrol("show", "job", "--oneliner", job)
 
 
 def test_a_failed_run_is_not_queued_again(cluster: VirtualCluster, training: Training) -> None:
