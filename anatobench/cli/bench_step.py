@@ -25,6 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from anatobench.cli.arguments import TASK_OF_GEOMETRY
+from anatobench.cli.bench_homes import add_home_arguments, homes_of
 from anatobench.errors import UsageError
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, Recipe, override, paper_recipe
@@ -35,14 +36,6 @@ CHANGEABLE = ("recompute", "dropout", "segmentation_loss", "fast", "compile")
 """Fields of the recipe that change what a step costs and have no option of their own."""
 
 
-HOMES = {
-    "image": "the image with framework F, by Apptainer (or what ANATOBENCH_CONTAINER names); may be repeated",
-    "python": "the interpreter of the virtual environment with framework F; may be repeated",
-    "started": "a folder with the named pipes of an arm that runs already, as slurm/compare.sh starts them",
-}
-"""Options that say where a framework is, if not here; each stands for --framework F, too."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `--help`."""
     parser.add_argument("--framework", type=_frameworks, default=(), metavar="F[,F]", help="torch, jax, or torch,jax")
@@ -50,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peer", action="append", default=[], type=peer, metavar="FILE.py:VARIANT[,VARIANT]",
         help="another implementation to measure beside (may be repeated); see benchmarks/peers",
     )  # fmt: skip
-    for option, what in HOMES.items():
-        parser.add_argument(f"--{option}", action="append", default=[], type=_home, metavar="F=PATH", help=what)
+    add_home_arguments(parser)
     add_model_arguments(parser)
     seg = parser.add_mutually_exclusive_group()
     seg.add_argument("--no-seg", action="store_true", help="without the segmentation branch")
@@ -206,7 +198,7 @@ def _arms(args: argparse.Namespace) -> tuple[Any, ...]:
     for path, _ in args.peer:
         if not path.is_file():  # now, and not when the other arms are compiled
             raise UsageError(f"--peer {path}: no such Python file of a peer")
-    homes = _homes(args)
+    homes = homes_of(args)
     named = [*args.framework, *(framework for framework in homes if framework not in args.framework)]
     arms = [Arm(framework, home=homes.get(framework)) for framework in named]
     _check_gpus(args)
@@ -214,8 +206,6 @@ def _arms(args: argparse.Namespace) -> tuple[Any, ...]:
     arms += [Arm(None, path, variant) for path, variants in args.peer for variant in variants]
     if not arms:
         raise UsageError("name what to measure: --framework torch,jax, --peer FILE.py:VARIANT, or both")
-    if args.started and args.both_seg:
-        raise UsageError("--both-seg: a process that was started already is one arm: leave it out, or --started")
     with_head = [] if args.no_seg else arms
     without = [dataclasses.replace(arm, segmentation=False) for arm in arms] if args.no_seg or args.both_seg else []
     return _distinct((*with_head, *without))
@@ -228,28 +218,6 @@ def _check_gpus(args: argparse.Namespace) -> None:
         raise UsageError("--gpus: peers know one GPU: leave --peer out")
     if args.gpus > 1 and visible_gpus():
         choose_gpus(args.gpus)  # refuses more than there are
-
-
-def _homes(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.bench.arm_homes import Image, Interpreter, Started
-
-    kinds = {"image": Image, "python": Interpreter, "started": Started}
-    homes: dict[str, Any] = {}
-    for option, kind in kinds.items():
-        for framework, path in getattr(args, option):
-            if framework in homes:
-                raise UsageError(f"--{option} {framework}={path}: {framework} has a place already")
-            if not path.exists():
-                raise UsageError(f"--{option} {framework}={path}: not there")
-            homes[framework] = kind(path)
-    return homes
-
-
-def _home(text: str) -> tuple[str, Path]:
-    framework, _, path = text.partition("=")
-    if framework not in FRAMEWORKS or not path:
-        raise argparse.ArgumentTypeError(f"{text!r}: write F=PATH with F one of {', '.join(FRAMEWORKS)}")
-    return framework, Path(path).absolute()
 
 
 def _distinct(arms: Sequence[Any]) -> tuple[Any, ...]:
