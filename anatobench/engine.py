@@ -193,6 +193,10 @@ class Collective(Protocol):
     def gather(self, array: np.ndarray) -> np.ndarray:
         """Return [processes, ...]: every process's array of the same shape and type, in order."""
 
+    def all_reduce_seconds(self, elements: int, repeats: int) -> list[float]:
+        """Seconds of each of so many times that all processes add up a float32 array of so many elements on their
+        devices, as they do gradients. All of them call it together; one alone has nothing to add up."""
+
     def close(self) -> None:
         """Part from the other processes. The engine is of no use afterwards."""
 

@@ -7,6 +7,7 @@ and XLA shares it out over the mesh, so gradients, BatchNorm's statistics and th
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,6 +121,19 @@ def own_copy(tree: Tree) -> Tree:
 def own_part(array: jax.Array) -> np.ndarray:
     """Return this process's part [B / processes, ...] of an array [B, ...] that is split by case."""
     return np.array(array.addressable_data(0))
+
+
+def all_reduce_seconds(elements: int, repeats: int, mesh: Mesh, processes: Processes) -> list[float]:
+    """See `anatobench.engine.Collective.all_reduce_seconds`. The first one is compiled and connects, and does not
+    count."""
+    add_up = jax.jit(lambda values: values.sum(0), out_shardings=whole(mesh))
+    values, seconds = place_by_case(mesh, np.ones((1, elements), np.float32)), list[float]()
+    for _ in range(1 + repeats):
+        gather(np.zeros(1), processes)  # nobody is late for what is timed
+        began = time.perf_counter()
+        jax.block_until_ready(add_up(values))
+        seconds.append(time.perf_counter() - began)
+    return seconds[1:]
 
 
 def gather(array: np.ndarray, processes: Processes) -> np.ndarray:

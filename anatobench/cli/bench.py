@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         subparser.set_defaults(measure=module.run)
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure; the record."""
-    record: dict[str, Any] = args.measure(args)
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Measure; the record, or None in one of several processes that does not lead."""
+    record: dict[str, Any] | None = args.measure(args)
     return record
