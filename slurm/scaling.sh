@@ -5,7 +5,8 @@
 #SBATCH --time=60
 # As many nodes as its own --nodes says.
 #
-# Weak and strong scaling of training steps over nodes, all GPUs of each, and the bandwidth of adding up gradients:
+# Weak and strong scaling of training steps over nodes, and the bandwidth of adding up gradients, on all GPUs of each node
+# or as many as sbatch's --gpus-per-node says:
 #     sbatch slurm/scaling.sh --nodes 1,2,4 --model swin3d_t --geometry chest --precision bf16 [--framework torch,jax]
 # (Without `source slurm/site.conf`: sbatch --nodes 4 slurm/scaling.sh --nodes 1,2,4 ...) One job measures all counts on
 # its nodes, one process first, the frameworks one after the other at each count. Options of `anatobench bench scaling`
@@ -57,6 +58,9 @@ measure() {
 load_site
 read_options "$@"
 read_allocation
+if [ "$gpus_per_node" -gt 0 ] && [ -n "${SLURM_GPUS_PER_NODE:-}" ]; then # an exclusive job is given all of them
+  gpus_per_node=${SLURM_GPUS_PER_NODE##*:} tasks_per_node=${SLURM_GPUS_PER_NODE##*:}
+fi
 all_nodes=$nodes all_gpus=$gpus_per_node all_tasks=$tasks_per_node
 for count in $counts; do
   [ "$count" -le "$all_nodes" ] || fail "--nodes ${counts//$'\n'/,}: the job has $all_nodes: sbatch --nodes $count ..."

@@ -24,6 +24,7 @@ from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import paper_recipe
 from anatobench.store.batch import Batch
+from anatobench.system.gpus import refuse_unwanted_cpu
 from anatobench.system.processes import find_processes
 from anatobench.system.worker_pool import usable_cores
 from anatobench.tasks import get_task
@@ -75,6 +76,7 @@ def measure(settings: StepSettings) -> dict[str, Any] | None:
         seed=settings.seed,
     )
     engine = load_engine(settings.framework, spec, recipe, processes)
+    refuse_unwanted_cpu(engine.device()["kind"])
     given = {mode: random_batch(spec, share, settings.seed + processes.index) for mode, share in shares.items()}
     steps = {mode: _seconds(engine, batch, recipe.learning_rate, settings.repeats) for mode, batch in given.items()}
     parameters = {name: array for name, array in engine.weights().items() if not name.endswith(RUNNING_VALUES)}

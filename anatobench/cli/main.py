@@ -66,9 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     called = [name for name in arguments[:1] if name in COMMANDS]
     args = build_parser(called).parse_args(arguments)
+    with ended_by_signals():  # until the last word is said
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
-        with ended_by_signals():
-            figures = args.run(args)
+        figures = args.run(args)
         _print_figures(figures if getattr(args, "json", False) else None)
     except UsageError as error:
         return _fail(args.command, error, EXIT_USAGE)

@@ -149,7 +149,7 @@ class VirtualCluster:
         """Return the fields of `scontrol show job`."""
         return dict(re.findall(r"(\w+)=(\S*)", self.scontrol("show", "job", "--oneliner", job)))
 
-    def finish(self, job: str, seconds: float = 120) -> dict[str, str]:
+    def finish(self, job: str, seconds: float = 300) -> dict[str, str]:
         """Wait until a job has ended for good; its fields."""
         wait_for(lambda: self.job(job)["JobState"] in FINISHED, seconds, f"job {job} did not end: {self.job(job)}")
         return self.job(job)
