@@ -24,6 +24,8 @@ from anatobench.system.processes import Processes, meet
 
 CASES = "cases"
 """The mesh's one axis: batches are split along it, everything else is whole on every device."""
+PLATFORM_VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+"""Of the environment: JAX's own, by which a person says which devices it is to use."""
 Tree = Any
 
 
@@ -58,13 +60,13 @@ def _devices_found() -> Iterator[None]:
     try:
         yield
     except (AssertionError, RuntimeError) as error:
-        platforms = os.environ.get("JAX_PLATFORMS")
-        if not platforms:
+        variable = next((name for name in PLATFORM_VARIABLES if os.environ.get(name)), None)
+        if variable is None:
             raise
         why = str(error).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
         raise AnatoBenchError(
-            f"JAX_PLATFORMS={platforms}: JAX finds no such device here{f' ({why})' if why else ''}: look at the driver "
-            "and at --nv, or unset JAX_PLATFORMS to take what there is"
+            f"{variable}={os.environ[variable]}: JAX finds no such device here{f' ({why})' if why else ''}: look at "
+            f"the driver and at --nv, or unset {variable} to take what there is"
         ) from None
 
 

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from anatobench import __version__
 from anatobench.errors import AnatoBenchError, UsageError, refusal_of_disk
+from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.signals import ended_by_signals
 
 COMMANDS = {
@@ -88,6 +89,13 @@ def _run(args: argparse.Namespace) -> int:
         if refusal is None:
             raise
         return _fail(args.command, refusal, EXIT_FAILURE)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        return _fail(
+            args.command, f"out of memory: take a smaller batch, or a device or job with more ({said})", EXIT_FAILURE
+        )
     if isinstance(figures, dict) and figures.get("passed") is False:
         return EXIT_FAILURE
     return 0
