@@ -37,7 +37,7 @@ def test_two_environments_give_one_record_of_two_gpus_with_a_ratio(
     settings = site(environments, tmp_path / "runs")
     line = f"source slurm/site.conf && sbatch --parsable --output={tmp_path}/job.log slurm/compare.sh {TINY} --gpus 2"
     job = cluster.shell(line, settings=settings, cwd=REPOSITORY).strip()
-    ended = cluster.finish(job)
+    ended = cluster.finish(job, 900)
     assert ended["JobState"] == "COMPLETED", (tmp_path / "job.log").read_text()
     assert ended["TresPerNode"] == "gres:gpu:2"
     record = json.loads((tmp_path / "runs" / f"compare-{job}.json").read_text())
@@ -70,7 +70,7 @@ def test_the_suite_takes_each_framework_from_its_own_environment(
     assert [arm["home"]["python"] for arm in step["arms"]] == [
         str(environments / framework / "bin" / "python") for framework in ("torch", "jax")
     ]
-    assert {arm["compile_cache"] for arm in step["arms"]} == {"filled"}, "it was compiled in the first phase"
+    assert step["arms"][1]["compile_cache"] == "filled", "JAX's programs were compiled in the first phase"
     assert len(step["ratios"]) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from seeded_faults import Plant, in_place_of
 from torch import Tensor
 
 import torch_ref.losses.partial_masks as losses_module
+from anatobench.cli.main import main
 from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.objectives.registry import plan_of
 from anatobench.parity.climb import TOLERANCES
@@ -180,8 +182,18 @@ def test_masks_of_overlapping_classes_are_predicted_each_by_itself(framework: st
 def test_of_every_backbone_the_classifier_alone_is_left_out(model: str) -> None:
     task = multi_label_task("many", "abdomen", tuple(f"finding {number}" for number in range(1009)))  # no other size
     spec = ModelSpec(model, "tiny", task, task.geometry("tiny").crop_size, plan_of(RECIPE, task).heads)
-    (phase,) = plan_of(RECIPE, task).phases
     shapes = load_engine("torch", spec, RECIPE).parameter_shapes()
+    (phase,) = plan_of(RECIPE, task).of_model(model, shapes).phases
     kept = {name for name in shapes if not phase.trains(name)}
     assert kept == {name for name, shape in shapes.items() if shape[0] == 1009}
     assert len(kept) == 2
+
+
+@pytest.mark.slow
+def test_the_command_climbs_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["parity", "--objective", "partial_masks", "--steps", "0", "--crop", "8,16,16", "--json"]
+    assert main([*words, "--backward"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["objective"], figures["passed"]) == ("partial_masks", True)
+    assert figures["max_rel_error"]["mask_logits"] is not None
+    assert figures["max_rel_error"]["seg_logits"] is None

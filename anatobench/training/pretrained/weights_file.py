@@ -128,7 +128,7 @@ def _read_pth(path: Path, content: bytes) -> Mapping[str, np.ndarray]:
     except ModuleNotFoundError as error:
         raise AnatoBenchError(
             f"{path}: reading .pth needs the Python package {error.name}: pip install torch (its CPU build will do), "
-            "or convert the file to .safetensors where PyTorch is installed (README, Pretrained weights)"
+            "or convert the file to .safetensors where PyTorch is installed (docs/pretrained.md)"
         ) from error
     try:
         return reader(content, MAX_BYTES)
@@ -161,7 +161,7 @@ def fetch(address: str) -> bytes:
     content = bytearray()
     with urlopen(address, timeout=CONNECT_TIMEOUT_S) as response:
         length = response.length or 0
-        with progress_bar(length, address.rpartition("/")[2], "B", unit_scale=True) as bar:
+        with progress_bar(length or None, address.rpartition("/")[2], "B", unit_scale=True) as bar:
             while chunk := response.read(_CHUNK_BYTES):
                 content += chunk
                 if len(content) > MAX_BYTES:
