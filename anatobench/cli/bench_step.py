@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     task, recipe = task_and_recipe(args)
     if args.batch_size is not None:
         recipe = dataclasses.replace(recipe, batch_size=args.batch_size)
-    if recipe.batch_size % max(args.gpus, 1):
+    if recipe.batch_size % args.gpus:
         raise UsageError(
             f"--gpus {args.gpus}: {recipe.batch_size} cases cannot be shared out evenly: give a --batch-size that can"
         )
@@ -209,8 +209,6 @@ def _arms(args: argparse.Namespace) -> tuple[Any, ...]:
 
 
 def _check_gpus(args: argparse.Namespace) -> None:
-    if args.gpus < 1:
-        raise UsageError("--gpus: at least 1")
     if args.gpus > 1 and args.peer:
         raise UsageError("--gpus: peers know one GPU: leave --peer out")
     if args.gpus > 1 and visible_gpus():

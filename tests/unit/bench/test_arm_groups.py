@@ -143,7 +143,6 @@ def test_an_arm_whose_member_dies_is_named_and_the_others_go_on(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--gpus", "0"], "--gpus: at least 1"),
         (["--gpus", "2", "--batch-size", "3"], "--gpus 2: 3 cases cannot be shared out evenly"),
         (["--gpus", "2", "--batch-size", "2", "--peer", f"{SUPPORT}/numpy_peer.py:plain"], "peers know one GPU"),
         (["--gpus", "4", "--batch-size", "4"], "--gpus 4: 2 GPU(s) visible here"),
