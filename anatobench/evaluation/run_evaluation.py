@@ -13,7 +13,9 @@ import numpy as np
 from anatobench.datasets.case import SPLITS
 from anatobench.engine import Engine, load_engine
 from anatobench.errors import AnatoBenchError, UsageError, check_choice, check_kind
+from anatobench.evaluation.calibration import brier
 from anatobench.evaluation.case_slices import case_slices, example_cases
+from anatobench.evaluation.difference import auc_difference
 from anatobench.evaluation.metrics import THRESHOLD_RULES, evaluate
 from anatobench.evaluation.organ_dice import dice_head, dice_of_split, write_organ_dice
 from anatobench.evaluation.predictions import (
@@ -21,6 +23,7 @@ from anatobench.evaluation.predictions import (
     Predictions,
     classify,
     default_aggregation,
+    read_predictions,
     write_predictions,
 )
 from anatobench.evaluation.worst_cases import worst_case_ids
@@ -147,7 +150,9 @@ def evaluate_run(
         if threshold_split not in (None, split):
             other = classify(predict_split(engine, store, str(threshold_split), batch_size), aggregation)
         with named_if_slow("evaluate: drawing bootstrap replicates"):
-            figures = evaluate(classify(predictions, aggregation), rule, other, seed=config.recipe.seed)
+            judged = classify(predictions, aggregation)
+            figures = evaluate(judged, rule, other, seed=config.recipe.seed)
+            figures["brier"] = brier(judged, seed=config.recipe.seed)
         figures |= {"threshold_split": threshold_split or split, "aggregation": aggregation}
     figures |= {
         "split": split,
@@ -169,6 +174,32 @@ def evaluate_run(
         content = safetensors_bytes(case_slices(engine, store, indices))
         write_atomically(run / f"{name}_{split}.safetensors", content)
     return figures
+
+
+def compare_runs(
+    first: Path,
+    second: Path,
+    split: str = "test",
+    store_path: str | None = None,
+    framework: str | None = None,
+    aggregation: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate both runs as `evaluate_run` does; the second's AUC less the first's on the same patients, with its
+    interval (`auc_difference`)."""
+    for run in (first, second):
+        config = RunConfig.read(run)
+        if not config.trains_classifier:
+            raise UsageError(f"{run}: was trained for {config.plan.label} and has no AUC to compare: name another run")
+    figures = [evaluate_run(run, split, store_path, framework, aggregation=aggregation) for run in (first, second)]
+    one, other = (
+        read_predictions(run / f"predictions_{split}.csv", RunConfig.read(run).task) for run in (first, second)
+    )
+    return {
+        "kind": "difference",
+        "runs": [str(first), str(second)],
+        "split": split,
+        **auc_difference(one, other, figures[0]["aggregation"], seed=RunConfig.read(first).recipe.seed),
+    }
 
 
 def _of_all(engine: Engine, parts: list[np.ndarray]) -> np.ndarray:

@@ -11,6 +11,7 @@ from anatobench import __version__
 from anatobench.report.beside_paper import beside_paper, class_table, dice_table
 from anatobench.report.curves import learning_curves, training_dynamics
 from anatobench.report.html_parts import html_page, section, table
+from anatobench.report.reliability import probabilities_section
 from anatobench.report.roc import roc_plots
 from anatobench.report.run_results import RunResults
 from anatobench.report.slices import example_slices
@@ -31,6 +32,7 @@ def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = No
         section("Learning curves", learning_curves(runs)),
         section("Training dynamics", training_dynamics(runs)),
         section("ROC curves, test split", roc_plots(runs)),
+        section("Are the probabilities true?", probabilities_section(runs)),
         section("Every class", class_table(runs)),
         section("Scans and organs", example_slices(runs)),
         section("Organ Dice", dice_table(runs)),
