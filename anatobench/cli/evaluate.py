@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "worst ones, examples_SPLIT.safetensors and worst_cases_SPLIT.safetensors, into RUN.\n\n"
         "As in the paper, the operating threshold of each class is chosen on the evaluated split itself, which\n"
         "flatters every metric but AUC; --threshold-split validation chooses it where it should be chosen.\n\n"
-        "Of a run that left the classifier as it was drawn (--set objective=partial_masks) the organs' Dice is measured,\n"
-        "and there is no AUC.\n\n"
+        "Of a run that left the classifier as it was drawn (--set objective=partial_masks) there is the organs' Dice\n"
+        "and no AUC.\n\n"
         "In PyTorch nothing is compiled, whatever the run was trained with: a split is sooner done."
     )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder that `anatobench train` has written")
