@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.evaluation.run_evaluation import evaluate_run
+    from anatobench.training.run_folder import evaluation_file
 
     figures = evaluate_run(
         args.run_folder,
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.aggregate,
     )
     print(_table(figures))
+    print(f"Written: {args.run_folder / evaluation_file(args.split)}, and what belongs to it beside it")
     return figures
 
 
