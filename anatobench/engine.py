@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from anatobench.backbones import card_of
+from anatobench.backbones import CARDS, card_of
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION
+from anatobench.objectives.registry import plan_of
 from anatobench.recipes import FRAMEWORKS, Recipe
 from anatobench.store.batch import Batch
 from anatobench.system.processes import ALONE, Processes
@@ -25,9 +26,11 @@ from anatobench.tasks import Size, Task
 
 Arrays = dict[str, np.ndarray]
 
-UNREAD = (".num_batches_tracked", ".relative_position_index")
-"""Ends of torchvision's names that the canonical form leaves out and a file may have: with a fixed momentum nothing
-reads the first, and the second follows from the window's size."""
+
+def is_unread(name: str) -> bool:
+    """Return whether the canonical form leaves an array of torchvision's out, which a file may have: BatchNorm's count
+    of batches, which nothing reads with a fixed momentum, and what follows from a card's layout."""
+    return name.endswith((".num_batches_tracked", *(end for card in CARDS.values() for end in card.unread)))
 
 
 @dataclass(frozen=True)
@@ -222,18 +225,37 @@ def load_engine(framework: str, spec: ModelSpec, recipe: Recipe, processes: Proc
 
     The framework is imported here and nowhere else, so that a machine needs only the one it uses.
     """
+    check_engine(framework, spec, recipe)
+    engine: Engine = framework_module(framework, "engine").build(spec, recipe, processes)
+    return engine
+
+
+def check_engine(framework: str, spec: ModelSpec, recipe: Recipe) -> None:
+    """Raise `AnatoBenchError` if the framework is not installed, and `UsageError`, a kind of it, if it has no layers of
+    the backbone or no terms of the kind of supervision, or if the backbone's card refuses the recipe."""
     if framework not in FRAMEWORKS:
         raise UsageError(f"framework {framework!r}: choose one of {', '.join(FRAMEWORKS)}")
+    card = card_of(spec.model)
     if recipe.recompute:
-        card_of(spec.model).refuse_recompute()
+        card.refuse_recompute()
+    card.layout(spec.size)
     try:
-        package = framework_module(framework, "engine")
+        framework_module(framework, "engine")
     except ModuleNotFoundError as error:
         raise AnatoBenchError(
             f"framework {framework} needs the Python package {error.name}: pip install 'anatobench[{framework}]'"
         ) from error
-    engine: Engine = package.build(spec, recipe, processes)
-    return engine
+    if spec.model not in framework_module(framework, "models").BACKBONES:
+        raise UsageError(
+            f"model {spec.model} has no layers in this framework: write them and add a line to `BACKBONES` in "
+            f"{_PACKAGES[framework]}/models/__init__.py (docs/extending.md, A backbone)"
+        )
+    for kind in (phase.objective.kind for phase in plan_of(recipe, spec.task).phases):
+        if kind not in framework_module(framework, "losses").CASE_TERMS:
+            raise UsageError(
+                f"objective {kind} has no terms in this framework: write them and add a line to `CASE_TERMS` in "
+                f"{_PACKAGES[framework]}/losses/__init__.py (docs/extending.md, A kind of supervision)"
+            )
 
 
 def framework_module(framework: str, name: str) -> ModuleType:

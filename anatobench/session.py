@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anatobench.engine import Engine, load_engine
+from anatobench.engine import Engine, check_engine, load_engine
 from anatobench.errors import AnatoBenchError, UsageError, check_kind
-from anatobench.evaluation.judges import validator
+from anatobench.evaluation.judges import check_judge, validator
 from anatobench.evaluation.run_evaluation import fitting, open_store
 from anatobench.objectives.heads import SEGMENTATION, auxiliary_heads
 from anatobench.objectives.registry import plan_of
@@ -57,7 +57,7 @@ class Introduction:
         masked, some = bool(auxiliary_heads(plan.heads)), f"of the {self.with_mask} of them that have a mask"
         if plan.papers_segmentation is None:
             supervision = plan.label + (f" {some}" if masked else "")
-            supervision += "" if plan.trains_classifier else " (the classifier stays as it was drawn)"
+            supervision += "" if self.config.trains_classifier else " (the classifier stays as it was drawn)"
         elif masked and self.with_mask:
             supervision = f"with segmentation supervision {some}"
         elif masked:
@@ -138,7 +138,10 @@ def train_run(
     steps = steps_per_epoch(store, config.recipe.batch_size)
     if config.sharpness_every and not processes.alone:
         raise UsageError("--sharpness-every: for runs of one process only")
-    processes.share(config.recipe.batch_size)  # refuses what cannot be shared out before anybody waits for anybody
+    # What cannot be trained is refused before a folder is made, and before anybody waits for anybody.
+    processes.share(config.recipe.batch_size)
+    check_engine(config.framework, config.spec, config.recipe)
+    check_judge(plan_of(config.recipe, store.task).judge)
     started = time.monotonic()
     with ExitStack() as stack:
         with named_if_slow(f"train: starting {config.framework}") if progress else nullcontext():

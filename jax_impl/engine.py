@@ -30,6 +30,7 @@ from jax_impl.compilation import compiler_options, keep_compiled_programs
 from jax_impl.forms import DEFAULT_FORMS, PLAIN
 from jax_impl.instruments import JaxInstruments
 from jax_impl.layers.noise import Key
+from jax_impl.losses import CASE_TERMS
 from jax_impl.models import build_backbone
 from jax_impl.models.diagnosis_model import DiagnosisModel
 from jax_impl.optimizer import AdamW, Moments, Tree
@@ -83,11 +84,11 @@ class JaxEngine:
         self._table = model.weight_table()
         self._stage_names = model.stage_names()  # in order, which a dict loses on its way through `jax.jit`
         self._graph = nnx.graphdef(model)
-        plan = plan_of(recipe, spec.task)
-        self._phases = plan.phases
         parameters, statistics = (nnx.to_pure_dict(nnx.state(model, part)) for part in (nnx.Param, nnx.BatchStat))
         check_table(self._table, parameters, statistics)
-        plan.check_trained([entry.name for entry in self._table if not entry.buffer])
+        names = [entry.name for entry in self._table if not entry.buffer]
+        plan = plan_of(recipe, spec.task).of_model(spec.model, names)
+        self._phases = plan.phases
         self._optimizer = AdamW(recipe, plan.phases, names_of(self._table, parameters))
         with self._precision.applied():
             self._state = self._first_state(parameters, statistics, plan.has_teacher)
@@ -313,7 +314,9 @@ class JaxEngine:
         return jax.grad(lambda at: optax.tree.vdot(jax.grad(loss)(at), direction))(state.parameters)
 
     def _objective(self, phase: int) -> Objective:
-        return Objective(self._graph, self._phases[phase], self.spec, self.recipe, self._precision, self.forms)
+        found = self._phases[phase]
+        terms = CASE_TERMS[found.objective.kind]
+        return Objective(self._graph, found, terms, self.spec, self.recipe, self._precision, self.forms)
 
     def _key(self, step: jax.Array | int) -> Key | None:
         """For what a step draws at random, the same whenever it is taken; None where the recipe draws nothing."""

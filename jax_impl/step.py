@@ -1,9 +1,11 @@
-"""What a step differentiates, and the step itself: one of each for training, inspection and Hessian products."""
+"""What losses see of the model, what a step differentiates, and the step itself: one of each for training, inspection
+and Hessian products."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -13,14 +15,15 @@ from anatobench.engine import ModelSpec
 from anatobench.objectives.heads import HEADS
 from anatobench.objectives.objective import Phase
 from anatobench.recipes import Recipe
-from anatobench.tasks import Size
+from anatobench.tasks import Size, Task
 from jax_impl.layers.noise import Key
-from jax_impl.losses import CASE_TERMS
 from jax_impl.models.diagnosis_model import DiagnosisModel
 from jax_impl.optimizer import AdamW, Moments, Tree, merge, select
 from jax_impl.precision import Precision
 from jax_impl.preprocessing import normalise
-from jax_impl.view import View
+
+CaseTerms = Callable[[Task, Recipe, "View", Mapping[str, jax.Array]], dict[str, jax.Array]]
+"""The terms of a kind of supervision, each [B], from what the model makes of a batch and the batch's arrays."""
 
 
 @jax.tree_util.register_dataclass
@@ -34,6 +37,49 @@ class TrainState:
     optimizer: Moments
     teacher: tuple[Tree, Tree] | None
     """Its parameters and statistics."""
+
+
+class View:
+    """What the losses of a kind of supervision see of the model for one batch: each output is computed when it is asked
+    for, once."""
+
+    def __init__(
+        self,
+        model: DiagnosisModel,
+        features: jax.Array,
+        size: Size,
+        forms: Collection[str],
+        key: Key | None,
+        teacher: Callable[[], View] | None = None,
+    ) -> None:
+        self._model, self._key = model, key
+        self.features = features
+        """The feature map F [B, d, h, w, C]."""
+        self.size = size
+        """Of the crop, (D, H, W)."""
+        self.forms = forms
+        """The fast forms (anatobench/fast_forms.py) that losses may take."""
+        self._build_teacher = teacher
+
+    @cached_property
+    def teacher(self) -> View:
+        """What the teacher makes of the same batch, in evaluation mode and without gradient."""
+        assert self._build_teacher is not None, "a teacher's view has none"
+        return self._build_teacher()
+
+    @cached_property
+    def logits(self) -> jax.Array:
+        """[B, logits], the classifier's."""
+        return self._model.classify(self.features, self._key)
+
+    def coarse(self, head: str) -> jax.Array | None:
+        """Return an auxiliary head's logits before upsampling, [B, classes, d, h, w]; None for a model without the
+        head."""
+        return self._model.coarse(head, self.features)
+
+    def upsampled(self, head: str) -> jax.Array | None:
+        """Return the same at the crop's size, [B, classes, D, H, W]."""
+        return self._model.upsampled(head, self.features, self.size)
 
 
 class Found(NamedTuple):
@@ -55,6 +101,7 @@ class Objective:
 
     graph: nnx.GraphDef[DiagnosisModel]
     phase: Phase
+    case_terms: CaseTerms
     spec: ModelSpec
     recipe: Recipe
     precision: Precision
@@ -69,8 +116,8 @@ class Objective:
         seen: dict[str, jax.Array] = {}
         features = self.features(model, arrays["volume"], train, key, seen.__setitem__ if lay_open else None)
         view = self._view(model, features, state.teacher, arrays["volume"], key)
-        returned = CASE_TERMS[self.phase.objective.kind](self.spec.task, self.recipe, view, arrays)
-        terms = {name: returned[name] for name in self.phase.objective.terms}
+        returned = self.case_terms(self.spec.task, self.recipe, view, arrays)
+        terms = self.phase.objective.chosen(returned, cases=len(arrays["volume"]))
         if lay_open:
             for name in self.spec.heads:
                 output = view.logits if HEADS[name].kind == "classifier" else view.upsampled(name)
@@ -96,11 +143,11 @@ class Objective:
         key: Key | None,
     ) -> View:  # fmt: skip
         size = size_of(volume)
-        if teacher is None:
-            return View(model, features, size, self.forms, key)
-        parameters, statistics = jax.lax.stop_gradient(teacher)
 
         def of_teacher() -> View:
+            if teacher is None:
+                raise self.phase.objective.without_teacher()
+            parameters, statistics = jax.lax.stop_gradient(teacher)
             model = nnx.merge(self.graph, parameters, statistics)
             return View(model, self.features(model, volume), size, self.forms, None)
 

@@ -2,7 +2,7 @@
 
 Every backbone lists its arrays in a table of `Entry`; an array that the table does not name, on either side, is an
 error. The canonical form holds parameters and BatchNorm's running mean and variance; what torchvision keeps besides
-(`UNREAD`) is left out, and a file that has it loads all the same.
+(`is_unread`) is left out, and a file that has it loads all the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from anatobench.engine import UNREAD, Arrays
+from anatobench.engine import Arrays, is_unread
 from anatobench.errors import AnatoBenchError
 from anatobench.objectives.heads import HEADS, auxiliary_heads, of_another_head, weights_prefix
 from jax_impl.optimizer import Moments, Tree
@@ -104,7 +104,7 @@ def import_weights(
 
     An auxiliary head that the table does not have is dropped; any other mismatch is an error.
     """
-    given = {n: w for n, w in weights.items() if not n.endswith(UNREAD)}
+    given = {n: w for n, w in weights.items() if not is_unread(n)}
     own = tuple(h for h in auxiliary_heads(tuple(HEADS)) if any(e.name.startswith(weights_prefix(h)) for e in table))
     given = {n: w for n, w in given.items() if not of_another_head(n, own)}
     _check_names({e.name: e.shape for e in table}, given, "weights")

@@ -28,6 +28,7 @@ from torch_ref import parallel
 from torch_ref.compilation import compile_module, compiled, compiles, keep_compiled_programs
 from torch_ref.forms import DEFAULT_FORMS, plain_forms, preferred_kernels
 from torch_ref.instruments import TorchInstruments
+from torch_ref.losses import CASE_TERMS
 from torch_ref.models import build_backbone
 from torch_ref.models.diagnosis_model import DiagnosisModel
 from torch_ref.optimizer import build_optimizer
@@ -78,12 +79,12 @@ class TorchEngine:
         self._to_device = Transfer(self._device)
         forms = fast_forms(recipe.fast, DEFAULT_FORMS[self._device.type])
         plan = plan_of(recipe, spec.task)
-        self._phases = plan.phases
         self._begun: int | None = None
         self._state = self._first_state(forms, plan.has_teacher, compiling)
-        plan.check_trained([name for name, _ in named_parameters(self._model)])
+        self._phases = plan.of_model(spec.model, [name for name, _ in named_parameters(self._model)]).phases
         self._objectives = [
-            Objective(self._state, phase, spec, recipe, self._precision, set(forms)) for phase in plan.phases
+            Objective(self._state, phase, CASE_TERMS[phase.objective.kind], spec, recipe, self._precision, set(forms))
+            for phase in self._phases
         ]
         self._logits = self._objectives[0].logits
         if compiling:

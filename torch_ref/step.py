@@ -1,8 +1,9 @@
-"""What a step differentiates, and the step itself: one of each for training, inspection and Hessian products."""
+"""What losses see of the model, what a step differentiates, and the step itself: one of each for training, inspection
+and Hessian products."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,15 +13,16 @@ from anatobench.engine import ModelSpec
 from anatobench.objectives.heads import HEADS
 from anatobench.objectives.objective import Phase
 from anatobench.recipes import Recipe
-from anatobench.tasks import Size
-from torch_ref.losses import CASE_TERMS
+from anatobench.tasks import Size, Task
+from torch_ref.layers.upsampling import upsample_trilinear
 from torch_ref.models.diagnosis_model import DiagnosisModel
 from torch_ref.optimizer import clip_and_update
 from torch_ref.precision import Precision
 from torch_ref.preprocessing import normalise
-from torch_ref.view import View
 
 Record = Callable[[str, Tensor], None]
+CaseTerms = Callable[[Task, Recipe, "View", Mapping[str, Tensor]], dict[str, Tensor]]
+"""The terms of a kind of supervision, each [B], from what the model makes of a batch and the batch's arrays."""
 LOSS_FORMS = {"segmentation", "segmentation_kernel"}
 """Fast forms that losses take; the others are the layers'."""
 
@@ -34,17 +36,81 @@ class TrainState:
     teacher: DiagnosisModel | None
 
 
+class View:
+    """What the losses of a kind of supervision see of the model for one batch: each output is computed when it is asked
+    for, once.
+
+    (Not by `functools.cached_property`: in Python 3.11 it takes a lock, with which no step compiles.)
+    """
+
+    def __init__(
+        self,
+        model: DiagnosisModel,
+        features: Tensor,
+        size: Size,
+        forms: frozenset[str],
+        teacher: Callable[[], View] | None = None,
+    ) -> None:
+        self._model = model
+        self.features = features
+        """The feature map F [B, C, d, h, w]."""
+        self.size = size
+        """Of the crop, (D, H, W)."""
+        self.forms = forms
+        """The fast forms (anatobench/fast_forms.py) that losses may take."""
+        self._build_teacher = teacher
+        self._teacher: View | None = None
+        self._logits: Tensor | None = None
+        self._coarse: dict[str, Tensor | None] = {}
+
+    @property
+    def teacher(self) -> View:
+        """What the teacher makes of the same batch, in evaluation mode and without gradient."""
+        if self._teacher is None:
+            assert self._build_teacher is not None, "a teacher's view has none"
+            self._teacher = self._build_teacher()
+        return self._teacher
+
+    @property
+    def logits(self) -> Tensor:
+        """[B, logits], the classifier's."""
+        if self._logits is None:
+            self._logits = self._model.classify(self.features)
+        return self._logits
+
+    def coarse(self, head: str) -> Tensor | None:
+        """Return an auxiliary head's logits before upsampling, [B, classes, d, h, w]; None for a model without the
+        head."""
+        if head not in self._coarse:
+            self._coarse[head] = self._model.coarse(head, self.features)
+        return self._coarse[head]
+
+    def upsampled(self, head: str) -> Tensor | None:
+        """Return the same at the crop's size, [B, classes, D, H, W]."""
+        coarse = self.coarse(head)
+        return None if coarse is None else upsample_trilinear(coarse, self.size)
+
+    def of_every_head(self) -> Iterator[Tensor]:
+        """Yield the logits of all heads, before upsampling: [B, logits] or [B, classes, d, h, w]."""
+        yield self.logits
+        for head in self._model.auxiliary:
+            output = self.coarse(head)
+            assert output is not None, "the model has its own heads"
+            yield output
+
+
 class Objective(nn.Module):
     """From a batch as it travels to every term of a phase's loss per case."""
 
     def __init__(
-        self, state: TrainState, phase: Phase, spec: ModelSpec, recipe: Recipe, precision: Precision, forms: set[str]
-    ) -> None:
+        self, state: TrainState, phase: Phase, terms: CaseTerms, spec: ModelSpec, recipe: Recipe, precision: Precision,
+        forms: set[str],
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model = state.model
         self._teacher = [state.teacher]  # in a list: no module of this one, so that nothing trains it
         self.phase, self.spec, self.recipe, self.precision = phase, spec, recipe, precision
-        self.terms = CASE_TERMS[phase.objective.kind]
+        self.terms = terms
         self.forms = frozenset(forms & LOSS_FORMS)
 
     def forward(self, arrays: dict[str, Tensor], record: Record | None = None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -52,11 +118,11 @@ class Objective(nn.Module):
         stages' outputs and every head's logits."""
         view = self._view(arrays["volume"], record)
         returned = self.terms(self.spec.task, self.recipe, view, arrays)
-        terms = {name: returned[name] for name in self.phase.objective.terms}
+        terms = self.phase.objective.chosen(returned, cases=len(arrays["volume"]))
         total = weighted_sum(self.phase.objective.terms, terms)
-        for output in view.unused(whatever_was_asked=len(terms) < len(returned)):
-            # Its weights get a gradient of 0, as in JAX, instead of none, for which DistributedDataParallel would wait.
-            # A head may also have been asked for by a term that the phase leaves out.
+        for output in view.of_every_head():
+            # What no term reaches, or none but through `detach`, gets a gradient of 0, as in JAX, instead of none, for
+            # which DistributedDataParallel would wait, and without which AdamW would neither decay nor count.
             total = total + 0.0 * output.flatten(1).sum(1)
         if record is not None:
             for name in self.spec.heads:
@@ -78,12 +144,13 @@ class Objective(nn.Module):
         (teacher,) = self._teacher
 
         def of_teacher() -> View:
-            assert teacher is not None
+            if teacher is None:
+                raise self.phase.objective.without_teacher()
             with torch.no_grad():
                 return View(teacher, self._features(teacher, volume), size, self.forms)
 
         features = self.features(volume, record)
-        return View(self.model, features, size, self.forms, None if teacher is None else of_teacher)
+        return View(self.model, features, size, self.forms, of_teacher)
 
     def _features(self, model: DiagnosisModel, volume: Tensor, record: Record | None = None) -> Tensor:
         x = normalise(volume, self.spec.task.window, self.precision.parameter_dtype)

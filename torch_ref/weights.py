@@ -1,7 +1,7 @@
 """The model and the optimizer as dicts of numpy arrays under torchvision's names, and back.
 
-The canonical form holds parameters and BatchNorm's running mean and variance; what torchvision keeps besides (`UNREAD`)
-is left out, and a file that has it loads all the same.
+The canonical form holds parameters and BatchNorm's running mean and variance; what torchvision keeps besides
+(`is_unread`) is left out, and a file that has it loads all the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anatobench.engine import UNREAD, Arrays
+from anatobench.engine import Arrays, is_unread
 from anatobench.errors import AnatoBenchError
 from anatobench.objectives.heads import of_another_head
 from torch_ref.models.diagnosis_model import DiagnosisModel
@@ -31,7 +31,7 @@ def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers of the canonical form, sharing memory with the model."""
-    return {canonical_name(n): t for n, t in model.state_dict().items() if not n.endswith(UNREAD)}
+    return {canonical_name(n): t for n, t in model.state_dict().items() if not is_unread(n)}
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
@@ -46,7 +46,7 @@ def export_weights(model: DiagnosisModel) -> Arrays:
 
 def import_weights(model: DiagnosisModel, weights: Mapping[str, np.ndarray]) -> None:
     """Fill the model. An auxiliary head that it does not have is dropped; any other mismatch is an error."""
-    given = {n: w for n, w in weights.items() if not n.endswith(UNREAD)}
+    given = {n: w for n, w in weights.items() if not is_unread(n)}
     given = {n: w for n, w in given.items() if not of_another_head(n, model.auxiliary)}
     copy_by_name(named_tensors(model), given, "weights")
 

@@ -43,6 +43,8 @@ class BackboneCard(Generic[LayoutT]):
     """(layout, crop size) to every convolution and matrix product of one forward pass, the classifier left out."""
     feature_map: Callable[[LayoutT, Size], tuple[int, Size]]
     """(layout, crop size) to channels and (d, h, w) of the feature map F."""
+    classifier: str
+    """What the canonical names of its classifier's weights begin with, such as `fc.`."""
     recipe_rows: Mapping[str, RecipeRow]
     """By anatomy, `chest` and `abdomen`: learning rate and batch size."""
     has_batch_norm: bool
@@ -61,6 +63,8 @@ class BackboneCard(Generic[LayoutT]):
     fixed_buffers: Callable[[LayoutT], Mapping[str, np.ndarray]] | None = None
     """What follows from the layout and the canonical form leaves out, but torchvision's strict `load_state_dict` asks
     for, under its names; None where there is nothing."""
+    unread: tuple[str, ...] = ()
+    """Ends of the names of these."""
     pooling: str = MEAN_OF_MAP
     """What the classifier is given, in words for somebody who has only an exported file."""
 

@@ -107,6 +107,7 @@ CARD = BackboneCard(
     layouts=LAYOUTS,
     products=products,
     feature_map=feature_map,
+    classifier="head.",
     recipe_rows={"chest": RecipeRow(1e-4, 4), "abdomen": RecipeRow(1e-5, 2)},
     has_batch_norm=False,
     has_dropout=True,

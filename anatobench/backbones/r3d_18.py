@@ -76,6 +76,7 @@ CARD = BackboneCard(
     layouts=LAYOUTS,
     products=products,
     feature_map=feature_map,
+    classifier="fc.",
     recipe_rows={"chest": RecipeRow(1e-4, 10), "abdomen": RecipeRow(1e-4, 5)},
     has_batch_norm=True,
     has_dropout=False,

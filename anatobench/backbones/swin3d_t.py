@@ -36,6 +36,7 @@ LAYOUTS = {
 }
 STOCHASTIC_DEPTH = 0.1
 """Of the last block, growing linearly from 0 at the first: torchvision's value for Swin3D-T."""
+_INDEX = "relative_position_index"
 
 
 def products(layout: Layout, crop_size: Size) -> Iterator[Product]:
@@ -83,7 +84,7 @@ def relative_position_indices(layout: Layout) -> dict[str, np.ndarray]:
     _, rows, columns = (2 * side - 1 for side in layout.window)
     index = (distances[0] * rows + distances[1]) * columns + distances[2]
     return {  # a merging of patches stands between two stages
-        f"features.{2 * stage}.{block}.attn.relative_position_index": index
+        f"features.{2 * stage}.{block}.attn.{_INDEX}": index
         for stage, depth in enumerate(layout.depths)
         for block in range(depth)
     }
@@ -100,6 +101,7 @@ CARD = BackboneCard(
     layouts=LAYOUTS,
     products=products,
     feature_map=feature_map,
+    classifier="head.",
     recipe_rows={"chest": RecipeRow(5e-5, 6), "abdomen": RecipeRow(1e-5, 2)},
     has_batch_norm=False,
     has_dropout=True,
@@ -108,4 +110,5 @@ CARD = BackboneCard(
     published=PublishedWeights(PYTORCH, "swin3d_t-7615ae03.pth", {"patch_embed.proj.": PATCHES, "head.": CLASSIFIER}),
     tiny_learning_rate=2e-3,
     fixed_buffers=relative_position_indices,
+    unread=(f".{_INDEX}",),
 )

@@ -43,14 +43,22 @@ JUDGES: dict[str, Judge] = {
 }
 
 
+def check_judge(name: str) -> None:
+    """Raise `UsageError` if there is no judge of that name."""
+    if name not in JUDGES:
+        raise UsageError(
+            f"judge {name!r}: add a line to `JUDGES` of anatobench/evaluation/judges.py, or choose of "
+            f"{', '.join(JUDGES)}"
+        )
+
+
 def validator(
     engine: Engine, store: Store, batch_size: int, silent: bool = False
 ) -> Callable[[Callable[[], None]], Judgement] | None:
     """Return what the training loop calls to judge the model; None if the store has no validation cases. A terminal
     shows a bar, unless `silent`."""
     name = plan_of(engine.recipe, store.task).judge
-    if name not in JUDGES:
-        raise UsageError(f"judge {name!r}: choose one of {', '.join(JUDGES)}")
+    check_judge(name)
     if not store.split("validation"):
         return None
     return lambda check: JUDGES[name](engine, store, batch_size, check, silent)

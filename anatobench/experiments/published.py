@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from anatobench.tasks import CT_RATE_LABELS, RATIC
+
 
 @dataclass(frozen=True)
 class PublishedAuc:
@@ -134,42 +136,8 @@ def _class_row(
     return ClassRow(*trained, classes, _auc(average, source, average_note))
 
 
-_CT_RATE_COLUMNS = (
-    "Arterial wall calcification",
-    "Atelectasis",
-    "Bronchiectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Coronary artery wall calcification",
-    "Emphysema",
-    "Hiatal hernia",
-    "Interlobular septal thickening",
-    "Lung nodule",
-    "Lung opacity",
-    "Lymphadenopathy",
-    "Medical material",
-    "Mosaic attenuation pattern",
-    "Peribronchial thickening",
-    "Pericardial effusion",
-    "Pleural effusion",
-    "Pulmonary fibrotic sequela",
-)
-_RATIC_COLUMNS = (
-    "any_injury",
-    "bowel_healthy",
-    "bowel_injury",
-    "extravasation_healthy",
-    "extravasation_injury",
-    "kidney_healthy",
-    "kidney_high",
-    "kidney_low",
-    "liver_healthy",
-    "liver_high",
-    "liver_low",
-    "spleen_healthy",
-    "spleen_high",
-    "spleen_low",
-)
+_CT_RATE_COLUMNS, _RATIC_COLUMNS = sorted(CT_RATE_LABELS), sorted(RATIC.class_names)
+"""As printed: from A to Z."""
 
 # fmt: off
 TABLE_10: tuple[ClassRow, ...] = (

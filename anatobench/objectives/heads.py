@@ -10,9 +10,6 @@ import numpy as np
 from anatobench.tasks import Task
 
 CLASSIFIER, SEGMENTATION, PARTIAL_MASKS = "classifier", "segmentation", "partial_masks"
-NO_CLASSIFIER = ("*", "!fc.*", "!head.*")
-"""Patterns of what a phase trains that leaves the classifier as it is, by the names that torchvision gives one: no
-gradient reaches it there, but weight decay would."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,8 @@ def auxiliary_heads(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def weights_prefix(head: str) -> str:
-    """Return what the canonical names of an auxiliary head's weights begin with."""
+    """Return what the canonical names of an auxiliary head's weights begin with. (A classifier's, its backbone's card
+    says.)"""
     return f"{head}_head."
 
 

@@ -8,15 +8,20 @@ phase a step belongs to follows from its epoch alone, so a run can be resumed at
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
+from anatobench.backbones import card_of
 from anatobench.errors import UsageError
-from anatobench.objectives.heads import CLASSIFIER
+from anatobench.objectives.heads import CLASSIFIER, HEADS, weights_prefix
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
 
 EVERYTHING = ("*",)
+
+
+ArrayT = TypeVar("ArrayT")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,30 @@ class Objective:
         if not self.terms:
             raise UsageError(f"objective {self.kind}: has no term to minimise: name one")
 
+    def without_teacher(self) -> UsageError:
+        """Return what is raised if the losses ask for a teacher that the run does not have."""
+        return UsageError(
+            f"objective {self.kind}: its losses ask for a teacher, and no phase of the plan moves one: give a phase "
+            "its momentum in `teacher`"
+        )
+
+    def chosen(self, returned: Mapping[str, ArrayT], cases: int) -> dict[str, ArrayT]:
+        """Return the objective's terms of those that its losses returned; `UsageError` if one is not there, or is not
+        one figure of each of the `cases`, [B]."""
+        for name in self.terms:
+            if name not in returned:
+                raise UsageError(
+                    f"objective {self.kind}: its losses return {', '.join(returned) or 'nothing'}, and the plan names "
+                    f"the term {name}: return it in both frameworks' losses, or take it out of `terms`"
+                )
+            shape = tuple(getattr(returned[name], "shape", ()))
+            if shape != (cases,):
+                raise UsageError(
+                    f"objective {self.kind}: the term {name} has shape {list(shape)} for a batch of {cases} cases, and "
+                    f"must have [{cases}]: return a figure of each case, the mean over everything but the cases"
+                )
+        return {name: returned[name] for name in self.terms}
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -46,8 +75,8 @@ class Phase:
     epochs: int = 1
     """How many epochs it lasts before the next phase has its turn."""
     trained: tuple[str, ...] = EVERYTHING
-    """Patterns of canonical parameter names (`fc.*`), less those of patterns after a `!`. The others stay, and so do
-    their moments and step counts."""
+    """Heads, for all of a head's weights, and patterns of canonical parameter names (`layer4.*`), less those after a
+    `!`. The others stay, and so do their moments and step counts."""
     teacher: float | None = None
     """Momentum m of the teacher, which becomes m teacher + (1 - m) model after every step of the phase; None: it
     stays as it is. A run has a teacher if one of its phases moves it."""
@@ -59,20 +88,12 @@ class Phase:
             raise UsageError(f"phase of objective {self.objective.kind}: teacher={self.teacher} must be from 0 to 1")
 
     def trains(self, parameter: str) -> bool:
-        """Return whether the parameter of that canonical name is trained."""
+        """Return whether the parameter of that canonical name is trained; of a phase of `Plan.of_model`."""
         left_out = [pattern[1:] for pattern in self.trained if pattern.startswith("!")]
+        assert not HEADS.keys() & {*self.trained, *left_out}, "Plan.of_model says which weights a head has"
         if any(fnmatchcase(parameter, pattern) for pattern in left_out):
             return False
         return any(fnmatchcase(parameter, pattern) for pattern in self.trained)
-
-    @property
-    def trains_classifier(self) -> bool:
-        """Whether the classifier is trained, named as a head or by the names that torchvision gives its weights."""
-        names = (CLASSIFIER, "fc.weight", "head.weight")
-        left_out = [pattern[1:] for pattern in self.trained if pattern.startswith("!")]
-        if any(fnmatchcase(name, pattern) for name in names for pattern in left_out):
-            return False
-        return any(fnmatchcase(name, pattern) for name in names for pattern in self.trained)
 
 
 @dataclass(frozen=True)
@@ -89,10 +110,10 @@ class Plan:
     """Whether the run is the paper's with segmentation supervision or its baseline without; None: the paper has no such
     run, and no figure of it stands beside this one's."""
 
-    @property
-    def trains_classifier(self) -> bool:
-        """Whether a phase trains the classifier. If none does, there is nothing to predict a finding with."""
-        return CLASSIFIER in self.heads and any(phase.trains_classifier for phase in self.phases)
+    def trains_classifier(self, model: str) -> bool:
+        """Return whether a phase trains the classifier. If none does, there is nothing to predict a finding with."""
+        weight = f"{card_of(model).classifier}weight"
+        return CLASSIFIER in self.heads and any(phase.trains(weight) for phase in self._phases_of(model))
 
     @property
     def label(self) -> str:
@@ -101,14 +122,34 @@ class Plan:
             return f"{'with' if self.papers_segmentation else 'without'} segmentation"
         return " and ".join(dict.fromkeys(phase.objective.kind.replace("_", " ") for phase in self.phases))
 
-    def check_trained(self, parameters: Collection[str]) -> None:
-        """Raise `UsageError` if a phase trains none of the model's parameters, given by canonical name."""
-        for index, phase in enumerate(self.phases):
+    def of_model(self, model: str, parameters: Collection[str]) -> Plan:
+        """Return the plan with the names of weights in place of heads, which a phase's `trains` asks for.
+
+        `parameters` are the model's canonical names. `UsageError` if a phase trains none of them, or if none is that of
+        the classifier on the backbone's card.
+        """
+        classifier = card_of(model).classifier
+        if not any(name.startswith(classifier) for name in parameters):
+            raise UsageError(
+                f"model {model}: no parameter begins with {classifier!r}: give its classifier's names in `classifier` "
+                "of its card (docs/extending.md, A backbone)"
+            )
+        phases = self._phases_of(model)
+        for index, phase in enumerate(phases):
             if not any(phase.trains(name) for name in parameters):
                 raise UsageError(
                     f"phase {index + 1} of the plan trains no parameter of this model: look at its patterns "
                     f"{', '.join(phase.trained) or '(none)'}"
                 )
+        return replace(self, phases=phases)
+
+    def _phases_of(self, model: str) -> tuple[Phase, ...]:
+        """Return the phases with patterns of weights in place of heads."""
+        classifier = card_of(model).classifier
+        named = {name: f"{classifier if head.kind == 'classifier' else weights_prefix(name)}*"
+                 for name, head in HEADS.items()}  # fmt: skip
+        named |= {f"!{name}": f"!{pattern}" for name, pattern in named.items()}
+        return tuple(replace(phase, trained=tuple(named.get(p, p) for p in phase.trained)) for phase in self.phases)
 
     @property
     def has_teacher(self) -> bool:

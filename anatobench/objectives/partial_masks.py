@@ -8,7 +8,7 @@ it is that of the case's volume.
 from __future__ import annotations
 
 from anatobench.errors import UsageError
-from anatobench.objectives.heads import CLASSIFIER, NO_CLASSIFIER, PARTIAL_MASKS
+from anatobench.objectives.heads import CLASSIFIER, PARTIAL_MASKS
 from anatobench.objectives.objective import Objective, Phase, Plan
 from anatobench.recipes import ALL_ORGANS, Recipe
 from anatobench.tasks import Task
@@ -26,4 +26,6 @@ def partial_masks(recipe: Recipe, task: Task) -> Plan:
         reads=("volume", "organs", "annotated"),
         terms={"mask_cross_entropy": 1.0, "mask_dice": 1.0},
     )
-    return Plan((CLASSIFIER, PARTIAL_MASKS), (Phase(objective, trained=NO_CLASSIFIER),), judge="mask_dice")
+    # No gradient reaches the classifier, but weight decay would.
+    trained = ("*", f"!{CLASSIFIER}")
+    return Plan((CLASSIFIER, PARTIAL_MASKS), (Phase(objective, trained=trained),), judge="mask_dice")

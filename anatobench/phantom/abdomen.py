@@ -10,6 +10,7 @@ The same changes stand in muscle, the pelvis, fat or the bladder of injured and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -238,20 +239,21 @@ def abdomen_findings(
     """Return the injuries that `targets` (grades in the order of RATIC's groups) ask for, and look-alikes drawn
     freely."""
     grades = dict(zip((group.name for group in RATIC.groups), targets, strict=True))
-    body_map, findings = BodyMap.of(body), []
+    body_map, findings = BodyMap.of(body), list[Finding]()
+    bleed = partial(_bright, rng, body_map, radius=look.bleed_radius, hu=look.bleed_hu, depth=0.7)
+    thick_bowel = partial(_bright, rng, body_map, radius=look.bowel_radius, hu=look.bowel_hu, depth=0.6)
     for group, hosts in SOLID_HOSTS.items():
         findings += _laceration(rng, body_map, hosts, grades[group], look)
     if grades["bowel"]:
-        findings += _thick_bowel(rng, body_map, BOWEL, look)
+        findings.append(thick_bowel(BOWEL))
     if grades["extravasation"]:
-        organ = (("liver",), ("spleen",), KIDNEYS, BOWEL)[rng.integers(4)]
-        findings += _bleed(rng, body_map, organ, look)
+        findings.append(bleed((("liver",), ("spleen",), KIDNEYS, BOWEL)[rng.integers(4)]))
     for hosts in look.elsewhere:
         findings += _laceration(rng, body_map, hosts, int(rng.choice(3, p=(0.4, 0.3, 0.3))), look)
     for _ in range(rng.integers(0, 5)):
-        findings += _bleed(rng, body_map, look.elsewhere[rng.integers(len(look.elsewhere))], look)
+        findings.append(bleed(look.elsewhere[rng.integers(len(look.elsewhere))]))
     for _ in range(rng.integers(0, 5)):
-        findings += _thick_bowel(rng, body_map, (("urinary_bladder",), ("",), ("",))[rng.integers(3)], look)
+        findings.append(thick_bowel((("urinary_bladder",), ("",), ("",))[rng.integers(3)]))
     return tuple(findings)
 
 
@@ -267,15 +269,11 @@ def _laceration(
     return [Finding(shaped_blob(rng, centre, radius), change, hosts=(host,))]
 
 
-def _bleed(rng: np.random.Generator, body_map: BodyMap, hosts: tuple[str, ...], look: InjuryLook) -> list[Finding]:
-    radius = rng.uniform(*look.bleed_radius)
-    centre = body_map.place(rng, hosts, depth=0.7 * radius)
-    return [Finding(shaped_blob(rng, centre, radius), rng.uniform(*look.bleed_hu), absolute=True, hosts=hosts)]
-
-
-def _thick_bowel(
-    rng: np.random.Generator, body_map: BodyMap, hosts: tuple[str, ...], look: InjuryLook
-) -> list[Finding]:
-    radius = rng.uniform(*look.bowel_radius)
-    centre = body_map.place(rng, hosts, depth=0.6 * radius)
-    return [Finding(shaped_blob(rng, centre, radius), rng.uniform(*look.bowel_hu), absolute=True, hosts=hosts)]
+def _bright(
+    rng: np.random.Generator, body_map: BodyMap, hosts: tuple[str, ...], radius: tuple[float, float],
+    hu: tuple[float, float], depth: float,
+) -> Finding:  # fmt: skip
+    """Return a blob of HU and radius in these ranges inside the hosts, `depth` radii below their surface."""
+    drawn = rng.uniform(*radius)
+    centre = body_map.place(rng, hosts, depth=depth * drawn)
+    return Finding(shaped_blob(rng, centre, drawn), rng.uniform(*hu), absolute=True, hosts=hosts)

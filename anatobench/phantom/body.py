@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anatobench.phantom.shapes import Points, Shape
+from anatobench.phantom.shapes import Shape
 from anatobench.tasks import Size, Spacing
 from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
 
@@ -85,31 +85,27 @@ class Canvas:
         """Width of an edge in mm: how far a voxel averages over what it covers."""
         return float(np.prod(self.spacing) ** (1 / 3))
 
-    def window(self, shape: Shape) -> tuple[tuple[slice, slice, slice], Points] | None:
-        """Return the voxels in a shape's box and their coordinates; None where the shape lies outside the scan."""
+    def cover(self, shape: Shape) -> tuple[tuple[slice, slice, slice], np.ndarray, np.ndarray] | None:
+        """Return the voxels in a shape's box, the shape's level there and how much of each voxel it covers, 0 to 1;
+        None where it lies outside the scan."""
         low, high = shape.box
         pieces = []
-        for axis, (lower, upper) in (
-            (self.z, (low[2], high[2])),
-            (self.y, (low[1], high[1])),
-            (self.x, (low[0], high[0])),
-        ):
+        for axis, lower, upper in zip((self.z, self.y, self.x), low[::-1], high[::-1], strict=True):
             inside = np.flatnonzero((axis >= lower) & (axis <= upper))
             if not len(inside):
                 return None
             pieces.append(slice(int(inside[0]), int(inside[-1]) + 1))
         where = (pieces[0], pieces[1], pieces[2])
         points = (self.x[where[2]][None, None, :], self.y[where[1]][None, :, None], self.z[where[0]][:, None, None])
-        return where, points
+        level = shape.level(points)
+        return where, level, np.clip(0.5 - level / np.float32(self.softness), 0, 1)
 
     def paint(self, part: Part) -> None:
         """Blend a part in by how much of each voxel it covers."""
-        window = self.window(part.shape)
-        if window is None:
+        covered = self.cover(part.shape)
+        if covered is None:
             return
-        where, points = window
-        level = part.shape.level(points)
-        cover = np.clip(0.5 - level / np.float32(self.softness), 0, 1)
+        where, level, cover = covered
         hu = self.hu[where]
         hu += cover * (np.float32(part.hu) - hu)
         if part.structure is not None:
@@ -117,11 +113,10 @@ class Canvas:
 
     def apply(self, finding: Finding) -> None:
         """Change the image where a finding lies; labels stay as they are."""
-        window = self.window(finding.shape)
-        if window is None:
+        covered = self.cover(finding.shape)
+        if covered is None:
             return
-        where, points = window
-        cover = np.clip(0.5 - finding.shape.level(points) / np.float32(self.softness), 0, 1)
+        where, _, cover = covered
         hu = self.hu[where]
         if finding.hosts:
             hosts = [STRUCTURES.get(name, 0) for name in finding.hosts]

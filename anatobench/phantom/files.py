@@ -10,13 +10,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from anatobench.phantom.body import STRUCTURES
 from anatobench.system.atomic_files import write_atomically
 from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
 from anatobench.volumes.nifti import write_nifti
 from anatobench.volumes.organ_folder import SUFFIX as ORGAN_FILE_SUFFIX
-from anatobench.volumes.organs import STRUCTURES
-
-_LABELS = {name: label for label, name in TOTALSEGMENTATOR_V2.items()}
+from anatobench.volumes.organs import STRUCTURES as PARTS_OF_ORGANS
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -41,19 +40,13 @@ def reoriented(array: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.nda
 def write_mask(
     path: Path, labels: np.ndarray, affine: np.ndarray, axes: str, organs: Sequence[str] | None = None
 ) -> None:
-    """Write TotalSegmentator labels, uint8 [D, H, W] turned to `axes`: all in one file, or those of some organs alone
-    as a folder of that name, with one file per structure."""
+    """Write TotalSegmentator labels, uint8 [D, H, W] turned to `axes`: all in one file with the labels' names, as its
+    `--ml`, or those of some organs alone as a folder of that name, with one file per structure."""
     if organs is None:
-        write_totalsegmentator_mask(path, labels, affine, axes)
+        write_nifti(path, *reoriented(labels, affine, axes), TOTALSEGMENTATOR_V2)
         return
     folder = path.with_name(path.name.removesuffix(ORGAN_FILE_SUFFIX))
     for organ in organs:
-        for structure in [name for name in STRUCTURES.get(organ, (organ,)) if name in _LABELS]:
-            inside = (labels == _LABELS[structure]).astype(np.uint8)
+        for structure in [name for name in PARTS_OF_ORGANS.get(organ, (organ,)) if name in STRUCTURES]:
+            inside = (labels == STRUCTURES[structure]).astype(np.uint8)
             write_nifti(folder / f"{structure}{ORGAN_FILE_SUFFIX}", *reoriented(inside, affine, axes))
-
-
-def write_totalsegmentator_mask(path: Path, labels: np.ndarray, affine: np.ndarray, axes: str) -> None:
-    """Write one multilabel file, uint8 [D, H, W] turned to `axes`, with the labels' names, as TotalSegmentator's
-    `--ml`."""
-    write_nifti(path, *reoriented(labels, affine, axes), TOTALSEGMENTATOR_V2)

@@ -37,6 +37,33 @@ class Scanner:
         return affine
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Ranges (low, high) to draw a scan from."""
+
+    in_plane: tuple[float, float]
+    """Voxels' sides, mm."""
+    between: tuple[float, float]
+    """Slices' distance, mm."""
+    noise: tuple[float, float]
+    pixels: tuple[int, ...] = (256,)
+    """Per row and column, one of these."""
+
+
+def draw_scanner(
+    rng: np.random.Generator, settings: Settings, lowest: float, highest: float, spare_slices: int, off_centre: float
+) -> Scanner:
+    """Return a scan from `lowest` to `highest`, in the body's mm, with up to so many slices more, its middle up to
+    `off_centre` mm from the body's along each axis."""
+    pixels = int(rng.choice(settings.pixels)) if len(settings.pixels) > 1 else settings.pixels[0]
+    in_plane, between, noise = (float(rng.uniform(*r)) for r in (settings.in_plane, settings.between, settings.noise))
+    slices = int(np.ceil((highest - lowest) / between)) + int(rng.integers(1, spare_slices + 1))
+    x, y, z = (float(v) for v in rng.uniform(-off_centre, off_centre, 3))
+    isocentre = (float(rng.uniform(-20, 20)), float(rng.uniform(-40, 40)), float(rng.uniform(-900, 200)))
+    spacing = (round(between, 2), round(in_plane, 3), round(in_plane, 3))
+    return Scanner((slices, pixels, pixels), spacing, (x, y, (highest + lowest) / 2 + z), isocentre, noise)
+
+
 HU_RANGE = (-1024, 3071)
 
 

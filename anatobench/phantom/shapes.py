@@ -189,16 +189,18 @@ class Cut:
         return level
 
 
+class Endless:
+    """A shape that no box holds."""
+
+    box = (np.full(3, -np.inf), np.full(3, np.inf))
+
+
 @dataclass(frozen=True)
-class Below:
+class Below(Endless):
     """The half space where normal . point < offset."""
 
     normal: Vector
     offset: float
-
-    @property
-    def box(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.full(3, -np.inf), np.full(3, np.inf)
 
     def level(self, points: Points) -> np.ndarray:
         x, y, z = points
@@ -223,17 +225,13 @@ class Grown:
 
 
 @dataclass(frozen=True)
-class Bars:
+class Bars(Endless):
     """Slanted parallel bars, periodic in z: the ribs, once cut out of a shell of the chest wall."""
 
     period: float
     thickness: float
     slant: float
     """How many mm of z a bar descends per mm towards anterior."""
-
-    @property
-    def box(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.full(3, -np.inf), np.full(3, np.inf)
 
     def level(self, points: Points) -> np.ndarray:
         _, y, z = points
@@ -243,14 +241,10 @@ class Bars:
 
 
 @dataclass(frozen=True)
-class Patches:
+class Patches(Endless):
     """About half of space, in patches as large as half the ripple's wavelength."""
 
     ripple: Ripple
-
-    @property
-    def box(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.full(3, -np.inf), np.full(3, np.inf)
 
     def level(self, points: Points) -> np.ndarray:
         return self.ripple.at(points)

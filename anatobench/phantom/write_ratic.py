@@ -17,7 +17,7 @@ from anatobench.phantom.body import BOWEL, STRUCTURES, Body
 from anatobench.phantom.dicom_files import PIXEL_FORMATS, SeriesIdentity, write_series
 from anatobench.phantom.files import reoriented, write_csv, write_mask
 from anatobench.phantom.plan import CohortPlan, Stream
-from anatobench.phantom.render import Scanner, render
+from anatobench.phantom.render import Scanner, Settings, draw_scanner, render
 from anatobench.tasks import RATIC
 from anatobench.volumes.nifti import write_nifti
 
@@ -29,15 +29,13 @@ GRADE_SHARES = {
 """Per `CohortPlan.injuries` and number of grades."""
 TWO_SERIES_SHARE = 0.25
 SEGMENTATION_SHARE = 0.4
-KAGGLE_LABELS = {
-    "liver": 1,
-    "spleen": 2,
-    "kidney_left": 3,
-    "kidney_right": 4,
-    **dict.fromkeys(BOWEL, 5),
-}
+KAGGLE_LABELS = {"liver": 1, "spleen": 2, "kidney_left": 3, "kidney_right": 4, **dict.fromkeys(BOWEL, 5)}
 LOWEST, HIGHEST = -166.0, 148.0
 """What every scan covers, in the body's mm."""
+SETTINGS = {
+    "tiny": Settings(in_plane=(4.7, 5.3), between=(8, 10), noise=(9, 15), pixels=(64, 68, 72)),
+    "full": Settings(in_plane=(1.28, 1.5), between=(1.5, 3), noise=(12, 22)),
+}
 
 
 @dataclass(frozen=True)
@@ -97,19 +95,8 @@ def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
 
 
 def abdomen_scanner(rng: np.random.Generator, size: str) -> Scanner:
-    """Return a scan of the abdomen: about 5 x 5 x 9 mm (tiny) or 1.4 x 1.4 x 2 mm (full) voxels."""
-    if size == "tiny":
-        pixels, in_plane, between = int(rng.choice((64, 68, 72))), rng.uniform(4.7, 5.3), rng.uniform(8.0, 10.0)
-        noise = rng.uniform(9, 15)
-    else:
-        pixels, in_plane, between = 256, rng.uniform(1.28, 1.5), rng.uniform(1.5, 3.0)
-        noise = rng.uniform(12, 22)
-    slices = int(np.ceil((HIGHEST - LOWEST) / between)) + int(rng.integers(1, 5))
-    x, y, z = rng.uniform(-6, 6, 3)
-    isocentre = (float(rng.uniform(-20, 20)), float(rng.uniform(-40, 40)), float(rng.uniform(-900, 200)))
-    middle = (HIGHEST + LOWEST) / 2 + z
-    spacing = (round(float(between), 2), round(float(in_plane), 3), round(float(in_plane), 3))
-    return Scanner((slices, pixels, pixels), spacing, (float(x), float(y), float(middle)), isocentre, float(noise))
+    """Return a scan of the abdomen."""
+    return draw_scanner(rng, SETTINGS[size], LOWEST, HIGHEST, spare_slices=4, off_centre=6)
 
 
 def _in_phase(rng: np.random.Generator, body: Body, number: int) -> Body:

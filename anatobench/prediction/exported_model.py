@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from anatobench import __version__
 from anatobench.backbones import card_of
-from anatobench.engine import UNREAD, Arrays, ModelSpec
+from anatobench.engine import Arrays, ModelSpec, is_unread
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.evaluation.predictions import output_names
 from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION, diagnosis_heads, without_auxiliary
@@ -70,7 +70,7 @@ def read_run_model(run: Path, segmentation: bool = False) -> ExportedModel:
         spec, kept = config.spec, dict(checkpoint.weights)
     else:
         spec, kept = _spec(config.model, config.size, config.task), without_auxiliary(checkpoint.weights)
-    return ExportedModel(spec, kept, checkpoint.progress.step, config.plan.trains_classifier)
+    return ExportedModel(spec, kept, checkpoint.progress.step, config.trains_classifier)
 
 
 def export_run(run: Path, path: Path) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def read_exported(path: Path) -> ExportedModel:
             if metadata["model"] not in MODELS or metadata["size"] not in SIZES:
                 raise ValueError(f"no such model: {metadata['model']}, {metadata['size']}")
             spec = _spec(metadata["model"], metadata["size"], Task.from_json(parse_json(metadata["task"])))
-            names = [name for name in file.keys() if not name.endswith(UNREAD)]  # noqa: SIM118
+            names = [name for name in file.keys() if not is_unread(name)]  # noqa: SIM118
             weights = {name: file.get_tensor(name) for name in names}
             return ExportedModel(spec, weights, classifier_trained=metadata.get(CLASSIFIER) != UNTRAINED)
     except KeyError as error:

@@ -64,7 +64,8 @@ TABLES: dict[str, Table] = {
     "targets": Table(np.dtype(np.int8), lambda store, index: store.cases[index].targets, _random_targets),
     "annotated": Table(np.dtype(np.int8), lambda store, index: store.annotated(index), _random_annotation),
 }
-_DENSE = {"volume": np.int16, "organs": np.uint8}
+DENSE = {"volume": np.int16, "organs": np.uint8}
+"""The arrays that are cropped, with their types; `TABLES` are the others."""
 _WITHOUT_CASE = {"volume": AIR_HU, "organs": IGNORED_ORGAN}
 
 
@@ -235,8 +236,8 @@ class _CropReader:
 
     def _empty(self, name: str, cases: int) -> np.ndarray:
         """Return an array of the batch without content."""
-        if name in _DENSE:
-            return self._memory.empty((cases, *self._store.geometry.crop_size), _DENSE[name])
+        if name in DENSE:
+            return self._memory.empty((cases, *self._store.geometry.crop_size), DENSE[name])
         table = TABLES[name]
         return np.empty((cases, len(table.row(self._store, 0))), table.dtype)
 

@@ -285,12 +285,14 @@ class _Training:
         found = self._data.validate(stop.check if self._processes.alone else partial(self._stop_together, stop))
         epoch = self._epoch_of(self.step)
         record = {"kind": "evaluation", "step": self.step, "epoch": epoch, "split": "validation"}
-        log.evaluation({**record, found.name: found.score, **found.details})
+        score = _finite_or_none(found.score)
+        log.evaluation({**record, found.name: score, **_finite_or_none(found.details)})
         shown = "undefined" if found.score is None else f"{found.score:.4f}"
+        shown += "" if found.score == score else f": no checkpoint is the best by it: look at the judge {found.name}"
         progress.say(f"epoch {epoch}: validation {found.in_words} {shown}")
         self.evaluated_step = self.step
-        if found.score is not None and (self._best is None or found.score > self._best.score):
-            self._best = Best(self.step, found.name, found.score)
+        if score is not None and (self._best is None or score > self._best.score):
+            self._best = Best(self.step, found.name, score)
         self._save(log, progress)
 
     def _save(self, log: MetricsLog, progress: StepProgress) -> None:
@@ -335,6 +337,13 @@ class _Training:
 
     def _intact(self) -> str:
         return f"; the checkpoint of step {self._saved[0]} is intact" if self._saved[0] else ""
+
+
+def _finite_or_none(value: Any) -> Any:
+    """Return plain JSON in which every figure that is not finite is None: what is undefined chooses nothing."""
+    if isinstance(value, Mapping):
+        return {name: _finite_or_none(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _step_record(step: _StepInFlight, epoch: int, metrics: StepMetrics, seconds: float) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from anatobench.recipes import Recipe
 from anatobench.tasks import MISSING_TARGET, LabelGroup, Task
 from jax_impl.losses.segmentation import segmentation_loss
 from jax_impl.losses.segmentation_by_parts import segmentation_loss_by_parts
-from jax_impl.view import View
+from jax_impl.step import View
 
 
 def diagnosis_terms(task: Task, recipe: Recipe, view: View, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

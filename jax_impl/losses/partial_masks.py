@@ -15,7 +15,7 @@ from jax.nn import log_sigmoid
 from anatobench.objectives.heads import PARTIAL_MASKS
 from anatobench.recipes import Recipe
 from anatobench.tasks import IGNORED_ORGAN, Task
-from jax_impl.view import View
+from jax_impl.step import View
 
 
 def partial_masks_terms(

@@ -18,7 +18,6 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from anatobench.engine import ModelSpec
-from anatobench.errors import UsageError
 from jax_impl.models.diagnosis_model import Backbone
 from jax_impl.models.mvit_v2_s import build_mvit_v2_s
 from jax_impl.models.r3d_18 import build_r3d_18
@@ -36,9 +35,4 @@ def build_backbone(
 ) -> Backbone:
     """Return the backbone of that name, computing in `dtype`, with float32 weights distributed as torchvision's;
     `forms` names the layers that take their fast form (anatobench/fast_forms.py)."""
-    if spec.model not in BACKBONES:
-        raise UsageError(
-            f"model {spec.model} has no layers in this framework: write them and add a line to `BACKBONES` in "
-            "jax_impl/models/__init__.py (docs/extending.md, A backbone)"
-        )
     return BACKBONES[spec.model](spec, dtype, forms, generator)

@@ -182,8 +182,8 @@ def test_masks_of_overlapping_classes_are_predicted_each_by_itself(framework: st
 def test_of_every_backbone_the_classifier_alone_is_left_out(model: str) -> None:
     task = multi_label_task("many", "abdomen", tuple(f"finding {number}" for number in range(1009)))  # no other size
     spec = ModelSpec(model, "tiny", task, task.geometry("tiny").crop_size, plan_of(RECIPE, task).heads)
-    (phase,) = plan_of(RECIPE, task).phases
     shapes = load_engine("torch", spec, RECIPE).parameter_shapes()
+    (phase,) = plan_of(RECIPE, task).of_model(model, shapes).phases
     kept = {name for name in shapes if not phase.trains(name)}
     assert kept == {name for name, shape in shapes.items() if shape[0] == 1009}
     assert len(kept) == 2

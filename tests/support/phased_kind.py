@@ -24,7 +24,7 @@ def phased(recipe: Recipe, task: Task) -> Plan:
             Phase(masks, trained=("*", "!layer1.*"), teacher=0.8),
             Phase(
                 Objective("diagnosis", DIAGNOSIS, {"segmentation": 1.0}),
-                trained=("layer4.*", "segmentation_head.*", "fc.*"),
+                trained=("layer4.*", SEGMENTATION, CLASSIFIER),
             ),
         ),
         judge="auc_macro",

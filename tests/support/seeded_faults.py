@@ -286,7 +286,7 @@ FAULTS = (
           self, features, *rest: right(self, features.amax((2, 3, 4), keepdim=True), *rest))),
     Fault("classifier without bias", "logits", in_place_of(DiagnosisModel, "classify", lambda right: lambda
           self, *rest: right(self, *rest) - self.backbone.fc.bias)),
-    Fault("segmentation head without bias", "seg_logits", in_place_of(DiagnosisModel, "upsampled", lambda right: lambda
+    Fault("segmentation head without bias", "seg_logits", in_place_of(DiagnosisModel, "coarse", lambda right: lambda
           self, *rest: right(self, *rest) - self.segmentation_head.bias[:, None, None, None])),
     Fault("align_corners=True", "seg_logits", interpolated(mode="trilinear", align_corners=True)),
     Fault("nearest upsampling", "seg_logits", interpolated(mode="nearest")),
@@ -300,8 +300,8 @@ FAULTS = (
     Fault("Dice of the batch", "losses", in_place_of(segmentation_module, "dice_loss", dice_of_the_batch)),
     Fault("any_injury without gradient", "gradients", in_place_of(losses_module, "any_injury_loss", lambda right:
           lambda *arguments: right(*arguments).detach())),
-    Fault("segmentation does not reach the backbone", "gradients", in_place_of(DiagnosisModel, "upsampled", lambda
-          right: lambda self, head, features, size: right(self, head, features.detach(), size))),
+    Fault("segmentation does not reach the backbone", "gradients", in_place_of(DiagnosisModel, "coarse", lambda
+          right: lambda self, head, features: right(self, head, features.detach()))),
     Fault("batch statistics in evaluation", "evaluation stage stem",
           in_place_of(BATCH_NORM, "forward", lambda right: always_batch_statistics)),
     Fault("clip without + 1e-6", "step 1: exp_avg",

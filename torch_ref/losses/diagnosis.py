@@ -19,7 +19,7 @@ from torch_ref.layers.segmentation_kernels import segmentation_loss_fused
 from torch_ref.layers.triton_language import kernels_run_on
 from torch_ref.losses.segmentation import segmentation_loss
 from torch_ref.losses.segmentation_by_parts import segmentation_loss_by_parts
-from torch_ref.view import View
+from torch_ref.step import View
 
 
 def diagnosis_terms(task: Task, recipe: Recipe, view: View, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:

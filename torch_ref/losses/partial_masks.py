@@ -15,7 +15,7 @@ from torch import Tensor
 from anatobench.objectives.heads import PARTIAL_MASKS
 from anatobench.recipes import Recipe
 from anatobench.tasks import IGNORED_ORGAN, Task
-from torch_ref.view import View
+from torch_ref.step import View
 
 
 def partial_masks_terms(task: Task, recipe: Recipe, view: View, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from anatobench.tasks import Size
+from torch_ref.layers.upsampling import upsample_trilinear
 from torch_ref.models.auxiliary_head import AuxiliaryHead
 
 
@@ -50,22 +51,19 @@ class DiagnosisModel(nn.Module):
         pooled = features.to(self.head_dtype).mean((2, 3, 4))
         return cast(Backbone, self.backbone).classify(pooled)
 
-    def upsampled(self, head: str, features: Tensor, size: Size) -> Tensor | None:
-        """Return an auxiliary head's logits [B, classes, D, H, W] in the parameters' type; None for a model without
+    def coarse(self, head: str, features: Tensor) -> Tensor | None:
+        """Return an auxiliary head's logits [B, classes, d, h, w] in the parameters' type; None for a model without
         it."""
         if head not in self.auxiliary:
             return None
-        logits: Tensor = self._head(head)(features.to(self.head_dtype), size)
+        logits: Tensor = self.get_submodule(f"{head}_head")(features.to(self.head_dtype))
         return logits
 
-    def coarse(self, head: str, features: Tensor) -> Tensor | None:
-        """Return the same before upsampling, [B, classes, d, h, w]."""
-        if head not in self.auxiliary:
-            return None
-        return self._head(head).coarse(features.to(self.head_dtype))
-
-    def _head(self, name: str) -> AuxiliaryHead:
-        return cast(AuxiliaryHead, self.get_submodule(f"{name}_head"))
+    def upsampled(self, head: str, features: Tensor, size: Size) -> Tensor | None:
+        """Return the same upsampled to [B, classes, D, H, W]: trilinear with align_corners=False, as the paper's
+        head."""
+        coarse = self.coarse(head, features)
+        return None if coarse is None else upsample_trilinear(coarse, size)
 
     @property
     def memory_format(self) -> torch.memory_format:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from anatobench.backbones.published_weights import PublishedWeights
-from anatobench.engine import UNREAD, Arrays
+from anatobench.engine import Arrays, is_unread
 from anatobench.errors import AnatoBenchError
 from anatobench.objectives.heads import without_auxiliary
 
@@ -25,7 +25,7 @@ def pretrained_weights(
     what is not so. The paper's "modify positional encoding to match the input size" is `resized_table`.
     """
     skipped = tuple(published.skipped)
-    taken = {name: a for name, a in given.items() if not name.startswith(skipped) and not name.endswith(UNREAD)}
+    taken = {name: a for name, a in given.items() if not name.startswith(skipped) and not is_unread(name)}
     replaced = [name for name in without_auxiliary(drawn) if not name.startswith(skipped)]
     problems = [f"{name} is missing" for name in replaced if name not in taken]
     problems += [f"{name} is unknown" for name in taken if name not in replaced]

@@ -33,6 +33,8 @@ from anatobench.engine import ModelSpec, framework_module, load_engine
 from anatobench.errors import UsageError
 from anatobench.experiments.auc_study import AucStudy
 from anatobench.objectives.heads import CLASSIFIER
+from anatobench.objectives.registry import plan_of
+from anatobench.parity.inputs import parity_batch
 from anatobench.parity.suite import whole_ladder
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, paper_recipe
 from anatobench.store.reader import Store
@@ -73,6 +75,7 @@ CARD = BackboneCard(
     layouts={"tiny": Layout(stem=4, channels=6)},
     products=products,
     feature_map=lambda layout, crop_size: (layout.channels, grids(crop_size)[1]),
+    classifier="readout.",
     recipe_rows={"chest": RecipeRow(learning_rate=3e-3, batch_size=2)},
     has_batch_norm=False,
     has_dropout=False,
@@ -92,7 +95,7 @@ class TorchToy(nn.Module):
         super().__init__()
         self.stem = nn.Conv3d(1, layout.stem, kernel_size=4, stride=4, bias=False)
         self.body = nn.Conv3d(layout.stem, layout.channels, kernel_size=3, stride=2, padding=1, bias=False)
-        self.fc = nn.Linear(layout.channels, class_count)
+        self.readout = nn.Linear(layout.channels, class_count)
         self.feature_channels = layout.channels
 
     def stages(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
@@ -100,7 +103,7 @@ class TorchToy(nn.Module):
         yield "body", lambda x: self.body(x).tanh()
 
     def classify(self, pooled: Tensor) -> Tensor:
-        logits: Tensor = self.fc(pooled)
+        logits: Tensor = self.readout(pooled)
         return logits
 
 
@@ -117,7 +120,7 @@ class JaxToy(nnx.Module):
     def __init__(self, layout: Layout, class_count: int, dtype: DTypeLike, generator: np.random.Generator) -> None:
         self.stem = Conv3d(1, layout.stem, 4, stride=4, dtype=dtype, generator=generator)
         self.body = Conv3d(layout.stem, layout.channels, 3, stride=2, padding=1, dtype=dtype, generator=generator)
-        self.fc = Linear(layout.channels, class_count, deviation=0.1, generator=generator)
+        self.readout = Linear(layout.channels, class_count, deviation=0.1, generator=generator)
         self.feature_channels = layout.channels
 
     def stages(self, train: bool, key: Key | None) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
@@ -125,13 +128,13 @@ class JaxToy(nnx.Module):
         yield "body", lambda x: jax.numpy.tanh(self.body(x))
 
     def classify(self, pooled: jax.Array, key: Key | None) -> jax.Array:
-        return self.fc(pooled)
+        return self.readout(pooled)
 
     def weight_table(self) -> Iterator[Entry]:
         for name, layer in (("stem", self.stem), ("body", self.body)):
             *kernel, channels, filters = layer.kernel[...].shape
             yield from conv3d_entries(name, (name,), (filters, channels, *kernel))
-        yield from self.fc.weight_table("fc", ("fc",))
+        yield from self.readout.weight_table("readout", ("readout",))
 
 
 def build_jax_toy(spec: ModelSpec, dtype: DTypeLike, forms: Collection[str], generator: np.random.Generator) -> JaxToy:
@@ -215,7 +218,7 @@ def test_a_run_that_was_stopped_is_the_run_that_was_not(
     assert RecipeRow(recipe.learning_rate, recipe.batch_size) == CARD.recipe_rows["chest"]
     assert log(stopped) == log(whole)
     assert arrays(stopped) == arrays(whole)
-    layers = ("stem", "body", "fc", "segmentation_head")
+    layers = ("stem", "body", "readout", "segmentation_head")
     assert {f"model/{layer}.weight" for layer in layers} <= set(arrays(whole))
 
 
@@ -286,6 +289,26 @@ def test_without_its_card(
     assert "toy" in capsys.readouterr().err
     with pytest.raises(UsageError, match=f"model 'toy': choose one of {', '.join(CARDS)}$"):
         paper_recipe(TASKS["ct_rate"], "toy")
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_masks_alone_leave_its_classifier_as_it_is(framework: str) -> None:
+    task = TASKS["ratic"]
+    recipe = Recipe(objective="partial_masks", learning_rate=0.1, weight_decay=0.1)
+    engine = load_engine(framework, ModelSpec("toy", "tiny", task, (16, 24, 24), plan_of(recipe, task).heads), recipe)
+    before = engine.weights()
+    engine.train_step(parity_batch(engine.spec, 2, 0, 0), 0.1, 0).fetch()
+    moved = {name for name, array in engine.weights().items() if not np.array_equal(array, before[name])}
+    assert moved == set(before) - {"readout.weight", "readout.bias"}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_classifier_of_another_name_than_its_card_says_is_refused(
+    framework: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CARDS, "toy", replace(CARD, classifier="fc."))
+    with pytest.raises(UsageError, match=r"model toy: no parameter begins with 'fc\.': .* in `classifier` of its card"):
+        load_engine(framework, ModelSpec("toy", "tiny", TASKS["ratic"], (16, 24, 24)), Recipe())
 
 
 ABSENT: dict[str, Callable[[], object]] = {

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+import jax_impl.losses
 import jax_impl.step
+import torch_ref.losses
 import torch_ref.step
 from anatobench.objectives.registry import plan_of
 from anatobench.recipes import Recipe

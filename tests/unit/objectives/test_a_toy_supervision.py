@@ -43,7 +43,7 @@ def toy(recipe: Recipe, task: Task) -> Plan:
         heads=(CLASSIFIER, "toy"),
         phases=(
             Phase(Objective("toy_bright", ("volume",), {"bright": 1.0, "agreement": 0.5}), teacher=0.9),
-            Phase(Objective("toy_labels", ("volume", "targets"), {"labels": 2.0}), trained=("fc.*",)),
+            Phase(Objective("toy_labels", ("volume", "targets"), {"labels": 2.0}), trained=(CLASSIFIER,)),
         ),
         judge="auc_macro",
     )

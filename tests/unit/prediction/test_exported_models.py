@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 from tiny_store import FINDINGS
 
 from anatobench.cli.main import main
-from anatobench.engine import UNREAD, Arrays, load_engine
+from anatobench.engine import Arrays, is_unread, load_engine
 from anatobench.prediction.exported_model import export_run, read_exported
 from anatobench.recipes import MODELS, Recipe
 from anatobench.tasks import RATIC, Task
@@ -90,7 +90,7 @@ def test_the_same_run_gives_the_same_bytes_and_the_metadata_says_all(model: str,
     assert "superior" in about["axes"]
     assert ("class token" in about["pooling"]) == (model == "mvit_v2_s")
     read = read_exported(path).weights
-    assert not [name for name in read if name.endswith(UNREAD)]
+    assert not [name for name in read if is_unread(name)]
     for name, array in read.items():
         np.testing.assert_array_equal(array, weights[name])
 
@@ -99,7 +99,7 @@ def test_files_of_older_versions_open(tmp_path: Path) -> None:
     """They say model, size and task only, and have no buffers."""
     run, _ = write_run(tmp_path / "run", "swin3d_t", "tiny", FINDINGS)
     export_run(run, tmp_path / "new.safetensors")
-    arrays = {n: a for n, a in load_file(tmp_path / "new.safetensors").items() if not n.endswith(UNREAD)}
+    arrays = {n: a for n, a in load_file(tmp_path / "new.safetensors").items() if not is_unread(n)}
     old = {"format": "pt", "model": "swin3d_t", "size": "tiny", "task": json.dumps(FINDINGS.to_json())}
     (tmp_path / "old.safetensors").write_bytes(save(arrays, metadata=old))
     opened, new = read_exported(tmp_path / "old.safetensors"), read_exported(tmp_path / "new.safetensors")
