@@ -130,6 +130,10 @@ def _fail(command: str, reason: AnatoBenchError | str, status: int) -> int:
         print(f"{f'anatobench {command}'.strip()}: {reason}", file=sys.stderr)
     except OSError:  # a log on the same full disk: the status is all that can be told
         _discard(sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # a part of the results that cannot be written either
+        _discard(sys.stdout)
     return status
 
 
