@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from anatobench.backbones import card_of
+from anatobench.backbones import CARDS, card_of
 from anatobench.errors import UsageError
-from anatobench.objectives.heads import HEADS, weights_prefix
+from anatobench.objectives.heads import CLASSIFIER, HEADS, weights_prefix
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
 
@@ -95,6 +95,15 @@ class Phase:
             return False
         return any(fnmatchcase(parameter, pattern) for pattern in self.trained)
 
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether the classifier is trained, named as a head or as the backbones' cards name its weights."""
+        names = (CLASSIFIER, *(f"{card.classifier}weight" for card in CARDS.values()))
+        left_out = [pattern[1:] for pattern in self.trained if pattern.startswith("!")]
+        if any(fnmatchcase(name, pattern) for name in names for pattern in left_out):
+            return False
+        return any(fnmatchcase(name, pattern) for name in names for pattern in self.trained)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -106,6 +115,21 @@ class Plan:
     """Taken in turns, from the first epoch on."""
     judge: str
     """What validation watches: a name of `anatobench.evaluation.judges.JUDGES`."""
+    papers_segmentation: bool | None = None
+    """Whether the run is the paper's with segmentation supervision or its baseline without; None: the paper has no such
+    run, and no figure of it stands beside this one's."""
+
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether a phase trains the classifier. If none does, there is nothing to predict a finding with."""
+        return CLASSIFIER in self.heads and any(phase.trains_classifier for phase in self.phases)
+
+    @property
+    def label(self) -> str:
+        """How a table names what was trained."""
+        if self.papers_segmentation is not None:
+            return f"{'with' if self.papers_segmentation else 'without'} segmentation"
+        return " and ".join(dict.fromkeys(phase.objective.kind.replace("_", " ") for phase in self.phases))
 
     def of_model(self, model: str, parameters: Collection[str]) -> Plan:
         """Return the plan with the names of weights in place of heads, which a phase's `trains` asks for.

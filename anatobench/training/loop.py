@@ -264,7 +264,7 @@ class _Training:
         seconds = step.seconds + time.perf_counter() - started
         self._check_finite(step, metrics)
         self._stop_agreed = metrics.stop
-        epoch = (step.step - 1) // self._data.steps_per_epoch + 1
+        epoch = self._epoch_of(step.step)
         log.step(_step_record(step, epoch, metrics, seconds))
         progress.show(step.step, epoch, metrics.loss)
 
@@ -283,12 +283,13 @@ class _Training:
             return
         self._finish_step(log, progress)
         found = self._data.validate(stop.check if self._processes.alone else partial(self._stop_together, stop))
-        record = {"kind": "evaluation", "step": self.step, "epoch": epochs, "split": "validation"}
+        epoch = self._epoch_of(self.step)
+        record = {"kind": "evaluation", "step": self.step, "epoch": epoch, "split": "validation"}
         score = _finite_or_none(found.score)
         log.evaluation({**record, found.name: score, **_finite_or_none(found.details)})
         shown = "undefined" if found.score is None else f"{found.score:.4f}"
         shown += "" if found.score == score else f": no checkpoint is the best by it: look at the judge {found.name}"
-        progress.say(f"epoch {epochs}: validation {found.in_words} {shown}")
+        progress.say(f"epoch {epoch}: validation {found.in_words} {shown}")
         self.evaluated_step = self.step
         if score is not None and (self._best is None or score > self._best.score):
             self._best = Best(self.step, found.name, score)
@@ -306,13 +307,17 @@ class _Training:
     def _progress(self) -> Progress:
         return Progress(
             step=self.step,
-            epoch=self.step // self._data.steps_per_epoch,
+            epoch=self._epoch_of(self.step),
             batches=self._data.batches.get_state(),
             evaluated_step=self.evaluated_step,
             best=self._best,
             framework=self._engine.name,
             versions=self._engine.device()["versions"],
         )
+
+    def _epoch_of(self, step: int) -> int:
+        """Return the epoch, from 1, in which the step of that number, from 1, is taken; 0 before the first."""
+        return -(-step // self._data.steps_per_epoch)
 
     def _check_finite(self, step: _StepInFlight, metrics: StepMetrics) -> None:
         if math.isfinite(metrics.loss) and math.isfinite(metrics.gradient_norm):
