@@ -1,7 +1,11 @@
-# make demo   the whole way on a synthetic cohort, about five minutes on two cores, no GPU
-# make test   formatting, types and every test
+# make demo           the whole way on a synthetic cohort, about five minutes on two cores, no GPU
 # make experiments-demo   raw scans -> masks -> a small grid of the paper's experiments -> report, below ten minutes
-# make test-masks   the tests with the real TotalSegmentator
+# make check          format, types, shell scripts and the quick tests: before each commit
+# make test           the same with every test but the next two: before a change is handed over
+# make test-cluster   the tests on a virtual Slurm cluster and of images; they need root and install packages
+# make test-masks     the tests with the real TotalSegmentator
+# make test-parity    the parity ladder and its planted faults alone
+# make docs           README and the pages as a site in build/site
 # They make their own virtual environment in .venv on the first call, test-masks a second one beside it.
 
 PYTHON ?= python3
@@ -13,6 +17,10 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 # Two processes of one thread each: two OpenMP pools on the same cores would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
 
+# What takes more than two seconds of a core is marked `slow`, and two folders compile models throughout.
+QUICK := tests/unit tests/docs --ignore tests/unit/engines --ignore tests/unit/kernels -m 'not slow'
+CLUSTER := tests/cluster --deselect tests/cluster/test_masks_jobs.py
+
 # glibc would give every large array back to the kernel and fetch it again page by page: on a virtual machine PyTorch's
 # steps take up to three times as long. It keeps up to a gibibyte per process instead.
 export MALLOC_MMAP_THRESHOLD_ ?= 268435456
@@ -21,7 +29,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 # JAX compiles every program once per machine instead of once per process.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/$(VENV)/jax-cache
 
-.PHONY: demo experiments-demo test test-masks lint clean
+.PHONY: demo experiments-demo check test test-cluster test-masks test-parity quick lint format types shell docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/anatobench demo --out demo
@@ -37,17 +45,38 @@ $(STAND_IN_WEIGHTS): | $(VENV_MASKS)/installed
 	$(VENV_MASKS)/bin/python tests/support/stand_in_weights.py $@.partial > /dev/null
 	mv $@.partial $@
 
+check: lint quick
+
+quick: $(VENV)/installed-for-tests
+	$(PYTEST) $(QUICK)
+
 test: lint $(VENV)/installed-for-tests
-	$(PYTEST)
+	$(PYTEST) --ignore tests/cluster --ignore tests/masks
+
+test-cluster: $(VENV)/installed-for-tests
+	ANATOBENCH_CLUSTER_TESTS=1 $(PYTEST) $(CLUSTER)
 
 test-masks: $(VENV_MASKS)/installed
 	OMP_NUM_THREADS=1 $(VENV_MASKS)/bin/python -m pytest --durations 5 tests/masks tests/cluster/test_masks_jobs.py
 
-lint: $(VENV)/installed-for-tests
+test-parity: $(VENV)/installed-for-tests
+	$(PYTEST) tests/parity
+
+lint: format types shell
+
+format: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-for-tests
 	$(BIN)/mypy
+
+shell: $(VENV)/installed-for-tests
 	$(BIN)/shellcheck --external-sources slurm/*.sh slurm/site.conf containers/*.sh benchmarks/*.sh tests/support/*.sh .ci/run
+
+docs: $(VENV)/installed-for-docs
+	$(BIN)/mkdocs build --strict --site-dir build/site
+	@echo "build/site/index.html"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -60,7 +89,12 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/installed-for-tests: $(VENV)/installed
-	$(INSTALL) --editable '.[torch,jax,benchmarks,dev]'
+	$(INSTALL) --editable '.[torch,jax,benchmarks,docs,dev]'
+	@touch $@
+
+# A site needs neither framework.
+$(VENV)/installed-for-docs: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) mkdocs
 	@touch $@
 
 # It reads the packages of .venv and adds TotalSegmentator, which therefore never replaces PyTorch there.

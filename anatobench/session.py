@@ -57,7 +57,7 @@ class Introduction:
         masked, some = bool(auxiliary_heads(plan.heads)), f"of the {self.with_mask} of them that have a mask"
         if plan.papers_segmentation is None:
             supervision = plan.label + (f" {some}" if masked else "")
-            supervision += "" if plan.trains_classifier else " (the classifier stays as it was drawn)"
+            supervision += "" if self.config.trains_classifier else " (the classifier stays as it was drawn)"
         elif masked and self.with_mask:
             supervision = f"with segmentation supervision {some}"
         elif masked:

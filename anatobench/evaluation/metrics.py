@@ -61,12 +61,8 @@ def best_threshold(scores: np.ndarray, labels: np.ndarray, rule: str) -> float:
     negative_count = len(labels) - positive_count
     if positive_count == 0 or negative_count == 0:
         return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    last_of_tie = np.flatnonzero(np.concatenate([ordered[1:] != ordered[:-1], [True]]))
-    true_positives = np.cumsum(labels[order] == 1)[last_of_tie]
+    ordered, last_of_tie, true_positives, false_positives = _called_from_each_score(scores, labels)
     # Counts rather than rates are subtracted, so that ROC points that are equally good compare as equal.
-    false_positives = last_of_tie + 1 - true_positives
     missed = (positive_count - true_positives).astype(np.float64)
     if rule == "youden":
         cost = missed * negative_count + false_positives * positive_count
@@ -77,6 +73,31 @@ def best_threshold(scores: np.ndarray, labels: np.ndarray, rule: str) -> float:
     below = float(ordered[last + 1]) if last + 1 < len(ordered) else min(0.0, lowest_called)
     between = below + (lowest_called - below) / 2
     return between if between > below else lowest_called  # neighbours in float64 have nothing between them
+
+
+def roc_curve(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return false and true positive rates from (0, 0) to (1, 1), a point per distinct score.
+
+    scores [cases], labels [cases], 0 or 1; both label values must occur.
+    """
+    _, _, true_positives, false_positives = _called_from_each_score(scores, labels)
+    corner = np.zeros(1)
+    return (
+        np.concatenate([corner, false_positives / false_positives[-1]]),
+        np.concatenate([corner, true_positives / true_positives[-1]]),
+    )
+
+
+def _called_from_each_score(
+    scores: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the scores from the highest down, where each distinct one is last, and how many positives and negatives
+    are called from there on."""
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    last_of_tie = np.flatnonzero(np.concatenate([ordered[1:] != ordered[:-1], [True]]))
+    true_positives = np.cumsum(labels[order] == 1)[last_of_tie]
+    return ordered, last_of_tie, true_positives, last_of_tie + 1 - true_positives
 
 
 def evaluate(

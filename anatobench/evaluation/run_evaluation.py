@@ -121,7 +121,7 @@ def evaluate_run(
             check_choice(name, value, choices)
     check_kind("store_path", store_path, (*PATHS, type(None)), "a path")
     config, run = RunConfig.read(run), Path(run)
-    classifies = config.plan.trains_classifier
+    classifies = config.trains_classifier
     if not classifies and (threshold_split is not None or aggregation is not None):
         raise UsageError(
             f"{run}: was trained for {config.plan.label}, which leaves the classifier as it was drawn, so there are no "

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from anatobench.backbones import CARDS, card_of
+from anatobench.backbones import card_of
 from anatobench.errors import UsageError
 from anatobench.objectives.heads import CLASSIFIER, HEADS, weights_prefix
 from anatobench.recipes import Recipe
@@ -95,15 +95,6 @@ class Phase:
             return False
         return any(fnmatchcase(parameter, pattern) for pattern in self.trained)
 
-    @property
-    def trains_classifier(self) -> bool:
-        """Whether the classifier is trained, named as a head or as the backbones' cards name its weights."""
-        names = (CLASSIFIER, *(f"{card.classifier}weight" for card in CARDS.values()))
-        left_out = [pattern[1:] for pattern in self.trained if pattern.startswith("!")]
-        if any(fnmatchcase(name, pattern) for name in names for pattern in left_out):
-            return False
-        return any(fnmatchcase(name, pattern) for name in names for pattern in self.trained)
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -119,10 +110,10 @@ class Plan:
     """Whether the run is the paper's with segmentation supervision or its baseline without; None: the paper has no such
     run, and no figure of it stands beside this one's."""
 
-    @property
-    def trains_classifier(self) -> bool:
-        """Whether a phase trains the classifier. If none does, there is nothing to predict a finding with."""
-        return CLASSIFIER in self.heads and any(phase.trains_classifier for phase in self.phases)
+    def trains_classifier(self, model: str) -> bool:
+        """Return whether a phase trains the classifier. If none does, there is nothing to predict a finding with."""
+        weight = f"{card_of(model).classifier}weight"
+        return CLASSIFIER in self.heads and any(phase.trains(weight) for phase in self._phases_of(model))
 
     @property
     def label(self) -> str:
@@ -143,17 +134,22 @@ class Plan:
                 f"model {model}: no parameter begins with {classifier!r}: give its classifier's names in `classifier` "
                 "of its card (docs/extending.md, A backbone)"
             )
-        named = {name: f"{classifier if head.kind == 'classifier' else weights_prefix(name)}*"
-                 for name, head in HEADS.items()}  # fmt: skip
-        named |= {f"!{name}": f"!{pattern}" for name, pattern in named.items()}
-        phases = [replace(phase, trained=tuple(named.get(p, p) for p in phase.trained)) for phase in self.phases]
+        phases = self._phases_of(model)
         for index, phase in enumerate(phases):
             if not any(phase.trains(name) for name in parameters):
                 raise UsageError(
                     f"phase {index + 1} of the plan trains no parameter of this model: look at its patterns "
                     f"{', '.join(phase.trained) or '(none)'}"
                 )
-        return replace(self, phases=tuple(phases))
+        return replace(self, phases=phases)
+
+    def _phases_of(self, model: str) -> tuple[Phase, ...]:
+        """Return the phases with patterns of weights in place of heads."""
+        classifier = card_of(model).classifier
+        named = {name: f"{classifier if head.kind == 'classifier' else weights_prefix(name)}*"
+                 for name, head in HEADS.items()}  # fmt: skip
+        named |= {f"!{name}": f"!{pattern}" for name, pattern in named.items()}
+        return tuple(replace(phase, trained=tuple(named.get(p, p) for p in phase.trained)) for phase in self.phases)
 
     @property
     def has_teacher(self) -> bool:

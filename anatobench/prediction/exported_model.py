@@ -70,7 +70,7 @@ def read_run_model(run: Path, segmentation: bool = False) -> ExportedModel:
         spec, kept = config.spec, dict(checkpoint.weights)
     else:
         spec, kept = _spec(config.model, config.size, config.task), without_auxiliary(checkpoint.weights)
-    return ExportedModel(spec, kept, checkpoint.progress.step, config.plan.trains_classifier)
+    return ExportedModel(spec, kept, checkpoint.progress.step, config.trains_classifier)
 
 
 def export_run(run: Path, path: Path) -> dict[str, Any]:

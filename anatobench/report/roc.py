@@ -7,8 +7,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.metrics import roc_curve
 
+from anatobench.evaluation.metrics import roc_curve
 from anatobench.evaluation.predictions import classify, default_aggregation, healthy_columns
 from anatobench.report.html_parts import paragraphs, pictures
 from anatobench.report.plots import STYLE, image, line_styles, panel, run_legend, wrapped
@@ -50,8 +50,7 @@ def class_curves(run: RunResults) -> dict[str, Curve]:
     for name, truth, scores in zip(judged.class_names, judged.labels.T, judged.probabilities.T, strict=True):
         known = ~np.isnan(truth)
         if len(np.unique(truth[known])) == 2:
-            false_positives, true_positives, _ = roc_curve(truth[known], scores[known])
-            curves[name] = (false_positives, true_positives)
+            curves[name] = roc_curve(scores[known], truth[known])
     return curves
 
 

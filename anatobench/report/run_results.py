@@ -99,7 +99,7 @@ def read_run(path: Path) -> RunResults:
     """Read a run's folder; `AnatoBenchError` if it is none. A run that was not evaluated has no test results."""
     config = RunConfig.read(path)
     records = read_records(path)
-    classifies = config.plan.trains_classifier
+    classifies = config.trains_classifier
     evaluation = path / evaluation_file(SPLIT)
     predictions = path / f"predictions_{SPLIT}.csv"
     organ_dice = path / f"organ_dice_{SPLIT}.csv"

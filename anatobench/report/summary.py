@@ -43,7 +43,7 @@ def summary_rows(runs: Sequence[RunResults]) -> list[tuple[str, ...]]:
 
 
 def _auc(run: RunResults) -> str:
-    if not run.config.plan.trains_classifier:
+    if not run.config.trains_classifier:
         return "classifier not trained"
     test = run.test
     if test is None:

@@ -82,7 +82,7 @@ class RunConfig:
         check_choice("model", self.model, MODELS)
         check_choice("size", self.size, SIZES)
         supervising_organs(self.recipe, self.task)  # refuses organs that the task does not have
-        plan_of(self.recipe, self.task)  # and a kind of supervision that there is not
+        plan_of(self.recipe, self.task)  # refuses a kind of supervision that does not fit
         if self.pretrained is not None and self.initial_weights is not None:
             raise UsageError("--pretrained and --initial-weights exclude each other: give one of them")
         if self.pretrained is not None and self.size != "full":
@@ -101,6 +101,11 @@ class RunConfig:
     def plan(self) -> Plan:
         """What is trained, in which turns, and what judges it."""
         return plan_of(self.recipe, self.task)
+
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether any phase trains the classifier; if none does, the run has nothing to predict a finding with."""
+        return self.plan.trains_classifier(self.model)
 
     @property
     def segmentation(self) -> bool:

@@ -15,6 +15,8 @@ PLAIN_JUMP = 3.0
 """Where nothing but the voxels speaks of it."""
 REPEATED = 0.5
 """Share of the jump by which the slices behind it may differ from the earlier ones that show the same anatomy."""
+CHANGING = 0.35
+"""Share of the jump that the slices behind it must change by: noise alone is a third of it at most (`PLAIN_JUMP`)."""
 FEWEST_REPEATED = 3
 POINTS = (32, 64)
 """Rows and columns that are looked at, about."""
@@ -66,6 +68,12 @@ def _follows(longer: np.ndarray, other: np.ndarray, jump: float) -> bool:
     count = min(len(longer) - first, len(other))
     if count < FEWEST_REPEATED:
         return False
-    shown = longer[first : first + count]
-    changing = np.abs(shown[-1] - shown[0]).mean() >= REPEATED * jump  # slices that are all alike prove nothing
-    return bool(changing and np.abs(shown - other[:count]).mean() < REPEATED * jump)
+    shown, again = longer[first : first + count], other[:count]
+    if _change(shown) < REPEATED * jump or _change(again) < CHANGING * jump:
+        return False
+    return bool(np.abs(shown - again).mean() < REPEATED * jump)
+
+
+def _change(slices: np.ndarray) -> float:
+    """Return how far the last is from the first: slices that are all alike prove nothing."""
+    return float(np.abs(slices[-1] - slices[0]).mean())

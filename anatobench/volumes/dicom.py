@@ -39,6 +39,8 @@ UNEVEN_SHARE = 0.2
 MISSING_SHARE = 0.5
 """A gap that is larger by this share is a missing slice and no rounding."""
 DIRECTION_TOLERANCE = 1e-3
+GOES_ON = 1.5
+"""So many times as far from its neighbour is a slice with a wrong rescaling as with the neighbour's."""
 AIR_THRESHOLD_HU = -900
 AIR_SHARE = 0.01
 LOWEST_UNSIGNED = -1024
@@ -98,6 +100,8 @@ def read_dicom_series(folder: Path, trusted: bool = False) -> Volume:
         if plainly and shows_air_and_tissue(Histogram.of(unsigned)) and unsigned.min() >= LOWEST_UNSIGNED:
             hounsfield = unsigned
             notes.append("PixelRepresentation says signed, but only as unsigned words is nothing lighter than air")
+    if not trusted:
+        _check_rescaling_goes_on(slices, hounsfield)
     check_no_second_scan(folder, slices, hounsfield)
     if padded:
         notes.append(f"{padded / hounsfield.size:.1%} of the voxels are padding by PixelPaddingValue, made air")
@@ -237,6 +241,25 @@ def _check_rescaling(slices: list[Slice]) -> None:
                 )
 
 
+def _check_rescaling_goes_on(slices: list[Slice], hounsfield: np.ndarray) -> None:
+    """Raise `CaseError` for a slice of another rescaling than its neighbours with which its words would go on where
+    they stop, and with its own do not."""
+    for index, one in enumerate(slices):
+        beside = index - 1 if index else 1
+        other = slices[beside]
+        if (one.slope, one.intercept) == (other.slope, other.intercept):
+            continue
+        own = hounsfield[index].astype(np.float64)
+        same = (own - one.intercept) / one.slope * other.slope + other.intercept
+        apart, together = (float(np.abs(values - hounsfield[beside]).mean()) for values in (own, same))
+        if apart > GOES_ON * together:
+            raise CaseError(
+                "not-hounsfield",
+                f"{one.path}: its RescaleSlope and RescaleIntercept are not those of {other.path.name}, and with those "
+                f"its voxels would go on: {OVERRIDE}",
+            )
+
+
 def _shows_air(hounsfield: np.ndarray) -> bool:
     return bool(np.mean(hounsfield <= AIR_THRESHOLD_HU) >= AIR_SHARE)
 
@@ -245,15 +268,16 @@ def _slice_hounsfield(one: Slice, reading: _Reading) -> tuple[np.ndarray, int]:
     """Return one slice's pixels as int16 HU [rows, columns], and how many were padding; values beyond int16
     saturate."""
     stored = _stored_pixels(one)
-    values = stored.astype(np.float32)
+    precise = np.float32 if stored.dtype.itemsize <= 2 else np.float64
+    values: np.ndarray = stored.astype(precise)
     if reading.signed_bits is not None:
         values[stored >= 1 << (reading.signed_bits - 1)] -= 1 << reading.signed_bits
     if reading.unsigned:
         values[stored < 0] += 1 << one.bits
     if reading.inverted and one.inversion is not None:
         values = one.inversion - values
-    values *= np.float32(one.slope)
-    values += np.float32(one.intercept)
+    values *= one.slope
+    values += one.intercept
     np.rint(values, out=values)
     hounsfield = np.clip(values, _INT16.min, _INT16.max).astype(np.int16)
     return hounsfield, _pad(hounsfield, stored, one.padding)
@@ -288,7 +312,7 @@ def _stored_pixels(one: Slice) -> np.ndarray:
         known = False
     if not known:
         raise CaseError("unsupported-pixels", f"{one.path}: no decoder for {syntax.name}: decompress the series first")
-    check_frame(one.path, dataset, syntax)
+    check_frame(one.path, dataset, syntax, one.size)
     with warnings.catch_warnings(), decoder_streams_silent(syntax):
         warnings.simplefilter("ignore")
         try:

@@ -12,7 +12,16 @@ from pydicom.dataset import Dataset, FileDataset
 
 from anatobench.errors import CaseError
 from anatobench.volumes.dicom_slice import CONVERT, Slice, is_capture, slice_of
-from anatobench.volumes.dicom_tags import HEAD_BYTES, is_deflated, looks_like_dicom, numbers, read_dataset, text, whole
+from anatobench.volumes.dicom_tags import (
+    HEAD_BYTES,
+    is_deflated,
+    looks_like_dicom,
+    numbers,
+    read_dataset,
+    text,
+    value_of,
+    whole,
+)
 
 GREY = ("MONOCHROME1", "MONOCHROME2", "")
 
@@ -35,6 +44,7 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
     passed_over: list[tuple[Path, str, str]] = []
     strangers: list[tuple[Path, bytes]] = []
     localizers: list[tuple[Path, FileDataset]] = []
+    unplaced: list[tuple[Path, FileDataset]] = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_file():
             continue
@@ -50,13 +60,21 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
             warnings.simplefilter("ignore")
             dataset = read_dataset(path, pixels=False, deflated=is_deflated(head))
             why = why_no_slice(path, dataset)
-            if why is None:
+            if why is None and not _is_placed(path, dataset):
+                unplaced.append((path, dataset))
+            elif why is None:
                 slices.append(slice_of(path, dataset, trusted, deflated=is_deflated(head)))
             else:
                 if why == LOCALIZER:
                     localizers.append((path, dataset))
                 passed_over.append((path, text(path, dataset, "SeriesInstanceUID"), why))
     _check_localizers(slices, localizers)
+    known = {one.series for one in slices}
+    for path, dataset in unplaced:
+        uid = text(path, dataset, "SeriesInstanceUID")
+        if not slices or not uid or uid in known:
+            slice_of(path, dataset, trusted, deflated=False)  # raises: it is a slice, and nobody knows where
+        passed_over.append((path, uid, CAPTURE))
     if not slices:
         why = f" ({passed_over[0][0].name} {passed_over[0][2]})" if passed_over else ""
         below = any(path.is_dir() for path in folder.iterdir())
@@ -81,6 +99,11 @@ def series_files(folder: Path, trusted: bool) -> SeriesFiles:
     notes = []
     if captures:
         notes.append(f"passed over {len(captures)} captured page(s) without a place, for example {captures[0]}")
+    others = [(path.name, why) for path, _, why in passed_over if why not in (CAPTURE, LOCALIZER)]
+    if others:
+        notes.append(
+            f"passed over {len(others)} file(s) that are no CT slices, for example {others[0][0]} ({others[0][1]})"
+        )
     types = {one.labels["RescaleType"] for one in slices if one.labels["RescaleType"]}
     if types:
         notes.append(f"RescaleType is {', '.join(sorted(types))}: taken for HU, as the voxels look like it")
@@ -127,11 +150,15 @@ def why_no_slice(path: Path, dataset: Dataset) -> str | None:
         return CAPTURE
     if text(path, dataset, "SOPClassUID") in ENHANCED:
         raise CaseError("multi-frame", f"{path}: an enhanced CT, all slices in one file, is not supported: {CONVERT}")
-    placed = "ImagePositionPatient" in dataset
+    placed = _is_placed(path, dataset)
     bare = not placed and "ImageOrientationPatient" not in dataset and "PixelSpacing" not in dataset
     if bare or (not placed and is_capture(path, dataset)):
         return CAPTURE
     return None
+
+
+def _is_placed(path: Path, dataset: Dataset) -> bool:
+    return value_of(path, dataset, "ImagePositionPatient") not in (None, "", [])
 
 
 def _samples(path: Path, dataset: Dataset) -> int:

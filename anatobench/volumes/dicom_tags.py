@@ -33,6 +33,8 @@ SEPARATING = (
     *ALWAYS_SEPARATING,
     *("AcquisitionTime", "AcquisitionDateTime", "ContrastBolusAgent", "SliceThickness", "ImageType", "ScanOptions"),
     *("ReconstructionDiameter", "SeriesNumber", "NominalPercentageOfCardiacPhase", "TriggerTime"),
+    *("AcquisitionDate", "SeriesTime", "StudyDate", "SeriesDescription", "ProtocolName", "FilterType", "PatientName"),
+    *("PatientPosition", "AccessionNumber", "StudyID", "GantryDetectorTilt", "ContrastBolusVolume"),
 )
 """Slices that differ in one of these and lie between each other are several scans in one series."""
 NEVER_CHANGING = ("KVP", "ConvolutionKernel", "TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase")

@@ -56,6 +56,15 @@ MOVED_RATIO, MOVED_SHARE, LEAST_OF_EACH = 3, 0.05, 0.01
 STRETCHED_TO, STRETCHED_SPAN = 0.85, 500
 """Share of the values between both limits that occur at all after a narrower window was stretched."""
 STRETCHED_LOW, STRETCHED_HIGH = 0.1, 0.005
+DENSER_THAN_LUNG, AT_HOME = (-600, 5000), (-200, 300)
+DENSER_SHARE, AT_HOME_SHARE = 0.15, 0.12
+"""Of what is denser than lung, fat and soft tissue are more: 42 % in the worst of real crops, 14 % of even noise."""
+LIGHTEST, HALF_WAY, HALF_WAY_SHARE = -850, (-700, -300), 0.15
+"""Nothing that was measured lies half-way between air and fat in such amounts without anything lighter."""
+GREY_LEVELS, GREY_END_SHARE, GREY_END_COUNT = 255, 0.005, 20
+"""Span of 8 bits, and what lies at each of its ends if a window was put into them."""
+SOFT_LIMIT, SOFT_LIMIT_SHARE = 20, 0.05
+"""A highest value below soft tissue at which more than noise's share lies was cut off there."""
 FILLED_CORNER = 3
 """Voxels along each side of a corner: of so many no two are alike in what was measured, let alone all."""
 FRAME_SHARE = 0.5
@@ -169,13 +178,40 @@ def _why_not(found: Histogram) -> str | None:
         at_highest >= LIMIT_SHARE and found.distinct > FEW_VALUES
     ):  # a phantom without noise has few values, and no window
         return f"{at_highest:.0%} of its voxels are at its highest value {found.highest}: cut to a window, or filled in"
+    if found.highest < SOFT_LIMIT and at_highest >= SOFT_LIMIT_SHARE and found.distinct > FEW_VALUES:
+        return f"{at_highest:.0%} of its voxels are at its highest value {found.highest}: it was cut to a window"
     spikes = np.flatnonzero(found.counts > FILLED_ABOVE_SHARE * found.total) - OFFSET
     if len(spikes) and spikes[-1] > FILLED_ABOVE and found.distinct > FEW_VALUES:
         return f"{found.share(spikes[-1], spikes[-1]):.0%} of its voxels are exactly {spikes[-1]}: padding, or wrapped"
     shifted = found.share(*SHIFTED_TISSUE)
     if shifted >= SHIFTED_TISSUE_SHARE:
         return f"{shifted:.0%} of its voxels are near 1024, where soft tissue lies if the intercept was lost"
-    return _moved(found) or _stretched(found)
+    return _grey_levels(found) or _moved(found) or _misplaced(found) or _stretched(found)
+
+
+def _grey_levels(found: Histogram) -> str | None:
+    """Name 8-bit grey values, whatever was added to them: a narrow span with many voxels at both ends."""
+    ends = [int(found.counts[value + OFFSET]) for value in (found.lowest, found.highest)]
+    if found.highest - found.lowest > GREY_LEVELS or found.distinct <= FEW_VALUES:
+        return None
+    if min(ends) < max(GREY_END_COUNT, GREY_END_SHARE * found.total):
+        return None
+    return f"its values run from {found.lowest} to {found.highest} only, with many at both ends: grey values of 8 bits"
+
+
+def _misplaced(found: Histogram) -> str | None:
+    """Name what is denser than lung where fat and soft tissue are not, or lighter than fat where air is not: another
+    slope or intercept."""
+    denser, at_home = found.share(*DENSER_THAN_LUNG), found.share(*AT_HOME)
+    if denser >= DENSER_SHARE and at_home < AT_HOME_SHARE * denser:
+        return (
+            f"of the {denser:.0%} of its voxels that are denser than lung only {at_home / denser:.0%} lie at "
+            f"{AT_HOME[0]} to {AT_HOME[1]}, where fat and soft tissue are: another slope or intercept"
+        )
+    half_way = found.share(*HALF_WAY)
+    if half_way >= HALF_WAY_SHARE and found.share(-OFFSET, LIGHTEST) < NEGATIVE_SHARE:
+        return f"{half_way:.0%} of its voxels are near -500 and none near -1000: without air where air is"
+    return None
 
 
 def _moved(found: Histogram) -> str | None:
@@ -253,7 +289,9 @@ def _filled_corner(voxels: np.ndarray, found: Histogram) -> str | None:
     for ends in product((slice(FILLED_CORNER), slice(-FILLED_CORNER, None)), repeat=3):
         corner = voxels[ends]
         value = int(corner[0, 0, 0])
-        if AIR[1] < value < found.highest and (corner == value).all():
+        clipped = found.highest <= value <= FILLED_ABOVE  # what was clipped is even, too, but hardly in every slice
+        column = voxels[:, ends[1], ends[2]] if clipped else corner
+        if value > AIR[1] and (corner == value).all() and (column == value).all():
             return f"a corner of it is filled with {value}: nothing that was measured is that even"
     return None
 

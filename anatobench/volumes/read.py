@@ -19,6 +19,9 @@ from anatobench.volumes.nifti import read_nifti_affine, read_nifti_mask, read_ni
 from anatobench.volumes.rad_chestct_npz import is_npz_file, read_rad_chestct_npz
 from anatobench.volumes.volume import HeaderOverride, Mask, Volume
 
+MOST_NAMED = 5
+"""Places at which a scan's slices do not go on."""
+
 
 def read_volume(path: Path, header: HeaderOverride | None = None, rescale: str = "auto") -> Volume:
     """Read a scan: a folder holds a DICOM series, a file is RAD-ChestCT's NPZ or NIfTI.
@@ -67,12 +70,14 @@ def _continuous(path: Path, volume: Volume) -> Volume:
                 f"{path}: behind slice {jump.after + 1} from above the voxels jump and show the same anatomy once "
                 "more: two scans, one after the other, in one: separate them",
             )
-    notes = tuple(
-        f"behind slice {jump.after + 1} from above the voxels jump, {jump.times:.0f} times as far as beside it: is it "
-        "two scans, one after the other?"
-        for jump in found
+    if not found:
+        return volume
+    places = ", ".join(str(jump.after + 1) for jump in found[:MOST_NAMED])
+    note = (
+        f"behind slice {places} from above the voxels jump, {max(jump.times for jump in found):.0f} times as far as "
+        "beside it: is it several scans, one after the other?"
     )
-    return replace(volume, notes=(*volume.notes, *notes)) if notes else volume
+    return replace(volume, notes=(*volume.notes, note))
 
 
 def _check_regular(path: Path) -> None:

@@ -128,7 +128,7 @@ def _read_pth(path: Path, content: bytes) -> Mapping[str, np.ndarray]:
     except ModuleNotFoundError as error:
         raise AnatoBenchError(
             f"{path}: reading .pth needs the Python package {error.name}: pip install torch (its CPU build will do), "
-            "or convert the file to .safetensors where PyTorch is installed (README, Pretrained weights)"
+            "or convert the file to .safetensors where PyTorch is installed (docs/pretrained.md)"
         ) from error
     try:
         return reader(content, MAX_BYTES)

@@ -23,6 +23,7 @@ SPEC = ModelSpec("r3d_18", "tiny", TASK, TASK.geometry("tiny").crop_size)
 COMMAND = ["bench", "step", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny", "--batch-size", "1"]
 
 
+@pytest.mark.slow
 def test_two_interpreters_with_a_framework_each_take_turns(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("flax")

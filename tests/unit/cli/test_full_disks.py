@@ -151,6 +151,7 @@ def test_those_that_call_other_commands_end_in_one_line(
     assert said.strip().splitlines()[-1].startswith(f"anatobench {words[0]}: ")
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_while_it_trains_costs_no_step(
     disk: Disk, material: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,7 @@ def test_masks_that_are_there_need_no_totalsegmentator(
     assert not (out / "masks.json").exists(), "nothing here was made by us"
 
 
+@pytest.mark.slow
 def test_check_writes_a_table_and_a_page(ratic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ratic / "masks"
     status, figures, said = call(capsys, "--dataset", "ratic", "--raw", ratic, "--out", out, "--check")

@@ -117,6 +117,7 @@ def test_calls_follow_the_runs_own_evaluation(
     assert after["crop"]["scan_mm"] == [350.0, 256.0, 324.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "SRA"])
 def test_overlays_lie_on_the_scans_own_grid(
     tmp_path: Path, run: Path, axes: str, capsys: pytest.CaptureFixture[str]
@@ -145,6 +146,7 @@ def test_overlays_lie_on_the_scans_own_grid(
         assert imread(picture).shape[0] > 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tilt", [18.5, -12.0])
 def test_overlays_of_a_tilted_gantry_lie_where_every_reader_has_the_slices(
     tmp_path: Path, run: Path, tilt: float, capsys: pytest.CaptureFixture[str]
@@ -171,6 +173,7 @@ def test_overlays_of_a_tilted_gantry_lie_where_every_reader_has_the_slices(
         np.testing.assert_allclose(corner[:3] * (-1, -1, 1), theirs, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_dicom_and_npz_have_overlays_too(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hounsfield = np.random.default_rng(0).integers(-500, 500, (12, 20, 24)).astype(np.int16)
     series = write_dicom_series(tmp_path / "series", hounsfield)
@@ -195,6 +198,7 @@ def folder(tmp_path: Path, scan: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_is_predicted_a_bad_scan_passed_by_and_nothing_done_twice(
     tmp_path: Path, run: Path, scan: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,6 +228,7 @@ def test_a_folder_is_predicted_a_bad_scan_passed_by_and_nothing_done_twice(
     assert sorted(json.loads(line)["scan"] for line in lines) == ["broken.nii.gz", "deep/a.nii.gz", "series"]
 
 
+@pytest.mark.slow
 def test_a_folder_says_what_it_leaves_out_and_a_broken_scan_is_no_end(
     tmp_path: Path, run: Path, scan: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,6 +80,7 @@ def test_it_is_prepared_trained_evaluated_and_reported(
     assert "toy_findings" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_both_frameworks_climb_the_ladder_on_its_task() -> None:
     spec, recipe = ModelSpec("r3d_18", "tiny", TASK, CROP), parity_recipe("float64", 0)
     engines = [load_engine(framework, spec, recipe) for framework in FRAMEWORKS]

@@ -4,10 +4,18 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score, roc_curve
+from sklearn import metrics as sklearn_metrics
+from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
 from anatobench.errors import UsageError
-from anatobench.evaluation.metrics import RATES, auc_per_class, best_threshold, evaluate, weighted_roc_auc
+from anatobench.evaluation.metrics import (
+    RATES,
+    auc_per_class,
+    best_threshold,
+    evaluate,
+    roc_curve,
+    weighted_roc_auc,
+)
 from anatobench.evaluation.predictions import ClassPredictions
 
 
@@ -37,11 +45,20 @@ def test_auc_of_one_label_value_is_undefined() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
+def test_roc_curve_equals_sklearn_with_ties(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels, scores = (rng.random(120) < 0.4).astype(float), np.round(rng.random(120), 1)
+    expected = sklearn_metrics.roc_curve(labels, scores, drop_intermediate=False)
+    for rates, of_sklearn in zip(roc_curve(scores, labels), expected[:2], strict=True):
+        np.testing.assert_allclose(rates, of_sklearn, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_thresholds_are_optimal_on_the_exact_roc_curve(seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = (rng.random(80) < 0.3).astype(float)
     scores = np.round(rng.normal(labels, 1.0), 1)
-    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    fpr, tpr, _ = sklearn_metrics.roc_curve(labels, scores, drop_intermediate=False)
     for rule, quality in (("youden", tpr - fpr), ("closest_to_corner", -np.hypot(1 - tpr, fpr))):
         called = scores >= best_threshold(scores, labels, rule)
         reached_tpr, reached_fpr = called[labels == 1].mean(), called[labels == 0].mean()

@@ -38,15 +38,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_plan_knows_whether_it_trains_the_classifier() -> None:
-    trained = {kind: plan_of(Recipe(objective=kind), RATIC).trains_classifier for kind in KINDS}
+    trained = {kind: plan_of(Recipe(objective=kind), RATIC).trains_classifier("r3d_18") for kind in KINDS}
     assert trained == {"diagnosis": True, "partial_masks": False}
-    apart = (Phase(OBJECTIVE, trained=("*", "!fc.*", "!head.*")), Phase(OBJECTIVE, trained=("layer4.*", "fc.*")))
-    assert Plan((CLASSIFIER,), apart, "auc_macro").trains_classifier
-    assert not Plan((CLASSIFIER,), apart[:1], "auc_macro").trains_classifier
-    assert Plan((CLASSIFIER,), (Phase(OBJECTIVE, trained=(CLASSIFIER,)),), "auc_macro").trains_classifier
-    assert not Plan((CLASSIFIER,), (Phase(OBJECTIVE, trained=("*", "!classifier")),), "auc_macro").trains_classifier
-    assert not Plan((CLASSIFIER,), (Phase(OBJECTIVE, trained=("mask_head.*",)),), "auc_macro").trains_classifier
-    assert not Plan((), (Phase(OBJECTIVE),), "auc_macro").trains_classifier
+    without, some = Phase(OBJECTIVE, trained=("*", "!classifier")), Phase(OBJECTIVE, trained=("layer4.*", "fc.*"))
+    for phases, expected in (
+        ((without, some), True),
+        ((without,), False),
+        ((Phase(OBJECTIVE, trained=(CLASSIFIER,)),), True),
+        ((Phase(OBJECTIVE, trained=("mask_head.*",)),), False),
+    ):
+        assert Plan((CLASSIFIER,), phases, "auc_macro").trains_classifier("r3d_18") is expected
+    assert not Plan((CLASSIFIER,), (some,), "auc_macro").trains_classifier("swin3d_t"), "its classifier is head.*"
+    assert not Plan((), (Phase(OBJECTIVE),), "auc_macro").trains_classifier("r3d_18")
 
 
 def test_a_label_is_that_of_the_objective() -> None:

@@ -133,7 +133,20 @@ def test_modules_of_a_phantom_are_no_second_scan(tmp_path: Path) -> None:
     one, other = body_voxels((8, 24, 24)), body_voxels((8, 24, 24), seed=1)
     other[:, 8:16, 8:16] = 900
     volume = read_volume(series(tmp_path / "s", np.concatenate([one, other, one])))
-    assert len(volume.notes) == 2
+    assert volume.notes[0].startswith("behind slice 8, 16 from above the voxels jump")
+
+
+@pytest.mark.parametrize("last", [2, 3, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_phantom_whose_ends_are_alike_is_one_scan(tmp_path: Path, last: int, seed: int) -> None:
+    """It changes in steps: behind the last of them come slices like the first ones, which change no more."""
+    parts = [body_voxels((count, 24, 24), seed + 9 * number) for number, count in enumerate((3, 2, 3, 20, 3, 2, last))]
+    for part, width in zip(parts, (0, 2, 4, 8, 4, 2, 0), strict=True):
+        part[:, 9:15, 8 : 8 + width] = -850
+    for part in parts:
+        part[part < -700] = -1000
+    volume = read_volume(series(tmp_path / "s", np.concatenate(parts)))
+    assert len(volume.voxels) == 33 + last
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=NO_SHARED_DATA)

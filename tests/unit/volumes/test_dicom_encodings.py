@@ -114,6 +114,96 @@ def test_eight_bits_give_what_they_can(tmp_path: Path, change: Change, within: f
     assert np.abs(read_volume(series(tmp_path / "s", change)).voxels - BODY.astype(int)).max() <= within
 
 
+def signed_words_of_32_bits(dataset: FileDataset) -> None:
+    words_of_32_bits(dataset)
+    words = np.frombuffer(dataset.PixelData, "<u4").astype(np.int64) - 1024
+    dataset.PixelData, dataset.RescaleIntercept = words.astype("<i4").tobytes(), 0
+
+
+@pytest.mark.parametrize("bits", [11, 13, 14, 32])
+def test_signed_words_of_any_length_under_an_unsigned_tag_are_mended(tmp_path: Path, bits: int) -> None:
+    def change(dataset: FileDataset) -> None:
+        words = (dataset.pixel_array.astype(np.int32) - 1024) & ((1 << bits) - 1)
+        dataset.BitsStored, dataset.HighBit, dataset.RescaleIntercept = bits, bits - 1, 0
+        dataset.PixelData = words.astype("<u2").tobytes()
+
+    volume = read_volume(series(tmp_path / "s", signed_words_of_32_bits if bits == 32 else change))
+    np.testing.assert_array_equal(volume.voxels, BODY)
+    assert "signed" in volume.notes[0]
+
+
+def without_syntax(dataset: FileDataset) -> None:
+    jpeg_2000(True, False)(dataset)
+    dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+
+
+def noise_without_syntax(dataset: FileDataset) -> None:
+    """Its fragment is longer than the pixels would be, so that its bytes could be taken for them."""
+    frame = np.random.default_rng(0).bytes(4000)
+    encapsulated(dataset, uid.ExplicitVRLittleEndian, frame)
+
+
+def several_times(dataset: FileDataset) -> None:
+    dataset.PixelData *= 2
+
+
+def fewer_rows(dataset: FileDataset) -> None:
+    dataset.Rows = 23
+
+
+def half_the_bits(dataset: FileDataset) -> None:
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+
+
+def jpeg_2000_of(size: int) -> Change:
+    def change(dataset: FileDataset) -> None:
+        jpeg_2000(True, False)(dataset)
+        frame = bytearray(next(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)))
+        frame[8:16] = size.to_bytes(4, "big") * 2
+        encapsulated(dataset, uid.JPEG2000Lossless, bytes(frame))
+
+    return change
+
+
+def jpeg_of(size: int) -> Change:
+    def change(dataset: FileDataset) -> None:
+        baseline_jpeg(dataset)
+        frame = bytearray(next(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)))
+        start = frame.index(b"\xff\xc0")
+        frame[start + 5 : start + 9] = size.to_bytes(2, "big") * 2
+        encapsulated(dataset, uid.JPEGBaseline8Bit, bytes(frame))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        (without_syntax, "its pixels are compressed, and its TransferSyntaxUID"),
+        (noise_without_syntax, "its pixels are compressed, and its TransferSyntaxUID"),
+        (several_times, "holds 2304 bytes of pixels, .* say 1152"),
+        (fewer_rows, "holds 1152 bytes of pixels, .* say 1104"),
+        (half_the_bits, "holds 1152 bytes of pixels, .* say 576"),
+        (jpeg_2000_of(13_000), "frame is 13000 x 13000 pixels, its header says 24 x 24"),
+        (jpeg_2000_of(30), "frame is 30 x 30 pixels"),
+        (jpeg_of(13_000), "frame is 13000 x 13000 pixels, its header says 24 x 24"),
+        (jpeg_of(23), "frame is 23 x 23 pixels"),
+    ],
+)
+def test_pixels_that_are_not_what_the_header_says_are_refused_before_they_are_decoded(
+    tmp_path: Path, change: Change, seen: str
+) -> None:
+    with pytest.raises(CaseError, match=rf"\.dcm: .*{seen}"):
+        read_volume(series(tmp_path / "s", change))
+
+
+def test_zeros_behind_the_pixels_are_padding(tmp_path: Path) -> None:
+    def change(dataset: FileDataset) -> None:
+        dataset.PixelData += bytes(1000)
+
+    np.testing.assert_array_equal(read_volume(series(tmp_path / "s", change)).voxels, BODY)
+
+
 JPEG_LS = b"\xff\xd8\xff\xf7\x00\x0b\x10\x00\x18\x00\x18\x01\x01\x11\x00\xff\xda" + bytes(40) + b"\xff\xd9"
 LOSSLESS_JPEG = JPEG_LS.replace(b"\xff\xf7", b"\xff\xc3")
 

@@ -59,9 +59,25 @@ def test_two_acquisitions_between_each_other_are_refused(tmp_path: Path, tag: st
     assert caught.value.reason == "several-acquisitions"
 
 
-@pytest.mark.parametrize("tag", ["AcquisitionTime", "ContrastBolusAgent", "SliceThickness", "TriggerTime"])
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "AcquisitionTime",
+        "ContrastBolusAgent",
+        "SliceThickness",
+        "TriggerTime",
+        "SeriesDescription",
+        "ProtocolName",
+        "FilterType",
+        "PatientName",
+        "PatientPosition",
+        "AcquisitionDate",
+        "StudyID",
+    ],
+)
 def test_two_scans_that_alternate_are_refused(tmp_path: Path, tag: str) -> None:
-    values = {"AcquisitionTime": ("101010", "101055"), "ContrastBolusAgent": ("", "iodine")}.get(tag, (1, 5))
+    values = {"AcquisitionTime": ("101010", "101055"), "ContrastBolusAgent": ("", "iodine"), "SliceThickness": (1, 5),
+              "TriggerTime": (1, 5), "AcquisitionDate": ("20200101", "20200202")}.get(tag, ("ONE", "TWO"))  # fmt: skip
     heights = [1.5 * number for number in range(12)]
     with pytest.raises(CaseError, match=f"{tag} .* lie between each other"):
         read_volume(series_at(tmp_path / "s", heights, [{tag: values[number % 2]} for number in range(12)]))
@@ -351,6 +367,34 @@ def test_captured_pages_with_a_place_are_passed_over_too(tmp_path: Path, tags: d
     write_dicom_series(tmp_path / "s", BODY)
     write_dicom_slice(tmp_path / "s" / "d", np.zeros((30, 40), np.uint16), (0, 0, 0), SeriesInstanceUID="9.9", **tags)
     np.testing.assert_array_equal(read_volume(tmp_path / "s").voxels, BODY)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"PixelSpacing": [1, 1]}, {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+     {"ImagePositionPatient": [], "ImageOrientationPatient": [], "PixelSpacing": []},
+     {"RescaleSlope": None, "RescaleIntercept": None}],
+)  # fmt: skip
+def test_pages_of_another_series_without_a_place_are_passed_over(tmp_path: Path, tags: dict[str, Any]) -> None:
+    write_dicom_series(tmp_path / "s", BODY)
+    page = {"ImagePositionPatient": None, "ImageOrientationPatient": None, "PixelSpacing": None, **tags}
+    write_dicom_slice(tmp_path / "s" / "99.dcm", np.zeros((30, 40), np.uint16), (0, 0, 0), SeriesInstanceUID="9.9",
+                      **page)  # fmt: skip
+    volume = read_volume(tmp_path / "s")
+    np.testing.assert_array_equal(volume.voxels, BODY)
+    assert volume.notes == ("passed over 1 captured page(s) without a place, for example 99.dcm",)
+    spoil(tmp_path / "s" / "99.dcm", SeriesInstanceUID="1.2.3.4", Rows=24, Columns=24)
+    with pytest.raises(CaseError, match=r"99\.dcm"):
+        read_volume(tmp_path / "s")
+
+
+@pytest.mark.parametrize("modality", ["SR", "OT", "PR", "SEG"])
+def test_files_of_other_kinds_are_passed_over_with_a_note(tmp_path: Path, modality: str) -> None:
+    write_dicom_series(tmp_path / "s", BODY)
+    write_dicom_slice(tmp_path / "s" / "d", np.zeros((30, 40), np.uint16), (0, 0, 0), SeriesInstanceUID="9.9",
+                      Modality=modality)  # fmt: skip
+    [note] = read_volume(tmp_path / "s").notes
+    assert f"for example d (its Modality is {modality!r})" in note
 
 
 def test_a_scan_of_captured_pages_alone_is_read(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def corner(voxels: np.ndarray, value: int) -> np.ndarray:
     return filled
 
 
+CORNER = (np.arange(24)[:, None] + np.arange(24)[None] < 7)[None]
 NO_HOUNSFIELD: dict[str, tuple[str, np.ndarray]] = {
     "blank": ("nearly every voxel is 0", np.zeros_like(BODY)),
     "a constant": ("nearly every voxel is -1000", np.full_like(BODY, -1000)),
@@ -96,6 +97,16 @@ NO_HOUNSFIELD: dict[str, tuple[str, np.ndarray]] = {
     ),
     "a corner of zeros": ("a corner of it is filled with 0", corner(BODY, 0)),
     "a corner of 37": ("a corner of it is filled with 37", corner(BODY, 37)),
+    "a corner of 700, the densest": ("a corner of it is filled with 760", np.where(CORNER, 760, np.minimum(BODY, 760))),
+    "a corner of 3071": ("a corner of it is filled with 3071", corner(BODY, 3071)),
+    "+ 600": ("denser than lung only .* another slope or intercept", as_int16(BODY + 600.0)),
+    "- 600": ("below -1300", as_int16(BODY - 600.0)),
+    "a window of 1800 HU over 2048": ("denser than lung only", as_int16(windowed(-500, 1300, 2047) - 1024.0)),
+    "half of the slope": ("denser than lung only|none near -1000|lowest", as_int16(BODY * 0.5)),
+    "half of the slope above -1024": ("denser than lung only", as_int16((BODY + 1024.0) / 2 - 1024)),
+    "12 bits wrapped, with an intercept": ("denser than lung", ((BODY & 0x0FFF) - 1024).astype(np.int16)),
+    "0..255 with an intercept": ("grey values of 8 bits", as_int16(windowed(-160, 240, 255) - 1024.0)),
+    "0..127 with an intercept": ("grey values of 8 bits", as_int16(windowed(-160, 240, 127) - 1000.0)),
     "air alone": ("neither tissue nor lung", as_int16(np.random.default_rng(0).normal(-1000, 10, BODY.shape))),
 }
 HOUNSFIELD: dict[str, np.ndarray] = {
@@ -114,6 +125,9 @@ HOUNSFIELD: dict[str, np.ndarray] = {
     "with metal": np.where(np.random.default_rng(0).random(BODY.shape) < 0.05, 3071, BODY),
     "with metal on an extended scale": np.where(np.random.default_rng(0).random(BODY.shape) < 0.02, 20000, BODY),
     "+ 100": as_int16(BODY + 100.0),
+    "even noise": np.random.default_rng(0).integers(-1000, 2200, BODY.shape).astype(np.int16),
+    "lungs alone, flat": np.where(np.abs(BODY + 850) < 60, BODY, -1000),
+    "half consolidated lung": np.where(np.random.default_rng(0).random(BODY.shape) < 0.3, -450, BODY)[:, 6:18, 4:20],
     "lungs and trunk without air around": np.where(BODY < -900, -850, BODY)[:, 5:19, 4:20],
     "every second value": as_int16(BODY // 2 * 2),
     "every fifth value, clipped": as_int16(np.clip(BODY // 5 * 5, -1000, 1000)),
@@ -209,6 +223,30 @@ def test_one_slice_that_lost_its_intercept_refuses_the_scan(tmp_path: Path, numb
     dataset.save_as(path / f"{number}.dcm")
     with pytest.raises(CaseError, match=rf"{number}\.dcm.*not those of the others"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("number", [0, 5, 11])
+@pytest.mark.parametrize("intercept", [-1000, -924, -1124, -1074])
+def test_a_slice_whose_words_go_on_and_whose_intercept_does_not_refuses_the_scan(
+    tmp_path: Path, number: int, intercept: int
+) -> None:
+    path = dicom(tmp_path / "s", lambda plane: plane + 1024)
+    dataset = pydicom.dcmread(path / f"{number}.dcm")
+    dataset.RescaleIntercept = intercept
+    dataset.save_as(path / f"{number}.dcm")
+    with pytest.raises(CaseError, match=rf"{number}\.dcm: its RescaleSlope and RescaleIntercept are not those of"):
+        read_volume(path)
+    assert len(read_volume(path, rescale="hu").voxels) == len(BODY)
+
+
+def test_a_rescaling_of_its_own_for_each_slice_is_read(tmp_path: Path) -> None:
+    for number, plane in enumerate(BODY):
+        intercept, slope = -1024 - 50 * number, 1 + number % 3
+        words = np.rint((plane.astype(float) - intercept) / slope).astype(np.uint16)
+        (tmp_path / "s").mkdir(exist_ok=True)
+        write_dicom_slice(tmp_path / "s" / f"{number}.dcm", words, (-40, -50, 60 - 3 * number),
+                          RescaleIntercept=intercept, RescaleSlope=slope)  # fmt: skip
+    assert np.abs(read_volume(tmp_path / "s").voxels - BODY.astype(int)).max() <= 1
 
 
 def test_a_lost_intercept_is_no_signed_word(tmp_path: Path) -> None:

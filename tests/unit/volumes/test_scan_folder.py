@@ -84,3 +84,31 @@ def test_other_formats_and_interrupted_copies_are_named(tmp_path: Path, name: st
     (tmp_path / name).write_bytes(b"x")
     [one] = find_scans(tmp_path).passed_over
     assert (one.path.name, one.reason) == (name, "unsupported-format")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.nii.gz.bak", "a.nii.gz~", "a.nii.old", "a.nii.gz.1", "A.NII.GZ_copy", "a.dcm.bak", "a.nii.lz4", "a.mha.gz",
+     "a.mat", "a.vti", "a.raw", "a.dcm.bz2"],
+)  # fmt: skip
+def test_copies_and_more_formats_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"whatever")
+    found = find_scans(tmp_path)
+    assert found.scans == ()
+    assert [one.path.name for one in found.passed_over] == [name]
+
+
+@pytest.mark.parametrize("name", ["scan", "scan.gz", "scan.img2", "0001"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_nifti_under_another_name_is_named(tmp_path: Path, name: str, packed: bool) -> None:
+    array, affine = turned(body_voxels(), AFFINE, "RAS")
+    path = write_nifti_file(tmp_path / ("s.nii.gz" if packed else "s.nii"), array, affine)
+    path.rename(tmp_path / name)
+    [one] = find_scans(tmp_path).passed_over
+    assert "holds NIfTI under another name" in one.message
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz.json", "a.nii.gz.md5", "notes.txt", "a.json", "labels.csv"])
+def test_what_stands_beside_scans_is_none(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    assert find_scans(tmp_path).passed_over == ()
