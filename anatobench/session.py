@@ -142,11 +142,11 @@ def train_run(
         raise UsageError("--sharpness-every: for runs of one process only")
     # What cannot be trained is refused before a folder is made, and before anybody waits for anybody.
     processes.share(config.recipe.batch_size)
-    check_engine(config.framework, config.spec, config.recipe)
-    check_judge(plan_of(config.recipe, store.task).judge)
+    check_judge(config.plan.judge)
     started = time.monotonic()
     with ExitStack() as stack:
         with named_if_slow(f"train: starting {config.framework}") if progress else nullcontext():
+            check_engine(config.framework, config.spec, config.recipe)
             config, engine = _begin(out, config, processes, resume, switch_framework, stack)
         recipe, device = config.recipe, engine.device()
         validate = validator(engine, store, recipe.batch_size, silent=not progress)

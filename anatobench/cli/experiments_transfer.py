@@ -193,15 +193,15 @@ def run_collect(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.report.transfer_page import PUBLISHED_NOTE, build_transfer_page
 
     record = transfer_results.collect(_selection(args), _settings(args), args.out)
-    print(text_table(transfer_results.HEADER, transfer_results.rows(record)) + "\n", file=sys.stderr)
+    print(text_table(transfer_results.HEADER, transfer_results.rows(record)) + "\n")
     dice = transfer_results.dice_rows(record)
     if dice:
-        print(text_table(transfer_results.DICE_HEADER, dice) + "\n", file=sys.stderr)
-    print(PUBLISHED_NOTE, file=sys.stderr)
+        print(text_table(transfer_results.DICE_HEADER, dice) + "\n")
+    print(PUBLISHED_NOTE)
     for kind, what in (("missing", "not done yet"), ("undefined", "evaluated, but the macro AUC is undefined")):
         if record[kind]:
-            print(f"{len(record[kind])} runs {what}, among them {record[kind][0]}", file=sys.stderr)
+            print(f"{len(record[kind])} runs {what}, among them {record[kind][0]}")
     write_atomically(args.out / RECORD_FILE, json_bytes(record))
     write_atomically(args.out / PAGE_FILE, build_transfer_page(record).encode())
-    print(f"{args.out / PAGE_FILE} shows it; the record is {args.out / RECORD_FILE}", file=sys.stderr)
+    print(f"{args.out / PAGE_FILE} shows it; the record is {args.out / RECORD_FILE}")
     return record

@@ -74,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "never; a measurement costs as much as up to 60 steps; one process only)")  # fmt: skip
     parser.add_argument("--initial-weights", type=Path, metavar="RUN|FILE",
                         help="begin with these instead of weights drawn from the seed: another run's "
-                             "folder (its best checkpoint), its initial.safetensors, or an export")  # fmt: skip
+                             "folder (its best checkpoint) or its initial.safetensors, the folder of a checkpoint, or "
+                             "an export")  # fmt: skip
     parser.add_argument("--pretrained", metavar="FILE|auto",
                         help="begin with torchvision's Kinetics-400 weights, stem and heads drawn from the seed: its "
                              ".pth file, or the same as .safetensors; `auto` looks in $ANATOBENCH_PRETRAINED and in "

@@ -24,14 +24,9 @@ _CHUNK_ELEMENTS = 4_000_000
 """Bootstrap weights held at once: 32 MB of float64."""
 
 
-def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve of scores [N] against 0/1 labels [N], ties counted half; NaN if a value is absent."""
-    return float(weighted_roc_auc(scores, labels, np.ones((1, len(labels))))[0])
-
-
 def weighted_roc_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the AUC under each row of case weights [B, N], float64 [B]; NaN where the positives or negatives weigh
-    nothing.
+    """Return the area under the ROC curve of scores [N] against 0/1 labels [N] for each row of case weights [B, N],
+    float64 [B]; NaN where the positives or negatives weigh nothing.
 
     The weighted Mann-Whitney statistic: every pair of a positive and a negative counts 1 if the positive scores
     higher and 1/2 on a tie. Scores are sorted once, so a bootstrap of B replicates costs B sums, not B sorts.

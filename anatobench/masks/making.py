@@ -67,15 +67,9 @@ class Summary:
         return {"passed": self.passed, **asdict(self)}
 
 
-def segment_scan(scan: Scan, segmenter: Segmenter) -> tuple[np.ndarray, Grid]:
-    """Labels of one scan on the resampled scan's grid, over its whole field of view.
-
-    Raises `CaseError` if the scan cannot be read, or nothing was found in it.
-    """
-    return _segment(scan, read_volume(scan.path, scan.header, scan.rescale), segmenter)
-
-
-def _segment(scan: Scan, volume: Volume, segmenter: Segmenter) -> tuple[np.ndarray, Grid]:
+def segment(scan: Scan, volume: Volume, segmenter: Segmenter) -> tuple[np.ndarray, Grid]:
+    """Return the labels of a scan that was read, on the resampled scan's grid, over its whole field of view;
+    `CaseError` if nothing was found in it."""
     grid = resampled_grid(volume.grid, SPACING)
     labels = segmenter.segment(np.clip(resample_volume(volume, grid), *SEGMENTED_HU), grid.affine)
     if labels.shape != grid.size:
@@ -219,7 +213,7 @@ def _do(job: _Job) -> _Result:
     """Segment one scan and write its mask, in a worker."""
     try:
         volume = read_volume(job.scan.path, job.scan.header, job.scan.rescale)
-        labels, grid = _segment(job.scan, volume, job.segmenter)
+        labels, grid = segment(job.scan, volume, job.segmenter)
     except CaseError as error:
         return _rejection(job, error.reason, str(error))
     except AnatoBenchError as error:

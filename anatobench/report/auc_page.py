@@ -21,9 +21,10 @@ from anatobench.experiments.auc_results import (
     difference_rows,
     gain_rows,
 )
+from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.phantom.plan import WITH_INJURIES
-from anatobench.report.html_parts import html_page, section, table
-from anatobench.report.plots import COLOURS, STYLE, image
+from anatobench.report.html_parts import header, html_page, paragraphs, section, table
+from anatobench.report.plots import COLOURS, STYLE, image, mean_and_interval
 from anatobench.tasks import get_task
 
 TITLE = "AUC of both frameworks, with and without segmentation supervision"
@@ -32,7 +33,7 @@ TITLE = "AUC of both frameworks, with and without segmentation supervision"
 def build_auc_page(record: Mapping[str, Any]) -> str:
     """Return the whole page from a record of `experiments.auc_results`."""
     sections = [
-        _header(record),
+        header(TITLE, _facts(record), ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
         section("Test AUC of every run", _every_run(record) + table(AUC_HEADER, auc_rows(record))),
         section("Do the frameworks reach the same AUC?", _same(record) + _differences(record)
                 + table(DIFFERENCE_HEADER, difference_rows(record))),
@@ -42,15 +43,13 @@ def build_auc_page(record: Mapping[str, Any]) -> str:
     return html_page(TITLE, sections)
 
 
-def _header(record: Mapping[str, Any]) -> str:
+def _facts(record: Mapping[str, Any]) -> str:
     study = record["study"]
     injuries = f", {study['injuries']} injuries" if study["task"] in WITH_INJURIES else ""
-    facts = (
+    return (
         f"{study['cases']} synthetic patients ({study['task']}{injuries}), tiny models, {study['steps']} steps of "
         f"{study['batch_size']} cases, {study['seeds']} seeds, on {record['device']}. AnatoBench {__version__}"
     )
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    return f'<header><h1>{TITLE}</h1><p>{html.escape(facts)}</p><p class="soft">{html.escape(versions)}</p></header>'
 
 
 def _every_run(record: Mapping[str, Any]) -> str:
@@ -71,7 +70,7 @@ def _every_run(record: Mapping[str, Any]) -> str:
 def _points_of(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
     """Draw one line per seed and framework, from without to with supervision."""
     shift = {"torch": -0.06, "jax": 0.06}
-    for framework, name in (("torch", "PyTorch"), ("jax", "JAX")):
+    for framework, name in FRAMEWORK_NAMES.items():
         for number, seed in enumerate(sorted({cell["seed"] for cell in cells})):
             pair = {c["segmentation"]: c["auc"]["macro"] for c in cells
                     if c["framework"] == framework and c["seed"] == seed and not c["nudged"]}  # fmt: skip
@@ -102,8 +101,7 @@ def _differences(record: Mapping[str, Any]) -> str:
         axes.axvspan(-margin, margin, color="#1c2126", alpha=0.07, linewidth=0)
         axes.axvline(0, color="#5b6670", linewidth=0.8)
         for position, (_, row, colour) in enumerate(shown):
-            axes.plot([100 * row["low"], 100 * row["high"]], [position] * 2, color=colour, linewidth=1.4)
-            axes.plot(100 * row["mean"], position, "o", color=colour, markersize=5)
+            mean_and_interval(axes, row, position, colour, markersize=5)
         axes.set_yticks(range(len(shown)), [name for name, _, _ in shown])
         axes.invert_yaxis()
         axes.set_xlabel("AUC points (grey: margin of equivalence)")
@@ -150,7 +148,7 @@ def _reading(record: Mapping[str, Any]) -> str:
         if default_aggregation(task) == "mean"
         else "one judgement per scan"
     )
-    texts = [
+    return paragraphs(
         "A seed moves the initial weights, the order of cases, the crops and what dropout draws, if it is on. The "
         "cohort and its split are the same for all runs, so the intervals are over trainings, not over cohorts.",
         "Both frameworks of a pair begin with the same weights and see the same batches. They part by rounding, which "
@@ -159,5 +157,4 @@ def _reading(record: Mapping[str, Any]) -> str:
         f"AUC is the macro average over the {len(task.class_names)} columns of {task.name}, {unit}. The paper's "
         "gains are of full-size models on real scans (its Table 1, trained from scratch); these are tiny models on a "
         "synthetic cohort, so only the sign and the order can be compared.",
-    ]
-    return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts)
+    )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from anatobench import __version__
 from anatobench.bench.arms import WITHOUT_HEAD
 from anatobench.report.benchmark_plots import (
+    NEUTRAL,
     OURS,
     Bar,
     bars,
@@ -24,7 +25,7 @@ from anatobench.report.benchmark_records import (
     device_name,
     step_arms,
 )
-from anatobench.report.html_parts import html_page, pictures, section, table
+from anatobench.report.html_parts import folded, header, html_page, paragraphs, pictures, section, table
 
 GIB = 2**30
 PANEL_REM = 26
@@ -34,7 +35,7 @@ PANEL_REM = 26
 def build_benchmark_page(records: BenchmarkRecords, title: str = "AnatoBench: benchmarks") -> str:
     """Return the whole page as text; a section for each kind of figure that some record has."""
     sections = [
-        _header(records, title),
+        header(title, _facts(records)),
         section("Training steps", "".join(map(_step, records.of("step")))),
         section("Largest batch", _largest_batches(records.of("memory"))),
         section("Loading against demand", "".join(map(_loading, records.of("load")))),
@@ -48,27 +49,21 @@ def build_benchmark_page(records: BenchmarkRecords, title: str = "AnatoBench: be
     return html_page(title, sections)
 
 
-def _header(records: BenchmarkRecords, title: str) -> str:
+def _facts(records: BenchmarkRecords) -> str:
     found = [record for kind in records.by_kind.values() for record in kind]
     devices = sorted({device_name(record) for record in found})
-    text = f"{len(found)} records, measured on {', '.join(devices)}. AnatoBench {__version__}"
-    return f"<header><h1>{html.escape(title)}</h1><p>{html.escape(text)}</p></header>"
+    return f"{len(found)} records, measured on {', '.join(devices)}. AnatoBench {__version__}"
 
 
 def _reading(records: BenchmarkRecords) -> str:
-    texts = [
+    return paragraphs(
         "Black lines are 95 % bootstrap intervals of the median, over steps or over rounds measured in turns.",
         "Volumes per second and core are per second of processor time: other work on the machine disturbs them less "
         "than it does the wall clock.",
         "Efficiency of weak scaling is the single process's step time over that of N with N times the cases; of strong "
         "scaling, a N-th of the single process's over that of N with the same cases.",
         *records.skipped,
-    ]
-    return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts)
-
-
-def _note(*texts: str) -> str:
-    return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts if text)
+    )
 
 
 def _step(record: Record) -> str:
@@ -92,9 +87,9 @@ def _heading(record: Record) -> str:
     words = [record.get("model"), _geometry(record), crop, batch]
     environment = (record.get("machine") or {}).get("environment") or {}
     details = [device_name(record), record.get("file"), *(f"{k}={v}" for k, v in environment.items())]
-    title = html.escape(", ".join(str(word) for word in words if word))
+    title, detail = (", ".join(str(word) for word in some if word) for some in (words, details))
     warnings = [f"Warning: {warning}" for warning in record.get("warnings") or []]
-    return (f"<h3>{title}</h3>" if title else "") + _note(", ".join(str(word) for word in details if word), *warnings)
+    return (f"<h3>{html.escape(title)}</h3>" if title else "") + paragraphs(detail, *warnings)
 
 
 def _geometry(record: Record) -> str:
@@ -138,8 +133,8 @@ def _largest_batches(records: Sequence[Record]) -> str:
         for record in records
         if record.get("largest_batch")
     ]  # fmt: skip
-    devices = sorted({device_name(record) for record in records})
-    return bars(entries, "largest batch that fits", "cases") + _note(f"On {', '.join(devices)}." if entries else "")
+    devices = ", ".join(sorted({device_name(record) for record in records}))
+    return bars(entries, "largest batch that fits", "cases") + paragraphs(f"On {devices}." if entries else "")
 
 
 def _limit(record: Record) -> list[str]:
@@ -159,18 +154,14 @@ def _step_ratios(record: Record) -> list[tuple[str, float, tuple[float, float] |
 
 
 def _loading(record: Record) -> str:
-    entries = [
-        Bar(_count(entry["workers"], "worker", "no workers"), entry["volumes_per_s"],
-            interval_of(entry["volumes_per_s_ci95"]), OURS)
-        for entry in record["loaders"]
-    ]  # fmt: skip
+    entries = [_rate(_count(entry["workers"], "worker", "no workers"), entry, OURS) for entry in record["loaders"]]
     copies = [("plain copy of as many bytes", record["plain_copy"])]
     copies += [(f"{e['workers']} at once", e["plain_copies"]) for e in record["loaders"] if e.get("plain_copies")]
-    entries += [Bar(name, copy["volumes_per_s"], interval_of(copy["volumes_per_s_ci95"])) for name, copy in copies]
+    entries += [_rate(name, copy) for name, copy in copies]
     demand, memory, share = record.get("demand"), record.get("memory"), record["share_of_plain_copy"]
     line = (demand["volumes_per_s"], f"what one device consumes ({demand['source']})") if demand else None
     low, high = share["ci95"]
-    return bars(entries, "loading", "volumes per second", line) + _note(
+    return bars(entries, "loading", "volumes per second", line) + paragraphs(
         f"{_store_of(record)} on {device_name(record)}: {record['volumes_per_s_per_core']:.0f} volumes per second and "
         f"core, {share['ratio']:.2f} of a plain copy's speed (95 %: {low:.2f} to {high:.2f}).",
         f"Over {memory['batches']} batches memory grew by {memory['growth_bytes'] / 2**20:+.1f} MiB by its trend, at "
@@ -178,6 +169,10 @@ def _loading(record: Record) -> str:
         if memory
         else "",
     )
+
+
+def _rate(name: str, entry: Record, colour: str = NEUTRAL, figure: str = "volumes_per_s") -> Bar:
+    return Bar(name, entry[figure], interval_of(entry[f"{figure}_ci95"]), colour)
 
 
 def _count(number: int, what: str, none: str) -> str:
@@ -194,11 +189,10 @@ def _store_of(record: Record) -> str:
 def _beside_peers(record: Record) -> str:
     results = record["per_core"]
     entries = [
-        Bar(name, entry["volumes_per_s_per_core"], interval_of(entry["volumes_per_s_per_core_ci95"]),
-            OURS if name == "anatobench" else "#5b6670")
+        _rate(name, entry, OURS if name == "anatobench" else NEUTRAL, "volumes_per_s_per_core")
         for name, entry in results.items()
         if name != "memory copy"
-    ]  # fmt: skip
+    ]
     times = [
         (name, entry["times_as_long_as_ours"]["ratio"], interval_of(entry["times_as_long_as_ours"]["ci95"]))
         for name, entry in results.items()
@@ -207,7 +201,7 @@ def _beside_peers(record: Record) -> str:
     return (
         bars(entries, "loading", "volumes per second and core")
         + ratios(times, "processor time per volume, times AnatoBench's, log scale")
-        + _note(f"{_store_of(record)} on {device_name(record)}.", record.get("note", ""))
+        + paragraphs(f"{_store_of(record)} on {device_name(record)}.", record.get("note", ""))
     )
 
 
@@ -223,18 +217,15 @@ def _formats(record: Record) -> str:
                 f"{entry['times_present']['ratio']:.2f} [{low:.2f}, {high:.2f}]",
             )
         )
-    header = ("format", "on disk", "processor time per crop", "times the present one [95 %]")
-    return table(header, rows) + _note(f"{record.get('scan', '')} on {device_name(record)}.", record.get("note", ""))
+    columns = ("format", "on disk", "processor time per crop", "times the present one [95 %]")
+    scan = f"{record.get('scan', '')} on {device_name(record)}."
+    return table(columns, rows) + paragraphs(scan, record.get("note", ""))
 
 
 def _preparation(record: Record) -> str:
-    entries = [
-        Bar(_count(entry["workers"], "process", "no other process"), entry["volumes_per_s"],
-            interval_of(entry["volumes_per_s_ci95"]), OURS)
-        for entry in record["results"]
-    ]  # fmt: skip
-    data = record["data"]
-    return bars(entries, "preparation", "volumes per second") + _note(
+    data, results = record["data"], record["results"]
+    entries = [_rate(_count(entry["workers"], "process", "no other process"), entry, OURS) for entry in results]
+    return bars(entries, "preparation", "volumes per second") + paragraphs(
         f"{data['volumes']} scans and masks of {'synthetic ' if data['synthetic'] else ''}{data['dataset']} "
         f"({data['size']}) on {device_name(record)}: {record['volumes_per_s_per_core']:.2f} per second and core."
     )
@@ -244,12 +235,12 @@ def _training(record: Record) -> str:
     names = {"with_loading": "with loading", "same_batch": "same batch", "loading_alone": "loading alone"}
     entries = [
         Bar(label, record[name]["seconds_per_step"], interval_of(record[name]["ci95_s"]),
-            "#5b6670" if name == "loading_alone" else colour_of(record))
+            NEUTRAL if name == "loading_alone" else colour_of(record))
         for name, label in names.items()
     ]  # fmt: skip
     slowdown = record["slowdown"]
     low, high = slowdown["ci95"]
-    return bars(entries, "time of a step", "seconds") + _note(
+    return bars(entries, "time of a step", "seconds") + paragraphs(
         f"{arm_label(record)}, {_geometry(record)}, on {device_name(record)}: with loading a step takes "
         f"{slowdown['ratio']:.3f} times as long (95 %: {low:.3f} to {high:.3f}); the slower side is the "
         f"{record['bottleneck']}."
@@ -259,9 +250,21 @@ def _training(record: Record) -> str:
 def _scaling(record: Record) -> str:
     assumed = (record.get("prediction") or {}).get("assumptions", [])
     listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in assumed)
-    assumptions = f"<details><summary>Assumptions of the prediction</summary><ul>{listed}</ul></details>"
     return (
         scaling_plot(record)
-        + _note(f"{arm_label(record)}, {_geometry(record)}, on {device_name(record)}.")
-        + (assumptions if assumed else "")
+        + paragraphs(f"{arm_label(record)}, {_geometry(record)}, on {device_name(record)}.", *_links(record))
+        + folded("Assumptions of the prediction", f"<ul>{listed}</ul>" if assumed else "")
     )
+
+
+def _links(record: Record) -> list[str]:
+    """Return what was measured of the links, in words."""
+    sums = record.get("all_reduce") or []
+    largest = {(row["nodes"], row["processes"]): row for row in sorted(sums, key=lambda row: row["bytes"])}
+    said = [
+        f"All-reduce of {row['bytes'] / 1e6:.3g} MB by {processes} processes on {nodes} node(s): "
+        f"{1e3 * row['median_s']:.3g} ms, {row['bus_bandwidth'] / 1e9:.3g} GB/s of a link."
+        for (nodes, processes), row in largest.items()
+    ]
+    measured = ", ".join(record.get("measured_links") or []).replace("_", " ")
+    return [*said, *([f"Of the prediction's inputs these were measured: {measured}."] if measured else [])]

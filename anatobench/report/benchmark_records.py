@@ -9,6 +9,7 @@ from typing import Any
 
 from anatobench.bench.arms import WITHOUT_HEAD
 from anatobench.errors import AnatoBenchError
+from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.system.json_text import parse_json
 
 Record = Mapping[str, Any]
@@ -113,7 +114,7 @@ def arm_name(arm: Record) -> str:
 
 def _who(arm: Record) -> str:
     framework = str(arm.get("framework", ""))
-    return str(arm["peer"]) if arm.get("peer") else {"torch": "PyTorch", "jax": "JAX"}.get(framework, framework)
+    return str(arm["peer"]) if arm.get("peer") else FRAMEWORK_NAMES.get(framework, framework)
 
 
 def arm_label(arm: Record) -> str:

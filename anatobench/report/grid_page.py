@@ -7,7 +7,6 @@ page, in the terminal and in the CSV file are worded once. Of the record it read
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +14,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from anatobench import __version__
-from anatobench.report.html_parts import html_page, legend, notes, paragraph, pictures, section, table
-from anatobench.report.plots import COLOURS, PANEL_INCHES, PANEL_REM, STYLE, image, panel, wrapped
+from anatobench.experiments.results import FRAMEWORK_NAMES
+from anatobench.report.html_parts import folded, header, html_page, legend, notes, pictures, section, table
+from anatobench.report.plots import COLOURS, PANEL_INCHES, PANEL_REM, STYLE, image, mean_and_interval, panel, wrapped
 
 TITLE = "The paper's experiments, beside the paper"
 MACRO = "macro"
 PAPER_COLOUR = "#6b6f76"
-_NAMES = {"torch": "PyTorch", "jax": "JAX"}
 _SHIFT = {"torch": -0.14, "jax": 0.14}
 _ROW_INCHES = 0.34
 
@@ -44,24 +43,23 @@ def build_grid_page(
     macro = [row for row in results.rows if row[column] == MACRO]
     classes = [row for row in results.rows if row[column] != MACRO]
     sections = [
-        _header(record),
+        header(TITLE, remark=_remark(record)),
         section("AUC of every condition", _plots(record, results) + table(results.header, macro)),
         section("What segmentation supervision gains", _filled(gains)),
         section("JAX minus PyTorch", _filled(frameworks)),
-        section("Every class", _folded("AUC per class", results.header, classes)),
+        section("Every class", folded("AUC per class", _filled(TextTable(results.header, classes)))),
         section("What is known against the paper's numbers", _numbered(remarks)),
         section("Not there", _not_there(record)),
     ]
     return html_page(TITLE, sections)
 
 
-def _header(record: Mapping[str, Any]) -> str:
+def _remark(record: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
-    text = (
+    return (
         "AUC is in per cent, differences in AUC points; intervals are 95 % over seeds (Student's t). "
-        f"AnatoBench {__version__}. "
+        f"AnatoBench {__version__}. {versions}"
     )
-    return f"<header><h1>{TITLE}</h1>{paragraph(text + versions)}</header>"
 
 
 def _plots(record: Mapping[str, Any], results: TextTable) -> str:
@@ -77,7 +75,7 @@ def _plots(record: Mapping[str, Any], results: TextTable) -> str:
     drawn = [_plot(name, conditions) for name, conditions in plots.items()]
     if not drawn:
         return ""
-    key = [(_NAMES[framework], colour, "line") for framework, colour in COLOURS.items()]
+    key = [(FRAMEWORK_NAMES[framework], colour, "line") for framework, colour in COLOURS.items()]
     return legend([*key, ("the paper (diamond)", PAPER_COLOUR, "patch")]) + pictures(drawn, PANEL_REM)
 
 
@@ -90,10 +88,8 @@ def _plot(name: str, conditions: Mapping[str, Sequence[Mapping[str, Any]]]) -> s
         for position, (condition, rows) in enumerate(conditions.items()):
             for row in rows:
                 place, colour = position + _SHIFT[row["framework"]], COLOURS[row["framework"]]
-                if row["low"] is not None:
-                    axes.plot([100 * row["low"], 100 * row["high"]], [place] * 2, color=colour, linewidth=1.4)
-                axes.plot(100 * row["mean"], place, "o", color=colour, markersize=4)
-                described.append(f"{condition}, {_NAMES[row['framework']]} {100 * row['mean']:.1f}")
+                mean_and_interval(axes, row, place, colour, markersize=4)
+                described.append(f"{condition}, {FRAMEWORK_NAMES[row['framework']]} {100 * row['mean']:.1f}")
             published = next((row["published"] for row in rows if row["published"] is not None), None)
             if published is not None:
                 axes.plot(100 * published, position, "D", color=PAPER_COLOUR, markersize=5, fillstyle="none")
@@ -107,10 +103,6 @@ def _filled(found: TextTable) -> str:
     return table(found.header, found.rows) if found.rows else ""
 
 
-def _folded(summary: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return f"<details><summary>{html.escape(summary)}</summary>{table(header, rows)}</details>" if rows else ""
-
-
 def _numbered(remarks: Sequence[str]) -> str:
     return notes([f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)])
 
@@ -118,6 +110,4 @@ def _numbered(remarks: Sequence[str]) -> str:
 def _not_there(record: Mapping[str, Any]) -> str:
     lines = [f"not evaluated: {name}" for name in record.get("missing", ())]
     lines += [f"AUC undefined: {name}" for name in record.get("undefined", ())]
-    if not lines:
-        return ""
-    return f"<details><summary>{len(lines)} runs</summary>{notes(lines)}</details>"
+    return folded(f"{len(lines)} runs", notes(lines))

@@ -60,6 +60,12 @@ def html_page(title: str, sections: Sequence[str]) -> str:
     )
 
 
+def header(title: str, facts: str = "", remark: str = "") -> str:
+    """Return the page's heading, a line below it and one in soft ink."""
+    line = f"<p>{html.escape(facts)}</p>" if facts else ""
+    return f"<header><h1>{html.escape(title)}</h1>{line}{paragraphs(remark)}</header>"
+
+
 def section(title: str, body: str) -> str:
     """Return a heading and what stands under it; nothing for an empty body."""
     return f"<section><h2>{html.escape(title)}</h2>{body}</section>" if body else ""
@@ -78,9 +84,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def paragraph(text: str) -> str:
-    """Return a remark in soft ink."""
-    return f'<p class="soft">{html.escape(text)}</p>'
+def paragraphs(*texts: str) -> str:
+    """Return remarks in soft ink; empty ones are left out."""
+    return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts if text)
+
+
+def folded(summary: str, body: str, is_open: bool = False) -> str:
+    """Return what shows on a click on its summary; nothing for an empty body."""
+    shown = " open" if is_open else ""
+    return f"<details{shown}><summary>{html.escape(summary)}</summary>{body}</details>" if body else ""
 
 
 def notes(texts: Sequence[str]) -> str:

@@ -13,9 +13,9 @@ from anatobench import __version__
 from anatobench.errors import CaseError
 from anatobench.masks.making import SPACING
 from anatobench.masks.quality import PLAUSIBLE_ML, SEVERITY, MaskQuality
-from anatobench.report.html_parts import html_page, section, table
+from anatobench.report.html_parts import header, html_page, legend, paragraphs, section, table
 from anatobench.report.plots import STYLE, image
-from anatobench.report.slices import OVERLAY_OPACITY
+from anatobench.report.slices import coloured
 from anatobench.volumes.organs import STRUCTURES, label_structures
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import resample_mask, resample_volume, resampled_grid
@@ -45,18 +45,14 @@ def build_masks_page(qualities: Sequence[MaskQuality], organs: Sequence[str], wi
     """Return the whole page; `qualities` come with the worst first."""
     noted = [quality for quality in qualities if quality.severity > 0]
     shown = (noted or list(qualities))[:PICTURES]
+    facts = f"{len(qualities)} masks, {len(noted)} of them worth a look; {without_mask} scans have no mask. "
     sections = [
-        _header(qualities, noted, without_mask),
+        header(TITLE, f"{facts}AnatoBench {__version__}"),
         section("Organs", _organ_table(qualities, organs) + _reading()),
         section("Worth a look" if noted else "Nothing stands out", _case_list(noted)),
         section("The worst, in pictures" if noted else "Some of them, in pictures", _pictures(shown, organs)),
     ]
     return html_page(TITLE, sections)
-
-
-def _header(qualities: Sequence[MaskQuality], noted: Sequence[MaskQuality], without_mask: int) -> str:
-    facts = f"{len(qualities)} masks, {len(noted)} of them worth a look; {without_mask} scans have no mask. "
-    return f"<header><h1>{TITLE}</h1><p>{html.escape(facts)}AnatoBench {__version__}</p></header>"
 
 
 def _organ_table(qualities: Sequence[MaskQuality], organs: Sequence[str]) -> str:
@@ -75,14 +71,13 @@ def _organ_table(qualities: Sequence[MaskQuality], organs: Sequence[str]) -> str
 
 
 def _reading() -> str:
-    text = (
+    return paragraphs(
         "Plausible volumes are rules of thumb for adults, wide on purpose: outside them is a reason to look, not a "
         "fault. An organ is cut off where it touches an edge of the scan; it is missing where the mask shows a "
         "vertebra beside which it should lie, and outside the scan where it shows none of these. A mask without "
         "vertebrae cannot tell. Left and right are the patient's; pictures show them as radiologists do, the "
         "patient's right on the left."
     )
-    return f'<p class="soft">{html.escape(text)}</p>'
 
 
 def _case_list(noted: Sequence[MaskQuality]) -> str:
@@ -92,29 +87,20 @@ def _case_list(noted: Sequence[MaskQuality]) -> str:
         f"<li><strong>{html.escape(quality.scan.case_id)}</strong>: {html.escape('; '.join(quality.remarks))}</li>"
         for quality in noted[:LISTED]
     )
-    rest = f'<p class="soft">{len(noted) - LISTED} more stand in quality.csv.</p>' if len(noted) > LISTED else ""
-    return f"<ul>{entries}</ul>{rest}"
+    rest = f"{len(noted) - LISTED} more stand in quality.csv." if len(noted) > LISTED else ""
+    return f"<ul>{entries}</ul>{paragraphs(rest)}"
 
 
 def _pictures(shown: Sequence[MaskQuality], organs: Sequence[str]) -> str:
-    parts = [_legend(organs)] if shown else []
+    parts = [legend([(organ.replace("_", " "), COLOURS[organ], "patch") for organ in organs])] if shown else []
     for quality in shown:
         remarks = "; ".join(quality.remarks) or "nothing stands out"
         try:
             picture = _picture(quality, organs)
         except (CaseError, OSError) as error:
-            picture = f'<p class="soft">No picture: {html.escape(str(error))}</p>'
+            picture = paragraphs(f"No picture: {error}")
         parts.append(f"<h3>{html.escape(quality.scan.case_id)}</h3><p>{html.escape(remarks)}</p>{picture}")
     return "".join(parts)
-
-
-def _legend(organs: Sequence[str]) -> str:
-    swatches = "".join(
-        f'<span style="white-space:nowrap;margin-right:1rem"><span style="display:inline-block;width:.8rem;'
-        f'height:.8rem;background:{COLOURS[organ]};margin-right:.3rem"></span>{organ.replace("_", " ")}</span>'
-        for organ in organs
-    )
-    return f"<p>{swatches}</p>"
 
 
 def _picture(quality: MaskQuality, organs: Sequence[str]) -> str:
@@ -126,11 +112,12 @@ def _picture(quality: MaskQuality, organs: Sequence[str]) -> str:
     upper, lower = (int(first + (last - first) * share) for share in (1 / 3, 2 / 3))
     middle = int(np.median(there[:, 1]))
     views = [(voxels[upper], indices[upper]), (voxels[lower], indices[lower]), (voxels[:, middle], indices[:, middle])]
+    colours = [COLOURS[organ] for organ in organs]
     with plt.rc_context({**STYLE, "axes.grid": False}):
         figure, grid = plt.subplots(1, 3, figsize=(10.5, 3.6), layout="constrained")
         for axes, title, (plane, organ_plane) in zip(grid, VIEWS, views, strict=True):
             aspect = SPACING[0] / SPACING[2] if title == "coronal" else SPACING[1] / SPACING[2]
-            axes.imshow(_coloured(plane, organ_plane, organs), aspect=aspect, interpolation="nearest")
+            axes.imshow(coloured(plane, WINDOW, colours, organ_plane), aspect=aspect, interpolation="nearest")
             axes.set(xticks=[], yticks=[], title=title)
             axes.text(0.02, 0.98, "R", color="white", transform=axes.transAxes, va="top", fontweight="bold")
             axes.set_frame_on(False)
@@ -151,13 +138,3 @@ def _on_one_grid(quality: MaskQuality, organs: Sequence[str]) -> tuple[np.ndarra
             if name in STRUCTURES.get(organ, (organ,)):
                 table_of_organs[label] = number
     return resample_volume(volume, grid), table_of_organs[resample_mask(mask.labels, mask.affine, grid)]
-
-
-def _coloured(plane: np.ndarray, organ_plane: np.ndarray, organs: Sequence[str]) -> np.ndarray:
-    low, high = WINDOW
-    rgb = np.repeat(np.clip((plane.astype(np.float64) - low) / (high - low), 0, 1)[..., None], 3, axis=-1)
-    for number, organ in enumerate(organs, start=1):
-        here = organ_plane == number
-        tint = np.array([int(COLOURS[organ][i : i + 2], 16) / 255 for i in (1, 3, 5)])
-        rgb[here] = (1 - OVERLAY_OPACITY) * rgb[here] + OVERLAY_OPACITY * tint
-    return rgb

@@ -10,7 +10,7 @@ from typing import Any
 from anatobench import __version__
 from anatobench.report.beside_paper import beside_paper, class_table, dice_table
 from anatobench.report.curves import learning_curves, training_dynamics
-from anatobench.report.html_parts import html_page, section, table
+from anatobench.report.html_parts import folded, header, html_page, paragraphs, section, table
 from anatobench.report.reliability import probabilities_section
 from anatobench.report.roc import roc_plots
 from anatobench.report.run_results import RunResults
@@ -25,7 +25,7 @@ def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = No
     `parity` is what `anatobench parity --json` printed, or None if it was not run.
     """
     sections = [
-        _header(runs, title),
+        header(title, _facts(runs), ", ".join(_versions(runs))),
         section("Results", table(HEADER, summary_rows(runs)) + _reading(runs)),
         section("Do the two frameworks agree?", _parity(parity) + _agreement(runs)),
         section("Beside the paper", beside_paper(runs)),
@@ -42,14 +42,13 @@ def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = No
     return html_page(title, sections)
 
 
-def _header(runs: Sequence[RunResults], title: str) -> str:
+def _facts(runs: Sequence[RunResults]) -> str:
     models = ", ".join(dict.fromkeys(f"{run.config.model} ({run.config.size})" for run in runs))
-    facts = f"{models} on {runs[0].config.task.name}, AnatoBench {__version__}"
-    versions = sorted({f"{name} {version}" for run in runs for name, version in run.config.versions.items()})
-    return (
-        f"<header><h1>{html.escape(title)}</h1><p>{html.escape(facts)}</p>"
-        f'<p class="soft">{html.escape(", ".join(versions))}</p></header>'
-    )
+    return f"{models} on {runs[0].config.task.name}, AnatoBench {__version__}"
+
+
+def _versions(runs: Sequence[RunResults]) -> list[str]:
+    return sorted({f"{name} {version}" for run in runs for name, version in run.config.versions.items()})
 
 
 def _reading(runs: Sequence[RunResults]) -> str:
@@ -60,12 +59,12 @@ def _reading(runs: Sequence[RunResults]) -> str:
     text = "AUC is the macro average over classes; intervals are 95 % bootstrap intervals over patients."
     if undefined:
         text += f" Undefined here, because the test split has one label value only: {', '.join(undefined)}."
-    return f'<p class="soft">{html.escape(text)}</p>'
+    return paragraphs(text)
 
 
 def _parity(parity: Mapping[str, Any] | None) -> str:
     if parity is None:
-        return '<p class="soft">The parity ladder was not run for this report.</p>'
+        return paragraphs("The parity ladder was not run for this report.")
     verdict = (
         '<span class="pass">passed</span>'
         if parity["passed"]
@@ -89,14 +88,11 @@ def _agreement(runs: Sequence[RunResults]) -> str:
         )
         for pair in agreements(runs)
     ]
-    header = ("runs", "equal batches", "loss difference, first ten steps", "loss difference, all steps")
-    note = "" if rows else "<p>No two of these runs began with the same weights and differ in the framework alone.</p>"
-    return table(header, rows) if rows else note
+    if not rows:
+        return "<p>No two of these runs began with the same weights and differ in the framework alone.</p>"
+    return table(("runs", "equal batches", "loss difference, first ten steps", "loss difference, all steps"), rows)
 
 
 def _configurations(runs: Sequence[RunResults]) -> str:
-    return "".join(
-        f"<details><summary>{html.escape(run.label)}</summary>"
-        f"<pre>{html.escape(json.dumps(run.config.to_json(), indent=2))}</pre></details>"
-        for run in runs
-    )
+    texts = ((run.label, json.dumps(run.config.to_json(), indent=2)) for run in runs)
+    return "".join(folded(label, f"<pre>{html.escape(text)}</pre>") for label, text in texts)

@@ -10,7 +10,7 @@ import base64
 import html
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -104,6 +104,13 @@ def panel(title: str, x_label: str, y_label: str, inches: tuple[float, float] = 
     figure, axes = plt.subplots(figsize=inches, layout="constrained")
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     return figure, axes
+
+
+def mean_and_interval(axes: Axes, row: Mapping[str, Any], place: float, colour: str, markersize: float) -> None:
+    """Draw a record's `mean` as a dot and `low` to `high`, if there is one, as a line at that height; in hundredths."""
+    if row["low"] is not None:
+        axes.plot([100 * row["low"], 100 * row["high"]], [place] * 2, color=colour, linewidth=1.4)
+    axes.plot(100 * row["mean"], place, "o", color=colour, markersize=markersize)
 
 
 def wrapped(text: str, width: int) -> str:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from anatobench.errors import AnatoBenchError
 from anatobench.evaluation.organ_dice import OrganDice, read_organ_dice
 from anatobench.evaluation.predictions import Predictions, read_predictions
+from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.system.array_files import arrays_digest
 from anatobench.system.json_text import parse_json
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
@@ -64,7 +65,7 @@ class RunResults:
     @property
     def label(self) -> str:
         """How tables and legends name the run."""
-        framework = {"torch": "PyTorch", "jax": "JAX"}[self.config.framework]
+        framework = FRAMEWORK_NAMES[self.config.framework]
         pretrained = ", pretrained" if self.config.pretrained else ""
         return f"{framework}{pretrained}, {self.config.plan.label}{self.distinction}"
 

@@ -13,7 +13,7 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 
-from anatobench.report.html_parts import legend, paragraph, pictures
+from anatobench.report.html_parts import legend, paragraphs, pictures
 from anatobench.report.plots import embedded
 from anatobench.report.run_results import Examples, RunResults
 from anatobench.tasks import IGNORED_ORGAN, Task
@@ -34,10 +34,18 @@ def colour_slice(
 ) -> np.ndarray:
     """[H, W] HU to RGB floats in [0, 1] under the task's window, organs [H, W] laid over it, and the borders of
     `outlined` [H, W] in the same colours."""
-    low, high = task.window
+    return coloured(hounsfield, task.window, ORGAN_COLOURS[: len(task.organs)], organs, outlined)
+
+
+def coloured(
+    hounsfield: np.ndarray, window: tuple[float, float], colours: Sequence[str], organs: np.ndarray | None,
+    outlined: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Return the same under any window; the first of the colours is that of organ 1."""
+    low, high = window
     grey = np.clip((hounsfield.astype(np.float64) - low) / (high - low), 0, 1)
     rgb = np.repeat(grey[..., None], 3, axis=-1)
-    for index, colour in zip(range(1, len(task.organs) + 1), ORGAN_COLOURS, strict=False):
+    for index, colour in enumerate(colours, start=1):
         tint = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         if organs is not None:
             here = organs == index
@@ -76,7 +84,7 @@ def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
     if not with_examples:
         return ""
     task = with_examples[0].config.task
-    parts = [paragraph(EXPLANATION), organ_legend(task)]
+    parts = [paragraphs(EXPLANATION), organ_legend(task)]
     for example in with_examples[0].examples[:cases]:
         parts.append(f"<h3>{html.escape(example.case_id)}</h3>")
         for position in range(example.volume.shape[0]):

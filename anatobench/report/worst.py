@@ -9,7 +9,7 @@ import numpy as np
 
 from anatobench.evaluation.organ_dice import lowest_dice
 from anatobench.evaluation.worst_cases import SHOWN_LOW_DICE_CASES, most_wrong
-from anatobench.report.html_parts import paragraph, pictures, table
+from anatobench.report.html_parts import folded, paragraphs, pictures, table
 from anatobench.report.run_results import Examples, RunResults
 from anatobench.report.slices import EXPLANATION, SLICE_REM, case_pictures
 
@@ -29,7 +29,7 @@ def worst_cases(runs: Sequence[RunResults]) -> str:
         "Of every finding the scan of the test split that was furthest from its label; none where all scans are on the "
         "right side of 0.5. Scans are judged one by one here, also where the evaluation judges patients. "
     )
-    return paragraph(text + EXPLANATION) + "".join(blocks)
+    return paragraphs(text + EXPLANATION) + "".join(blocks)
 
 
 def _wrong(run: RunResults) -> str:
@@ -60,12 +60,11 @@ def _low_dice(run: RunResults) -> str:
 
 
 def _slices(run: RunResults) -> str:
-    parts: list[str] = []
-    for example in run.worst:
-        title = html.escape(_reason(run, example))
-        rows = pictures(case_pictures(example, run.config.task, _reason(run, example)), SLICE_REM)
-        shown = "" if parts else " open"  # the worst at once, the others on a click
-        parts.append(f"<details{shown}><summary>{title}</summary>{rows}</details>")
+    parts = []
+    for place, example in enumerate(run.worst):
+        reason = _reason(run, example)
+        rows = pictures(case_pictures(example, run.config.task, reason), SLICE_REM)
+        parts.append(folded(reason, rows, is_open=place == 0))  # the worst at once, the others on a click
     return "".join(parts)
 
 

@@ -29,7 +29,7 @@ from anatobench.tasks import Task
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
-_FRAMEWORK_PACKAGES = {"torch": ("torch", "torchvision"), "jax": ("jax", "jaxlib", "flax", "optax")}
+_FRAMEWORK_PACKAGES = {"torch": ("torch", "torchvision"), "jax": ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")}
 FORMAT = 1
 AUTO = "auto"
 """In place of a file of pretrained weights: the published one, wherever it is found."""
@@ -136,7 +136,9 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {**asdict(self), "segmentation": self.segmentation, "task": self.task.to_json()}
+        told = {**asdict(self), "segmentation": self.segmentation, "task": self.task.to_json()}
+        first = ("task", "store", "framework", "model", "size", "recipe", "segmentation")  # as older files have them
+        return {name: told[name] for name in (*first, *told)}
 
     @staticmethod
     def from_json(data: object) -> RunConfig:

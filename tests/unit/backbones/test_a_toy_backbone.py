@@ -277,6 +277,7 @@ def test_without_its_line_in_a_framework(
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "model toy has no layers" in said
     assert f"add a line to `BACKBONES` in {package}/models/__init__.py" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_its_card(

@@ -20,7 +20,7 @@ from anatobench.datasets.case import Listing, Rejection
 from anatobench.errors import AnatoBenchError
 from anatobench.masks import making
 from anatobench.masks.folder import MasksFolder
-from anatobench.masks.making import FAILURES_IN_A_ROW, Summary, make_masks, segment_scan
+from anatobench.masks.making import FAILURES_IN_A_ROW, Summary, make_masks, segment
 from anatobench.masks.scans import Scan, scans_in_folder, scans_of_listing
 from anatobench.system.worker_pool import WorkerPlace
 from anatobench.volumes.coverage import coverage
@@ -70,7 +70,7 @@ def test_a_mask_lies_on_the_papers_grid_over_the_whole_scan(tmp_path: Path) -> N
             seen.append((voxels.dtype.name, int(voxels.min()), int(voxels.max())))
             return super().segment(voxels, affine)
 
-    labels, grid = segment_scan(scan, Spy())
+    labels, grid = segment(scan, read_volume(scan.path), Spy())
     assert seen == [("int16", -1000, 1000)], "HU is clipped as the paper does"
     assert labels.shape == (21, 50, 53)
     np.testing.assert_allclose(grid.spacing, (3.0, 1.5, 1.5))
