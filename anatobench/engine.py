@@ -20,6 +20,7 @@ from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION
 from anatobench.recipes import FRAMEWORKS, Recipe
 from anatobench.store.batch import Batch
+from anatobench.system.cuda_driver import refuse_old_driver
 from anatobench.system.processes import ALONE, Processes
 from anatobench.tasks import Size, Task
 
@@ -224,6 +225,7 @@ def load_engine(framework: str, spec: ModelSpec, recipe: Recipe, processes: Proc
     """
     if framework not in FRAMEWORKS:
         raise UsageError(f"framework {framework!r}: choose one of {', '.join(FRAMEWORKS)}")
+    refuse_old_driver(framework)
     if recipe.recompute:
         card_of(spec.model).refuse_recompute()
     try:

@@ -83,10 +83,15 @@ set_coordinator() {
 }
 
 # in_suite torch|jax|masks [FOLDER...]: sets suite to the words that come before `anatobench`: the image's, which then
-# sees these folders, or the virtual environment's.
+# sees these folders, or the virtual environment's; with the variables that are this framework's alone.
 in_suite() {
-  local name=ANATOBENCH_IMAGE_${1^^} venv_name=ANATOBENCH_VENV_${1^^} venv
+  local name=ANATOBENCH_IMAGE_${1^^} venv_name=ANATOBENCH_VENV_${1^^} own_name=ANATOBENCH_ENV_${1^^} venv own=()
   venv=${!venv_name:-}
+  read -ra own <<<"${!own_name:-}"
+  local word
+  for word in "${own[@]}"; do
+    [[ $word =~ ^[A-Za-z_][A-Za-z_0-9]*= ]] || fail "$own_name: $word: write NAME=VALUE words"
+  done
   if [ "$1" = masks ]; then
     venv=${venv:-$repository/.venv-masks}
   elif [ -z "$venv" ]; then
@@ -95,13 +100,14 @@ in_suite() {
   local image=${!name}
   if [ -z "$image" ]; then
     [ -x "$venv/bin/python" ] || fail "$venv: no virtual environment: set $name or $venv_name"
-    suite=(env "PATH=$venv/bin:$PATH")
+    suite=(env "PATH=$venv/bin:$PATH" "${own[@]}")
     return
   fi
   [ -r "$image" ] || fail "$name=$image: no such image: make it (torch and jax: containers/build.sh $1)"
   local program=${ANATOBENCH_CONTAINER:-apptainer}
   command -v "$program" >/dev/null || fail "$program is not on the path: name its module in ANATOBENCH_MODULES"
-  suite=("$program" exec)
+  set_image_digest "$image"
+  suite=(env "ANATOBENCH_IMAGE_DIGEST=$image_digest" "${own[@]}" "$program" exec)
   if [ "$gpus_per_node" -gt 0 ]; then suite+=(--nv); fi
   local folder folders cache=${ANATOBENCH_COMPILE_CACHE:-off}
   IFS=, read -ra folders <<<"$ANATOBENCH_BIND"
@@ -111,6 +117,20 @@ in_suite() {
   fi
   for folder in "$repository" "${folders[@]}" "${@:2}"; do suite+=(--bind "$folder"); done
   suite+=("$image")
+}
+
+# set_image_digest IMAGE: sets image_digest to sha256:... of its file, for the records, once per job: from IMAGE.sha256,
+# which build.sh writes, if that is newer. Empty for a folder.
+declare -A image_digests=()
+set_image_digest() {
+  image_digest=${image_digests[$1]:-}
+  if [ -n "$image_digest" ] || [ ! -f "$1" ]; then return; fi
+  if [ "$1.sha256" -nt "$1" ] && grep -qE '^[0-9a-f]{64}\b' "$1.sha256"; then
+    image_digest=sha256:$(head -c 64 "$1.sha256")
+  else
+    image_digest=sha256:$(sha256sum "$1" | head -c 64)
+  fi
+  image_digests[$1]=$image_digest
 }
 
 # run_step WORDS: srun WORDS, in the background so that signals are taken at once. Sets status to its exit status.

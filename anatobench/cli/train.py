@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override
+from anatobench.system.cuda_driver import describe_cuda, driver_version
 from anatobench.system.gpus import insist_on_cpu
+from anatobench.system.image import describe_image, in_words
 from anatobench.system.processes import find_processes
 from anatobench.tasks import get_task
 from anatobench.training.run_folder import AUTO, CONFIG_FILE, OF_THE_MACHINE, RunConfig, configure
@@ -117,6 +119,10 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
 
 def _introduce(introduction: Introduction) -> None:
     print(introduction, file=sys.stderr)
+    if (driver := driver_version()) is not None:
+        print(describe_cuda(introduction.framework, driver), file=sys.stderr)
+    if (image := describe_image()) is not None:
+        print(in_words(image), file=sys.stderr)
     if not introduction.validated:
         print("train: no validation cases in the store, so the last checkpoint stands for the run", file=sys.stderr)
 

@@ -23,6 +23,7 @@ from anatobench.objectives.registry import plan_of
 from anatobench.store.batch import Batch
 from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.gpus import refuse_unwanted_cpu
+from anatobench.system.image import describe_image
 from anatobench.system.signals import Interrupted, StopSignals
 from anatobench.training.checkpoints import Best, Checkpoint, Progress, read_newest, record_best, save_checkpoint
 from anatobench.training.initial_weights import Say, begin_with, say_on_stderr
@@ -188,6 +189,7 @@ class _Training:
             "step": self.step,
             "framework": self._engine.name,
             "device": self._engine.device(),
+            "image": describe_image(),
             "fast": self._config.recipe.fast,
             "compile": self._config.recipe.compile,
         }
