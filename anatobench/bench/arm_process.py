@@ -15,13 +15,14 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from safetensors.numpy import load_file
 
+from anatobench.bench.energy import Spent, energy_counter
 from anatobench.bench.host import describe_code
 from anatobench.bench.random_batch import read_batch
 from anatobench.engine import Arrays, Instruments, ModelSpec, PendingMetrics, load_engine
@@ -63,6 +64,7 @@ class Arm:
         self._model = _build(request)
         self._instruments = self._model.instruments()
         self._build_seconds = time.perf_counter() - start
+        self._joules = energy_counter()
         self._steps = 0
         self._last_loss = float("nan")
 
@@ -113,10 +115,13 @@ class Arm:
         """Time steps after those that bring back what the other arm's turn drove out of caches and memory."""
         for _ in range(request["settling_steps"]):
             self._step()
+        began, joules_before = time.time(), self._joules()
         seconds = [self._step() for _ in range(request["steps"])]
+        joules, ended = self._joules(), time.time()
         if request["release_memory"]:
             self._instruments.release_memory()
-        return {"seconds": seconds}
+        used = None if joules is None or joules_before is None else joules - joules_before
+        return {"seconds": seconds, "spent": asdict(Spent(began, ended, used, len(seconds)))}
 
     def finish(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Memory, the last loss, and the batch's digest once more: no step has changed it."""

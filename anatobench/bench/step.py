@@ -23,8 +23,9 @@ import numpy as np
 from anatobench.backbones import card_of
 from anatobench.bench.arm_cache import ArmCache, arm_cache
 from anatobench.bench.arms import Arm, ArmError, ArmProcess
+from anatobench.bench.energy import Spent, energy_record
 from anatobench.bench.flops import count
-from anatobench.bench.gpu_watch import watched_gpu
+from anatobench.bench.gpu_watch import GpuWatch, watched_gpu
 from anatobench.bench.host import describe_code, describe_host
 from anatobench.bench.intervals import median_interval, paired_ratio
 from anatobench.bench.peaks import peak_flops
@@ -81,6 +82,7 @@ class _Contestant:
     cache: ArmCache
     told: dict[str, Any]
     seconds: list[float]
+    spent: list[Spent]
 
 
 def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
@@ -102,7 +104,7 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
         for number, arm in enumerate(asked.arms):
             cache = arm_cache(asked.cache, arm)
             process = ArmProcess(arm, folder, number, cache.environment)
-            contestants.append(_Contestant(arm, processes.enter_context(process), cache, {}, []))
+            contestants.append(_Contestant(arm, processes.enter_context(process), cache, {}, [], []))
         preparing = _Turns(contestants, failed, None if deadline is None else _part(clock, deadline))
         _prepare(preparing, asked, folder, progress)
         with watched_gpu() as gpu:
@@ -119,7 +121,7 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
     for contestant in left:  # two measured the same device: the faster product is nearer to what it can do
         precision, rate = contestant.told["precision"], contestant.told["matrix_product_flops"]
         ceilings[precision] = max(rate, ceilings.get(precision, 0.0))
-    arms = [_arm_record(c, asked, ceilings) for c in left]
+    arms = [_arm_record(c, asked, ceilings, gpu) for c in left]
     same_first_loss = _same_first_loss(left, asked)
     machine = {
         **host,
@@ -246,10 +248,14 @@ def _measure(turns: _Turns, asked: StepBenchmark, deadline: float | None, progre
         )
         for contestant in turns.left():
             contestant.seconds.append(float(np.median(contestant.told.pop("seconds"))))
+            if (spent := contestant.told.pop("spent", None)) is not None:  # an older image's process does not say
+                contestant.spent.append(Spent(**spent))
         progress(f"round {number + 1} of {asked.rounds}")
 
 
-def _arm_record(contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping[str, float]) -> dict[str, Any]:
+def _arm_record(
+    contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping[str, float], gpu: GpuWatch
+) -> dict[str, Any]:
     arm, told = contestant.arm, contestant.told
     seconds, batch_size = np.array(contestant.seconds), asked.recipe.batch_size
     median = float(np.median(seconds))
@@ -272,6 +278,9 @@ def _arm_record(contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping
         "ceiling_flops": ceiling,
         "mfu_data_sheet": flops / median / peak if peak else None,
         "mfu_measured": flops / median / measured,
+        "energy": None
+        if told["device"]["kind"] == "cpu"
+        else energy_record(contestant.spent, gpu.times, gpu.watts(), batch_size),
         "compile_cache": contestant.cache.state,
         "home": None if arm.home is None else arm.home.to_json(),
         **{key: told[key] for key in _TOLD},

@@ -138,6 +138,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def print_step(record: dict[str, Any]) -> None:
     """For a person, on stderr."""
+    from anatobench.bench.energy import in_words
+
     what = ("model", "size", "geometry", "batch_size")
     print(", ".join(f"{name} {record[name]}" for name in what) + f"; {record['device']['name']}", file=sys.stderr)
     width = max(len(arm["name"]) for arm in record["arms"])
@@ -146,7 +148,8 @@ def print_step(record: dict[str, Any]) -> None:
         memory = f"{arm['peak_memory_bytes'] / 2**30:.2f} GiB ({arm['peak_memory_of']})"
         print(
             f"{arm['name']:{width}}  {arm['precision']}  {arm['median_s']:.4f} s [{low:.4f}, {high:.4f}]  "
-            f"{arm['samples_per_s']:.2f} cases/s  {utilisation(arm)}  {memory}  {first_step(arm)}",
+            f"{arm['samples_per_s']:.2f} cases/s  {utilisation(arm)}  {memory}  {first_step(arm)}"
+            f"{'  ' if arm['energy'] else ''}{in_words(arm['energy'])}",
             file=sys.stderr,
         )
     for ratio in record["ratios"]:

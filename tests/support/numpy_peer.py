@@ -25,6 +25,7 @@ VARIANTS = (
     "hangs",
     "caches",
     "hangs_at_two",
+    "gpu",
 )
 BYTES_PER_CASE = 50_000_000
 SLOW_SECONDS = 0.02
@@ -86,7 +87,12 @@ class NumpyStep:
         self._weight = weights["weight"].copy()
 
     def device(self) -> dict[str, Any]:
-        return {"kind": "cpu", "name": "numpy", "count": 1, "versions": {"numpy": np.__version__}}
+        return {
+            "kind": "gpu" if self.variant == "gpu" else "cpu",
+            "name": "numpy",
+            "count": 1,
+            "versions": {"numpy": np.__version__},
+        }
 
     def instruments(self) -> NumpyInstruments:
         return NumpyInstruments()
