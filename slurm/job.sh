@@ -156,8 +156,14 @@ stop_step() {
 trap 'stop_step SIGUSR1' USR1
 trap 'stop_step SIGTERM' TERM
 
+# What the job took so far, in one line of its log. It decides nothing.
+summarise() {
+  timeout 30 bash "$repository/slurm/summary.sh" "$SLURM_JOB_ID" >&2 || true
+}
+
 # finish: end the job as the step's status says: done, failed, or saved and back into the queue.
 finish() {
+  summarise
   case $status in
     130 | 138 | 143) requeue "saved" ;; # asked to stop: by itself, or by SIGUSR1/SIGTERM before it could listen
     134 | 135 | 136 | 137 | 139)        # a process died: aborted, killed, or crashed
