@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -25,6 +27,9 @@ from anatobench.system.processes import ALONE, Processes
 from anatobench.tasks import Size, Task
 
 Arrays = dict[str, np.ndarray]
+
+TRACE, NSYS = "trace", "nsys"
+"""Kinds of profiles: the framework's own, or NVIDIA's Nsight Systems, which started the process."""
 
 UNREAD = (".num_batches_tracked", ".relative_position_index")
 """Ends of torchvision's names that the canonical form leaves out and a file may have: with a fixed momentum nothing
@@ -116,6 +121,16 @@ class Instruments(Protocol):
 
     def matrix_product_rate(self) -> float:
         """Operations per second of a large product of random square matrices in the engine's precision."""
+
+    def trace(self, folder: Path, label: str, kind: str = TRACE) -> AbstractContextManager[None]:
+        """Trace what is done inside into files below `folder`, which Perfetto opens; or (`NSYS`) let Nsight Systems
+        look on, and write nothing. `kind` is one of `profiles`."""
+
+    def profiles(self) -> tuple[str, ...]:
+        """Return the kinds of profiles that the framework has on this device."""
+
+    def named_range(self, name: str) -> AbstractContextManager[None]:
+        """Call what is done inside `name` in a trace."""
 
 
 class Trainable(Protocol):

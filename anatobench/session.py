@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anatobench.engine import Engine, load_engine
+from anatobench.engine import TRACE, Engine, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.evaluation.judges import validator
 from anatobench.evaluation.run_evaluation import fitting, open_store
@@ -31,7 +31,9 @@ from anatobench.system.processes import ALONE, Processes, after_leader
 from anatobench.system.signals import Interrupted
 from anatobench.training.checkpoints import Best
 from anatobench.training.loop import TrainingData, train
+from anatobench.training.mllog import MLLOG_FILE, NO_MLLOG, MlLog, Submission
 from anatobench.training.run_folder import RunConfig, as_on, begun, configure
+from anatobench.training.step_trace import NO_TRACE, StepTrace
 
 __all__ = ["Introduction", "Outcome", "configure", "train_run"]
 
@@ -100,6 +102,8 @@ def train_run(
     introduce: Callable[[Introduction], None] | None = None,
     say: Callable[[str], None] | None = None,
     progress: bool = False,
+    profile: str | None = None,
+    mllog: bool = False,
 ) -> Outcome:
     """Train until the run's last step and return what became of it. `out` is the run's folder.
 
@@ -108,7 +112,8 @@ def train_run(
     `processes`, each of which makes this call, train one model together. `workers` threads read cases ahead.
 
     `introduce` is told what is trained, `say` the rest that a person may want to know, in the process that leads;
-    `progress` shows a bar, or lines now and then, on stderr.
+    `progress` shows a bar, or lines now and then, on stderr. `profile` ("trace" or "nsys") traces some steps into
+    `out`/profile, `mllog` keeps MLPerf's log in `out`/mlperf.log; both in the process that leads.
 
     `AnatoBenchError` if the folder, the store or the weights cannot be used, or if the loss is not finite;
     `UsageError`, a kind of it, if the configuration cannot be trained. Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint
@@ -123,10 +128,14 @@ def train_run(
     if config.sharpness_every and not processes.alone:
         raise UsageError("--sharpness-every: for runs of one process only")
     processes.share(config.recipe.batch_size)  # refuses what cannot be shared out before anybody waits for anybody
-    started = time.monotonic()
+    started, began = time.monotonic(), time.time()
     with ExitStack() as stack:
         config, engine = _begin(out, config, processes, resume, switch_framework, stack)
         recipe, device = config.recipe, engine.device()
+        wanted_trace = profile is not None and processes.leads
+        trace = (
+            StepTrace(engine.instruments(), out, profile or TRACE, say or _say_nothing) if wanted_trace else NO_TRACE
+        )
         validate = validator(engine, store, recipe.batch_size, silent=not progress)
         if processes.leads and introduce is not None:
             cases = [store.cases[index] for index in store.split("train")]
@@ -147,7 +156,11 @@ def train_run(
                 batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store)
             )
             try:
-                reached = train(out, config, engine, data, say or _say_nothing, silent=not progress)
+                reached = train(
+                    out, config, engine, data, say or _say_nothing, not progress, trace,
+                    MlLog(out / MLLOG_FILE, _submission(config, engine, store), began)
+                    if mllog and processes.leads else NO_MLLOG,
+                )  # fmt: skip
             except Interrupted:
                 engine.close()
                 raise
@@ -174,6 +187,18 @@ def _begin(
     saved = RunConfig.read(out)
     recipe = as_on(saved.recipe, config.recipe)
     return replace(saved, framework=config.framework, store=config.store, recipe=recipe), engine
+
+
+def _submission(config: RunConfig, engine: Engine, store: Store) -> Submission:
+    """Return what stands at the head of MLPerf's log."""
+    device = engine.device()
+    return Submission(
+        benchmark=f"{config.task.name}_{config.model}_{config.size}",
+        platform=f"{device['count']} x {device['name']}, {engine.name}",
+        train_samples=len(store.split("train")),
+        eval_samples=len(store.split("validation")),
+        recipe=config.recipe,
+    )
 
 
 def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:

@@ -84,6 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, help="threads that read cases ahead (default: 0, the library's)"
     )
+    parser.add_argument("--profile", nargs="?", const="trace", choices=("trace", "nsys"),
+                        help="trace five steps after the first three into RUN/profile, in the first process; nsys: "
+                             "PyTorch's NVTX ranges for Nsight Systems, which must have started it "
+                             "(docs/profiling.md)")  # fmt: skip
+    parser.add_argument("--mllog", action="store_true",
+                        help="keep a log in MLPerf's form, RUN/mlperf.log; `bench mllog` checks one")  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto",
                         help="auto: the GPU if there is one; in a job that has GPUs, nothing else. cpu: the CPU in any "
                              "case (default: auto)")  # fmt: skip
@@ -113,6 +119,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         introduce=_introduce,
         say=lambda sentence: print(sentence, file=sys.stderr),
         progress=True,
+        profile=args.profile,
+        mllog=args.mllog,
     )
     return outcome.to_json() if processes.leads else None
 

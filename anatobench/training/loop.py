@@ -28,10 +28,12 @@ from anatobench.system.signals import Interrupted, StopSignals
 from anatobench.training.checkpoints import Best, Checkpoint, Progress, read_newest, record_best, save_checkpoint
 from anatobench.training.initial_weights import Say, begin_with, say_on_stderr
 from anatobench.training.metrics_log import MetricsLog, NoLog
+from anatobench.training.mllog import NO_MLLOG, MlLog
 from anatobench.training.run_folder import RunConfig
 from anatobench.training.schedule import learning_rate
 from anatobench.training.sharpness import sharpness
 from anatobench.training.step_progress import StepProgress
+from anatobench.training.step_trace import NO_TRACE, StepTrace
 
 SESSIONS_FILE = "sessions.jsonl"
 """One line per start of a run: when, from which step, in which framework, on which device."""
@@ -86,17 +88,25 @@ class _StepInFlight:
 
 
 def train(
-    run: Path, config: RunConfig, engine: Engine, data: TrainingData, say: Say = say_on_stderr, silent: bool = False
+    run: Path,
+    config: RunConfig,
+    engine: Engine,
+    data: TrainingData,
+    say: Say = say_on_stderr,
+    silent: bool = False,
+    trace: StepTrace = NO_TRACE,
+    mllog: MlLog = NO_MLLOG,
 ) -> Progress:
     """Train until the run's last step, going on from its newest checkpoint; where the run then stands.
 
-    `say` is told what the run begins with; how far it is is shown on stderr, unless `silent`.
+    `say` is told what the run begins with; how far it is is shown on stderr, unless `silent`. `trace` and `mllog` look
+    on.
 
     A signal to stop saves a checkpoint and raises `Interrupted`. `AnatoBenchError` if the loss, a gradient or a weight
     is not finite; the checkpoints before it stay. Where several processes train the run, the first one writes.
     """
     refuse_unwanted_cpu(engine.device()["kind"])
-    training = _Training(run, config, engine, data)
+    training = _Training(run, config, engine, data, trace, mllog)
     training.restore(say)
     leads = engine.processes.leads
     if leads:
@@ -105,10 +115,13 @@ def train(
         StopSignals() as stop,
         closing(MetricsLog(run, training.step, training.evaluated_step) if leads else NoLog()) as log,
         closing(StepProgress(training.step, training.total_steps, silent=silent or not leads)) as progress,
+        closing(trace),
     ):
         try:
-            return training.loop(stop, log, progress)
+            training.loop(stop, log, progress)
+            return training.finish()
         except Exception as error:
+            training.abort()
             if isinstance(error, AnatoBenchError) or not is_out_of_memory(error):
                 raise
             raise training.out_of_memory(error) from None
@@ -117,8 +130,11 @@ def train(
 class _Training:
     """The state of one run while it trains."""
 
-    def __init__(self, run: Path, config: RunConfig, engine: Engine, data: TrainingData) -> None:
+    def __init__(
+        self, run: Path, config: RunConfig, engine: Engine, data: TrainingData, trace: StepTrace, mllog: MlLog
+    ) -> None:
         self._run, self._config, self._engine, self._data = run, config, engine, data
+        self._trace, self._mllog = trace, mllog
         self._processes = engine.processes
         self._plan = plan_of(config.recipe, config.task)
         self._stop_agreed = False
@@ -195,8 +211,21 @@ class _Training:
         }
         with (self._run / SESSIONS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(session) + "\n")
+        if (self.step if self._data.validate is None else self.evaluated_step) == self.total_steps:
+            self._mllog = NO_MLLOG  # the run has ended, and its log with it
+        epoch, rest = divmod(self.step, self._data.steps_per_epoch)
+        self._mllog.begin(self.step, self.evaluated_step, epoch + 1 if rest else None)
 
-    def loop(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> Progress:
+    def finish(self) -> Progress:
+        """Note the end; where the run stands."""
+        self._mllog.stop("success", self.step)
+        return self._progress()
+
+    def abort(self) -> None:
+        """Note that the run ended by an error."""
+        self._mllog.stop("aborted", self.step)
+
+    def loop(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> None:
         """Take steps, evaluations and checkpoints until the end or a signal."""
         if self.step:
             progress.say(f"going on after step {self.step} of {self.total_steps}")
@@ -206,6 +235,7 @@ class _Training:
             self._evaluate_if_due(stop, log, progress)  # the run may have been stopped while it evaluated
             while self.step < self.total_steps:
                 self._start_step(stop, log, progress)
+                self._end_epoch_if_due(log, progress)
                 self._measure_sharpness_if_due(log, progress)
                 self._evaluate_if_due(stop, log, progress)
                 if self.step % self._config.checkpoint_every == 0 or self.step == self.total_steps:
@@ -219,7 +249,6 @@ class _Training:
             ) from None
         finally:
             self._wait_for_the_others()
-        return self._progress()
 
     def _check_stop(self, stop: StopSignals) -> None:
         """Raise `Interrupted` after the same step in every process: signals do not reach all of them at once."""
@@ -241,11 +270,16 @@ class _Training:
 
     def _start_step(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> None:
         """Give the device a step, and only then look at the previous one, so that the device never waits for it."""
+        self._trace.before_step(self.step)
+        epoch, rest = divmod(self.step, self._data.steps_per_epoch)
+        if rest == 0:
+            self._mllog.epoch("epoch_start", epoch + 1, self.step)
         started = time.perf_counter()
-        batch = next(self._data.batches)
+        with self._trace.named_range("data"):
+            batch = next(self._data.batches)
         rate = learning_rate(self._config.recipe, self.step, self.total_steps)
-        with nullcontext() if self._compiled else progress.compiling():
-            phase = self._plan.phase_of_epoch(self.step // self._data.steps_per_epoch)
+        with nullcontext() if self._compiled else progress.compiling(), self._trace.named_range("step"):
+            phase = self._plan.phase_of_epoch(epoch)
             pending = self._engine.train_step(batch, rate, self.step, stop.received, phase)
         self._compiled = True
         self.step += 1
@@ -270,6 +304,13 @@ class _Training:
         log.step(_step_record(step, epoch, metrics, seconds))
         progress.show(step.step, epoch, metrics.loss)
 
+    def _end_epoch_if_due(self, log: MetricsLog, progress: StepProgress) -> None:
+        epoch, rest = divmod(self.step, self._data.steps_per_epoch)
+        if self._mllog.silent or (rest and self.step < self.total_steps):
+            return
+        self._finish_step(log, progress)
+        self._mllog.epoch("epoch_stop", epoch + bool(rest), self.step)
+
     def _measure_sharpness_if_due(self, log: MetricsLog, progress: StepProgress) -> None:
         every, batch = self._config.sharpness_every, self._data.sharpness_batch
         if batch is None or not every or self.step % every:
@@ -284,7 +325,11 @@ class _Training:
         if self._data.validate is None or not due or self.step == self.evaluated_step:
             return
         self._finish_step(log, progress)
+        number = epochs + bool(rest)
+        self._mllog.epoch("eval_start", number, self.step)
         found = self._data.validate(stop.check if self._processes.alone else partial(self._stop_together, stop))
+        self._mllog.accuracy(found.score, found.name, number, self.step)
+        self._mllog.epoch("eval_stop", number, self.step)
         record = {"kind": "evaluation", "step": self.step, "epoch": epochs, "split": "validation"}
         log.evaluation({**record, found.name: found.score, **found.details})
         shown = "undefined" if found.score is None else f"{found.score:.4f}"
