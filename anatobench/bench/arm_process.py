@@ -123,6 +123,16 @@ class Arm:
         used = None if joules is None or joules_before is None else joules - joules_before
         return {"seconds": seconds, "spent": asdict(Spent(began, ended, used, len(seconds)))}
 
+    def profile(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Trace some steps, which nobody times; `trace`: whether there is one, or why not."""
+        if request["kind"] not in self._instruments.profiles():
+            return {"trace": f"no {request['kind']} here: {' or '.join(self._instruments.profiles())}"}
+        with self._instruments.trace(Path(request["folder"]), "steps", request["kind"]):
+            for _ in range(request["steps"]):
+                with self._instruments.named_range("step"):
+                    self._step()
+        return {"trace": request["kind"]}
+
     def finish(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Memory, the last loss, and the batch's digest once more: no step has changed it."""
         memory = self._instruments.memory()

@@ -8,6 +8,7 @@ the machine slows all of them; ratios are those of rounds, with a bootstrap inte
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from anatobench.bench.intervals import median_interval, paired_ratio
 from anatobench.bench.peaks import peak_flops
 from anatobench.bench.quiet import OtherWork, disturbances, gpu_use
 from anatobench.bench.random_batch import random_batch, write_batch
-from anatobench.engine import ModelSpec
+from anatobench.engine import TRACE, ModelSpec
 from anatobench.errors import AnatoBenchError
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import Recipe
@@ -41,6 +42,7 @@ from anatobench.system.gpus import gpus_of_the_job
 SHARE_FOR_PREPARING = 0.7
 """Of a limited time: what is not compiled by then is left out."""
 FEWEST_ROUNDS = 2
+PROFILED_STEPS = 5
 DIFFERENT_LOSSES = "the arms' first losses differ: they did not do the same work"
 DIFFERENT_CODE = "the arms ran different versions of the suite: build both images from one commit"
 DIFFERENT_DEVICES = "the arms did not compute on the same device"
@@ -66,6 +68,9 @@ class StepBenchmark:
     """Let all arms compile at the same time: sooner, but compilation times then disturb each other."""
     cache: Path | None = None
     """Below it every arm keeps its compiled programs; None: wherever the environment says."""
+    profile: Path | None = None
+    """Where every arm leaves a trace of some steps after the measurement, in a folder of its own."""
+    profile_kind: str = TRACE
 
     @property
     def settling_steps(self) -> int:
@@ -110,6 +115,8 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
         with watched_gpu() as gpu:
             _measure(_Turns(contestants, failed, None), asked, deadline, progress)
             _Turns(contestants, failed, None).each_in_turn("finish")
+        if asked.profile is not None:
+            _profile(_Turns(contestants, failed, None), asked.profile, asked.profile_kind, folder / "traces", progress)
     left = [c for c in contestants if c.arm.name not in failed]
     if not left:
         raise AnatoBenchError("; ".join(f"{name}: {error}" for name, error in failed.items()))
@@ -253,6 +260,23 @@ def _measure(turns: _Turns, asked: StepBenchmark, deadline: float | None, progre
         progress(f"round {number + 1} of {asked.rounds}")
 
 
+def _profile(turns: _Turns, into: Path, kind: str, work: Path, progress: Callable[[str], None]) -> None:
+    """Let each arm trace some steps where every home can write, and copy what it leaves to `into`/<arm>. One that fails
+    here keeps what it has measured."""
+    progress("tracing")
+    for contestant in turns.left():
+        name = contestant.arm.name.replace(":", "_").replace(" ", "_")
+        one = _Turns([contestant], {}, None)
+        one.each_in_turn("profile", folder=str(work / name), steps=PROFILED_STEPS, kind=kind)
+        for error in one.failed.values():
+            contestant.told["trace"] = f"failed: {error}"
+        if (work / name).is_dir():
+            try:
+                shutil.copytree(work / name, into / name, dirs_exist_ok=True)
+            except OSError as error:
+                raise AnatoBenchError(f"{into / name}: the trace cannot be written ({error.strerror})") from None
+
+
 def _arm_record(
     contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping[str, float], gpu: GpuWatch
 ) -> dict[str, Any]:
@@ -281,6 +305,7 @@ def _arm_record(
         "energy": None
         if told["device"]["kind"] == "cpu"
         else energy_record(contestant.spent, gpu.times, gpu.watts(), batch_size),
+        "trace": told.get("trace"),
         "compile_cache": contestant.cache.state,
         "home": None if arm.home is None else arm.home.to_json(),
         **{key: told[key] for key in _TOLD},

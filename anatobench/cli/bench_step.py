@@ -29,6 +29,7 @@ from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, Recipe, override, paper_recipe
 from anatobench.tasks import TASKS, Task
 
+PROFILES = ("trace", "nsys")
 CHANGEABLE = ("recompute", "dropout", "segmentation_loss", "fast", "compile")
 """Fields of the recipe that change what a step costs and have no option of their own."""
 
@@ -65,6 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile-only", action="store_true", help="one arm after the other: compile, tell how long it took, no more"
     )
     add_cache_argument(parser)
+    parser.add_argument(
+        "--profile", type=Path, metavar="DIR",
+        help="after the measurement each arm traces five more steps into DIR/<arm>, which Perfetto opens",
+    )  # fmt: skip
+    parser.add_argument(
+        "--profile-kind", choices=PROFILES, default=PROFILES[0],
+        help="trace: the framework's own; nsys: PyTorch's NVTX ranges for Nsight Systems, which must have started this",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
 
 
@@ -123,6 +132,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         seconds=args.seconds,
         prepare_together=args.prepare_together,
         cache=args.cache,
+        profile=args.profile,
+        profile_kind=args.profile_kind,
     )
     measure, show = (bench_compilation, print_compilation) if args.compile_only else (bench_step, print_step)
     with tqdm(total=args.repeats + 2, desc="bench step", file=sys.stderr, leave=False, disable=None) as bar:
@@ -156,6 +167,9 @@ def print_step(record: dict[str, Any]) -> None:
         low, high = ratio["ci95"]
         times = f"{ratio['ratio']:.3f} [{low:.3f}, {high:.3f}]"
         print(f"{ratio['of']} takes {times} times as long as {ratio['to']}", file=sys.stderr)
+    for arm in record["arms"]:
+        if arm["trace"] is not None:
+            print(f"{arm['name']}: profile: {arm['trace']}", file=sys.stderr)
     for warning in record["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     print_failed(record)
