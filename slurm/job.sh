@@ -156,9 +156,13 @@ stop_step() {
 trap 'stop_step SIGUSR1' USR1
 trap 'stop_step SIGTERM' TERM
 
+own_id() { # the last job of an array has the array's own id, which stands for all of its jobs
+  echo "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+}
+
 # What the job took so far, in one line of its log. It decides nothing.
 summarise() {
-  timeout 30 bash "$repository/slurm/summary.sh" "$SLURM_JOB_ID" >&2 || true
+  timeout 30 bash "$repository/slurm/summary.sh" "$(own_id)" >&2 || true
 }
 
 # finish: end the job as the step's status says: done, failed, or saved and back into the queue.
@@ -178,9 +182,8 @@ finish() {
 }
 
 requeue() { # a job that is being cancelled or requeued by someone else is left to them
-  # The last job of an array has the array's own id, which scontrol takes for all of its jobs.
-  local state job=$SLURM_JOB_ID
-  if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+  local state job
+  job=$(own_id)
   state=$(scontrol show job --oneliner "$job" 2>/dev/null | grep -o 'JobState=[A-Z_]*') || state=""
   if [ "$state" != JobState=RUNNING ]; then
     echo "$1; ${state:-the job is unknown to Slurm}: not queued again from here" >&2
