@@ -136,6 +136,8 @@ def train_run(
         trace = (
             StepTrace(engine.instruments(), out, profile or TRACE, say or _say_nothing) if wanted_trace else NO_TRACE
         )
+        if mllog and processes.leads and say is not None and not store.split("validation"):
+            say("--mllog: the store has no validation cases: the log will lack evaluations, which MLPerf's form wants")
         validate = validator(engine, store, recipe.batch_size, silent=not progress)
         if processes.leads and introduce is not None:
             cases = [store.cases[index] for index in store.split("train")]

@@ -50,7 +50,13 @@ def check_mllog(path: Path) -> dict[str, Any]:
         raise AnatoBenchError(f"{path}: more than {MAX_BYTES} bytes: is it the right file?")
     events, problems = _parsed(content.decode(errors="replace").splitlines())
     counts = Counter(event.key for event in events)
-    problems += [f"{key} is missing" for key in (*EXACTLY_ONE, *AT_LEAST_ONE) if not counts[key]]
+    none = any(event.key == "eval_samples" and event.value == 0 for event in events)
+    why = " (the store had no validation cases: prepare one with some)" if none else ""
+    problems += [
+        f"{key} is missing{why if key.startswith('eval_') else ''}"
+        for key in (*EXACTLY_ONE, *AT_LEAST_ONE)
+        if not counts[key]
+    ]
     problems += [f"{key} is there {counts[key]} times, not once" for key in EXACTLY_ONE if counts[key] > 1]
     problems += _values(events)
     problems += _order(events)

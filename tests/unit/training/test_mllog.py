@@ -133,6 +133,16 @@ def test_wrong_values_are_refused(log: Path, tmp_path: Path, key: str, change: d
     assert any(said in problem for problem in problems), problems
 
 
+def test_a_store_without_validation_is_why_evaluations_are_missing(log: Path, tmp_path: Path) -> None:
+    def without(events: list[dict[str, Any]]) -> None:
+        events[place(events, "eval_samples")]["value"] = 0
+        events[:] = [event for event in events if event["key"] not in ("eval_start", "eval_stop", "eval_accuracy")]
+
+    problems = edited(log, tmp_path, without)
+    assert len(problems) == 3
+    assert all("is missing (the store had no validation cases" in problem for problem in problems)
+
+
 def test_twice_is_not_once_and_garbage_is_named(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def twice(events: list[dict[str, Any]]) -> None:
         events.insert(2, dict(events[place(events, "submission_org")]))
