@@ -1,7 +1,35 @@
-"""`python -m anatobench`."""
+"""`python -m anatobench`, and what the installed command calls: from here on Ctrl-C is one line, not a traceback.
 
+Nothing else is imported before that holds: a command's imports take up to seconds.
+"""
+
+import os
+import signal
 import sys
+from types import FrameType
 
-from anatobench.cli.main import main
+INTERRUPTED = 130
 
-sys.exit(main())
+
+def run() -> int:
+    """Run the command line; its exit status."""
+    heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # in the background it may be ignored
+    if heeded:
+        signal.signal(signal.SIGINT, _leave)  # an import could make anything of an exception
+    from anatobench.cli.main import main
+
+    if heeded:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    status = main()
+    if heeded:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done but the interpreter's own end
+    return status
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"anatobench: interrupted\n")
+    os._exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -6,6 +6,7 @@ anything else is a bug and keeps its traceback.
 """
 
 import errno
+from collections.abc import Iterable
 from typing import Any
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -45,6 +46,19 @@ class CaseError(AnatoBenchError):
 
     def __reduce__(self) -> tuple[Any, ...]:  # crosses process boundaries whole
         return (type(self), (self.reason, str(self)))
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise `UsageError` that names the choices, unless the value of the argument `name` is one of them."""
+    allowed = tuple(choices)
+    if value not in allowed:
+        raise UsageError(f"{name}={value!r:.80}: choose one of {', '.join(allowed)}")
+
+
+def check_kind(name: str, value: object, kinds: type | tuple[type, ...], what: str) -> None:
+    """Raise `UsageError` that says `what` the argument `name` must be, unless its value is of these types."""
+    if not isinstance(value, kinds):
+        raise UsageError(f"{name} must be {what}, not {value!r:.80}")
 
 
 def refusal_of_disk(error: OSError) -> AnatoBenchError | None:

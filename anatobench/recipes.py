@@ -5,12 +5,12 @@ A `Recipe` is saved whole with every run; the command line overrides single fiel
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from anatobench.backbones import CARDS, card_of
-from anatobench.errors import UsageError
+from anatobench.errors import UsageError, check_choice
 from anatobench.fast_forms import BY_DEVICE, fast_forms
 from anatobench.tasks import Task
 
@@ -84,29 +84,27 @@ class Recipe:
 
     def __post_init__(self) -> None:
         checks = {
-            "epochs": self.epochs >= 1,
-            "batch_size": self.batch_size >= 1,
-            "learning_rate": self.learning_rate > 0,
-            "warmup_steps": self.warmup_steps >= 0,
-            "weight_decay": self.weight_decay >= 0,
-            "adam_beta1": 0 <= self.adam_beta1 < 1,
-            "adam_beta2": 0 <= self.adam_beta2 < 1,
-            "adam_epsilon": self.adam_epsilon > 0,
-            "clip_norm": self.clip_norm > 0,
-            "segmentation_weight": self.segmentation_weight >= 0,
-            "segmentation_loss": self.segmentation_loss in SEGMENTATION_LOSSES,
-            "dice_smooth": self.dice_smooth > 0,
-            "supervising_organs": all(self.supervising_organs.split(",")),
-            "boundary_distortion": 0 <= self.boundary_distortion <= 100,
-            "any_injury_weight": self.any_injury_weight >= 0,
-            "precision": self.precision in PRECISIONS,
-            "compile": self.compile in COMPILATIONS,
-            "seed": 0 <= self.seed < 2**32,
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "learning_rate": (self.learning_rate > 0, "more than 0"),
+            "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "adam_beta1": (0 <= self.adam_beta1 < 1, "from 0 to below 1"),
+            "adam_beta2": (0 <= self.adam_beta2 < 1, "from 0 to below 1"),
+            "adam_epsilon": (self.adam_epsilon > 0, "more than 0"),
+            "clip_norm": (self.clip_norm > 0, "more than 0"),
+            "segmentation_weight": (self.segmentation_weight >= 0, "0 or more"),
+            "dice_smooth": (self.dice_smooth > 0, "more than 0"),
+            "supervising_organs": (all(self.supervising_organs.split(",")), "all, or names with commas between them"),
+            "boundary_distortion": (0 <= self.boundary_distortion <= 100, "from 0 to 100"),
+            "any_injury_weight": (self.any_injury_weight >= 0, "0 or more"),
+            "seed": (0 <= self.seed < 2**32, "from 0 to 4294967295"),
         }
-        for name, good in checks.items():
+        for name, (good, allowed) in checks.items():
             if not good:
-                choices = f": choose one of {', '.join(CHOICES[name])}" if name in CHOICES else ""
-                raise UsageError(f"recipe: {name}={getattr(self, name)!r} is out of range{choices}")
+                raise UsageError(f"recipe: {name}={getattr(self, name)!r} is out of range: {allowed}")
+        for name, choices in CHOICES.items():
+            check_choice(f"recipe: {name}", getattr(self, name), choices)
         if not isinstance(self.fast, str):
             raise UsageError(f"recipe: fast={self.fast!r} is no text: write auto, true, false or names of fast forms")
         fast_forms(self.fast, ())  # refuses names that there are not
@@ -127,13 +125,18 @@ def paper_recipe(task: Task, model: str) -> Recipe:
 
 
 _BOOLEANS = {"true": True, "false": False}
+_IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
     """Apply `field=value` texts to a recipe; `UsageError` names the fields there are."""
+    if isinstance(assignments, str | Mapping) or not isinstance(assignments, Iterable):
+        raise UsageError(f"settings must be a list of texts such as ['batch_size=2'], not {assignments!r:.80}")
     types = {f.name: type(getattr(recipe, f.name)) for f in fields(recipe)}
     changes: dict[str, Any] = {}
     for assignment in assignments:
+        if not isinstance(assignment, str):
+            raise UsageError(f"settings must be texts such as 'batch_size=2', not {assignment!r:.80}")
         name, equals, text = assignment.partition("=")
         if not equals or name not in types:
             raise UsageError(f"--set {assignment}: write field=value with one of {', '.join(types)}")
@@ -142,5 +145,5 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
                 text = text.lower()
             changes[name] = _BOOLEANS[text] if types[name] is bool else types[name](text)
         except (KeyError, ValueError):
-            raise UsageError(f"--set {assignment}: {text!r} is not a valid {types[name].__name__}") from None
+            raise UsageError(f"--set {assignment}: {text!r} is not {_IN_WORDS[types[name]]}") from None
     return replace(recipe, **changes)

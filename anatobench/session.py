@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from anatobench.engine import TRACE, Engine, load_engine
-from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.errors import AnatoBenchError, UsageError, check_kind
 from anatobench.evaluation.judges import validator
 from anatobench.evaluation.run_evaluation import fitting, open_store
 from anatobench.objectives.heads import SEGMENTATION, auxiliary_heads
@@ -28,11 +28,12 @@ from anatobench.store.batches import steps_per_epoch, training_batches
 from anatobench.store.mask_noise import MaskNoise
 from anatobench.store.reader import Store
 from anatobench.system.processes import ALONE, Processes, after_leader
+from anatobench.system.progress import named_if_slow
 from anatobench.system.signals import Interrupted
 from anatobench.training.checkpoints import Best
 from anatobench.training.loop import TrainingData, train
 from anatobench.training.mllog import MLLOG_FILE, NO_MLLOG, MlLog, Submission
-from anatobench.training.run_folder import RunConfig, as_on, begun, configure
+from anatobench.training.run_folder import PATHS, RunConfig, as_on, begun, configure
 from anatobench.training.step_trace import NO_TRACE, StepTrace
 
 __all__ = ["Introduction", "Outcome", "configure", "train_run"]
@@ -54,11 +55,15 @@ class Introduction:
     """Whether the store has validation cases, by which the best checkpoint is chosen."""
 
     def __str__(self) -> str:
-        supervision, masked = "without segmentation supervision", bool(auxiliary_heads(self.config.spec.heads))
-        if masked and self.with_mask:
-            supervision = f"with segmentation supervision of the {self.with_mask} of them that have a mask"
+        plan, supervision = self.config.plan, "without segmentation supervision"
+        masked, some = bool(auxiliary_heads(plan.heads)), f"of the {self.with_mask} of them that have a mask"
+        if plan.papers_segmentation is None:
+            supervision = plan.label + (f" {some}" if masked else "")
+            supervision += "" if plan.trains_classifier else " (the classifier stays as it was drawn)"
+        elif masked and self.with_mask:
+            supervision = f"with segmentation supervision {some}"
         elif masked:
-            supervision = "without segmentation supervision, because none of them has a mask"
+            supervision += ", because none of them has a mask"
         together = f" x {self.processes} processes" if self.processes > 1 else ""
         config = self.config
         return (
@@ -75,6 +80,7 @@ class Outcome:
     run: Path
     steps: int
     epochs: int
+    """Those begun; the last one of a run that `max_steps` ends need not be whole."""
     best: Best | None
     """The checkpoint that validation judged best; None where the store has no validation cases."""
     framework: str
@@ -119,6 +125,16 @@ def train_run(
     `UsageError`, a kind of it, if the configuration cannot be trained. Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint
     and raises `Interrupted`, a `KeyboardInterrupt`; the same call with `resume` goes on.
     """
+    check_kind("out", out, PATHS, "a path")
+    check_kind("config", config, RunConfig, "what `configure` returns")
+    check_kind("store", store, (Store, type(None)), "a Store that is open (config names the path)")
+    check_kind("store_copy", store_copy, (*PATHS, type(None)), "a path")
+    check_kind("processes", processes, Processes, "what `find_processes` returns")
+    if type(workers) is not int or workers < 0:
+        raise UsageError(f"workers={workers!r}: give a whole number from 0 up")
+    for name, function in (("introduce", introduce), ("say", say)):
+        if function is not None and not callable(function):
+            raise UsageError(f"{name} must be a function, not {function!r:.80}")
     out = Path(out)
     store = open_store(config) if store is None else fitting(store, config)
     _refuse_unannotated(store, config)
@@ -130,7 +146,8 @@ def train_run(
     processes.share(config.recipe.batch_size)  # refuses what cannot be shared out before anybody waits for anybody
     started, began = time.monotonic(), time.time()
     with ExitStack() as stack:
-        config, engine = _begin(out, config, processes, resume, switch_framework, stack)
+        with named_if_slow(f"train: starting {config.framework}") if progress else nullcontext():
+            config, engine = _begin(out, config, processes, resume, switch_framework, stack)
         recipe, device = config.recipe, engine.device()
         wanted_trace = profile is not None and processes.leads
         trace = (

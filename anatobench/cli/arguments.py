@@ -3,9 +3,54 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
 
 TASK_OF_GEOMETRY = {"chest": "ct_rate", "abdomen": "ratic"}
 """The task whose crops and losses the benchmarks take for `--geometry`."""
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a type for argparse: a whole number from `least` up, or to `most`."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least or (most is not None and number > most):
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: give a whole number from {least} {'up' if most is None else f'to {most}'}"
+            )
+        return number
+
+    return read
+
+
+SEED = whole(0, 2**32 - 1)
+"""Of what is drawn at random."""
+
+
+def positive(text: str) -> float:
+    """Return a number above 0, for argparse; infinity is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0")
+    return number
+
+
+def share(text: str) -> float:
+    """Return a number from 0 to below 1, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 0 to below 1")
+    return number
 
 
 def shard(text: str) -> tuple[int, int]:

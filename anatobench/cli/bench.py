@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from typing import Any
+
+from anatobench.bench.host import describe_host
+from anatobench.bench.quiet import busy_before
 
 MEASUREMENTS = {
     "step": "forward, backward and optimizer step on random scans",
@@ -32,5 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure; the record."""
+    if args.measurement != "compare":
+        for clause in busy_before(describe_host()):
+            print(f"warning: {clause}: what others do there is in the figures", file=sys.stderr)
     record: dict[str, Any] = args.measure(args)
     return record

@@ -11,9 +11,10 @@ the two runs: they do not hold what differs from run to run, which is what the t
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
+
+from anatobench.cli.arguments import share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", type=Path, help="record of bench step or of benchmarks/gpu_suite.sh")
     parser.add_argument("new", type=Path, help="the same, later")
     parser.add_argument(
-        "--threshold", type=float, default=0.05, help="how much slower is too much, as a share (default: %(default)s)"
+        "--threshold", type=share, default=0.05, help="how much slower is too much, as a share (default: %(default)s)"
     )
     parser.add_argument(
         "--across-frameworks", action="store_true",
@@ -41,15 +42,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         print(
             f"{change['verdict']:6}  {change['ratio']:.3f} [{low:.3f}, {high:.3f}]  "
             f"{change['old_s']:.4f} s -> {change['new_s']:.4f} s  {change['what']}",
-            file=sys.stderr,
         )
     if figures["across_frameworks"]:
-        print("unpaired: measured in separate runs, so what differed between them is in the ratio", file=sys.stderr)
+        print("unpaired: measured in separate runs, so what differed between them is in the ratio")
     for place in ("old", "new"):
         for what in figures[f"only_in_{place}"]:
-            print(f"only in {getattr(args, place)}: {what}", file=sys.stderr)
+            print(f"only in {getattr(args, place)}: {what}")
     if not figures["same_machine"]:
-        print("the two records are of different machines", file=sys.stderr)
+        print("the two records are of different machines")
     if not figures["same_environment"]:
-        print("different variables of the environment were set (`environment` in the records)", file=sys.stderr)
+        print("different variables of the environment were set (`environment` in the records)")
     return figures

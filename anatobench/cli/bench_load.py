@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anatobench.cli.arguments import TASK_OF_GEOMETRY
+from anatobench.cli.arguments import TASK_OF_GEOMETRY, positive, whole
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import SIZES
 from anatobench.system.json_text import parse_json
@@ -23,17 +22,21 @@ DEFAULT_BATCH_SIZE = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
-    parser.add_argument("--batch-size", type=int, help=f"cases per batch (default: {DEFAULT_BATCH_SIZE}, or all)")
+    parser.add_argument("--batch-size", type=whole(1), help=f"cases per batch (default: {DEFAULT_BATCH_SIZE}, or all)")
     parser.add_argument(
         "--workers", default="0,1,2", help="threads that read ahead, one or several counts (default: %(default)s)"
     )
-    parser.add_argument("--rounds", type=int, default=7, help="rounds that count (default: %(default)s)")
-    parser.add_argument("--round-batches", type=int, default=10, help="batches of a round (default: %(default)s)")
+    parser.add_argument("--rounds", type=whole(2), default=7, help="rounds that count (default: %(default)s)")
+    parser.add_argument("--round-batches", type=whole(1), default=10, help="batches of a round (default: %(default)s)")
     parser.add_argument(
-        "--batches", type=int, default=0, metavar="N", help="then load N batches more and watch memory (default: none)"
+        "--batches",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="then load N batches more and watch memory (default: none)",
     )
     demand = parser.add_mutually_exclusive_group()
-    demand.add_argument("--demand", type=float, metavar="V", help="volumes per second that one device consumes")
+    demand.add_argument("--demand", type=positive, metavar="V", help="volumes per second that one device consumes")
     demand.add_argument("--step-record", type=Path, metavar="FILE", help="take that from a record of `bench step`")
     parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
 
@@ -44,17 +47,15 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--store", type=Path, metavar="DIR", help="a prepared store; its training cases are loaded")
     source.add_argument("--geometry", choices=TASK_OF_GEOMETRY, help="write a store of random scans and load from it")
     parser.add_argument("--size", choices=SIZES, default="full", help="with --geometry (default: %(default)s)")
-    parser.add_argument("--cases", type=int, default=1000, help="with --geometry: cases (default: %(default)s)")
+    parser.add_argument("--cases", type=whole(1), default=1000, help="with --geometry: cases (default: %(default)s)")
     parser.add_argument(
-        "--scans", type=int, default=20, help="with --geometry: different files behind them (default: %(default)s)"
+        "--scans", type=whole(1), default=20, help="with --geometry: different files behind them (default: %(default)s)"
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.bench.loading import LoadPlan, bench_load
 
-    if args.rounds < 2 or args.round_batches < 1 or args.batches < 0:
-        raise UsageError("--rounds: at least 2, so that there is an interval; --round-batches: at least 1")
     workers = worker_counts(args.workers)
     demand, source = demand_of(args.demand, args.step_record)
     with ExitStack() as stack:
@@ -86,8 +87,6 @@ def demand_of(demand: float | None, step_record: Path | None) -> tuple[float | N
         device = record.get("device") or {}
         what = [record.get("framework"), record.get("model"), record.get("precision"), device.get("name")]
         return record["samples_per_s"], " ".join(str(word) for word in what if word)
-    if demand is not None and not demand > 0:
-        raise UsageError(f"--demand {demand:g}: volumes per second, more than 0")
     return demand, "given" if demand is not None else ""
 
 
@@ -105,8 +104,6 @@ def step_record_of(path: Path) -> dict[str, Any]:
 
 def open_source(args: argparse.Namespace, stack: ExitStack) -> Store:
     """Return the store given, or one of random scans that lives as long as the stack."""
-    if min(args.cases, args.scans) < 1:
-        raise UsageError("--cases and --scans: at least 1")
     if args.store is not None:
         from anatobench.store.reader import Store
 
@@ -156,4 +153,4 @@ def _tell(record: dict[str, Any]) -> None:
             f"  memory over {memory['batches']} batches: {memory['median_bytes'] / 1e6:.0f} MB, "
             f"{memory['growth_bytes'] / 1e6:+.1f} MB by its trend"
         )
-    print("\n".join(lines), file=sys.stderr)
+    print("\n".join(lines))

@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from anatobench.cli.arguments import positive, share, whole
 from anatobench.cli.bench_step import add_cache_argument, add_model_arguments, peer, task_and_recipe
 from anatobench.errors import UsageError
 from anatobench.objectives.heads import diagnosis_heads
@@ -31,13 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--no-seg", action="store_true", help="without the segmentation branch")
     parser.add_argument(
-        "--limit", type=float, metavar="GIB",
+        "--limit", type=positive, metavar="GIB",
         help="as if there were no more memory than this (default: the GPU's; half of what a CPU's machine has free)",
     )  # fmt: skip
-    parser.add_argument("--margin", type=float, default=0.1, help="share to leave free (default: %(default)s)")
-    parser.add_argument("--at-most", type=int, default=4096, help="largest batch to try (default: %(default)s)")
-    parser.add_argument("--first-batch", type=int, default=1, help="the batch to try first (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, help="end after so long, with what is known by then")
+    parser.add_argument("--margin", type=share, default=0.1, help="share to leave free (default: %(default)s)")
+    parser.add_argument("--at-most", type=whole(1), default=4096, help="largest batch to try (default: %(default)s)")
+    parser.add_argument("--first-batch", type=whole(1), default=1, help="the batch to try first (default: %(default)s)")
+    parser.add_argument("--seconds", type=positive, help="end after so long, with what is known by then")
     add_cache_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
 
@@ -48,10 +49,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.bench.memory import MemoryBenchmark, bench_memory
     from anatobench.engine import ModelSpec
 
-    if not 0 <= args.margin < 1 or min(args.at_most, args.first_batch) < 1:
-        raise UsageError("--margin must be at least 0 and below 1, --at-most and --first-batch at least 1")
-    if any(given is not None and given <= 0 for given in (args.limit, args.seconds)):
-        raise UsageError("--limit and --seconds must be more than 0")
     path, variants = args.peer or (Path(), ("",))
     if len(variants) != 1:
         raise UsageError("--peer: one variant at a time")
@@ -88,14 +85,13 @@ def beyond(record: Mapping[str, Any]) -> str:
 
 
 def print_memory(record: dict[str, Any]) -> None:
-    """For a person, on stderr."""
+    """For a person."""
     limit = "unknown" if record["limit_bytes"] is None else f"{record['limit_bytes'] / 2**30:.2f} GiB"
     print(
         f"{record['name']} {record['model']} ({record['size']}, {record['geometry']}, {record['precision']}): batch "
         f"{record['largest_batch']} fits into {limit}, {beyond(record)}; "
         f"{record['bytes_per_case'] / 2**20:.1f} MiB per case; with {100 * record['margin']:.0f} % to spare "
         f"{record['recommended_batch']}; on {record['device']['name']}",
-        file=sys.stderr,
     )
     for warning in record["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)

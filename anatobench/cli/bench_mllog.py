@@ -9,7 +9,6 @@ benchmark's own rules. What is wrong is printed a line each, and the exit status
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     found = check_mllog(args.log)
     for problem in found["problems"]:
-        print(f"{args.log}: {problem}", file=sys.stderr)
+        print(f"{args.log}: {problem}")
     if found["passed"]:
-        print(f"{args.log}: {sum(found['keys'].values())} lines in MLPerf's form and order", file=sys.stderr)
+        print(f"{args.log}: {sum(found['keys'].values())} lines in MLPerf's form and order")
     return found

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anatobench.cli.arguments import whole
 from anatobench.cli.bench_load import worker_counts
 from anatobench.errors import UsageError
 from anatobench.recipes import SIZES
@@ -26,21 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--masks", type=Path, metavar="DIR", help="with --raw: folder of organ masks")
     parser.add_argument("--anatomy", choices=("chest", "abdomen"), help="with --dataset manifest")
     parser.add_argument(
-        "--cases", type=int, default=8, help="of the synthetic cohort, or the first of --raw (default: %(default)s)"
+        "--cases",
+        type=whole(1),
+        default=8,
+        help="of the synthetic cohort, or the first of --raw (default: %(default)s)",
     )
     parser.add_argument("--size", choices=SIZES, default="full", help="of the store and the synthetic cohort")
     parser.add_argument(
         "--workers", default="0,1,2", help="processes, one or several counts; 0: none (default: %(default)s)"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="rounds that count (default: %(default)s)")
+    parser.add_argument("--rounds", type=whole(2), default=3, help="rounds that count (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.bench.preparation import bench_prepare
 
-    if args.rounds < 2 or args.cases < 1:
-        raise UsageError("--rounds: at least 2, so that there is an interval; --cases: at least 1")
     workers = worker_counts(args.workers)
     with tempfile.TemporaryDirectory(prefix="anatobench-prepare-") as folder:
         record = bench_prepare(_raw_data(args, Path(folder)), workers, args.rounds, Path(folder))
@@ -83,4 +84,4 @@ def _tell(record: dict[str, Any]) -> None:
             f"  {entry['workers']} processes {entry['volumes_per_s']:7.2f} volumes per second, "
             f"{entry['volumes_per_s_per_core']:7.2f} per core{efficiency}"
         )
-    print("\n".join(lines), file=sys.stderr)
+    print("\n".join(lines))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from anatobench.bench.communication_model import Links
-from anatobench.cli.arguments import TASK_OF_GEOMETRY
+from anatobench.cli.arguments import SEED, TASK_OF_GEOMETRY, positive, whole
 from anatobench.cli.bench_load import step_record_of, worker_counts
 from anatobench.errors import UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES
@@ -29,22 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--geometry", required=True, choices=TASK_OF_GEOMETRY, help="which crop size and which loss")
     parser.add_argument("--size", choices=SIZES, default="full", help="full (the paper's) or tiny (for a CPU)")
     parser.add_argument(
-        "--batch-size", type=int, default=8,
+        "--batch-size", type=whole(1), default=8,
         help="cases per process (weak), or of all processes together (strong) (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--no-seg", action="store_true", help="without the segmentation branch")
     parser.add_argument("--processes", default="1,2", help="counts, one per GPU at most (default: %(default)s)")
     parser.add_argument("--mode", choices=("weak", "strong", "both"), default="both")
-    parser.add_argument("--repeats", type=int, default=20, help="timed steps after the warm-up (default: 20)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=whole(2), default=20, help="timed steps after the warm-up (default: 20)")
+    parser.add_argument("--seed", type=SEED, default=0)
     parser.add_argument(
         "--step-record", type=Path, metavar="FILE", help="predict from this `bench step` record's seconds per step"
     )
     links = parser.add_argument_group("links of the prediction")
     for field in fields(Links):
         links.add_argument(
-            f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default,
+            f"--{field.name.replace('_', '-')}", default=field.default,
+            type=positive if isinstance(field.default, float) else whole(1),
             help=f"{LINK_HELP[field.name]} (default: %(default)g)",
         )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
@@ -55,16 +55,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.bench.scaling_process import StepSettings
 
     counts = worker_counts(args.processes, "--processes")
-    if args.repeats < 2 or args.batch_size < 1 or min(counts) < 1:
-        raise UsageError(
-            "--repeats: at least 2, so that there is an interval; --batch-size and --processes: at least 1"
-        )
+    if min(counts) < 1:
+        raise UsageError(f"--processes {args.processes}: at least 1")
     modes = {"weak": (WEAK,), "strong": (STRONG,), "both": (WEAK, STRONG)}[args.mode]
     if STRONG in modes and any(args.batch_size % count for count in counts):
         raise UsageError(f"--batch-size {args.batch_size}: cannot be shared evenly by {args.processes} processes")
     links = Links(**{field.name: getattr(args, field.name) for field in fields(Links)})
-    if min(getattr(links, field.name) for field in fields(Links)) <= 0:
-        raise UsageError("bandwidths, latencies and GPUs per node: more than 0")
     settings = StepSettings(
         framework=args.framework,
         model=args.model,
@@ -95,4 +91,4 @@ def _tell(record: dict[str, Any]) -> None:
         apart, overlapped = entry["no_overlap"]["efficiency"], entry["full_overlap"]["efficiency"]
         lines.append(f"  {entry['devices']:4} GPUs: efficiency {100 * apart:.1f} % / {100 * overlapped:.1f} %")
     lines += ["assumed:", *(f"  {sentence}" for sentence in record["prediction"]["assumptions"])]
-    print("\n".join(lines), file=sys.stderr)
+    print("\n".join(lines))

@@ -23,7 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from anatobench.cli.arguments import TASK_OF_GEOMETRY
+from anatobench.cli.arguments import SEED, TASK_OF_GEOMETRY, positive, whole
 from anatobench.errors import UsageError
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, Recipe, override, paper_recipe
@@ -55,10 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     seg = parser.add_mutually_exclusive_group()
     seg.add_argument("--no-seg", action="store_true", help="without the segmentation branch")
     seg.add_argument("--both-seg", action="store_true", help="every arm with and without it")
-    parser.add_argument("--batch-size", type=int, help="cases per step (default: the paper's)")
-    parser.add_argument("--repeats", type=int, default=20, help="rounds after the warm-up (default: %(default)s)")
-    parser.add_argument("--steps-per-turn", type=int, default=1, help="timed steps per arm and round (default: 1)")
-    parser.add_argument("--seconds", type=float, help="end after about so long, with the rounds done by then")
+    parser.add_argument("--batch-size", type=whole(1), help="cases per step (default: the paper's)")
+    parser.add_argument("--repeats", type=whole(2), default=20, help="rounds after the warm-up (default: %(default)s)")
+    parser.add_argument("--steps-per-turn", type=whole(1), default=1, help="timed steps per arm and round (default: 1)")
+    parser.add_argument("--seconds", type=positive, help="end after about so long, with the rounds done by then")
     parser.add_argument(
         "--prepare-together", action="store_true", help="compile all arms at once: sooner, less exact compile times"
     )
@@ -92,7 +92,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--geometry", required=True, choices=TASK_OF_GEOMETRY, help="which crop size and which loss")
     parser.add_argument("--size", choices=SIZES, default="full", help="full (the paper's) or tiny (for a CPU)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=SEED, default=0)
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
         help=f"change the paper's recipe: {', '.join(CHANGEABLE)}",
@@ -115,10 +115,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.bench.step import StepBenchmark, bench_step
     from anatobench.engine import ModelSpec
 
-    if args.repeats < 2:
-        raise UsageError("--repeats: at least 2, so that there is an interval")
-    if args.steps_per_turn < 1 or (args.seconds is not None and args.seconds <= 0):
-        raise UsageError("--steps-per-turn and --seconds must be positive")
     task, recipe = task_and_recipe(args)
     if args.batch_size is not None:
         recipe = dataclasses.replace(recipe, batch_size=args.batch_size)
@@ -148,11 +144,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def print_step(record: dict[str, Any]) -> None:
-    """For a person, on stderr."""
+    """For a person."""
     from anatobench.bench.energy import in_words
 
     what = ("model", "size", "geometry", "batch_size")
-    print(", ".join(f"{name} {record[name]}" for name in what) + f"; {record['device']['name']}", file=sys.stderr)
+    print(", ".join(f"{name} {record[name]}" for name in what) + f"; {record['device']['name']}")
     width = max(len(arm["name"]) for arm in record["arms"])
     for arm in record["arms"]:
         low, high = arm["ci95_s"]
@@ -161,12 +157,11 @@ def print_step(record: dict[str, Any]) -> None:
             f"{arm['name']:{width}}  {arm['precision']}  {arm['median_s']:.4f} s [{low:.4f}, {high:.4f}]  "
             f"{arm['samples_per_s']:.2f} cases/s  {utilisation(arm)}  {memory}  {first_step(arm)}"
             f"{'  ' if arm['energy'] else ''}{in_words(arm['energy'])}",
-            file=sys.stderr,
         )
     for ratio in record["ratios"]:
         low, high = ratio["ci95"]
         times = f"{ratio['ratio']:.3f} [{low:.3f}, {high:.3f}]"
-        print(f"{ratio['of']} takes {times} times as long as {ratio['to']}", file=sys.stderr)
+        print(f"{ratio['of']} takes {times} times as long as {ratio['to']}")
     for arm in record["arms"]:
         if arm["trace"] is not None:
             print(f"{arm['name']}: profile: {arm['trace']}", file=sys.stderr)
@@ -176,10 +171,10 @@ def print_step(record: dict[str, Any]) -> None:
 
 
 def print_compilation(record: dict[str, Any]) -> None:
-    """For a person, on stderr."""
+    """For a person."""
     width = max((len(arm["name"]) for arm in record["arms"]), default=0)
     for arm in record["arms"]:
-        print(f"{arm['name']:{width}}  {first_step(arm)}", file=sys.stderr)
+        print(f"{arm['name']:{width}}  {first_step(arm)}")
     print_failed(record)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from contextlib import ExitStack
 from typing import Any
 
+from anatobench.cli.arguments import SEED, whole
 from anatobench.cli.bench_load import add_source_arguments, open_source
-from anatobench.errors import UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, paper_recipe
 
 
@@ -17,21 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
     parser.add_argument("--framework", required=True, choices=FRAMEWORKS)
     parser.add_argument("--model", required=True, choices=MODELS)
-    parser.add_argument("--batch-size", type=int, help="cases per step (default: the paper's)")
+    parser.add_argument("--batch-size", type=whole(1), help="cases per step (default: the paper's)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--no-seg", action="store_true", help="without the segmentation branch")
-    parser.add_argument("--workers", type=int, default=2, help="threads that read ahead (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="steps of a round (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=whole(0), default=2, help="threads that read ahead (default: %(default)s)")
+    parser.add_argument("--rounds", type=whole(2), default=5, help="rounds that count (default: %(default)s)")
+    parser.add_argument("--steps", type=whole(1), default=20, help="steps of a round (default: %(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0)
     parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.bench.training_throughput import TrainingPlan, bench_train
 
-    if args.rounds < 2 or args.steps < 1 or args.workers < 0:
-        raise UsageError("--rounds: at least 2, so that there is an interval; --steps: at least 1; --workers: from 0")
     with ExitStack() as stack:
         store = open_source(args, stack)
         recipe = paper_recipe(store.task, args.model)
@@ -48,7 +45,6 @@ def _tell(record: dict[str, Any]) -> None:
     print(
         f"{record['framework']} {record['model']} ({record['size']}, {record['geometry']}, batch "
         f"{record['batch_size']}, {record['precision']}) on {record['device']['name']}:",
-        file=sys.stderr,
     )
     for name in ("with_loading", "same_batch", "loading_alone"):
         entry = record[name]
@@ -56,12 +52,10 @@ def _tell(record: dict[str, Any]) -> None:
         print(
             f"  {name.replace('_', ' '):14} {entry['seconds_per_step']:.4f} s per step [{low:.4f}, {high:.4f}], "
             f"{entry['samples_per_s']:.2f} cases per second",
-            file=sys.stderr,
         )
     low, high = record["slowdown"]["ci95"]
     print(
         f"  with loading a step takes {record['slowdown']['ratio']:.3f} times as long (95 %: {low:.3f} to {high:.3f}): "
         f"the bottleneck is the {'loading' if record['bottleneck'] == 'loading' else 'device'}; "
         f"of loading, {record['digest_s']:.4f} s are the digest",
-        file=sys.stderr,
     )

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.cli.arguments import SEED, whole
+from anatobench.errors import AnatoBenchError
 from anatobench.experiments import child_processes
 from anatobench.experiments.runs import PlannedRun, chains_of, initial_weights_of, write_configs
 from anatobench.system.atomic_files import write_atomically
@@ -33,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "The cohort is synthetic and small: the figures show that the suite works, not how well a method does."
     )
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default: demo)")
-    parser.add_argument("--cases", type=int, default=CASES, help=f"synthetic patients (default: {CASES})")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over the data (default: {EPOCHS})")
-    parser.add_argument("--seed", type=int, default=0, help="of the cohort, the weights and the order of cases")
+    parser.add_argument("--cases", type=whole(SMALLEST), default=CASES, help=f"synthetic patients (default: {CASES})")
+    parser.add_argument("--epochs", type=whole(1), default=EPOCHS, help=f"passes over the data (default: {EPOCHS})")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the cohort, the weights and the order of cases")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
 
 
@@ -44,6 +45,8 @@ MASKS = "masks"
 CASES = 140
 EPOCHS = 9
 BATCH_SIZE = 4
+SMALLEST = 8 * BATCH_SIZE
+"""Patients that make a few batches."""
 LEARNING_RATE = 2e-3
 """Twenty times the paper's: the tiny model is trained for a minute, not for days."""
 
@@ -53,9 +56,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.report.run_results import read_runs
     from anatobench.report.summary import HEADER, agreement_lines, summary_rows, text_table
 
-    smallest = 8 * BATCH_SIZE
-    if args.cases < smallest or args.epochs < 1 or not 0 <= args.seed < 2**32:
-        raise UsageError(f"--cases must be at least {smallest}, --epochs at least 1, --seed from 0 to 4294967295")
+    args.goes_on = True
     started = time.monotonic()
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)

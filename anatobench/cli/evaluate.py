@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +47,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.threshold_split,
         args.aggregate,
     )
-    print(_table(figures), file=sys.stderr)
+    print(_table(figures))
     return figures
 
 
 def _table(figures: dict[str, Any]) -> str:
-    """Return one line per class and one for the macro mean."""
+    """Return one line per class and one for the macro mean; of a model that does not classify, the organs' Dice."""
+    if figures["auc"] is None:
+        return _dice_table(figures)
     metrics = ("auc", *RATES)
     width = max(len(name) for name in figures["auc"])
     lines = [" ".join([" " * width, *(f"{metric:>13}" for metric in metrics), "  AUC 95 % interval"])]
@@ -69,4 +70,18 @@ def _table(figures: dict[str, Any]) -> str:
         f"{figures['classes']} classes, thresholds by {figures['threshold_rule']} on {figures['threshold_split']}"
     )
     lines += [f"undefined: {name}: {reason}" for name, reason in figures["undefined"].items()]
+    return "\n".join(lines)
+
+
+def _dice_table(figures: dict[str, Any]) -> str:
+    """Return one line per class of the auxiliary head's masks, and why there is no AUC."""
+    dice = figures["organ_dice"] or {}
+    width = max((len(name) for name in dice), default=0)
+    lines = [f"{'':<{width}}   Dice, 0 to 1"] if dice else []
+    for name in [*(name for name in dice if name != "macro"), *(name for name in dice if name == "macro")]:
+        lines.append(f"{name:<{width}} {'-' if dice[name] is None else format(dice[name], '.4f'):>14}")
+    lines.append(
+        f"{figures['cases']} cases of split {figures['split']}; no AUC, since this run left the classifier as it was "
+        "drawn: train --initial-weights with an export of it first"
+    )
     return "\n".join(lines)

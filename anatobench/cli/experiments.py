@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.cli import experiments_demo, experiments_grid, experiments_named
+from anatobench.cli.arguments import positive, whole
 from anatobench.cli.experiments_grid import add_submission, hand_over
-from anatobench.errors import UsageError
 from anatobench.experiments.auc_study import AucStudy, begin, cohort_commands, planned
 from anatobench.experiments.child_processes import Chain, run_chains
 from anatobench.experiments.runs import DONE, logs_folder, state_of, train_here
@@ -43,18 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     auc.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything")
     auc.add_argument("--task", choices=tuple(TASKS), default=DEFAULTS.task, help="the cohort's (default: %(default)s)")
     auc.add_argument("--models", default=",".join(DEFAULTS.models), help="separated by commas (default: all three)")
-    auc.add_argument("--seeds", type=int, default=DEFAULTS.seeds, help="repetitions (default: %(default)s)")
-    auc.add_argument("--control-seeds", type=int, help="repetitions that have the control (default: all)")
-    auc.add_argument("--cases", type=int, default=DEFAULTS.cases, help="synthetic patients (default: %(default)s)")
-    auc.add_argument("--steps", type=int, default=DEFAULTS.steps, help="of each run (default: %(default)s)")
-    auc.add_argument("--batch-size", type=int, default=DEFAULTS.batch_size, help="default: %(default)s")
+    auc.add_argument("--seeds", type=whole(1), default=DEFAULTS.seeds, help="repetitions (default: %(default)s)")
+    auc.add_argument("--control-seeds", type=whole(1), help="repetitions that have the control (default: all)")
+    auc.add_argument("--cases", type=whole(1), default=DEFAULTS.cases, help="synthetic patients (default: %(default)s)")
+    auc.add_argument("--steps", type=whole(1), default=DEFAULTS.steps, help="of each run (default: %(default)s)")
+    auc.add_argument("--batch-size", type=whole(1), default=DEFAULTS.batch_size, help="default: %(default)s")
     auc.add_argument("--injuries", choices=INJURIES, default=DEFAULTS.injuries,
                      help="ratic alone: how visible in the synthetic scans (default: %(default)s)")  # fmt: skip
     auc.add_argument("--dropout", action="store_true", help="with the models' dropout and stochastic depth")
-    auc.add_argument("--learning-rate", type=float, help="of every model (default: one per model)")
-    auc.add_argument("--margin", type=float, default=DEFAULTS.margin, help="of equivalence, AUC (default: %(default)s)")
+    auc.add_argument("--learning-rate", type=positive, help="of every model (default: one per model)")
     auc.add_argument(
-        "--workers", type=int, default=min(os.cpu_count() or 1, 8), metavar="W",
+        "--margin", type=positive, default=DEFAULTS.margin, help="of equivalence, AUC (default: %(default)s)"
+    )
+    auc.add_argument(
+        "--workers", type=whole(1), default=min(os.cpu_count() or 1, 8), metavar="W",
         help="runs at a time; 1 where they would share a GPU (default here: %(default)s)",
     )  # fmt: skip
     auc.add_argument("--submit", action="store_true",
@@ -78,14 +80,15 @@ def run_auc(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.report.auc_page import build_auc_page
     from anatobench.report.summary import text_table
 
-    if args.workers < 1:
-        raise UsageError(f"--workers {args.workers}: at least one")
     settings = {field.name: getattr(args, field.name) for field in fields(AucStudy) if hasattr(args, field.name)}
     asked = [name.strip() for name in args.models.split(",")]
     models = dict.fromkeys(name for name in (*MODELS, *asked) if name in asked)  # in one order, whoever asks
     study = AucStudy(**{**settings, "models": tuple(models)})
     out: Path = args.out
     begin(study, out)
+    args.goes_on = True
+    log = logs_folder(out) / "cohort.log"
+    print(f"experiments auc: the cohort is made or checked; what is done is in {log}", file=sys.stderr)
     list(run_chains([Chain("cohort", cohort_commands(study, out))], logs_folder(out), workers=1))
     runs = planned(study, out)
     waiting = [run for run in runs if state_of(out, run.name) != DONE]
@@ -101,6 +104,6 @@ def run_auc(args: argparse.Namespace) -> dict[str, Any]:
         (auc_results.DIFFERENCE_HEADER, auc_results.difference_rows(record)),
         (auc_results.GAIN_HEADER, auc_results.gain_rows(record)),
     ):
-        print(text_table(header, rows) + "\n", file=sys.stderr)
-    print(f"{out / PAGE_FILE} shows it; the record is {out / RECORD_FILE}", file=sys.stderr)
+        print(text_table(header, rows) + "\n")
+    print(f"{out / PAGE_FILE} shows it; the record is {out / RECORD_FILE}")
     return record

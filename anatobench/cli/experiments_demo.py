@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from anatobench.cli.arguments import whole
 from anatobench.cli.demo import run_command
-from anatobench.errors import UsageError
 from anatobench.phantom.plan import CohortPlan
 
 TASK = "ratic"
@@ -38,19 +38,18 @@ def add_parser(experiments: Any) -> None:
     )
     demo.add_argument("--out", type=Path, default=Path("experiments-demo"), metavar="DIR",
                       help="folder for everything (default: %(default)s)")  # fmt: skip
-    demo.add_argument("--cases", type=int, default=CASES, help="synthetic patients (default: %(default)s)")
-    demo.add_argument("--steps", type=int, default=STEPS, help="of each run (default: %(default)s)")
-    demo.add_argument("--seeds", type=int, default=SEEDS, help="repetitions (default: %(default)s)")
-    demo.add_argument("--unmasked", type=int, default=0, metavar="N",
+    demo.add_argument("--cases", type=whole(40), default=CASES, help="synthetic patients (default: %(default)s)")
+    demo.add_argument("--steps", type=whole(1), default=STEPS, help="of each run (default: %(default)s)")
+    demo.add_argument("--seeds", type=whole(1), default=SEEDS, help="repetitions (default: %(default)s)")
+    demo.add_argument("--unmasked", type=whole(0), default=0, metavar="N",
                       help="patients without masks, for TotalSegmentator to make (default: %(default)s)")  # fmt: skip
     demo.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
     demo.set_defaults(run_experiment=run)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if args.cases < 40 or args.steps < 1 or args.seeds < 1:
-        raise UsageError("--cases must be at least 40, --steps and --seeds at least 1")
     CohortPlan(TASK, "tiny", 0, args.cases, "large", args.unmasked)  # refuses what `phantom` would, before it is called
+    args.goes_on = True
     started = time.monotonic()
     for command in commands(args.out, args.cases, args.steps, args.seeds, args.unmasked):
         run_command(*command)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anatobench.cli.arguments import whole
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.grid import TABLES, Cell, Selection
 from anatobench.recipes import FRAMEWORKS, MODELS
@@ -54,7 +55,7 @@ def add_parser(experiments: Any) -> None:
     for name in ("list", "run", "submit"):
         _add_settings(parsers[name])
     parsers["run"].add_argument(
-        "--workers", type=int, default=1, metavar="W",
+        "--workers", type=whole(1), default=1, metavar="W",
         help="runs at a time; they share this machine's cores, and its first GPU if it has any (default: 1)",
     )  # fmt: skip
     add_submission(parsers["submit"])
@@ -70,12 +71,12 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     for name, choices in (("tables", TABLES), ("datasets", TASKS), ("models", MODELS), ("frameworks", FRAMEWORKS)):
         parser.add_argument(f"--{name}", metavar="NAMES",
                             help=f"only these of {', '.join(choices)}, separated by commas")  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=defaults.seeds, help="repetitions (default: %(default)s)")
+    parser.add_argument("--seeds", type=whole(1), default=defaults.seeds, help="repetitions (default: %(default)s)")
 
 
 def add_submission(parser: argparse.ArgumentParser) -> None:
     """Add what may be said about a job array."""
-    parser.add_argument("--at-a-time", type=int, metavar="N", help="run at most N elements of the array at once")
+    parser.add_argument("--at-a-time", type=whole(1), metavar="N", help="run at most N elements of the array at once")
     parser.add_argument("--sbatch", action="append", default=[], metavar="OPTION",
                         help="for sbatch, for example --sbatch=--gpus-per-node=4; can be repeated (source "
                              "slurm/site.conf sets the usual ones)")  # fmt: skip
@@ -93,7 +94,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--from-scratch", action="store_true",
         help="train pretrained conditions from scratch: stores of size tiny have no pretrained weights",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, help="end every run after so many steps (default: the paper's epochs)")
+    parser.add_argument(
+        "--steps", type=whole(1), help="end every run after so many steps (default: the paper's epochs)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
         help="change the recipe of every run, for example --set batch_size=4; can be repeated",
@@ -191,13 +194,12 @@ def run_here(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.experiments.grid_runs import planned
     from anatobench.experiments.runs import train_here
 
-    if args.workers < 1:
-        raise UsageError(f"--workers {args.workers}: at least one")
     selection, settings, waiting = _to_do(args)
     before = len(selection.cells) - len(waiting)
+    args.goes_on = True
     train_here(planned(waiting, settings), args.out, args.workers, "grid", before)
     print(f"{len(waiting)} runs trained and evaluated, {before} were done before; next: anatobench experiments grid "
-          f"collect --out {args.out}", file=sys.stderr)  # fmt: skip
+          f"collect --out {args.out}")  # fmt: skip
     return {"out": str(args.out), "done_before": before, "done_now": len(waiting)}
 
 
@@ -212,11 +214,9 @@ def hand_over(args: argparse.Namespace, waiting: Sequence[PlannedRun], before: i
     """Give the runs to Slurm, `before` of them all being done; the figures name the last job and its plan."""
     from anatobench.experiments.jobs import job_arrays, shell_lines, submit
 
-    if args.at_a_time is not None and args.at_a_time < 1:
-        raise UsageError(f"--at-a-time {args.at_a_time}: at least one")
     figures = {"out": str(args.out), "done_before": before, "submitted": 0, "job": None, "plan": None, "command": None}
     if not waiting:
-        print(f"all {before} runs are done: nothing to submit", file=sys.stderr)
+        print(f"all {before} runs are done: nothing to submit")
         return figures
     arrays = job_arrays(waiting, args.out, args.at_a_time, args.sbatch)
     lines = shell_lines(arrays)
@@ -227,7 +227,7 @@ def hand_over(args: argparse.Namespace, waiting: Sequence[PlannedRun], before: i
         print(f"{len(waiting)} runs, {before} were done before: nothing was submitted", file=sys.stderr)
         return figures
     jobs = submit(arrays)
-    print(f"job {', '.join(jobs)}: {len(waiting)} runs, {before} were done before", file=sys.stderr)
+    print(f"job {', '.join(jobs)}: {len(waiting)} runs, {before} were done before")
     return figures | {"job": jobs[-1], "submitted": len(waiting)}
 
 
@@ -246,20 +246,20 @@ def run_collect(args: argparse.Namespace) -> dict[str, Any]:
     )
     for table in tables:
         if table.rows:
-            print(text_table(table.header, table.rows) + "\n", file=sys.stderr)
+            print(text_table(table.header, table.rows) + "\n")
     for number, note in enumerate(remarks, start=1):
-        print(f"[{number}] {note}", file=sys.stderr)
+        print(f"[{number}] {note}")
     tiny = [dataset for dataset, size in record["sizes"].items() if size == "tiny"]
     if tiny:
-        print(f"{', '.join(tiny)}: tiny models on tiny scans, which the paper's figures are not about", file=sys.stderr)
+        print(f"{', '.join(tiny)}: tiny models on tiny scans, which the paper's figures are not about")
     for kind, what in (("missing", "not done yet"), ("undefined", "evaluated, but the macro AUC is undefined")):
         if record[kind]:
-            print(f"{len(record[kind])} runs {what}: {_shortened(record[kind])}", file=sys.stderr)
+            print(f"{len(record[kind])} runs {what}: {_shortened(record[kind])}")
     write_atomically(args.out / RECORD_FILE, json_bytes(record))
     write_atomically(args.out / CSV_FILE, grid_results.csv_text(record).encode())
     write_atomically(args.out / PAGE_FILE, build_grid_page(record, *tables, remarks).encode())
     print(f"AUC and gains with 95 % intervals over seeds; {args.out / PAGE_FILE} shows them, {RECORD_FILE} and "
-          f"{CSV_FILE} beside it hold all", file=sys.stderr)  # fmt: skip
+          f"{CSV_FILE} beside it hold all")  # fmt: skip
     return record
 
 

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from typing import Any
+
+GUIDE = (
+    "AUC: what the paper found. GPU-hours: on one H100, - where not measured.",
+    "To train one: anatobench train --named NAME --store STORE --out RUN (--json prints each command).",
+)
+COLUMNS = 100
+"""What a terminal has."""
 
 
 def add_parser(experiments: Any) -> None:
@@ -27,5 +35,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     named = NAMED_RUNS.values()
     if not args.json:
         print(text_table(NAMED_HEADER, [run.row for run in named]))
-        print("\n".join(f"* {run.name}: {run.expected.note}" for run in named if run.expected.note))
+        notes = [f"* {run.name}: {run.expected.note}" for run in named if run.expected.note]
+        for note in (*notes, *GUIDE):
+            print(textwrap.fill(note, COLUMNS, subsequent_indent="  ", break_on_hyphens=False))
     return {"runs": [run.to_json() for run in named]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.errors import UsageError
-    from anatobench.prediction.exported_model import export_run
+    from anatobench.objectives.heads import CLASSIFIER
+    from anatobench.prediction.exported_model import UNTRAINED, export_run
 
     if args.to.suffix != ".safetensors":
         raise UsageError(f"--to {args.to}: the name must end in .safetensors")
     written = export_run(args.run_folder, args.to)
+    untrained = "; its classifier is untrained: begin with it (train --initial-weights), predict nothing"
     print(f"{written['file']}: {written['model']} ({written['size']}) for {written['task']}, "
-          f"{written['bytes'] / 1e6:.1f} MB", file=sys.stderr)  # fmt: skip
+          f"{written['bytes'] / 1e6:.1f} MB{untrained if written.get(CLASSIFIER) == UNTRAINED else ''}")  # fmt: skip
     return written

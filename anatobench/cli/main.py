@@ -2,7 +2,8 @@
 
 Each command is a module of this package with `add_arguments(parser)` and `run(args)`. A module is imported only when
 its command is called, so `anatobench --help` is instant and `prepare` needs no framework. `run` returns the figures
-that `--json` prints as one object on the last line of stdout, or None; everything meant for a person goes to stderr.
+that `--json` prints as one object, the only line on stdout, or None. What a command found it prints on stdout for a
+person, or with `--json` on stderr; how far it is, warnings and failures always go to stderr.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from typing import Any, TextIO
 
 from anatobench import __version__
@@ -64,18 +65,20 @@ def build_parser(commands: Sequence[str] = ()) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status (0 success, 1 failure, 2 wrong arguments, 130 interrupted)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    called = [name for name in arguments[:1] if name in COMMANDS]
-    args = build_parser(called).parse_args(arguments)
+    args = argparse.Namespace()
+    command = next((name for name in arguments[:1] if name in COMMANDS), "")
     try:
-        with ended_by_signals():
+        args = build_parser([command]).parse_args(arguments)  # imports the command, which takes a while
+        for_a_program = getattr(args, "json", False)
+        with ended_by_signals(), redirect_stdout(sys.stderr) if for_a_program else nullcontext():
             figures = args.run(args)
-        _print_figures(figures if getattr(args, "json", False) else None)
+        _print_figures(figures if for_a_program else None)
     except UsageError as error:
-        return _fail(args.command, error, EXIT_USAGE)
+        return _fail(command, error, EXIT_USAGE)
     except AnatoBenchError as error:
-        return _fail(args.command, error, EXIT_FAILURE)
+        return _fail(command, error, EXIT_FAILURE)
     except KeyboardInterrupt as interruption:
-        return _fail(args.command, str(interruption) or "interrupted", EXIT_INTERRUPTED)
+        return _fail(command, f"{str(interruption) or 'interrupted'}{_going_on(args)}", EXIT_INTERRUPTED)
     except BrokenPipeError:  # `anatobench ... | head`
         _discard(sys.stdout)
         return EXIT_FAILURE
@@ -83,10 +86,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         refusal = refusal_of_disk(error)
         if refusal is None:
             raise
-        return _fail(args.command, refusal, EXIT_FAILURE)
+        return _fail(command, refusal, EXIT_FAILURE)
     if isinstance(figures, dict) and figures.get("passed") is False:
         return EXIT_FAILURE
     return 0
+
+
+def _going_on(args: argparse.Namespace) -> str:
+    """Return what to do after an interruption, for a command that says so in `goes_on` once it is at work."""
+    return ": the same command goes on where it was" if getattr(args, "goes_on", False) else ""
 
 
 def _print_figures(figures: dict[str, Any] | None) -> None:
@@ -106,7 +114,7 @@ def _print_figures(figures: dict[str, Any] | None) -> None:
 
 def _fail(command: str, reason: AnatoBenchError | str, status: int) -> int:
     try:
-        print(f"anatobench {command}: {reason}", file=sys.stderr)
+        print(f"{f'anatobench {command}'.strip()}: {reason}", file=sys.stderr)
     except OSError:  # a log on the same full disk: the status is all that can be told
         _discard(sys.stderr)
     return status

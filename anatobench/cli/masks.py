@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from anatobench.cli.arguments import shard
+from anatobench.cli.arguments import shard, whole
 from anatobench.datasets.case import Rejection
 from anatobench.datasets.options import RESCALE, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", choices=list(DATASETS), help="format of the raw data (default: a folder of scans)")
     parser.add_argument("--raw", type=Path, metavar="DIR", required=True, help="folder of the raw data")
     parser.add_argument("--out", type=Path, metavar="MASKS", required=True, help="folder of the masks")
-    parser.add_argument("--gpus", type=int, metavar="G", help="GPUs, one process each; 0: the CPU (default: all)")
-    parser.add_argument("--per-gpu", type=int, default=1, metavar="P", help="scans at once per GPU, or on the CPU")
+    parser.add_argument("--gpus", type=whole(0), metavar="G", help="GPUs, one process each; 0: the CPU (default: all)")
+    parser.add_argument("--per-gpu", type=whole(1), default=1, metavar="P", help="scans at once per GPU, or on the CPU")
     parser.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="do every N-th scan from I on")
     parser.add_argument("--check", action="store_true", help="then look over all masks: OUT/quality.csv, quality.html")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
@@ -78,12 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Make what is missing, then look it over if asked to."""
-    if args.gpus is not None and args.gpus < 0:
-        raise UsageError(f"--gpus {args.gpus}: give a number from 0 up")
-    if args.per_gpu < 1:
-        raise UsageError(f"--per-gpu {args.per_gpu}: at least one")
     if args.check and args.shard != (0, 1):
         raise UsageError("--check looks over all masks at once: call it without --shard when all shards are done")
+    args.goes_on = True
     scans, rejected, notes = _list(args)
     with interrupted_by_signals():
         summary = _make(args, scans, rejected, notes)
@@ -105,7 +102,7 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
     write_atomically(args.out / QUALITY_TABLE, quality_table(qualities))
     write_atomically(args.out / QUALITY_PAGE, build_masks_page(qualities, organs, without_mask).encode())
     noted = sum(quality.severity > 0 for quality in qualities)
-    print(f"{noted} of {len(qualities)} masks are worth a look: {args.out / QUALITY_PAGE}", file=sys.stderr)
+    print(f"{noted} of {len(qualities)} masks are worth a look: {args.out / QUALITY_PAGE}")
     counts = Counter(finding.finding for quality in qualities for finding in quality.findings)
     return {"checked": len(qualities), "worth_a_look": noted, "findings": dict(sorted(counts.items()))}
 
@@ -156,7 +153,7 @@ def _make(args: argparse.Namespace, scans: list[Scan], rejected: list[Rejection]
 
 def _show(summary: Summary) -> None:
     def say(line: str) -> None:
-        print(line, file=sys.stderr)
+        print(line)
 
     for note in summary.notes:
         say(note)

@@ -10,8 +10,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from anatobench.errors import UsageError
+from anatobench.cli.arguments import SEED, whole
 from anatobench.fast_forms import BY_DEVICE, FAST_FORMS
+from anatobench.objectives.registry import KINDS
 from anatobench.parity.climb import SUMMARY_KINDS, Climb, climb
 from anatobench.parity.inputs import PRECISION_OF_DTYPE
 from anatobench.parity.suite import climb_all, whole_ladder
@@ -35,7 +36,8 @@ BatchNorm's running values. An error is max|a - b| / max|b| per array, b being P
   anatobench parity --all
 """
     parser.add_argument("--all", action="store_true",
-                        help="every backbone and task at tiny, odd and full size, as one table")  # fmt: skip
+                        help="every backbone and task at tiny, odd and full size, as one table; of the other "
+                             "options it takes --workers and --json alone")  # fmt: skip
     parser.add_argument("--model", choices=MODELS, default="r3d_18", help="backbone (default: %(default)s)")
     parser.add_argument("--task", choices=TASKS, default="ratic", help="labels, organs, window (default: %(default)s)")
     parser.add_argument(
@@ -44,11 +46,19 @@ BatchNorm's running values. An error is max|a - b| / max|b| per array, b being P
     parser.add_argument("--size", choices=SIZES, default="tiny", help="tiny: for CPUs; full: the paper's crop")
     parser.add_argument("--crop", type=_crop_size, metavar="D,H,W", help="another crop size, in voxels")
     parser.add_argument(
-        "--steps", type=int, default=10, metavar="N", help="training steps; 0: one pass alone (default: %(default)s)"
+        "--steps",
+        type=whole(0),
+        default=10,
+        metavar="N",
+        help="training steps; 0: one pass alone (default: %(default)s)",
     )
     parser.add_argument("--backward", action="store_true", help="with --steps 0: compare the gradients, too")
-    parser.add_argument("--batch-size", type=int, metavar="B", help="cases per batch (default: 3 tiny, 1 full)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: %(default)s)")
+    parser.add_argument("--batch-size", type=whole(1), metavar="B", help="cases per batch (default: 3 tiny, 1 full)")
+    parser.add_argument(
+        "--objective", choices=KINDS, default="diagnosis",
+        help="what the ladder minimises, as `train --set objective=` (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=SEED, default=0, help="of weights and batches (default: %(default)s)")
     parser.add_argument(
         "--fast", default=BY_DEVICE, metavar="FORMS",
         help=f"layers that take their fast form: auto, true, false, or some of {','.join(FAST_FORMS)} (default: auto)",
@@ -59,7 +69,7 @@ BatchNorm's running values. An error is max|a - b| / max|b| per array, b being P
         "steps (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=int, default=default_workers(), metavar="W",
+        "--workers", type=whole(1), default=default_workers(), metavar="W",
         help="with --all: processes for the tiny models (default here: %(default)s; a GPU is given one)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object on the last line")
@@ -80,6 +90,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         batch_size=args.batch_size,
         seed=args.seed,
         fast=args.fast,
+        objective=args.objective,
         compile=args.compile,
     )
     with tqdm(total=args.steps + 5, desc="parity", unit="rung", file=sys.stderr, leave=False) as bar:
@@ -91,7 +102,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         figures = climb(asked, progress)
     _print_rungs(figures["rungs"])
     failed = figures["first_failure"]
-    print(f"first difference: {failed}" if failed else "no difference beyond the tolerance", file=sys.stderr)
+    print(f"first difference: {failed}" if failed else "no difference beyond the tolerance")
     return figures
 
 
@@ -101,23 +112,20 @@ def default_workers() -> int:
 
 
 def _run_all(workers: int) -> dict[str, Any]:
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: at least one")
     started = time.monotonic()
     climbs = whole_ladder()
     results = []
-    print(_row(("model", "task", "size", "dtype", "steps"), SUMMARY_KINDS, "verdict"), file=sys.stderr)
+    print(_row(("model", "task", "size", "dtype", "steps"), SUMMARY_KINDS, "verdict"))
     with tqdm(total=len(climbs), desc="parity", unit="climb", file=sys.stderr, leave=False) as bar:
         for figures in climb_all(climbs, workers):
-            bar.write(_summary_row(figures), file=sys.stderr)
+            bar.write(_summary_row(figures))
             bar.update()
             results.append(figures)
-    print(AS_ONE_VECTOR, file=sys.stderr)
+    print(AS_ONE_VECTOR)
     passed = all(figures["passed"] for figures in results)
     seconds = round(time.monotonic() - started, 1)
     print(
         f"{'every gate passed' if passed else 'SOME GATES FAILED'}: {len(results)} climbs in {seconds:.0f} s",
-        file=sys.stderr,
     )
     return {"passed": passed, "seconds": seconds, "climbs": results}
 
@@ -146,12 +154,12 @@ def _row(name: tuple[str, ...], cells: tuple[str, ...] | list[str], verdict: str
 
 def _print_rungs(rungs: list[dict[str, Any]]) -> None:
     width = max(len(rung["name"]) for rung in rungs)
-    print(f"{'rung':{width}}  max rel error  tolerance  verdict   worst", file=sys.stderr)
+    print(f"{'rung':{width}}  max rel error  tolerance  verdict   worst")
     for rung in rungs:
         tolerance = "-" if rung["tolerance"] is None else f"{rung['tolerance']:.0e}"
         verdict = "reported" if rung["tolerance"] is None else "equal" if rung["passed"] else "DIFFERENT"
         error = f"{rung['error']:.2e}"
-        print(f"{rung['name']:{width}}  {error:>13}  {tolerance:>9}  {verdict:9} {rung['worst']}", file=sys.stderr)
+        print(f"{rung['name']:{width}}  {error:>13}  {tolerance:>9}  {verdict:9} {rung['worst']}")
 
 
 def _crop_size(text: str) -> Size:

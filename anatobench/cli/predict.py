@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anatobench.recipes import FRAMEWORKS
+from anatobench.system.progress import named_if_slow
 
 if TYPE_CHECKING:
     from anatobench.prediction.one_scan import ScanInput, ScanPrediction, ScanPredictor
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.errors import AnatoBenchError
     from anatobench.evaluation.thresholds import find_thresholds
-    from anatobench.prediction.exported_model import read_exported, read_run_model
+    from anatobench.prediction.exported_model import read_model
     from anatobench.prediction.many_scans import batch_settings, predict_folder, read_scan_apart
     from anatobench.prediction.one_scan import ScanPredictor, asked_findings, installed_framework
 
@@ -55,15 +55,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not os.path.exists(args.weights):  # a name may be longer than any file's
         raise AnatoBenchError(f"{args.weights}: no such file or run")
     organs = args.overlay is not None
-    model = read_run_model(args.weights, organs) if args.weights.is_dir() else read_exported(args.weights)
+    model = read_model(args.weights, organs)
     task = model.spec.task
     findings = asked_findings(task, args.attribution)
     if args.batch is None and not os.path.exists(args.scan):
         raise AnatoBenchError(f"{args.scan}: no such file or folder")
     thresholds = find_thresholds(args.weights, task, model.step)
     scan = None if args.batch is not None else read_scan_apart(args.scan, task, model.spec.size, args.rescale)
-    predictor = ScanPredictor(model, args.framework or installed_framework(), thresholds)
+    framework = args.framework or installed_framework()
+    with named_if_slow(f"predict: starting {framework}"):
+        predictor = ScanPredictor(model, framework, thresholds)
     if scan is None:
+        args.goes_on = True
         settings = batch_settings(
             predictor, model.weights, overlay=organs, attribution=list(findings), rescale=args.rescale
         )
@@ -73,13 +76,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             return _write_files(predictor, scan, prediction, overlay, args.out / name)
 
         summary = predict_folder(predictor, args.batch, args.out, settings, write, organs, findings)
-        print(_summary(summary), file=sys.stderr)
-        print(f"Thresholds: {thresholds.source}.\n{WARNING}", file=sys.stderr)
+        print(_summary(summary))
+        print(f"Thresholds: {thresholds.source}.\n{WARNING}")
         return {"weights": str(args.weights), "batch": str(args.batch), "calibrated": False, **summary}
-    prediction = predictor.predict(scan, organs, findings)
+    with named_if_slow("predict: the model is at work"):
+        prediction = predictor.predict(scan, organs, findings)
     files = _write_files(predictor, scan, prediction, args.overlay, args.out)
-    print(_lines(prediction.figures), file=sys.stderr)
-    print(f"Thresholds: {thresholds.source}.\n{WARNING}", file=sys.stderr)
+    print(_lines(prediction.figures))
+    print(f"Thresholds: {thresholds.source}.\n{WARNING}")
+    if written := _paths(files):
+        print(f"Written: {', '.join(written)}")
     return {"weights": str(args.weights), "scan": str(args.scan), **prediction.figures, **files}
 
 
@@ -123,6 +129,11 @@ def _write_files(
     return files
 
 
+def _paths(files: Mapping[str, Any]) -> list[str]:
+    """Return every name in what `_write_files` says."""
+    return [path for value in files.values() for path in (_paths(value) if isinstance(value, Mapping) else [value])]
+
+
 def _lines(figures: Mapping[str, Any]) -> str:
     """Return one line per finding, and how much of the scan was seen."""
     width = max(len(name) for name in figures["findings"])
@@ -140,5 +151,6 @@ def _summary(summary: Mapping[str, Any]) -> str:
     failed = "".join(f"\n  {name}: {reason}" for name, reason in summary["failed"].items())
     return (
         f"{summary['scans']} scans: {summary['predicted']} predicted, {summary['skipped']} done before, "
-        f"{len(summary['failed'])} failed; {summary['table']}{failed}"
+        f"{len(summary['failed'])} failed; {summary['table']}, {summary['results']} and what was asked for besides lie "
+        f"in {Path(summary['table']).parent}{failed}"
     )

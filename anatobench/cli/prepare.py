@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from anatobench.cli.arguments import shard
+from anatobench.cli.arguments import SEED, shard, share, whole
 from anatobench.datasets.mask_files import check_masks_fit
 from anatobench.datasets.options import MASK_LABELS, RESCALE, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
@@ -61,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", choices=SIZES, default="full", help="grid: the paper's, or a quarter of it per axis")
     parser.add_argument(
         "--workers",
-        type=int,
+        type=whole(0),
         default=usable_cores(),
         metavar="N",
         help="parallel processes, 0 for none (default %(default)s)",
@@ -78,8 +77,8 @@ def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
                        help="label map of those masks: auto (default), totalsegmentator_v2, totalsegmentator_v1, "
                             "ratic, or clip_driven/T with the template T of their source, as clip_driven/04, which "
                             "says what they annotate")  # fmt: skip
-    group.add_argument("--validation-fraction", type=float, metavar="F", help="share of training patients (default 0)")
-    group.add_argument("--seed", type=int, metavar="S", help="of splits that are drawn (default 0)")
+    group.add_argument("--validation-fraction", type=share, metavar="F", help="share of training patients (default 0)")
+    group.add_argument("--seed", type=SEED, metavar="S", help="of splits that are drawn (default 0)")
     group.add_argument("--csv", metavar="NAME", help="RATIC: the label table, train.csv or train_2024.csv")
     group.add_argument(
         "--rescale",
@@ -101,13 +100,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return _verify(args.store)
     if args.dataset is None or args.raw is None:
         raise UsageError("give --dataset and --raw, or --verify alone to check a store")
-    if args.workers < 0:
-        raise UsageError(f"--workers {args.workers}: give a number from 0 up")
     options = {
         field.name: getattr(args, field.name)
         for field in fields(ListingOptions)
         if getattr(args, field.name) not in (None, False)
     }
+    args.goes_on = True
     listing = list_cases(args.dataset, args.raw, **options)
     if args.masks is not None:
         check_masks_fit(listing, args.masks)
@@ -142,15 +140,23 @@ def _recorded(dataset: str, options: ListingOptions) -> dict[str, Any]:
 
 def _show(summary: Summary) -> None:
     def say(line: str) -> None:
-        print(line, file=sys.stderr)
+        print(line)
 
     for note in summary.notes:
         say(note)
-    say(
-        f"{summary.prepared} prepared, {summary.skipped} already there, {summary.relabelled} relabelled, "
-        f"{sum(summary.rejected.values())} rejected; {summary.cases_in_store} cases in {summary.store}"
-    )
-    say(f"{summary.seconds:.1f} s, {summary.cases_per_second:.2f} cases/s, {summary.volumes_per_second:.2f} volumes/s")
+    counts = {
+        "were there already": summary.skipped,
+        "were there already and have new labels, splits or patients": summary.relabelled,
+        "rejected": sum(summary.rejected.values()),
+    }
+    others = "".join(f", {count} {what}" for what, count in counts.items() if count)
+    say(f"{summary.prepared} {'case' if summary.prepared == 1 else 'cases'} prepared{others}")
+    if summary.prepared:
+        speed = f"{summary.cases_per_second:.2f} cases and {summary.volumes_per_second:.2f} volumes (scans and masks)"
+        say(f"{summary.seconds:.1f} s: {speed} per second")
+    if summary.cases_in_store:
+        store = Store.read_index(summary.store)
+        say(f"{summary.store} holds {store.contents}, {sum(case.has_mask for case in store.cases)} with organ masks")
     for reason, count in summary.rejected.items():
         say(f"  rejected as {reason}: {count}")
     if summary.rejected:
@@ -158,7 +164,7 @@ def _show(summary: Summary) -> None:
     if summary.leakage is not None:
         say(f"leakage: {summary.leakage}")
     elif not summary.passed:
-        say("no case could be used")
+        say("no case could be used: see the reasons above")
 
 
 def _verify(root: Path) -> dict[str, Any]:
@@ -168,6 +174,6 @@ def _verify(root: Path) -> dict[str, Any]:
     with progress_bar(total, "verify", "B", unit_scale=True) as bar:
         faults = store.verify(bar.update)
     for fault in faults:
-        print(fault, file=sys.stderr)
-    print(f"{len(faults)} faults in {len(store.cases)} cases", file=sys.stderr)
+        print(fault)
+    print(f"{len(faults)} faults in {len(store.cases)} cases of {root}")
     return {"store": str(root), "passed": not faults, "verified_cases": len(store.cases), "damaged": faults}

@@ -10,6 +10,7 @@ from typing import Any
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.json_text import parse_json
+from anatobench.system.progress import named_if_slow
 
 RESULTS = Path("benchmarks/results")
 
@@ -46,7 +47,7 @@ def _benchmarks(paths: list[Path], out: Path, title: str | None) -> dict[str, An
     write_atomically(out, page.encode())
     for skipped in records.skipped:
         print(f"left out {skipped}", file=sys.stderr)
-    print(f"wrote {out}", file=sys.stderr)
+    print(f"wrote {out}")
     return {"report": str(out), "records": {kind: len(found) for kind, found in records.by_kind.items()}}
 
 
@@ -59,11 +60,13 @@ def _runs(args: argparse.Namespace) -> dict[str, Any]:
     tasks = {run.config.task.name for run in runs}
     if len(tasks) > 1:
         raise UsageError(f"these runs are of different tasks ({', '.join(sorted(tasks))}): make one report per task")
-    page = build_page(runs, read_parity(args.parity), args.title or "AnatoBench")
+    parity = read_parity(args.parity)
+    with named_if_slow("report: drawing the page"):
+        page = build_page(runs, parity, args.title or "AnatoBench")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out, page.encode())
-    print(text_table(HEADER, summary_rows(runs)), file=sys.stderr)
-    print(f"wrote {args.out}", file=sys.stderr)
+    print(text_table(HEADER, summary_rows(runs)))
+    print(f"wrote {args.out}")
     return {"report": str(args.out), "runs": {str(run.path): run.test for run in runs}}
 
 

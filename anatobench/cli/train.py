@@ -9,13 +9,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anatobench.cli.arguments import whole
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override
 from anatobench.system.cuda_driver import describe_cuda, driver_version
 from anatobench.system.gpus import insist_on_cpu
 from anatobench.system.image import describe_image, in_words
 from anatobench.system.processes import find_processes
-from anatobench.tasks import get_task
 from anatobench.training.run_folder import AUTO, CONFIG_FILE, OF_THE_MACHINE, RunConfig, configure
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
                         help="change the recipe, for example --set batch_size=4; can be repeated. Fields: "
                              f"{', '.join(asdict(Recipe()))}")  # fmt: skip
-    parser.add_argument("--epochs", type=int, help="short for --set epochs=N")
-    parser.add_argument("--steps", type=int, help="end after so many steps, the learning rate's decay with it")
-    parser.add_argument("--evaluate-every", type=int, metavar="EPOCHS", help="validation (default: 1)")
-    parser.add_argument("--checkpoint-every", type=int, metavar="STEPS",
+    parser.add_argument("--epochs", type=whole(1), help="short for --set epochs=N")
+    parser.add_argument("--steps", type=whole(1), help="end after so many steps, the learning rate's decay with it")
+    parser.add_argument("--evaluate-every", type=whole(1), metavar="EPOCHS", help="validation (default: 1)")
+    parser.add_argument("--checkpoint-every", type=whole(1), metavar="STEPS",
                         help="besides those after each validation (default: 500)")  # fmt: skip
-    parser.add_argument("--sharpness-every", type=int, metavar="STEPS",
+    parser.add_argument("--sharpness-every", type=whole(0), metavar="STEPS",
                         help="measure the largest eigenvalue of the loss's Hessian on the run's first batch (default: "
                              "never; a measurement costs as much as up to 60 steps; one process only)")  # fmt: skip
     parser.add_argument("--initial-weights", type=Path, metavar="FILE",
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              ".pth file, or the same as .safetensors; `auto` looks in $ANATOBENCH_PRETRAINED and in "
                              "PyTorch's cache, then downloads it. Size full only")  # fmt: skip
     parser.add_argument(
-        "--workers", type=int, default=0, help="threads that read cases ahead (default: 0, the library's)"
+        "--workers", type=whole(0), default=0, help="threads that read cases ahead (default: 0, the library's)"
     )
     parser.add_argument("--profile", nargs="?", const="trace", choices=("trace", "nsys"),
                         help="trace five steps after the first three into RUN/profile, in the first process; nsys: "
@@ -122,7 +122,12 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         profile=args.profile,
         mllog=args.mllog,
     )
-    return outcome.to_json() if processes.leads else None
+    if not processes.leads:
+        return None
+    best = outcome.best
+    judged = "no validation" if best is None else f"best {best.name} {best.score:.4f} after step {best.step}"
+    print(f"{outcome.run}: {outcome.steps} steps, {judged}; next: anatobench evaluate {outcome.run}")
+    return outcome.to_json()
 
 
 def _introduce(introduction: Introduction) -> None:
@@ -144,9 +149,22 @@ def _configuration(args: argparse.Namespace) -> RunConfig:
         if restated:
             raise UsageError(f"{', '.join(restated)}: --config says it already: leave one of them out")
         return _of_here(_with_overrides(RunConfig.read_file(args.config), args))
-    if args.resume and not restated and (args.out / CONFIG_FILE).exists():
-        return _with_overrides(RunConfig.read(args.out), args)
+    if args.resume and (args.out / CONFIG_FILE).exists():
+        if not restated:
+            return _with_overrides(RunConfig.read(args.out), args)
+        if _missing(args):
+            raise UsageError(
+                f"{args.out}: goes on as {CONFIG_FILE} says it began, which {', '.join(restated)} would restate: "
+                "leave that out (--store, --framework, --set fast= and --set compile= may stand beside --resume), or "
+                "give all that the run began with"
+            )
     return _new_configuration(args)
+
+
+def _missing(args: argparse.Namespace) -> list[str]:
+    """Return the options that a new run lacks."""
+    wanted = ("store",) if args.named is not None else ("task", "store", "model", "framework")
+    return [f"--{name}" for name in wanted if getattr(args, name) is None]
 
 
 def _given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
@@ -193,8 +211,7 @@ def _take_named(args: argparse.Namespace) -> None:
 def _new_configuration(args: argparse.Namespace) -> RunConfig:
     if args.named is not None:
         _take_named(args)
-    missing = [f"--{name}" for name in ("task", "store", "model", "framework") if getattr(args, name) is None]
-    if missing:
+    if missing := _missing(args):
         raise UsageError(
             f"{', '.join(missing)}: missing (only a run that exists goes on with --resume --out RUN alone)"
         )
@@ -211,7 +228,11 @@ def _new_configuration(args: argparse.Namespace) -> RunConfig:
         **{name: value for name in RUN_FIELDS if (value := getattr(args, name)) is not None},
     )
     if args.task != config.task.name:
-        get_task(args.task)  # refuses a name that there is not
+        if args.named is not None:
+            raise AnatoBenchError(
+                f"{args.store}: was prepared for task {config.task.name}, --named {args.named} is a run on "
+                f"{args.task}: give a store of that task, or --task, --model and --framework in place of --named"
+            )
         raise AnatoBenchError(
             f"the store was prepared for task {config.task.name}, not {args.task}: give --task {config.task.name}"
         )

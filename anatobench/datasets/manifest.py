@@ -67,6 +67,9 @@ def _task(table: Table, options: ListingOptions) -> Task:
         raise UsageError("a manifest needs a built-in task or an anatomy (chest or abdomen)")
     labels = tuple(name.removeprefix(LABEL_PREFIX).strip() for name in table.header if name.startswith(LABEL_PREFIX))
     if not labels or not all(labels):
+        shouted = [name for name in table.header if name.casefold().startswith(LABEL_PREFIX)]
+        if shouted and not labels:
+            raise AnatoBenchError(f"{table.path}: column {shouted[0]!r}: write {LABEL_PREFIX!r} in small letters")
         raise AnatoBenchError(f"{table.path} has no columns label:<name>: {ADVICE}")
     return multi_label_task("manifest", options.anatomy, labels)
 
@@ -82,6 +85,9 @@ def _label_columns(table: Table, task: Task) -> tuple[str, ...]:
         columns.append(column)
     unknown = [name for name in table.header if name not in (*KNOWN_COLUMNS, *columns)]
     if unknown:
+        meant = unknown[0].casefold()
+        if meant in (*KNOWN_COLUMNS, *columns) or meant.startswith(LABEL_PREFIX):
+            raise AnatoBenchError(f"{table.path}: column {unknown[0]!r} means nothing here: write {meant!r}")
         raise AnatoBenchError(f"{table.path}: column {unknown[0]!r} means nothing here: {ADVICE}")
     return tuple(columns)
 

@@ -82,6 +82,9 @@ def _parse(path: Path, file: Iterator[str], required: Sequence[str], advice: str
     if missing:
         if why := _other_table(header):
             raise AnatoBenchError(f"{path} {why}: save it as CSV with commas, in UTF-8")
+        other = {name.casefold(): name for name in header}
+        if spelt := [f"{other[name]!r} as {name!r}" for name in missing if name in other]:
+            raise AnatoBenchError(f"{path} has no column {', '.join(missing)}: write {', '.join(spelt)}")
         shown = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
         raise AnatoBenchError(f"{path} has no column {shown}: {advice}")
     repeated = [name for name, count in Counter(header).items() if count > 1]

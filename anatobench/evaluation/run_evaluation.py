@@ -12,26 +12,35 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from anatobench.datasets.case import SPLITS
 from anatobench.engine import Engine, load_engine
-from anatobench.errors import AnatoBenchError
+from anatobench.errors import AnatoBenchError, UsageError, check_choice, check_kind
 from anatobench.evaluation.case_slices import case_slices, example_cases
-from anatobench.evaluation.metrics import evaluate
+from anatobench.evaluation.metrics import THRESHOLD_RULES, evaluate
 from anatobench.evaluation.organ_dice import dice_head, dice_of_split, write_organ_dice
-from anatobench.evaluation.predictions import Predictions, classify, default_aggregation, write_predictions
+from anatobench.evaluation.predictions import (
+    AGGREGATIONS,
+    Predictions,
+    classify,
+    default_aggregation,
+    write_predictions,
+)
 from anatobench.evaluation.worst_cases import worst_case_ids
+from anatobench.recipes import FRAMEWORKS
 from anatobench.store.batches import PADDING, evaluation_batches
 from anatobench.store.reader import Store
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
+from anatobench.system.progress import named_if_slow
 from anatobench.training.checkpoints import read_best
-from anatobench.training.run_folder import RunConfig, evaluation_file
+from anatobench.training.run_folder import PATHS, RunConfig, evaluation_file
 
 EVALUATED_COMPILED = "false"
 """PyTorch's forward passes are taken operation by operation, whatever the run was trained with. Training steps of the
 full mvit_v2_s took an H100 156 ms so, 81 ms after 206 s of compiling: it would need thousands of cases to gain."""
 
 
-def open_store(config: RunConfig, path: str | None = None) -> Store:
+def open_store(config: RunConfig, path: Path | str | None = None) -> Store:
     """Return the run's store, or the one at `path`; `AnatoBenchError` if it was prepared for another task or size."""
     return fitting(Store.open(path or config.store), config)
 
@@ -83,9 +92,9 @@ def predict_split(
 
 
 def evaluate_run(
-    run: Path,
+    run: Path | str,
     split: str = "test",
-    store_path: str | None = None,
+    store_path: Path | str | None = None,
     framework: str | None = None,
     rule: str = "closest_to_corner",
     threshold_split: str | None = None,
@@ -97,33 +106,55 @@ def evaluate_run(
     (`RUN/examples_<split>.safetensors`, `RUN/worst_cases_<split>.safetensors`) and, for a model with the auxiliary
     head, `RUN/organ_dice_<split>.csv`. Thresholds are chosen on `threshold_split`, or as in the paper on the
     evaluated split itself.
+
+    Of a run that left the classifier as it was drawn there are no predictions, and `auc` is None: what is measured is
+    the auxiliary head.
     """
-    config = RunConfig.read(run)
+    check_choice("split", split, SPLITS)
+    check_choice("threshold rule", rule, THRESHOLD_RULES)
+    for name, value, choices in (
+        ("framework", framework, FRAMEWORKS),
+        ("threshold_split", threshold_split, SPLITS),
+        ("aggregation", aggregation, AGGREGATIONS),
+    ):
+        if value is not None:
+            check_choice(name, value, choices)
+    check_kind("store_path", store_path, (*PATHS, type(None)), "a path")
+    config, run = RunConfig.read(run), Path(run)
+    classifies = config.plan.trains_classifier
+    if not classifies and (threshold_split is not None or aggregation is not None):
+        raise UsageError(
+            f"{run}: was trained for {config.plan.label}, which leaves the classifier as it was drawn, so there are no "
+            "thresholds to choose and no probabilities to aggregate: leave --threshold-split and --aggregate out"
+        )
     store = open_store(config, store_path)
     if not store.split(split):
-        raise AnatoBenchError(f"{store.root}: has no {split} cases: choose another --split")
+        raise AnatoBenchError(f"{store.root}: has no {split} cases: it holds {store.contents}: choose another --split")
     checkpoint = read_best(run)
     recipe = replace(config.recipe, compile=EVALUATED_COMPILED)
     engine = load_engine(framework or config.framework, config.spec, recipe)
     engine.load_weights(checkpoint.weights)
     batch_size = config.recipe.batch_size
-    aggregation = aggregation or default_aggregation(config.task)
 
-    predictions = predict_split(engine, store, split, batch_size)
-    write_predictions(run / f"predictions_{split}.csv", predictions)
+    predictions = predict_split(engine, store, split, batch_size) if classifies else None
+    if predictions is not None:
+        write_predictions(run / f"predictions_{split}.csv", predictions)
     head = dice_head(config.spec.heads)
     dice = None if head is None else dice_of_split(engine, store, split, batch_size, head)
     if dice is not None:
         write_organ_dice(run / f"organ_dice_{split}.csv", dice)
-    other = None
-    if threshold_split not in (None, split):
-        other = classify(predict_split(engine, store, str(threshold_split), batch_size), aggregation)
-    figures = {
-        **evaluate(classify(predictions, aggregation), rule, other, seed=config.recipe.seed),
-        "threshold_split": threshold_split or split,
+    figures: dict[str, Any] = {"auc": None}
+    if predictions is not None:
+        aggregation = aggregation or default_aggregation(config.task)
+        other = None
+        if threshold_split not in (None, split):
+            other = classify(predict_split(engine, store, str(threshold_split), batch_size), aggregation)
+        with named_if_slow("evaluate: drawing bootstrap replicates"):
+            figures = evaluate(classify(predictions, aggregation), rule, other, seed=config.recipe.seed)
+        figures |= {"threshold_split": threshold_split or split, "aggregation": aggregation}
+    figures |= {
         "split": split,
-        "aggregation": aggregation,
-        "cases": len(predictions.case_ids),
+        "cases": len(store.split(split)),
         "task": config.task.name,
         "model": config.model,
         "size": config.size,

@@ -55,8 +55,9 @@ def most_wrong(predictions: Predictions) -> list[WrongPrediction]:
     return sorted(found, key=lambda wrong: -wrong.error)
 
 
-def worst_case_ids(predictions: Predictions, dice: OrganDice | None) -> list[str]:
+def worst_case_ids(predictions: Predictions | None, dice: OrganDice | None) -> list[str]:
     """Return the scans that a report shows: those that are most surely wrong, then those with the lowest organ Dice."""
-    wrong = list(dict.fromkeys(wrong.case_id for wrong in most_wrong(predictions)))[:SHOWN_WRONG_CASES]
+    ranked = [] if predictions is None else most_wrong(predictions)
+    wrong = list(dict.fromkeys(wrong.case_id for wrong in ranked))[:SHOWN_WRONG_CASES]
     low = [] if dice is None else [case_id for case_id, _ in lowest_dice(dice, SHOWN_LOW_DICE_CASES)]
     return list(dict.fromkeys([*wrong, *low]))

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +106,10 @@ class _Running:
         _await_end(self._process, seconds)
 
 
-def run_chains(chains: Sequence[Chain], logs: Path, workers: int) -> Iterator[Chain]:
-    """Yield every chain when it is done.
+def run_chains(
+    chains: Sequence[Chain], logs: Path, workers: int, begun: Callable[[Chain, Path], None] | None = None
+) -> Iterator[Chain]:
+    """Yield every chain when it is done; `begun` is told of each that is begun, and which file has what it says.
 
     The first failure stops the rest and is raised as `AnatoBenchError`; so does leaving the iterator. The cores are
     shared out evenly, and JAX keeps compiled programs beside the logs, unless the environment names another place.
@@ -123,6 +125,8 @@ def run_chains(chains: Sequence[Chain], logs: Path, workers: int) -> Iterator[Ch
                 chain = waiting.pop(0)
                 name = "".join(letter if letter.isalnum() else "_" for letter in chain.name)
                 running.append(_Running(chain, logs / f"{name}.log", environment))
+                if begun is not None:
+                    begun(chain, running[-1].log)
             for current in list(running):
                 if current.advance():
                     running.remove(current)

@@ -80,7 +80,7 @@ class Condition:
         )
 
 
-OWN_SETTINGS = (*(text.partition("=")[0] for text in Condition("", "", False).settings), "seed")
+OWN_SETTINGS = (*(text.partition("=")[0] for text in Condition("", "", False).settings), "seed", "objective")
 """The recipe's fields that the grid sets, which nobody else may."""
 
 

@@ -18,7 +18,7 @@ from anatobench.tasks import get_task
 
 GPU_HOURS: Mapping[str, float] = {}
 """What training a named run has taken on one H100, by name. None has been trained whole: not measured."""
-NAMED_HEADER = ("name", "epochs", "batch", "learning rate", "the paper's AUC, %", "source", "GPU-hours", "command")
+NAMED_HEADER = ("name", "epochs", "batch", "rate", "its AUC, %", "source", "GPU-hours")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class NamedRun:
         """Return the cells under `NAMED_HEADER`."""
         data = self.to_json()
         mark = " *" if self.expected.note else ""
-        hours = "not measured" if data["gpu_hours"] is None else f"{data['gpu_hours']:.3g}"
+        hours = "-" if data["gpu_hours"] is None else f"{data['gpu_hours']:.3g}"
         recipe = [f"{data[name]:g}" for name in ("epochs", "batch_size", "learning_rate")]
         return (
             self.name,
@@ -58,7 +58,6 @@ class NamedRun:
             f"{100 * self.expected.auc:.2f}{mark}",
             self.expected.source,
             hours,
-            data["command"],
         )
 
 

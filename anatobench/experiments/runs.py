@@ -10,10 +10,13 @@ What is done is never run again, and what was stopped goes on.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.child_processes import Chain, Command, run_chains
@@ -135,6 +138,9 @@ def train_here(runs: Sequence[PlannedRun], out: Path, workers: int, what: str, d
     write_configs(runs, out)
     chains = chains_of(runs, out)
     with progress_bar(done_before + len(runs), what, "run", initial=done_before) as bar:
-        for chain in run_chains(chains, logs_folder(out), workers):
-            bar.set_postfix_str(chain.name)
+
+        def begun(chain: Chain, log: Path) -> None:
+            tqdm.write(f"{what}: {chain.name} is at work and says it in {log}", file=sys.stderr)
+
+        for chain in run_chains(chains, logs_folder(out), workers, begun):
             bar.update(len(chain.commands) // 2)

@@ -20,4 +20,5 @@ def diagnosis(recipe: Recipe, task: Task) -> Plan:
             "segmentation": recipe.segmentation_weight,
         },
     )
-    return Plan(diagnosis_heads(recipe.segmentation_weight > 0), (Phase(objective),), judge="auc_macro")
+    segmentation = recipe.segmentation_weight > 0
+    return Plan(diagnosis_heads(segmentation), (Phase(objective),), judge="auc_macro", papers_segmentation=segmentation)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from anatobench.errors import UsageError
+from anatobench.objectives.heads import CLASSIFIER
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
 
@@ -64,6 +65,15 @@ class Phase:
             return False
         return any(fnmatchcase(parameter, pattern) for pattern in self.trained)
 
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether the classifier is trained, named as a head or by the names that torchvision gives its weights."""
+        names = (CLASSIFIER, "fc.weight", "head.weight")
+        left_out = [pattern[1:] for pattern in self.trained if pattern.startswith("!")]
+        if any(fnmatchcase(name, pattern) for name in names for pattern in left_out):
+            return False
+        return any(fnmatchcase(name, pattern) for name in names for pattern in self.trained)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -75,6 +85,21 @@ class Plan:
     """Taken in turns, from the first epoch on."""
     judge: str
     """What validation watches: a name of `anatobench.evaluation.judges.JUDGES`."""
+    papers_segmentation: bool | None = None
+    """Whether the run is the paper's with segmentation supervision or its baseline without; None: the paper has no such
+    run, and no figure of it stands beside this one's."""
+
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether a phase trains the classifier. If none does, there is nothing to predict a finding with."""
+        return CLASSIFIER in self.heads and any(phase.trains_classifier for phase in self.phases)
+
+    @property
+    def label(self) -> str:
+        """How a table names what was trained."""
+        if self.papers_segmentation is not None:
+            return f"{'with' if self.papers_segmentation else 'without'} segmentation"
+        return " and ".join(dict.fromkeys(phase.objective.kind.replace("_", " ") for phase in self.phases))
 
     def check_trained(self, parameters: Collection[str]) -> None:
         """Raise `UsageError` if a phase trains none of the model's parameters, given by canonical name."""

@@ -11,9 +11,10 @@ from anatobench.backbones import card_of
 from anatobench.engine import ModelSpec, load_engine
 from anatobench.errors import UsageError
 from anatobench.fast_forms import BY_DEVICE, fast_forms
+from anatobench.objectives.registry import plan_of
 from anatobench.parity.inputs import PRECISION_OF_DTYPE, parity_recipe
 from anatobench.parity.ladder import Ladder, Rung, Tolerances
-from anatobench.recipes import COMPILATIONS, MODELS, SIZES
+from anatobench.recipes import COMPILATIONS, MODELS, SIZES, Recipe
 from anatobench.system.host_memory import host_memory
 from anatobench.system.image import describe_image
 from anatobench.tasks import Size, get_task
@@ -52,6 +53,8 @@ class Climb:
     seed: int = 0
     fast: str = BY_DEVICE
     """Which layers take their fast form, as `Recipe.fast`."""
+    objective: str = "diagnosis"
+    """The kind of supervision, as `Recipe.objective`."""
     compile: str = "false"
     """Whether PyTorch compiles the steps, as `Recipe.compile`. There are ten at most, which take less time than to
     compile them; PyTorch takes the other rungs' passes operation by operation in any case."""
@@ -71,16 +74,22 @@ class Climb:
     def spec(self) -> ModelSpec:
         """What both engines are built for."""
         task = get_task(self.task)
-        return ModelSpec(self.model, self.size, task, self.crop_size or task.geometry(self.size).crop_size)
+        crop_size = self.crop_size or task.geometry(self.size).crop_size
+        return ModelSpec(self.model, self.size, task, crop_size, plan_of(self.recipe, task).heads)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What both engines are trained with."""
+        # What lies inside the stages of a full-size transformer would not fit into a common machine's memory.
+        recompute = self.size == "full" and not card_of(self.model).has_batch_norm
+        ladders = parity_recipe(self.dtype, self.seed)
+        return replace(ladders, objective=self.objective, recompute=recompute, fast=self.fast, compile=self.compile)
 
 
 def climb(asked: Climb, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """Build both engines, climb every rung, and return the figures that `anatobench parity --json` prints."""
     started = time.monotonic()
-    # What lies inside the stages of a full-size transformer would not fit into a common machine's memory.
-    recompute = asked.size == "full" and not card_of(asked.model).has_batch_norm
-    spec, recipe = asked.spec, parity_recipe(asked.dtype, asked.seed)
-    recipe = replace(recipe, recompute=recompute, fast=asked.fast, compile=asked.compile)
+    spec, recipe = asked.spec, asked.recipe
     batch_size = asked.batch_size or DEFAULT_BATCH_SIZE[asked.size]
     progress("building both engines")
     reference, candidate = (load_engine(framework, spec, recipe) for framework in ("torch", "jax"))

@@ -19,7 +19,7 @@ from anatobench.backbones import card_of
 from anatobench.engine import UNREAD, Arrays, ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.evaluation.predictions import output_names
-from anatobench.objectives.heads import SEGMENTATION, diagnosis_heads, without_auxiliary
+from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION, diagnosis_heads, without_auxiliary
 from anatobench.recipes import MODELS, SIZES
 from anatobench.store.writer import STORED_HU
 from anatobench.system.array_files import safetensors_bytes
@@ -30,6 +30,8 @@ from anatobench.training.checkpoints import read_best
 from anatobench.training.run_folder import RunConfig
 from anatobench.volumes.volume import AIR_HU
 
+UNTRAINED = "untrained"
+"""What the metadata says of a classifier that is as it was drawn; of a trained one it says nothing."""
 AXES = "D from superior to inferior, H from anterior to posterior, W from the patient's right to left"
 
 
@@ -41,6 +43,20 @@ class ExportedModel:
     weights: Arrays
     step: int | None = None
     """Of the checkpoint; None for an exported file, which does not say."""
+    classifier_trained: bool = True
+    """Whether there is anything to predict a finding with; a classifier as it was drawn is there for its shape."""
+
+
+def read_model(weights: Path, segmentation: bool = False) -> ExportedModel:
+    """Return a run's best checkpoint or an exported file, to predict with, as `read_run_model` and `read_exported` do;
+    `UsageError` if its classifier was never trained."""
+    model = read_run_model(weights, segmentation) if weights.is_dir() else read_exported(weights)
+    if not model.classifier_trained:
+        raise UsageError(
+            f"{weights}: its classifier was never trained, so it predicts no finding: train one that begins with it "
+            "(train --initial-weights takes an export)"
+        )
+    return model
 
 
 def read_run_model(run: Path, segmentation: bool = False) -> ExportedModel:
@@ -51,9 +67,10 @@ def read_run_model(run: Path, segmentation: bool = False) -> ExportedModel:
     if segmentation:
         if SEGMENTATION not in config.spec.heads:
             raise UsageError(f"{run}: was trained without the segmentation branch, so it predicts no organs")
-        return ExportedModel(config.spec, dict(checkpoint.weights), checkpoint.progress.step)
-    kept = without_auxiliary(checkpoint.weights)
-    return ExportedModel(_spec(config.model, config.size, config.task), kept, checkpoint.progress.step)
+        spec, kept = config.spec, dict(checkpoint.weights)
+    else:
+        spec, kept = _spec(config.model, config.size, config.task), without_auxiliary(checkpoint.weights)
+    return ExportedModel(spec, kept, checkpoint.progress.step, config.plan.trains_classifier)
 
 
 def export_run(run: Path, path: Path) -> dict[str, Any]:
@@ -68,6 +85,7 @@ def export_run(run: Path, path: Path) -> dict[str, Any]:
         **_of_input(spec),
         "pooling": card.pooling,
         "outputs": json.dumps(output_names(spec.task)),
+        **({} if model.classifier_trained else {CLASSIFIER: UNTRAINED}),
     }
     buffers = card.fixed_buffers(card.layout(spec.size)) if card.fixed_buffers else {}
     content = safetensors_bytes({**model.weights, **buffers}, metadata)
@@ -105,7 +123,8 @@ def read_exported(path: Path) -> ExportedModel:
                 raise ValueError(f"no such model: {metadata['model']}, {metadata['size']}")
             spec = _spec(metadata["model"], metadata["size"], Task.from_json(parse_json(metadata["task"])))
             names = [name for name in file.keys() if not name.endswith(UNREAD)]  # noqa: SIM118
-            return ExportedModel(spec, {name: file.get_tensor(name) for name in names})
+            weights = {name: file.get_tensor(name) for name in names}
+            return ExportedModel(spec, weights, classifier_trained=metadata.get(CLASSIFIER) != UNTRAINED)
     except KeyError as error:
         raise AnatoBenchError(
             f"{path}: its metadata does not say {error.args[0]}: give a file that `anatobench export` wrote"

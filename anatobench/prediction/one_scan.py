@@ -95,7 +95,7 @@ class ScanPredictor:
         return ScanPrediction(self._figures(scan, logits), labels, attributions)
 
     def _figures(self, scan: ScanInput, logits: np.ndarray) -> dict[str, Any]:
-        task = self.spec.task
+        task, grid = self.spec.task, scan.volume.grid
         values = class_probabilities(task, logits)[0]
         probabilities = {name: float(value) for name, value in zip(task.class_names, values, strict=True)}
         return {
@@ -108,8 +108,9 @@ class ScanPredictor:
             "notes": list(scan.volume.notes),
             "crop": {
                 "policy": CROP_POLICY,
-                "scan_mm": _extent(scan.volume.grid),
-                "seen_mm": _extent(scan.crop_grid),
+                "scan_mm": _extent(grid),
+                # Beyond the scan the crop is padded with air, of which nothing is seen.
+                "seen_mm": [min(pair) for pair in zip(_extent(scan.crop_grid), _extent(grid), strict=True)],
             },
             "task": task.name,
             "model": self.spec.model,

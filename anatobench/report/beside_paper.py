@@ -64,30 +64,35 @@ def class_table(runs: Sequence[RunResults]) -> str:
 
 def dice_table(runs: Sequence[RunResults]) -> str:
     """Mean organ Dice over the test scans that have a mask; empty without the auxiliary head."""
-    measured = [run for run in runs if run.organ_dice is not None]
-    if not measured:
+    found = [(run.label, run.organ_dice) for run in runs if run.organ_dice is not None]
+    if not found:
         return ""
+    # The classes of partly annotated masks may be sets of organs.
+    names = list(dict.fromkeys(name for _, dice in found for name in dice.to_json()))
     rows = []
-    for run in measured:
-        assert run.organ_dice is not None
-        figures = run.organ_dice.to_json()
-        values = ["-" if value is None else f"{value:.3f}" for value in figures.values()]
-        rows.append((run.label, *values, str(len(run.organ_dice.case_ids))))
-    organs = [organ.replace("_", " ") for organ in measured[0].config.task.organs]
+    for label, dice in found:
+        figures = dice.to_json()
+        values = ["-" if (value := figures.get(name)) is None else f"{value:.3f}" for name in names]
+        rows.append((label, *values, str(len(dice.case_ids))))
+    header = ["mean" if name == "macro" else name.replace("_", " ") for name in names]
     text = (
         "Of the auxiliary head, which upsamples the lowest feature map: it is there to supervise, not to segment. "
         "Against the given masks, in the crop that evaluation sees."
     )
-    return paragraph(text) + table(("Dice, 0 to 1", "mean", *organs, "scans"), rows)
+    return paragraph(text) + table(("Dice, 0 to 1", *header, "scans"), rows)
 
 
 def _published(run: RunResults) -> PublishedAuc | None:
-    config = run.config
-    return published_auc(config.task.name, config.model, config.pretrained is not None, config.segmentation)
+    config, segmentation = run.config, run.config.plan.papers_segmentation
+    if segmentation is None:
+        return None
+    return published_auc(config.task.name, config.model, config.pretrained is not None, segmentation)
 
 
 def _published_classes(run: RunResults) -> ClassRow | None:
     config = run.config
+    if config.plan.papers_segmentation is None:
+        return None
     weight = config.recipe.segmentation_weight
     return published_classes(config.task.name, config.model, config.pretrained is not None, weight)
 

@@ -46,9 +46,9 @@ class RunResults:
     steps: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     test: dict[str, Any] | None
-    """What `evaluate` found on the test split, None before it ran."""
+    """What `evaluate` found on the test split; None before it ran, and where the classifier was not trained."""
     predictions: Predictions | None
-    """Of the test split; None before `evaluate` ran."""
+    """Of the test split; None where `test` is."""
     examples: list[Examples]
     worst: list[Examples]
     """The scans that evaluation found worst; see worst_cases.py."""
@@ -66,8 +66,7 @@ class RunResults:
         """How tables and legends name the run."""
         framework = {"torch": "PyTorch", "jax": "JAX"}[self.config.framework]
         pretrained = ", pretrained" if self.config.pretrained else ""
-        segmentation = f"{'with' if self.config.segmentation else 'without'} segmentation"
-        return f"{framework}{pretrained}, {segmentation}{self.distinction}"
+        return f"{framework}{pretrained}, {self.config.plan.label}{self.distinction}"
 
     @property
     def median_step_seconds(self) -> float | None:
@@ -81,7 +80,6 @@ def read_runs(paths: Sequence[Path]) -> list[RunResults]:
     labels, and where that is not enough the folder's name."""
     runs = [read_run(path) for path in paths]
     distinctions: tuple[Callable[[RunResults], str], ...] = (
-        lambda run: f", {run.config.recipe.objective}",
         lambda run: f", {run.config.model}",
         lambda run: f", seed {run.config.recipe.seed}",
         lambda run: f", {run.path.name}",
@@ -100,6 +98,7 @@ def read_run(path: Path) -> RunResults:
     """Read a run's folder; `AnatoBenchError` if it is none. A run that was not evaluated has no test results."""
     config = RunConfig.read(path)
     records = read_records(path)
+    classifies = config.plan.trains_classifier
     evaluation = path / evaluation_file(SPLIT)
     predictions = path / f"predictions_{SPLIT}.csv"
     organ_dice = path / f"organ_dice_{SPLIT}.csv"
@@ -109,8 +108,8 @@ def read_run(path: Path) -> RunResults:
         steps=[record for record in records if record["kind"] == "step"],
         evaluations=[record for record in records if record["kind"] == "evaluation"],
         sharpness=[record for record in records if record["kind"] == "sharpness"],
-        test=_read_evaluation(evaluation) if evaluation.is_file() else None,
-        predictions=read_predictions(predictions, config.task) if predictions.is_file() else None,
+        test=_read_evaluation(evaluation) if classifies and evaluation.is_file() else None,
+        predictions=read_predictions(predictions, config.task) if classifies and predictions.is_file() else None,
         organ_dice=read_organ_dice(organ_dice, config.task) if organ_dice.is_file() else None,
         examples=_read_examples(path / f"examples_{SPLIT}.safetensors"),
         worst=_read_examples(path / f"worst_cases_{SPLIT}.safetensors"),

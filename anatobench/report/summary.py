@@ -32,7 +32,7 @@ def summary_rows(runs: Sequence[RunResults]) -> list[tuple[str, ...]]:
     return [
         (
             run.label,
-            _auc(run.test),
+            _auc(run),
             _percent(run.test, "sensitivity"),
             _percent(run.test, "specificity"),
             "not measured" if run.median_step_seconds is None else f"{run.median_step_seconds:.3f}",
@@ -42,7 +42,10 @@ def summary_rows(runs: Sequence[RunResults]) -> list[tuple[str, ...]]:
     ]
 
 
-def _auc(test: dict[str, Any] | None) -> str:
+def _auc(run: RunResults) -> str:
+    if not run.config.plan.trains_classifier:
+        return "classifier not trained"
+    test = run.test
     if test is None:
         return "not evaluated"
     macro = test["auc"]["macro"]
@@ -104,4 +107,5 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns padded with spaces, for a terminal."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)

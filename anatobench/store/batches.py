@@ -133,7 +133,12 @@ def steps_per_epoch(store: Store, batch_size: int) -> int:
     """
     cases = len(store.split("train"))
     if batch_size < 1 or cases < batch_size:
-        raise UsageError(f"{store.root}: has {cases} training cases, too few for one batch of {batch_size}")
+        if not cases:
+            raise UsageError(f"{store.root}: nothing to train on: it holds {store.contents}")
+        raise UsageError(
+            f"{store.root}: has {cases} training cases, too few for one batch of {batch_size}: prepare more, or take a "
+            f"smaller batch (--set batch_size={cases})"
+        )
     return cases // batch_size
 
 

@@ -201,6 +201,15 @@ class Store:
             raise AnatoBenchError(f"split {name!r}: choose one of {', '.join(SPLITS)}")
         return [index for index, case in enumerate(self.cases) if case.split == name]
 
+    @property
+    def contents(self) -> str:
+        """Say how many cases there are, and of which splits."""
+        if not self.cases:
+            return f"no case at all ({self.root / REJECTED_FILE} says why, if there were any)"
+        counts = {split: len(self.split(split)) for split in SPLITS}
+        named = ", ".join(f"{count} {split}" for split, count in counts.items() if count)
+        return f"{len(self.cases)} {'case' if len(self.cases) == 1 else 'cases'} ({named})"
+
     def annotated(self, index: int) -> tuple[int, ...]:
         """1 or 0 for each of the task's `mask_classes`; 0 throughout for a case without mask."""
         case, count = self.cases[index], len(self.task.mask_classes)

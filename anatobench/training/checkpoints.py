@@ -70,7 +70,7 @@ class Progress:
     step: int
     """Steps completed."""
     epoch: int
-    """Epochs completed."""
+    """Of the last step, from 1; 0 before the first."""
     batches: Mapping[str, Any]
     """State of the training batches' iterator, plain JSON types."""
     evaluated_step: int

@@ -300,16 +300,16 @@ class _Training:
         seconds = step.seconds + time.perf_counter() - started
         self._check_finite(step, metrics)
         self._stop_agreed = metrics.stop
-        epoch = (step.step - 1) // self._data.steps_per_epoch + 1
+        epoch = self._epoch_of(step.step)
         log.step(_step_record(step, epoch, metrics, seconds))
         progress.show(step.step, epoch, metrics.loss)
 
     def _end_epoch_if_due(self, log: MetricsLog, progress: StepProgress) -> None:
-        epoch, rest = divmod(self.step, self._data.steps_per_epoch)
-        if self._mllog.silent or (rest and self.step < self.total_steps):
+        within = self.step % self._data.steps_per_epoch and self.step < self.total_steps
+        if self._mllog.silent or within:
             return
         self._finish_step(log, progress)
-        self._mllog.epoch("epoch_stop", epoch + bool(rest), self.step)
+        self._mllog.epoch("epoch_stop", self._epoch_of(self.step), self.step)
 
     def _measure_sharpness_if_due(self, log: MetricsLog, progress: StepProgress) -> None:
         every, batch = self._config.sharpness_every, self._data.sharpness_batch
@@ -325,15 +325,15 @@ class _Training:
         if self._data.validate is None or not due or self.step == self.evaluated_step:
             return
         self._finish_step(log, progress)
-        number = epochs + bool(rest)
-        self._mllog.epoch("eval_start", number, self.step)
+        epoch = self._epoch_of(self.step)
+        self._mllog.epoch("eval_start", epoch, self.step)
         found = self._data.validate(stop.check if self._processes.alone else partial(self._stop_together, stop))
-        self._mllog.accuracy(found.score, found.name, number, self.step)
-        self._mllog.epoch("eval_stop", number, self.step)
-        record = {"kind": "evaluation", "step": self.step, "epoch": epochs, "split": "validation"}
+        self._mllog.accuracy(found.score, found.name, epoch, self.step)
+        self._mllog.epoch("eval_stop", epoch, self.step)
+        record = {"kind": "evaluation", "step": self.step, "epoch": epoch, "split": "validation"}
         log.evaluation({**record, found.name: found.score, **found.details})
         shown = "undefined" if found.score is None else f"{found.score:.4f}"
-        progress.say(f"epoch {epochs}: validation {found.in_words} {shown}")
+        progress.say(f"epoch {epoch}: validation {found.in_words} {shown}")
         self.evaluated_step = self.step
         if found.score is not None and (self._best is None or found.score > self._best.score):
             self._best = Best(self.step, found.name, found.score)
@@ -351,13 +351,17 @@ class _Training:
     def _progress(self) -> Progress:
         return Progress(
             step=self.step,
-            epoch=self.step // self._data.steps_per_epoch,
+            epoch=self._epoch_of(self.step),
             batches=self._data.batches.get_state(),
             evaluated_step=self.evaluated_step,
             best=self._best,
             framework=self._engine.name,
             versions=self._engine.device()["versions"],
         )
+
+    def _epoch_of(self, step: int) -> int:
+        """Return the epoch, from 1, in which the step of that number, from 1, is taken; 0 before the first."""
+        return -(-step // self._data.steps_per_epoch)
 
     def _check_finite(self, step: _StepInFlight, metrics: StepMetrics) -> None:
         if math.isfinite(metrics.loss) and math.isfinite(metrics.gradient_norm):

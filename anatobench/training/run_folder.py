@@ -15,8 +15,9 @@ from typing import Any
 from anatobench import __version__
 from anatobench.backbones import card_of
 from anatobench.engine import ModelSpec
-from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.errors import AnatoBenchError, UsageError, check_choice, check_kind
 from anatobench.objectives.heads import SEGMENTATION
+from anatobench.objectives.objective import Plan
 from anatobench.objectives.registry import plan_of
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe, override, paper_recipe
 from anatobench.store.mask_noise import supervising_organs
@@ -35,6 +36,11 @@ AUTO = "auto"
 OF_THE_MACHINE = ("fast", "compile")
 """Fields of the recipe that change the results by rounding alone (and what dropout draws), so that a run may go on
 where one of them does not work."""
+
+
+OTHER_FIELDS = ("max_steps", "evaluate_every", "checkpoint_every", "sharpness_every")
+"""Fields of `RunConfig` that `configure` takes by name."""
+PATHS = (str, Path)
 
 
 def evaluation_file(split: str) -> str:
@@ -72,30 +78,40 @@ class RunConfig:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        if self.framework not in FRAMEWORKS or self.model not in MODELS or self.size not in SIZES:
-            raise UsageError(f"run: no such combination: {self.framework}, {self.model}, {self.size}")
+        check_choice("framework", self.framework, FRAMEWORKS)
+        check_choice("model", self.model, MODELS)
+        check_choice("size", self.size, SIZES)
         supervising_organs(self.recipe, self.task)  # refuses organs that the task does not have
+        plan_of(self.recipe, self.task)  # and a kind of supervision that there is not
         if self.pretrained is not None and self.initial_weights is not None:
-            raise UsageError("run: --pretrained and --initial-weights exclude each other: give one of them")
+            raise UsageError("--pretrained and --initial-weights exclude each other: give one of them")
         if self.pretrained is not None and self.size != "full":
-            raise UsageError(f"run: there are no pretrained weights of size {self.size}: use a store of size full")
+            raise UsageError(
+                f"there are no pretrained weights of size {self.size}: use a store of size full, or train from scratch "
+                "(without --pretrained, or --named without /pretrained)"
+            )
         for name in ("max_steps", "evaluate_every", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"run: {name}={value} must be at least 1")
+                raise UsageError(f"{name}={value} must be at least 1")
         if self.sharpness_every < 0:
-            raise UsageError(f"run: sharpness_every={self.sharpness_every} must not be negative")
+            raise UsageError(f"sharpness_every={self.sharpness_every} must not be negative")
+
+    @property
+    def plan(self) -> Plan:
+        """What is trained, in which turns, and what judges it."""
+        return plan_of(self.recipe, self.task)
 
     @property
     def segmentation(self) -> bool:
         """Whether the model has the segmentation head; the paper's baseline has none."""
-        return SEGMENTATION in plan_of(self.recipe, self.task).heads
+        return SEGMENTATION in self.plan.heads
 
     @property
     def spec(self) -> ModelSpec:
         """What the engine is built for."""
         crop_size = self.task.geometry(self.size).crop_size
-        return ModelSpec(self.model, self.size, self.task, crop_size, plan_of(self.recipe, self.task).heads)
+        return ModelSpec(self.model, self.size, self.task, crop_size, self.plan.heads)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Count the steps of the whole run."""
@@ -145,8 +161,10 @@ class RunConfig:
         return config
 
     @staticmethod
-    def read(run: Path) -> RunConfig:
+    def read(run: Path | str) -> RunConfig:
         """Read `RUN/config.json`; `AnatoBenchError` if there is no run or the file is damaged."""
+        check_kind("run", run, PATHS, "a path")
+        run = Path(run)
         if not (run / CONFIG_FILE).is_file():
             raise AnatoBenchError(
                 f"{run}: no run here ({CONFIG_FILE} is missing): give a folder that train has written"
@@ -182,24 +200,35 @@ def configure(
     `settings` are changes of the recipe, `field=value` as after `--set`. `pretrained` is a file of torchvision's
     Kinetics-400 weights or "auto", `initial_weights` a file to begin with instead; `others` are `RunConfig`'s other
     fields (`max_steps`, `evaluate_every`, `checkpoint_every`, `sharpness_every`). `AnatoBenchError` if there is no
-    store, `UsageError` if the parts do not go together.
+    store, `UsageError` if an argument is none that there is, or the parts do not go together.
     """
+    check_choice("framework", framework, FRAMEWORKS)
+    check_choice("model", model, MODELS)
+    check_kind("store", store, PATHS, "a path")
+    for name, file in (("pretrained", pretrained), ("initial_weights", initial_weights)):
+        check_kind(name, file, (*PATHS, type(None)), "a path")
+    for name in others:
+        check_choice("field", name, OTHER_FIELDS)
     description = read_description(Path(store))
     recipe = override(paper_recipe(description["task"], model), settings)
     if pretrained is not None:  # the published name stands for the file wherever it lies
         pretrained = card_of(model).published_weights().file if pretrained == AUTO else str(Path(pretrained).resolve())
-    return RunConfig(
-        task=description["task"],
-        store=str(Path(store).resolve()),
-        framework=framework,
-        model=model,
-        size=description["size"],
-        recipe=recipe,
-        initial_weights=None if initial_weights is None else str(Path(initial_weights).resolve()),
-        pretrained=pretrained,
-        versions=RunConfig.installed_versions(framework),
+    given = {
+        "task": description["task"],
+        "store": str(Path(store).resolve()),
+        "framework": framework,
+        "model": model,
+        "size": description["size"],
+        "recipe": recipe,
+        "initial_weights": None if initial_weights is None else str(Path(initial_weights).resolve()),
+        "pretrained": pretrained,
+        "versions": RunConfig.installed_versions(framework),
         **others,
-    )
+    }
+    try:
+        return RunConfig(**typed_fields(RunConfig, given))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 @contextmanager

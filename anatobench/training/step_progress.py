@@ -22,7 +22,7 @@ class StepProgress:
         self._total, self._silent = total_steps, silent
         no_bar = silent or not sys.stderr.isatty()
         self._bar = tqdm(total=total_steps, initial=step, unit="step", desc="train", disable=no_bar)
-        self._line_step, self._line_time = step, time.monotonic()
+        self._line_step, self._line_time = self._first = step, time.monotonic()
 
     def show(self, step: int, epoch: int, loss: float) -> None:
         """Show that a step is complete."""
@@ -30,7 +30,9 @@ class StepProgress:
         self._bar.set_postfix({"epoch": epoch, "loss": f"{loss:.4f}"}, refresh=False)
         elapsed = time.monotonic() - self._line_time
         if self._bar.disable and (elapsed >= LINE_INTERVAL_S or step == self._total):
-            rate = (step - self._line_step) / max(elapsed, 1e-9)
+            # The last line may follow another at once: then the rate is that of the whole session.
+            from_step, since = (self._line_step, self._line_time) if elapsed >= LINE_INTERVAL_S else self._first
+            rate = (step - from_step) / max(time.monotonic() - since, 1e-9)
             self.say(f"step {step}/{self._total}, epoch {epoch}, loss {loss:.4f}, {rate:.3g} steps/s")
             self._line_step, self._line_time = step, time.monotonic()
 

@@ -72,7 +72,7 @@ def test_an_array_trains_and_evaluates_every_cell_though_one_is_killed_and_one_p
     assert record["missing"] == []
 
     # A second submission has nothing to do; an array of the old plan passes every cell by; one that is gone is redone.
-    assert "nothing to submit" in grid.do("submit").stderr
+    assert "nothing to submit" in grid.do("submit").stdout
     (plan,) = (grid.out / "plans").iterdir()
     script = str(REPOSITORY / "slurm" / "experiments.sh")
     again = cluster.submit("--array=0-1", f"--output={grid.out}/logs/again_%a.log", script, str(plan))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exit_status import exit_status
 from record_schema import assert_valid
 from tiny_store import write_store
 
@@ -165,6 +166,18 @@ def test_a_failing_command_stops_the_rest_and_says_why(tmp_path: Path) -> None:
         list(run_chains(chains, tmp_path, workers=2))
 
 
+def test_the_run_at_work_and_its_log_are_named(tmp_path: Path) -> None:
+    told: list[tuple[str, Path]] = []
+
+    def begun(chain: Chain, log: Path) -> None:
+        told.append((chain.name, log))
+        assert log.is_file(), "a person may look at once"
+
+    chains = [Chain(name, [["--version"]]) for name in ("first", "second")]
+    list(run_chains(chains, tmp_path, 1, begun))
+    assert told == [("first", tmp_path / "first.log"), ("second", tmp_path / "second.log")]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -178,5 +191,5 @@ def test_a_failing_command_stops_the_rest_and_says_why(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments_exit_with_2(arguments: list[Any], tmp_path: Path) -> None:
-    assert main(["experiments", "auc", "--out", str(tmp_path / "x"), *arguments]) == 2
+    assert exit_status(["experiments", "auc", "--out", str(tmp_path / "x"), *arguments]) == 2
     assert not (tmp_path / "x").exists()

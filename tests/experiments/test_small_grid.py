@@ -99,7 +99,7 @@ def test_done_runs_are_listed_and_passed_by(grid: Path, capsys: pytest.CaptureFi
     assert [(row["step"], row["steps"]) for row in listed["cells"]] == [(8, 8)] * 4
     assert all(row["flop"] > 1e9 for row in listed["cells"])
     assert main(["experiments", "grid", "submit", "--out", str(grid), *FILTERS]) == 0
-    assert "nothing to submit" in capsys.readouterr().err
+    assert "nothing to submit" in capsys.readouterr().out
     assert evaluations(grid) == before
     assert main(["experiments", "grid", "run", "--out", str(grid), *FILTERS, "--steps", "9"]) == 1
     assert "steps: 8 -> 9" in capsys.readouterr().err

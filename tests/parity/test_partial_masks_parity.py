@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from seeded_faults import Plant, in_place_of
 from torch import Tensor
 
 import torch_ref.losses.partial_masks as losses_module
+from anatobench.cli.main import main
 from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.objectives.registry import plan_of
 from anatobench.parity.climb import TOLERANCES
@@ -185,3 +187,13 @@ def test_of_every_backbone_the_classifier_alone_is_left_out(model: str) -> None:
     kept = {name for name in shapes if not phase.trains(name)}
     assert kept == {name for name, shape in shapes.items() if shape[0] == 1009}
     assert len(kept) == 2
+
+
+@pytest.mark.slow
+def test_the_command_climbs_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["parity", "--objective", "partial_masks", "--steps", "0", "--crop", "8,16,16", "--json"]
+    assert main([*words, "--backward"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["objective"], figures["passed"]) == ("partial_masks", True)
+    assert figures["max_rel_error"]["mask_logits"] is not None
+    assert figures["max_rel_error"]["seg_logits"] is None

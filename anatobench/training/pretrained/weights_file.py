@@ -161,7 +161,7 @@ def fetch(address: str) -> bytes:
     content = bytearray()
     with urlopen(address, timeout=CONNECT_TIMEOUT_S) as response:
         length = response.length or 0
-        with progress_bar(length, address.rpartition("/")[2], "B", unit_scale=True) as bar:
+        with progress_bar(length or None, address.rpartition("/")[2], "B", unit_scale=True) as bar:
             while chunk := response.read(_CHUNK_BYTES):
                 content += chunk
                 if len(content) > MAX_BYTES:

@@ -61,7 +61,7 @@ def test_the_counter_is_read_around_the_timed_steps(
     assert (found["joules_per_step"], found["joules_per_case"], found["turns"]) == (75.0, 37.5, 3)
     assert (found["ci95_per_step"], found["ci95_per_case"]) == ([75.0, 75.0], [37.5, 37.5])
     print_step(record)
-    assert "75.0 J/step, 37.5 J/case [37.5, 37.5] (NVML counter)" in capsys.readouterr().err
+    assert "75.0 J/step, 37.5 J/case [37.5, 37.5] (NVML counter)" in capsys.readouterr().out
 
 
 def test_without_a_gpu_nothing_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

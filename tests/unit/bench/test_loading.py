@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exit_status import exit_status
 from record_schema import assert_valid
 
 from anatobench.bench.loading import Loading, LoadPlan, PlainCopy, first_batch, memory_growth
@@ -60,7 +61,7 @@ def test_demand_from_a_step_record(capsys: pytest.CaptureFixture[str], tmp_path:
 def test_what_cannot_be_measured_is_refused(
     words: list[str], status: int, named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*WORDS, *words]) == status
+    assert exit_status([*WORDS, *words]) == status
     assert named in capsys.readouterr().err
 
 

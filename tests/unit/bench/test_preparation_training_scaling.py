@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from exit_status import exit_status
 from record_schema import assert_valid
 
 from anatobench.bench.communication_model import Links, StepCost, communication_seconds, predict
@@ -76,13 +77,13 @@ def test_a_process_that_fails_is_named() -> None:
     [
         (["--processes", "3", "--batch-size", "4"], "--batch-size 4"),
         (["--processes", "0"], "--processes"),
-        (["--network-bandwidth", "0"], "bandwidths"),
+        (["--network-bandwidth", "0"], "--network-bandwidth"),
         (["--repeats", "1"], "--repeats"),
     ],
 )
 def test_impossible_scaling_is_refused(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bench", "scaling", "--framework", "torch", "--model", "r3d_18", "--geometry", "chest"]
-    assert main([*arguments, *words]) == 2
+    assert exit_status([*arguments, *words]) == 2
     assert named in capsys.readouterr().err
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exit_status import exit_status
 
 from anatobench.bench.arm_cache import FOLDERS, arm_cache
 from anatobench.bench.arms import Arm
@@ -145,7 +146,7 @@ def test_utilisation_is_of_the_data_sheet_and_of_what_was_measured(
     assert measured_alone["mfu_data_sheet"] is None, "the slow one's precision is another"
     assert measured_alone["mfu"] == measured_alone["mfu_measured"]
     print_step(record)
-    lines = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().out.splitlines()
     assert f"MFU {100 * sheet['mfu_data_sheet']:.1f} % of the data sheet, " in lines[1]
     assert f"{100 * sheet['mfu_measured']:.1f} % of a measured product" in lines[1]
     assert "data sheet" not in lines[2]
@@ -252,13 +253,16 @@ def test_random_batch_is_no_batch_of_zeros_and_crosses_files(tmp_path: Path) -> 
         (["--repeats", "3"], "name what to measure"),
         (["--framework", "torch,torch"], "named twice"),
         (["--framework", "torch", "--set", "epochs=3"], "only recompute"),
-        (["--framework", "torch", "--batch-size", "0"], "batch_size"),
+        (["--framework", "torch", "--batch-size", "0"], "--batch-size"),
         (["--peer", "nowhere.py:eager"], "no such Python file"),
         (["--peer", f"{PEER}:unknown"], "no variant"),
     ],
 )
 def test_wrong_arguments_are_refused(words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "step", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny", *words]) in (1, 2)
+    assert exit_status(["bench", "step", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny", *words]) in (
+        1,
+        2,
+    )
     assert complaint in capsys.readouterr().err
 
 

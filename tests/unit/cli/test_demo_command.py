@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from exit_status import exit_status
 from tiny_store import write_store
 
 from anatobench.cli.demo import planned_runs
-from anatobench.cli.main import build_parser, main
+from anatobench.cli.main import build_parser
 from anatobench.cli.train import _configuration
 from anatobench.experiments.runs import chains_of
 from anatobench.tasks import RATIC
@@ -16,7 +17,7 @@ from anatobench.tasks import RATIC
 
 @pytest.mark.parametrize("arguments", [["--epochs", "0"], ["--cases", "5"], ["--seed", "-1"], ["--seed", str(2**32)]])
 def test_wrong_arguments_exit_with_2(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--out", str(tmp_path / "demo"), *arguments]) == 2
+    assert exit_status(["demo", "--out", str(tmp_path / "demo"), *arguments]) == 2
     assert arguments[0] in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
 

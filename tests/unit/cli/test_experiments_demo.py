@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from exit_status import exit_status
 
 from anatobench.cli.experiments_demo import commands
-from anatobench.cli.main import build_parser, main
+from anatobench.cli.main import build_parser
 
 
 def test_every_step_is_a_command_that_a_person_could_call(tmp_path: Path) -> None:
@@ -31,6 +32,6 @@ def test_lacking_masks_are_made_before_the_cohort_is_prepared(tmp_path: Path) ->
 
 @pytest.mark.parametrize("arguments", [["--unmasked", "81"], ["--cases", "39"], ["--steps", "0"], ["--seeds", "0"]])
 def test_wrong_arguments_exit_with_2(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["experiments", "demo", "--out", str(tmp_path / "demo"), *arguments]) == 2
+    assert exit_status(["experiments", "demo", "--out", str(tmp_path / "demo"), *arguments]) == 2
     assert arguments[0] in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()

@@ -78,7 +78,6 @@ def test_check_writes_a_table_and_a_page(ratic: Path, tmp_path: Path, capsys: py
     [
         (["--raw", "nowhere"], 1, "there is no such folder"),
         (["--raw", "."], 1, "holds no scans"),
-        (["--raw", ".", "--gpus", "-1"], 2, "--gpus -1"),
         (["--raw", ".", "--check", "--shard", "0/2"], 2, "without --shard"),
         (["--dataset", "ratic", "--raw", ".", "--anatomy", "chest"], 2, "ratic has no such option"),
     ],

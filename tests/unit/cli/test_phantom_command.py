@@ -2,12 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
-
-from anatobench.cli.main import main
+from exit_status import exit_status
 
 
 def phantom(*arguments: object) -> int:
-    return main(["phantom", *map(str, arguments)])
+    return exit_status(["phantom", *map(str, arguments)])
 
 
 def test_what_was_written_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,11 +46,15 @@ def test_a_cohort_is_prepared_once(cohort: Path, tmp_path: Path, capsys: pytest.
     assert (figures["passed"], figures["prepared"], figures["skipped"], figures["cases_in_store"]) == (True, 4, 0, 4)
     assert figures["rejected"] == {}
     assert figures["volumes_per_second"] == pytest.approx(2 * figures["cases_per_second"], rel=0.01)
-    assert "4 prepared" in errors
+    assert "4 cases prepared\n" in errors, "and not a word of what there was none of"
+    assert f"{tmp_path / 'store'} holds 4 cases (" in errors
     assert Store.open(tmp_path / "store").options == {"mapping": None, "seed": 3}
-    status, figures, _ = call(capsys, *arguments, "--verify")
+    status, figures, said = call(capsys, *arguments, "--verify")
     assert status == 0
     assert (figures["prepared"], figures["skipped"], figures["verified_cases"], figures["damaged"]) == (0, 4, 4, [])
+    assert "0 cases prepared, 4 were there already\n" in said
+    assert "per second" not in said, "nothing was done whose speed could be told"
+    assert "prepare:" not in said, "no bar for nothing to do"
 
 
 def test_shards_add_up(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

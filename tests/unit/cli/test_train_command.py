@@ -126,10 +126,9 @@ def test_another_framework_goes_on_only_when_allowed(
     ("change", "message"),
     [
         (["--set", "learning_rat=1"], "write field=value with one of objective, epochs"),
-        (["--set", "batch_size=x"], "is not a valid int"),
+        (["--set", "batch_size=x"], "'x' is not a whole number"),
         (["--set", "batch_size=9"], "8 training cases, too few for one batch of 9"),
-        (["--set", "precision=int4"], "precision='int4' is out of range"),
-        (["--steps", "0"], "max_steps=0 must be at least 1"),
+        (["--set", "precision=int4"], "precision='int4': choose one of fp64, fp32, tf32, bf16"),
         (["--set", "warmup_steps=99"], "warmup_steps=99 leaves nothing"),
     ],
 )
@@ -196,3 +195,22 @@ def test_a_copy_of_another_store_is_refused(tmp_path: Path, store: Store, capsys
     (copy / "index.json").write_bytes(index_content([changed, *others]))
     assert main([*arguments(store, tmp_path / "run"), "--store-copy", str(copy)]) == 1
     assert "is not a copy of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("restated", [["--steps", "2"], ["--set", "batch_size=4"], ["--epochs", "1", "--no-seg"]])
+def test_a_run_that_exists_is_not_asked_for_what_it_knows(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], restated: list[str]
+) -> None:
+    assert main(arguments(store, tmp_path / "run")) == 0
+    assert main(["train", "--resume", "--out", str(tmp_path / "run"), *restated]) == 2
+    line = last_line(capsys)
+    assert restated[0] in line
+    assert "leave that out" in line
+    assert "missing" not in line
+
+
+def test_a_task_that_there_is_not_is_told_the_stores(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(store, tmp_path / "run"), "--task", "findigns"]) == 1
+    assert "prepared for task findings, not findigns: give --task findings" in last_line(capsys)

@@ -88,8 +88,8 @@ def test_what_may_be_left_out_has_its_default(tmp_path: Path, file: Path) -> Non
 
 @pytest.mark.parametrize(
     "option",
-    [["--task", "ratic"], ["--model", "r3d_18"], ["--no-seg"], ["--epochs", "3"], ["--steps", "0"], ["--size", "tiny"],
-     ["--evaluate-every", "1"], ["--checkpoint-every", "1"], ["--sharpness-every", "0"], ["--pretrained", "auto"],
+    [["--task", "ratic"], ["--model", "r3d_18"], ["--no-seg"], ["--epochs", "3"], ["--steps", "3"], ["--size", "tiny"],
+     ["--evaluate-every", "1"], ["--checkpoint-every", "1"], ["--sharpness-every", "1"], ["--pretrained", "auto"],
      ["--initial-weights", "x"], ["--named", "ratic/r3d_18"], ["--set", "batch_size=2"]],
     ids=lambda option: option[0],
 )  # fmt: skip
@@ -117,7 +117,7 @@ def test_nothing_is_said_twice(tmp_path: Path, file: Path, option: list[str], ca
         ({"store": None}, "store must be text, not None"),
         ({"task": {"name": "ratic"}}, "task: "),
         ({"task": 5}, "task: "),
-        ({"model": "resnet"}, "no such combination: torch, resnet, tiny"),
+        ({"model": "resnet"}, "model='resnet': choose one of r3d_18, mvit_v2_s, swin3d_t"),
         ({"format": 2}, "format is 2, this version reads 1"),
         ({"versions": 3}, "versions must be"),
         ({"extra": 3}, "extra: no such field"),
@@ -163,8 +163,10 @@ def test_they_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiments", "named"]) == 0
     lines = capsys.readouterr().out.splitlines()
     (line,) = (line for line in lines if line.startswith("ratic/r3d_18 "))
-    for words in ("100", " 5 ", "0.0001", "79.75", "Table 1", "not measured", "anatobench train --named ratic/r3d_18 "):
+    for words in ("100", " 5 ", "0.0001", "79.75", "Table 1"):
         assert words in line
+    assert max(map(len, lines)) <= 100, "as wide as a terminal"
+    assert any("anatobench train --named NAME" in line for line in lines)
     assert any(line.startswith("* ratic/swin3d_t/pretrained: Table 13") for line in lines)
     assert main(["experiments", "named", "--json"]) == 0
     (found,) = (row for row in json.loads(capsys.readouterr().out)["runs"] if row["name"] == "ct_rate/swin3d_t")
@@ -189,10 +191,34 @@ def test_a_wrong_name_or_one_beside_what_it_stands_for_is_refused(tmp_path: Path
     assert main([*words, "ratic/r3d_18", "--model", "swin3d_t", "--no-seg"]) == 2
     assert "--model, --no-seg: --named says it already" in last_line(capsys)
     assert main([*words, "ct_rate/r3d_18"]) == 1
-    assert "prepared for task ratic, not ct_rate" in last_line(capsys)
+    assert "prepared for task ratic, --named ct_rate/r3d_18 is a run on ct_rate" in last_line(capsys)
 
 
 def test_the_commands_that_are_listed_can_be_called() -> None:
     for run in NAMED_RUNS.values():
         words = run.to_json()["command"].split()[1:]
         assert build_parser(["train"]).parse_args(words).named == run.name
+
+
+def test_a_named_run_on_another_store_is_not_told_to_add_what_it_must_leave_out(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--named", "ct_rate/r3d_18", "--store", str(store.root), "--out", str(tmp_path / "run")]
+    assert main(words) == 1
+    line = last_line(capsys)
+    assert "was prepared for task ratic, --named ct_rate/r3d_18 is a run on ct_rate" in line
+    assert "give --task" not in line
+    assert main([*words[:3], "--out", str(tmp_path / "run")]) == 2
+    assert last_line(capsys) == (
+        "anatobench train: --store: missing (only a run that exists goes on with --resume --out RUN alone)"
+    )
+
+
+def test_a_pretrained_run_on_a_tiny_store_is_told_which_name_to_take(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--named", "ratic/r3d_18/pretrained", "--store", str(store.root), "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    line = last_line(capsys)
+    assert line.startswith("anatobench train: there are no pretrained weights of size tiny: use a store of size full")
+    assert "--named without /pretrained" in line

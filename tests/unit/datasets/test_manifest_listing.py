@@ -125,3 +125,20 @@ def test_links_out_of_the_folder_are_followed_on_request_alone(root: Path, tmp_p
     assert all(str(tmp_path) in one.message and "--allow-absolute" in one.message for one in listing.rejected)
     allowed = list_cases(root, ListingOptions(anatomy="chest", allow_absolute=True))
     assert len(allowed.cases) == 5
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("Scan,split,label:x", "has no column scan: write 'Scan' as 'scan'"),
+        ("SCAN,Split,label:x", "has no column scan, split: write 'SCAN' as 'scan', 'Split' as 'split'"),
+        ("scan,split,Patient,label:x", "column 'Patient' means nothing here: write 'patient'"),
+        ("scan,split,label:x,LABEL:y", "column 'LABEL:y' means nothing here: write 'label:y'"),
+        ("scan,split,Label:x", "column 'Label:x': write 'label:' in small letters"),
+    ],
+)
+def test_a_column_in_capitals_is_told_how_it_is_written(root: Path, header: str, said: str) -> None:
+    write(root, header, ",".join(["a.nii.gz", "train", *"1" * header.count(",")][: header.count(",") + 1]))
+    with pytest.raises(AnatoBenchError) as caught:
+        list_cases(root, CHEST)
+    assert said in str(caught.value)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from exit_status import exit_status
 
-from anatobench.cli.main import main
 from anatobench.engine import ModelSpec
 from anatobench.parity.comparison import INCOMPARABLE, difference_of_norms, exact_difference, largest_difference
 from anatobench.parity.inputs import parity_batch, perturbed_weights
@@ -61,7 +61,7 @@ def test_what_cannot_be_compared_is_never_equal(other: dict[str, np.ndarray]) ->
 
 
 def test_wrong_arguments_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["parity", "--steps", "-1"]) == 2
+    assert exit_status(["parity", "--steps", "-1"]) == 2
     assert "--steps" in capsys.readouterr().err
 
 

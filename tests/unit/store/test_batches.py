@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -129,8 +130,17 @@ def test_a_batch_that_cannot_be_shared_is_refused(noise_store: Store) -> None:
 
 
 def test_too_few_training_cases_are_an_error(noise_store: Store) -> None:
-    with pytest.raises(UsageError, match="17 training cases, too few for one batch of 18"):
+    with pytest.raises(UsageError, match=r"17 training cases, too few for one batch of 18.*--set batch_size=17"):
         training_batches(noise_store, 7, 18)
+
+
+def test_a_store_without_training_cases_says_what_it_holds(noise_store: Store) -> None:
+    others = tuple(case for case in noise_store.cases if case.split != "train")
+    held = len([case for case in others if case.split == "test"])
+    with pytest.raises(UsageError, match=rf"nothing to train on: it holds {len(others)} cases \(.*{held} test\)"):
+        steps_per_epoch(replace(noise_store, cases=others), 1)
+    with pytest.raises(UsageError, match=r"nothing to train on: it holds no case at all \(.*rejected.csv says why"):
+        steps_per_epoch(replace(noise_store, cases=()), 1)
 
 
 @pytest.mark.parametrize("step", [1, 4, 9])

@@ -421,3 +421,16 @@ def test_an_evaluation_of_several_processes_stops_when_one_of_them_is_asked_to(s
     newest = read_newest(tmp_path)
     assert newest is not None
     assert (newest.progress.step, newest.progress.evaluated_step) == (4, 0)
+
+
+def test_an_epoch_that_is_cut_short_has_one_number(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In steps, in the evaluation that ends the run, in its checkpoint and in the sentence for a person."""
+    progress = Session(tmp_path, store, replace(CONFIG, max_steps=6)).train()
+    assert [record["epoch"] for record in records(tmp_path, "step")] == [1] * 4 + [2] * 2
+    assert [(record["step"], record["epoch"]) for record in records(tmp_path, "evaluation")] == [(4, 1), (6, 2)]
+    assert progress.epoch == 2
+    said = capsys.readouterr().err
+    assert "step 6/6, epoch 2, loss" in said
+    assert "epoch 2: validation AUC" in said

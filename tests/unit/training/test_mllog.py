@@ -150,7 +150,7 @@ def test_twice_is_not_once_and_garbage_is_named(log: Path, tmp_path: Path, capsy
     assert "submission_org is there 2 times, not once" in edited(log, tmp_path, twice)
     (tmp_path / "cut.log").write_text(log.read_text()[:-30])
     assert main(["bench", "mllog", str(tmp_path / "cut.log")]) == 1
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "no JSON after :::MLLOG" in said
     assert "run_stop is missing" in said
     assert main(["bench", "mllog", str(tmp_path / "none.log")]) == 1

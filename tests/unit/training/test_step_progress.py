@@ -24,3 +24,20 @@ def test_a_first_step_that_takes_a_while_is_being_compiled(
     time.sleep(0.2)
     assert capsys.readouterr().err == ""
     progress.close()
+
+
+def test_a_line_at_once_after_another_has_the_sessions_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(step_progress.time, "monotonic", lambda: now)
+    progress = StepProgress(0, 5)
+    now = 40.0
+    progress.show(4, 1, 1.0)
+    now = 40.001
+    progress.show(5, 1, 1.0)
+    first, last = capsys.readouterr().err.splitlines()
+    assert "step 4/5, epoch 1, loss 1.0000, 0.1 steps/s" in first
+    assert "step 5/5, epoch 1, loss 1.0000, 0.125 steps/s" in last
+    monkeypatch.undo()
+    progress.close()
