@@ -11,6 +11,7 @@ load_site() {
   # shellcheck source=slurm/site.conf
   source "$repository/slurm/site.conf" || fail "$repository/slurm/site.conf cannot be read"
   [ -n "${SLURM_JOB_ID:-}" ] || fail "not inside a Slurm job: start it with sbatch"
+  export NCCL_DEBUG="${NCCL_DEBUG:-WARN}" # both frameworks' NCCL says what goes wrong, and nothing else
   [[ $ANATOBENCH_MAX_RESTARTS =~ ^[0-9]+$ ]] || fail "ANATOBENCH_MAX_RESTARTS=$ANATOBENCH_MAX_RESTARTS: not a number"
   local module
   for module in $ANATOBENCH_MODULES; do
