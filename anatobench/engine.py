@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -217,6 +217,7 @@ class Probe(Protocol):
         """
 
 
+@runtime_checkable
 class Collective(Protocol):
     """One of several processes that train one model, or the only one."""
 
@@ -224,6 +225,10 @@ class Collective(Protocol):
 
     def gather(self, array: np.ndarray) -> np.ndarray:
         """Return [processes, ...]: every process's array of the same shape and type, in order."""
+
+    def all_reduce_seconds(self, elements: int, repeats: int) -> list[float]:
+        """Seconds of each of so many times that all processes add up a float32 array of so many elements on their
+        devices, as they do gradients. All of them call it together; one alone has nothing to add up."""
 
     def close(self) -> None:
         """Part from the other processes. The engine is of no use afterwards."""

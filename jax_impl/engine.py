@@ -210,6 +210,10 @@ class JaxEngine:
         """See `anatobench.engine.Collective.gather`."""
         return parallel.gather(array, self.processes)
 
+    def all_reduce_seconds(self, elements: int, repeats: int) -> list[float]:
+        """See `anatobench.engine.Collective.all_reduce_seconds`."""
+        return parallel.all_reduce_seconds(elements, repeats, self._mesh, self.processes)
+
     def close(self) -> None:
         """See `anatobench.engine.Collective.close`."""
         parallel.leave(self.processes)

@@ -229,6 +229,10 @@ class TorchEngine:
         """See `anatobench.engine.Collective.gather`."""
         return parallel.gather(array, self._device, self.processes)
 
+    def all_reduce_seconds(self, elements: int, repeats: int) -> list[float]:
+        """See `anatobench.engine.Collective.all_reduce_seconds`."""
+        return parallel.all_reduce_seconds(elements, repeats, self._device, self.processes)
+
     def close(self) -> None:
         """See `anatobench.engine.Collective.close`."""
         del (

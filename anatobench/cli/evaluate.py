@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "With two runs: the second's AUC less the first's on the same patients, per class and macro, with its 95 %\n"
         "interval (the same patients are drawn for both). The cases must be the same. An interval over patients says\n"
         "nothing of another seed of either training.\n\n"
+        "Of a run that left the classifier as it was drawn (--set objective=partial_masks) there is the organs' Dice\n"
+        "and no AUC.\n\n"
         "In PyTorch nothing is compiled, whatever the run was trained with: a split is sooner done."
     )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder that `anatobench train` has written")
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.evaluation.run_evaluation import compare_runs, evaluate_run
+    from anatobench.training.run_folder import evaluation_file
 
     if args.other is not None:
         if args.threshold_split is not None or args.threshold_rule != THRESHOLD_RULES[0]:
@@ -59,6 +62,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.aggregate,
     )
     print(_table(figures))
+    print(f"Written: {args.run_folder / evaluation_file(args.split)}, and what belongs to it beside it")
     return figures
 
 

@@ -12,7 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Write the best checkpoint of a run as one .safetensors file under torchvision's parameter names, without the\n"
         "segmentation head, which only training uses. Its metadata says model, size and task, so `anatobench predict`\n"
         "needs nothing else; and axes, spacing, crop, window and pooling, for those who have torchvision and not\n"
-        "AnatoBench (docs/exported_models.md).\n\n"
+        "AnatoBench (docs/exported_models.md). Where the run trained no classifier it says that, too: such a file\n"
+        "is to begin with (`train --initial-weights`), not to predict with.\n\n"
         "--state hands over all that training goes on from instead: the newest checkpoint's weights, moments, step\n"
         "count and teacher, whichever framework wrote them (docs/checkpoints.md)."
     )

@@ -170,6 +170,8 @@ def _show(summary: Summary) -> None:
         say(f"  rejected as {reason}: {count}")
     if summary.rejected:
         say(f"reasons in full: {Path(summary.store) / REJECTED_FILE}")
+    if not summary.cases_in_store and not summary.rejected:
+        say(f"{summary.store} holds no case, since the raw data lists none: look at --raw, and at its table")
     if summary.leakage is not None:
         say(f"leakage: {summary.leakage}")
     elif not summary.passed:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from anatobench.datasets.case import SPLITS
 from anatobench.engine import Engine, load_engine
@@ -34,7 +32,7 @@ from anatobench.store.batches import PADDING, evaluation_batches
 from anatobench.store.reader import Store
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
-from anatobench.system.progress import named_if_slow
+from anatobench.system.progress import SharedProgress, named_if_slow
 from anatobench.training.checkpoints import read_best
 from anatobench.training.run_folder import PATHS, RunConfig, evaluation_file
 
@@ -71,17 +69,16 @@ def predict_split(
     """
     expected, processes = store.split(split), engine.processes
     place = {"process_index": processes.index, "process_count": processes.count}
-    no_bar = silent or not (processes.leads and sys.stderr.isatty())
     indices, rows = [], []
     with (
         evaluation_batches(store, split, batch_size, **place) as batches,
-        tqdm(total=len(expected), unit="case", desc=split, leave=False, disable=no_bar) as bar,
+        SharedProgress(len(expected), split, "case", silent or not processes.leads) as progress,
     ):
         for batch in batches:
             check()
             indices.append(batch.case_index)
             rows.append(engine.predict(batch["volume"]))
-            bar.update(int((batch.case_index != PADDING).sum()) * processes.count)
+            progress.update(int((batch.case_index != PADDING).sum()) * processes.count)
     gathered = zip(_of_all(engine, indices), _of_all(engine, rows), strict=True)
     logits = {int(index): _finite(row, store.cases[index].case_id) for index, row in gathered if index != PADDING}
     cases = [store.cases[index] for index in expected]

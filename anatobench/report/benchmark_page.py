@@ -263,5 +263,19 @@ def _scaling(record: Record) -> str:
     return (
         scaling_plot(record)
         + _note(f"{arm_label(record)}, {_geometry(record)}, on {device_name(record)}.")
+        + "".join(_note(sentence) for sentence in _links(record))
         + (assumptions if assumed else "")
     )
+
+
+def _links(record: Record) -> list[str]:
+    """Return what was measured of the links, in words."""
+    sums = record.get("all_reduce") or []
+    largest = {(row["nodes"], row["processes"]): row for row in sorted(sums, key=lambda row: row["bytes"])}
+    said = [
+        f"All-reduce of {row['bytes'] / 1e6:.3g} MB by {processes} processes on {nodes} node(s): "
+        f"{1e3 * row['median_s']:.3g} ms, {row['bus_bandwidth'] / 1e9:.3g} GB/s of a link."
+        for (nodes, processes), row in largest.items()
+    ]
+    measured = ", ".join(record.get("measured_links") or []).replace("_", " ")
+    return [*said, *([f"Of the prediction's inputs these were measured: {measured}."] if measured else [])]

@@ -78,6 +78,9 @@ class NumpyEngine:
     def gather(self, array: np.ndarray) -> np.ndarray:
         return array[None].copy()
 
+    def all_reduce_seconds(self, elements: int, repeats: int) -> list[float]:
+        return []
+
     def close(self) -> None:
         pass
 

@@ -128,3 +128,12 @@ def test_wrong_arguments_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixtu
         status = exit.code  # type: ignore[assignment]
     assert status == 2
     assert not (tmp_path / "store").exists()
+
+
+def test_an_empty_listing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "manifest.csv").write_text("scan,split,label:x\n")
+    words = ["--dataset", "manifest", "--anatomy", "chest", "--raw", tmp_path / "raw", "--store", tmp_path / "store"]
+    status, figures, said = call(capsys, *words)
+    assert (status, figures["cases_in_store"]) == (0, 0)
+    assert "holds no case, since the raw data lists none: look at --raw" in said

@@ -111,7 +111,7 @@ def test_it_predicts_nothing_and_its_export_begins_a_run_that_does(run: Path, tm
     write_nifti(tmp_path / "scan.nii.gz", body_voxels(), AFFINE)
     weights, scan = tmp_path / "w.safetensors", str(tmp_path / "scan.nii.gz")
     assert main(["export", str(run), "--to", str(weights)]) == 0
-    assert "its classifier is untrained" in capsys.readouterr().err
+    assert "its classifier is untrained" in capsys.readouterr().out
     for source in (run, weights):
         assert main(["predict", str(source), scan]) == 2
         said = capsys.readouterr().err.strip().splitlines()
@@ -121,5 +121,5 @@ def test_it_predicts_nothing_and_its_export_begins_a_run_that_does(run: Path, tm
                  "--framework", "torch", "--set", "batch_size=4", "--steps", "1", "--initial-weights", str(weights),
                  "--out", str(tmp_path / "next")]) == 0  # fmt: skip
     assert main(["export", str(tmp_path / "next"), "--to", str(weights)]) == 0
-    assert "untrained" not in capsys.readouterr().err.splitlines()[-1]
+    assert "untrained" not in capsys.readouterr().out.splitlines()[-1]
     assert main(["predict", str(weights), scan]) == 0

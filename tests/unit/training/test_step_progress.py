@@ -30,7 +30,7 @@ def test_a_line_at_once_after_another_has_the_sessions_rate(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     progress = StepProgress(0, 5)
     now = 40.0
     progress.show(4, 1, 1.0)
