@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ from anatobench.store.batch import Batch
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.host_memory import host_memory
+from anatobench.system.parent import end_with_parent
 from anatobench.tasks import Task
 
 
@@ -179,6 +181,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
 
 def main() -> int:
     """Answer requests until stdin closes."""
+    end_with_parent(signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     arm: Arm | None = None

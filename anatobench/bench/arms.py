@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from anatobench.bench.arm_homes import ANSWERS, LOG, MODULE, REQUESTS, Home, Started
 from anatobench.errors import AnatoBenchError
+from anatobench.system.parent import child_environment
 
 # Several processes share a GPU: XLA must not take most of its memory at its start, and may take all of it in the end.
 XLA_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
@@ -80,6 +81,7 @@ class ArmProcess:
             return
         words = [sys.executable, "-m", MODULE] if arm.home is None else arm.home.words(folder)
         own = {} if arm.home is None else arm.home.environment()
+        around = {**XLA_MEMORY, **environment, **own}
         self._log = folder / f"{number}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -88,7 +90,7 @@ class ArmProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 bufsize=0,
-                env={**XLA_MEMORY, **environment, **own},
+                env=child_environment(around) if arm.home is None else around,  # an image's launcher stands between
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

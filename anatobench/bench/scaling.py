@@ -21,6 +21,7 @@ from anatobench.bench.rounds import median_with_interval
 from anatobench.bench.scaling_process import StepSettings
 from anatobench.errors import AnatoBenchError
 from anatobench.system.gpus import visible_gpus
+from anatobench.system.parent import child_environment
 from anatobench.system.progress import progress_bar
 from anatobench.system.worker_pool import NATIVE_THREAD_VARIABLES, usable_cores
 from anatobench.tasks import get_task
@@ -115,7 +116,11 @@ def run_processes(settings: StepSettings, count: int, threads: int) -> dict[str,
             for index, log in enumerate(logs):
                 place = {"RANK": str(index), "LOCAL_RANK": str(index)}
                 with log.open("wb") as said, (output if index == 0 else log).open("ab") as printed:
-                    started.append(subprocess.Popen(command, stdout=printed, stderr=said, env=environment | place))
+                    started.append(
+                        subprocess.Popen(
+                            command, stdout=printed, stderr=said, env=child_environment(environment | place)
+                        )
+                    )
                 if pinned:  # XLA takes every core it sees, whatever the variables of other libraries say
                     os.sched_setaffinity(started[-1].pid, own_cores(index, threads))
             _await_all(started, logs)

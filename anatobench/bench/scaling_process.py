@@ -6,6 +6,7 @@ It finds its place by RANK and its kin, as a training run does; the first proces
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from dataclasses import dataclass, fields, replace
@@ -16,6 +17,7 @@ from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import paper_recipe
 from anatobench.store.batch import Batch
+from anatobench.system.parent import end_with_parent
 from anatobench.system.processes import find_processes
 from anatobench.tasks import get_task
 
@@ -84,6 +86,7 @@ def _seconds(engine: Engine, batch: Batch, rate: float, repeats: int) -> list[fl
 
 
 def main() -> None:
+    end_with_parent(signal.SIGKILL)
     given = json.loads(sys.argv[1])
     found = measure(StepSettings(**{field.name: given[field.name] for field in fields(StepSettings)}))
     if found is not None:

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from anatobench import __version__
 from anatobench.errors import AnatoBenchError, UsageError, refusal_of_disk
+from anatobench.system.parent import end_with_parent
 from anatobench.system.signals import ended_by_signals
 
 COMMANDS = {
@@ -63,6 +64,7 @@ def build_parser(commands: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status (0 success, 1 failure, 2 wrong arguments, 130 interrupted)."""
+    end_with_parent()
     arguments = list(sys.argv[1:] if argv is None else argv)
     called = [name for name in arguments[:1] if name in COMMANDS]
     args = build_parser(called).parse_args(arguments)
