@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -35,9 +36,9 @@ from anatobench.store.batch import Batch
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.host_memory import host_memory
+from anatobench.system.parent import end_with_parent, signal_at_parents_end
 from anatobench.system.processes import ALONE, Processes, find_processes
 from anatobench.system.signals import Interrupted, ended_by_signals
-from anatobench.system.worker_pool import killed_with_parent
 from anatobench.tasks import Task
 
 
@@ -215,7 +216,7 @@ def _begin(request: Mapping[str, Any], stack: ExitStack) -> Arm | Group:
     """Return this process's own model, or the processes that have one each."""
     count = request.get("processes", 1)
     if request.get(MEMBER):
-        killed_with_parent()
+        signal_at_parents_end(signal.SIGKILL)
     elif count > 1:
         stack.enter_context(ended_by_signals())  # and its members with it
         return stack.enter_context(Group(count, [sys.executable, "-m", "anatobench.bench.arm_process"]))
@@ -226,6 +227,7 @@ def _begin(request: Mapping[str, Any], stack: ExitStack) -> Arm | Group:
 
 def main() -> int:
     """Answer requests until stdin closes."""
+    end_with_parent(signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     arm: Arm | Group | None = None
