@@ -225,16 +225,16 @@ stop_step() {
 trap 'stop_step SIGUSR1' USR1
 trap 'stop_step SIGTERM' TERM
 
-# Whether the memory limit killed the step. Where control groups do it srun's status says so (253); else slurmstepd and
-# srun say it in the job's log, after the step began.
+# Whether the memory limit killed the step. Where control groups do it srun's status says so (253 is Slurm's SIG_OOM); else
+# slurmstepd and srun say it in the job's log, after the step began.
 killed_by_memory_limit() {
   case $status in
     253) return 0 ;;
-    137) [ -f "$log" ] && tail --bytes=+$((log_bytes + 1)) "$log" | grep -qE "$memory_words" ;;
+    125 | 137) [ -f "$log" ] && tail --bytes=+$((log_bytes + 1)) "$log" | grep -qE "$memory_words" ;;
     *) return 1 ;;
   esac
 }
-memory_words='oom[-_]kill|Out Of Memory|exceeded (job |step )?memory limit'
+memory_words='oom[-_]kill|Out Of Memory|[Ee]xceeded (job |step )?memory limit'
 
 # Once, for neighbours on the node or an unlucky moment; a job that needs more than it has would die for ever. That it was
 # killed stands in the job's comment, which outlives its restarts.
