@@ -10,8 +10,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -120,6 +121,32 @@ class Instruments(Protocol):
         """Operations per second of a large product of random square matrices in the engine's precision."""
 
 
+class PendingSave(Protocol):
+    """A copy of the state that no step changes any more, on its way to the disk."""
+
+    @property
+    def writer(self) -> Mapping[str, str]:
+        """In which `form` it is written (`training.checkpoints.state_file.FORMS`), and by which `version` of what."""
+
+    def finish(self) -> None:
+        """Return when all of it is written; for another thread than the one that trains.
+
+        OSError with the disk's own reason, `NotFiniteError` (`system.state_files`) if a value is not finite.
+        """
+
+
+class StateSaver(Protocol):
+    """Writes the state of a run, again and again. It holds the memory that copying takes and is made before the first
+    step, so that no save waits for that."""
+
+    def begin(self, folder: Path) -> PendingSave:
+        """Copy the state for writing it into `folder`, which the process that leads has made; as soon as this returns
+        the next step may be taken. The save before must have finished. All processes of a run call it together."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
 class Trainable(Protocol):
     """A model with its optimizer and what else a run's state holds."""
 
@@ -142,6 +169,9 @@ class Trainable(Protocol):
         where phases train different parameters also `step/<parameter>`, and `step` is the largest of them.
         `teacher`, where the plan has one: as `weights`.
         """
+
+    def saver(self) -> StateSaver:
+        """Return what writes checkpoints of `state` beside training, in the framework's own form."""
 
     def load_state(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """Take up what `state` gave; trees that are not given stay. Names and shapes are checked."""
@@ -187,6 +217,7 @@ class Probe(Protocol):
         """
 
 
+@runtime_checkable
 class Collective(Protocol):
     """One of several processes that train one model, or the only one."""
 
@@ -194,6 +225,10 @@ class Collective(Protocol):
 
     def gather(self, array: np.ndarray) -> np.ndarray:
         """Return [processes, ...]: every process's array of the same shape and type, in order."""
+
+    def all_reduce_seconds(self, elements: int, repeats: int) -> list[float]:
+        """Seconds of each of so many times that all processes add up a float32 array of so many elements on their
+        devices, as they do gradients. All of them call it together; one alone has nothing to add up."""
 
     def close(self) -> None:
         """Part from the other processes. The engine is of no use afterwards."""

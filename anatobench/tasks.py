@@ -7,6 +7,7 @@ All sizes and spacings are (D, H, W) = (superior-inferior, anterior-posterior, l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +19,10 @@ Spacing = tuple[float, float, float]
 
 IGNORED_ORGAN = 255
 """Organ index of voxels that carry no mask; the segmentation loss leaves them out."""
+STORED_HU = (-1000, 1000)
+"""What scans are clipped to in a store."""
+MAX_STORED_VOXELS = 2**28
+"""Of one prepared scan: half a GiB of int16."""
 MISSING_TARGET = -1
 """Target of a label that is not known for a case; the losses and metrics leave it out."""
 
@@ -56,6 +61,11 @@ class MaskClass:
     """Names of the task's organs."""
 
 
+def _three(sizes: tuple[int, ...]) -> Size:
+    depth, height, width = sizes
+    return depth, height, width
+
+
 @dataclass(frozen=True)
 class Geometry:
     """How a scan is resampled, padded or cropped for the store, and cropped for the model."""
@@ -64,6 +74,28 @@ class Geometry:
     """Millimetres between voxel centres."""
     padded_size: Size
     crop_size: Size
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(mm) and mm > 0 for mm in self.spacing):
+            raise UsageError(f"spacing {self.spacing}: give three numbers of millimetres above 0")
+        if min(self.crop_size) < 1 or any(c > p for c, p in zip(self.crop_size, self.padded_size, strict=True)):
+            raise UsageError(f"crop {self.crop_size}: has to lie within {self.padded_size} voxels, the stored scan's")
+        if math.prod(self.padded_size) > MAX_STORED_VOXELS:
+            raise UsageError(f"{self.padded_size} voxels per scan are over the limit of {MAX_STORED_VOXELS}")
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Geometry:
+        """Return a geometry from its fields in plain JSON types."""
+        depth, height, width = (float(mm) for mm in data["spacing"])
+        padded, crop = (tuple(int(n) for n in data[name]) for name in ("padded_size", "crop_size"))
+        return Geometry((depth, height, width), _three(padded), _three(crop))
+
+    @staticmethod
+    def around(spacing: Spacing, crop_size: Size) -> Geometry:
+        """Return the geometry of an own cohort: scans are stored a quarter larger than the crop, as the paper's chest
+        is, so that random crops have room."""
+        depth, height, width = (math.ceil(1.25 * n) for n in crop_size)
+        return Geometry(spacing, (depth, height, width), crop_size)
 
 
 @dataclass(frozen=True)
@@ -83,6 +115,8 @@ class Task:
     """Whether metrics list every grade of a group (RATIC's 14 columns) or the positive grade alone."""
     classes: tuple[MaskClass, ...] = ()
     """What masks annotate, where that is not each organ by itself; see `mask_classes`."""
+    own_geometry: Geometry | None = None
+    """Of a cohort whose spacing and crop somebody chose: it is that of both sizes, which then name the model alone."""
 
     def __post_init__(self) -> None:
         for one in self.classes:
@@ -127,17 +161,19 @@ class Task:
         return (*names, "any_injury") if self.any_injury_sample_weights else names
 
     def geometry(self, size: str) -> Geometry:
-        """Return the geometry named `full` (the paper's) or `tiny` (a quarter of it per axis, for CPU work)."""
-        try:
-            return GEOMETRIES[self.anatomy][size]
-        except KeyError:
-            raise UsageError(f"size {size!r}: choose one of {', '.join(GEOMETRIES[self.anatomy])}") from None
+        """Return the geometry named `full` (the paper's) or `tiny` (a quarter of it per axis, for CPU work), or the
+        task's own."""
+        named = GEOMETRIES[self.anatomy]
+        if size not in named:
+            raise UsageError(f"size {size!r}: choose one of {', '.join(named)}")
+        return self.own_geometry or named[size]
 
     def to_json(self) -> dict[str, Any]:
         """Everything, in plain JSON types, so that a store or a run can be read without this file."""
         data = asdict(self)
-        if not self.classes:
-            del data["classes"]  # as it is written in stores that are older
+        for later in ("classes", "own_geometry"):
+            if not data[later]:
+                del data[later]  # as it is written in stores that are older
         return data
 
     @staticmethod
@@ -149,6 +185,7 @@ class Task:
         )
         weights = data["any_injury_sample_weights"]
         low, high = data["window"]
+        own = data.get("own_geometry")
         return Task(
             name=data["name"],
             anatomy=data["anatomy"],
@@ -158,6 +195,7 @@ class Task:
             any_injury_sample_weights=None if weights is None else (float(weights[0]), float(weights[1])),
             report_all_grades=bool(data["report_all_grades"]),
             classes=tuple(MaskClass(c["name"], tuple(c["organs"])) for c in data.get("classes", ())),
+            own_geometry=None if own is None else Geometry.from_json(own),
         )
 
 
@@ -240,12 +278,19 @@ RAD_CHESTCT_LABELS = (
 )
 
 
-def multi_label_task(name: str, anatomy: str, labels: tuple[str, ...]) -> Task:
-    """Return a task of independent present/absent findings, as CT-RATE, RAD-ChestCT and most own cohorts are."""
+def multi_label_task(
+    name: str,
+    anatomy: str,
+    labels: tuple[str, ...],
+    window: tuple[float, float] | None = None,
+    own_geometry: Geometry | None = None,
+) -> Task:
+    """Return a task of independent present/absent findings, as CT-RATE, RAD-ChestCT and most own cohorts are; window
+    and geometry are the anatomy's unless they are given."""
     if anatomy not in ORGANS:
         raise UsageError(f"anatomy {anatomy!r}: choose one of {', '.join(ORGANS)}")
     groups = tuple(LabelGroup(label) for label in labels)
-    return Task(name, anatomy, groups, ORGANS[anatomy], WINDOWS[anatomy])
+    return Task(name, anatomy, groups, ORGANS[anatomy], window or WINDOWS[anatomy], own_geometry=own_geometry)
 
 
 TASKS: Mapping[str, Task] = {

@@ -36,6 +36,7 @@ from anatobench.bench.suite import (
     run_plan,
 )
 from anatobench.bench.suite_table import table
+from anatobench.cli.bench_homes import add_home_arguments, homes_of
 from anatobench.errors import UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, paper_recipe
 from anatobench.system.atomic_files import write_atomically
@@ -63,7 +64,8 @@ def whole_plan(options: argparse.Namespace, cache: Path) -> Plan:
     what = ("--geometry", options.geometry, "--size", options.size, "--precision", options.precision)
     batch = () if options.batch_size is None else ("--batch-size", str(options.batch_size))
     step = ("bench", "step", *what, *batch, "--json")
-    own = tuple(Arm(framework) for framework in FRAMEWORKS)
+    homes = homes_of(options)
+    own = tuple(Arm(framework, home=homes.get(framework)) for framework in FRAMEWORKS)
     headless = tuple(replace(arm, segmentation=False) for arm in own)
     variants = () if options.peers == "none" else (options.peers or PEERS[options.precision]).split(",")
     peers = tuple(Arm(None, PEER, variant) for variant in variants)
@@ -72,12 +74,14 @@ def whole_plan(options: argparse.Namespace, cache: Path) -> Plan:
     def compilations(arms: Sequence[Arm], models: Sequence[str]) -> list[Job]:
         return [_compilation(step, model, arm, cache) for model in models for arm in arms]
 
+    # One process compares the frameworks, so both must be where it is.
+    gated, reported = ((GATED,), REPORTED) if not homes else ((), ())
     first = [
         *compilations(own, options.models),
-        *(_parity(model, GATED, options) for model in options.models),
+        *(_parity(model, dtype, options) for model in options.models for dtype in gated),
         *compilations(slow_peers, options.models),
         *compilations(headless, options.models[:1]),
-        *(_parity(model, dtype, options) for model in options.models for dtype in REPORTED),
+        *(_parity(model, dtype, options) for model in options.models for dtype in reported),
     ]
     limited = ("--seconds", "{seconds}", "--prepare-together", "--repeats", str(options.repeats))
     steps = [
@@ -100,7 +104,10 @@ def whole_plan(options: argparse.Namespace, cache: Path) -> Plan:
 
 
 def _compilation(step: tuple[str, ...], model: str, arm: Arm, cache: Path) -> Job:
-    who = ("--framework", arm.framework) if arm.framework else ("--peer", f"{arm.peer}:{arm.variant}")
+    if arm.framework:
+        who = arm.home.option(arm.framework) if arm.home else ["--framework", arm.framework]
+    else:
+        who = ["--peer", f"{arm.peer}:{arm.variant}"]
     head = () if arm.segmentation else ("--no-seg",)
     words = (*step, "--compile-only", "--model", model, *who, *head, "--cache", str(cache / model))
     return Job(f"{COMPILE} {model} {arm.name}", words)
@@ -120,8 +127,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     there = parser.add_mutually_exclusive_group()
     there.add_argument("--continue", action="store_true", dest="go_on", help="add to the record what is missing in it")
     there.add_argument("--fresh", action="store_true", help="replace the record, if there is one, and its cache")
+    add_home_arguments(parser)
     parser.add_argument("--minutes", type=float, default=9.5, help="for everything together (default: %(default)s)")
-    parser.add_argument("--parts", metavar="NAME,...", help="only these: parity, step_MODEL, head, memory_FRAMEWORK")
+    parser.add_argument(
+        "--parts",
+        metavar="NAME,...",
+        help="only these: parity (where both frameworks are here), step_MODEL, head, memory_FRAMEWORK",
+    )
     parser.add_argument("--models", default=",".join(MODELS), help="(default: %(default)s; head and memory: the first)")
     parser.add_argument("--geometry", choices=tuple(TASK_OF), default="chest")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="of step, head and memory")

@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anatobench.engine import Arrays, Inspection, ModelSpec, StepMetrics
+from anatobench.engine import Arrays, Inspection, ModelSpec, StateSaver, StepMetrics
 from anatobench.errors import UsageError
 from anatobench.fast_forms import fast_forms
 from anatobench.objectives.heads import HEADS, SEGMENTATION, auxiliary_heads
@@ -176,6 +176,12 @@ class JaxEngine:
             trees["teacher"] = self._exported(*self._state.teacher)
         return trees
 
+    def saver(self) -> StateSaver:
+        """See `anatobench.engine.Trainable.saver`."""
+        from jax_impl.saver import JaxSaver  # Orbax takes a second to import, which only training needs
+
+        return JaxSaver(lambda: self._state, self._table, self._group, self._mesh, self._precision, self.processes)
+
     def load_state(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """See `anatobench.engine.Trainable.load_state`."""
         now, place = self._state, self._place
@@ -203,6 +209,10 @@ class JaxEngine:
     def gather(self, array: np.ndarray) -> np.ndarray:
         """See `anatobench.engine.Collective.gather`."""
         return parallel.gather(array, self.processes)
+
+    def all_reduce_seconds(self, elements: int, repeats: int) -> list[float]:
+        """See `anatobench.engine.Collective.all_reduce_seconds`."""
+        return parallel.all_reduce_seconds(elements, repeats, self._mesh, self.processes)
 
     def close(self) -> None:
         """See `anatobench.engine.Collective.close`."""

@@ -7,6 +7,7 @@ and XLA shares it out over the mesh, so gradients, BatchNorm's statistics and th
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from anatobench.system.processes import Processes, meet
 
 CASES = "cases"
 """The mesh's one axis: batches are split along it, everything else is whole on every device."""
+PLATFORM_VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+"""Of the environment: JAX's own, by which a person says which devices it is to use."""
 Tree = Any
 
 
@@ -57,13 +60,13 @@ def _devices_found() -> Iterator[None]:
     try:
         yield
     except (AssertionError, RuntimeError) as error:
-        platforms = os.environ.get("JAX_PLATFORMS")
-        if not platforms:
+        variable = next((name for name in PLATFORM_VARIABLES if os.environ.get(name)), None)
+        if variable is None:
             raise
         why = str(error).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
         raise AnatoBenchError(
-            f"JAX_PLATFORMS={platforms}: JAX finds no such device here{f' ({why})' if why else ''}: look at the driver "
-            "and at --nv, or unset JAX_PLATFORMS to take what there is"
+            f"{variable}={os.environ[variable]}: JAX finds no such device here{f' ({why})' if why else ''}: look at "
+            f"the driver and at --nv, or unset {variable} to take what there is"
         ) from None
 
 
@@ -120,6 +123,19 @@ def own_copy(tree: Tree) -> Tree:
 def own_part(array: jax.Array) -> np.ndarray:
     """Return this process's part [B / processes, ...] of an array [B, ...] that is split by case."""
     return np.array(array.addressable_data(0))
+
+
+def all_reduce_seconds(elements: int, repeats: int, mesh: Mesh, processes: Processes) -> list[float]:
+    """See `anatobench.engine.Collective.all_reduce_seconds`. The first one is compiled and connects, and does not
+    count."""
+    add_up = jax.jit(lambda values: values.sum(0), out_shardings=whole(mesh))
+    values, seconds = place_by_case(mesh, np.ones((1, elements), np.float32)), list[float]()
+    for _ in range(1 + repeats):
+        gather(np.zeros(1), processes)  # nobody is late for what is timed
+        began = time.perf_counter()
+        jax.block_until_ready(add_up(values))
+        seconds.append(time.perf_counter() - began)
+    return seconds[1:]
 
 
 def gather(array: np.ndarray, processes: Processes) -> np.ndarray:

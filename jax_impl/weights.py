@@ -90,7 +90,7 @@ def check_table(table: Sequence[Entry], parameters: Tree, statistics: Tree) -> N
 
 def export_arrays(table: Iterable[Entry], tree: Tree) -> Arrays:
     """Return the entries' arrays of a tree of the model's structure, in canonical form."""
-    return {entry.name: entry.to_canonical(_at(tree, entry.path)) for entry in table}
+    return {entry.name: entry.to_canonical(array_at(tree, entry.path)) for entry in table}
 
 
 def import_weights(
@@ -128,15 +128,21 @@ def names_of(table: Iterable[Entry], parameters: Tree) -> Tree:
 
 
 def export_moments(table: Iterable[Entry], moments: Moments, group_of: Callable[[str], str]) -> Arrays:
-    """`exp_avg/<name>`, `exp_avg_sq/<name>` and `step`, the largest count; where counts differ, each parameter's as
-    `step/<name>`, too. `group_of` is that of a parameter's name."""
+    """`exp_avg/<name>`, `exp_avg_sq/<name>` and `step_counts`."""
     parameters = [entry for entry in table if not entry.buffer]
-    counts = {group: np.asarray(int(count), np.int64) for group, count in moments.counts.items()}
-    arrays: Arrays = {"step": max(counts.values())}
+    arrays = step_counts(parameters, moments, group_of)
     for moment, tree in (("exp_avg", moments.first), ("exp_avg_sq", moments.second)):
         arrays |= {f"{moment}/{name}": array for name, array in export_arrays(parameters, tree).items()}
+    return arrays
+
+
+def step_counts(table: Iterable[Entry], moments: Moments, group_of: Callable[[str], str]) -> Arrays:
+    """`step`, the largest count; where counts differ, each parameter's as `step/<name>`, too. `group_of` is that of a
+    parameter's name."""
+    counts = {group: np.asarray(int(count), np.int64) for group, count in moments.counts.items()}
+    arrays: Arrays = {"step": max(counts.values())}
     if len({int(count) for count in counts.values()}) > 1:
-        arrays |= {f"step/{entry.name}": counts[group_of(entry.name)] for entry in parameters}
+        arrays |= {f"step/{entry.name}": counts[group_of(entry.name)] for entry in table if not entry.buffer}
     return arrays
 
 
@@ -193,7 +199,8 @@ def _filled(like: Tree, entries: Iterable[Entry], given: Mapping[str, np.ndarray
     return jax.tree.map_with_path(lambda path, leaf: place(arrays[_path(path)], leaf.dtype), like)
 
 
-def _at(tree: Tree, path: Path) -> jax.Array:
+def array_at(tree: Tree, path: Path) -> jax.Array:
+    """Return the array that stands at a path of the model."""
     for key in path:
         tree = tree[key]
     leaf: jax.Array = tree

@@ -12,8 +12,9 @@
 # Everything that one GPU of the node given is asked, in about ten minutes (benchmarks/gpu_suite.sh):
 #     sbatch --gpus-per-node 1 slurm/gpu_suite.sh [--geometry abdomen] [--precision tf32]
 # Its options can follow, but --out: the record goes to gpu_suite-JOBID.json in the folder of the runs. A job that is
-# preempted goes on with what is missing. The frameworks take turns, so both must be in one environment: the virtual
-# environment of ANATOBENCH_VENV, whatever images are set, for an image holds one of them (slurm/compare.sh takes these).
+# preempted goes on with what is missing. Each framework comes from its image, or from its virtual environment
+# (ANATOBENCH_VENV_TORCH, ANATOBENCH_VENV_JAX); parity, which one process proves, is then left out. Where none of these is
+# set, both come from ANATOBENCH_VENV, and parity is climbed, too.
 set -euo pipefail
 repository=${ANATOBENCH_REPOSITORY:-${SLURM_SUBMIT_DIR:-$PWD}}
 if [ ! -r "$repository/slurm/job.sh" ]; then
@@ -25,13 +26,26 @@ source "$repository/slurm/job.sh"
 
 load_site
 read_allocation
+mkdir -p "$ANATOBENCH_RUNS" 2>/dev/null || fail "ANATOBENCH_RUNS=$ANATOBENCH_RUNS: cannot be written"
+runs=$(realpath "$ANATOBENCH_RUNS")
+words=("$@" --continue --out "$runs/gpu_suite-$SLURM_JOB_ID.json")
+
+if [ -n "$ANATOBENCH_IMAGE_TORCH$ANATOBENCH_IMAGE_JAX$ANATOBENCH_VENV_TORCH$ANATOBENCH_VENV_JAX" ]; then
+  work=$(mktemp -d)
+  export TMPDIR="$work" # where batches lie, which all of them must see
+  served=()
+  trap 'end_arms; rm -rf "$work"' EXIT
+  serve_arms "$work" "$runs"
+  in_suite torch "$work" "$runs"
+  run_here "${suite[@]}" env PYTHON=python bash "$repository/benchmarks/gpu_suite.sh" "${served[@]}" "${words[@]}"
+  finish
+fi
+
 venv=${ANATOBENCH_VENV:-$repository/.venv}
 "$venv/bin/python" -c 'import torch, torchvision, jax, flax' 2>/dev/null ||
-  fail "$venv: the GPU suite needs PyTorch and JAX in one virtual environment: set ANATOBENCH_VENV to one with both"
+  fail "$venv: has not both frameworks: set ANATOBENCH_VENV to one that has, or an image or environment for each"
 if [ "$gpus_per_node" -gt 0 ]; then gpus_per_node=1; fi
 tasks_per_node=1 nodes=1 tasks=1
-mkdir -p "$ANATOBENCH_RUNS" 2>/dev/null || fail "ANATOBENCH_RUNS=$ANATOBENCH_RUNS: cannot be written"
 set_srun_options
-run_step "${srun_options[@]}" env "PATH=$venv/bin:$PATH" "$repository/benchmarks/gpu_suite.sh" \
-  "$@" --continue --out "$ANATOBENCH_RUNS/gpu_suite-$SLURM_JOB_ID.json"
+run_step "${srun_options[@]}" env "PATH=$venv/bin:$PATH" "$repository/benchmarks/gpu_suite.sh" "${words[@]}"
 finish

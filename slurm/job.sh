@@ -113,13 +113,81 @@ in_suite() {
   suite+=("$image")
 }
 
+# A benchmark of both frameworks takes each from its own image, and the program that measures runs in one of them, where it
+# could not start the other. So it asks out here: `start FOLDER`, through a named pipe, starts a process with a framework
+# that is then asked through FOLDER/requests and FOLDER/answers; `stop FOLDER` ends it.
+#
+# serve_arms FOLDER [FOLDERS...]: sets served to the options that say where the pipes are, in the first of the folders,
+# all of which every image sees. end_arms ends all that was started.
+serve_arms() {
+  local framework
+  served=() servers=()
+  for framework in torch jax; do in_suite "$framework" "$@"; done # a missing one is told before anything starts
+  for framework in torch jax; do
+    in_suite "$framework" "$@"
+    mkfifo "$1/$framework"
+    describe_suite "$framework" >"$1/$framework.json"
+    (
+      cd "$1" || exit # not in the repository, whose code Python would take before the image's
+      listen_for_arms "$1/$framework"
+    ) &
+    servers+=($!)
+    served+=(--served "$framework=$1/$framework")
+  done
+}
+
+listen_for_arms() {
+  local what folder variables
+  declare -A started=()
+  set -m           # each in a process group of its own, with which its children end
+  exec 9<>"$1"     # for writing, too: else the pipe would end with the first who wrote
+  while read -r what folder <&9; do
+    case $what in
+      start)
+        mapfile -t variables <"$folder/environment"
+        "${suite[@]}" env "${variables[@]}" python -m anatobench.bench.arm_process \
+          <"$folder/requests" >"$folder/answers" 2>"$folder/log" 9>&- &
+        started[$folder]=$!
+        ;;
+      stop) kill -KILL -- "-${started[$folder]}" 2>/dev/null || true ;;
+      end)
+        for folder in "${!started[@]}"; do kill -KILL -- "-${started[$folder]}" 2>/dev/null || true; done
+        return
+        ;;
+    esac
+  done
+}
+
+end_arms() {
+  local word
+  for word in "${served[@]}"; do
+    if [ "$word" != --served ]; then echo end >"${word#*=}"; fi
+  done
+  wait "${servers[@]}" 2>/dev/null || true
+}
+
+describe_suite() { # where a framework runs, for the record
+  local image=ANATOBENCH_IMAGE_${1^^} sum=null
+  if [ -z "${!image}" ]; then
+    printf '{"python": "%s"}' "$(PATH=${suite[1]#PATH=} command -v python)"
+    return
+  fi
+  if [ -f "${!image}" ]; then sum=\"$(sha256sum "${!image}" | head -c 64)\"; fi
+  printf '{"image": "%s", "sha256": %s}' "$(realpath "${!image}")" "$sum"
+}
+
 # run_step WORDS: srun WORDS, in the background so that signals are taken at once. Sets status to its exit status.
 # SIGUSR1 (the time limit or preemption is near) and SIGTERM are passed on as SIGUSR1, on which the suite saves and
 # exits with 130. srun passes it to every task. The suite takes any number of them for one.
-run_step() {
+run_step() { run_here srun "$@"; }
+
+# run_here WORDS: the same without srun, on the job's first node, for what has children of its own to place.
+run_here() {
   status=130
   if [ -n "${stopped_by:-}" ]; then return; fi
-  srun "$@" &
+  log=$(readlink "/proc/$$/fd/2" 2>/dev/null) log_bytes=0
+  if [ -f "$log" ]; then log_bytes=$(stat --format %s "$log"); fi
+  "$@" &
   step=$!
   local before
   while before=${signals:-0}; do
@@ -136,8 +204,36 @@ stop_step() {
 trap 'stop_step SIGUSR1' USR1
 trap 'stop_step SIGTERM' TERM
 
+# Whether the memory limit killed the step. Where control groups do it srun's status says so (253); else slurmstepd and
+# srun say it in the job's log, after the step began.
+killed_by_memory_limit() {
+  case $status in
+    253) return 0 ;;
+    137) [ -f "$log" ] && tail --bytes=+$((log_bytes + 1)) "$log" | grep -qE "$memory_words" ;;
+    *) return 1 ;;
+  esac
+}
+memory_words='oom[-_]kill|Out Of Memory|exceeded (job |step )?memory limit'
+
+# Once, for neighbours on the node or an unlucky moment; a job that needs more than it has would die for ever. That it was
+# killed stands in the job's comment, which outlives its restarts.
+finish_after_memory_limit() {
+  local note=anatobench-met-the-memory-limit comment
+  comment=$(squeue --noheader --jobs "$(own_job)" --format %k 2>/dev/null) || comment=""
+  if [[ $comment == *"$note"* ]]; then
+    echo "killed by the memory limit for the second time: given up: ask for more memory (sbatch --mem, ANATOBENCH_MEMORY)" \
+      "or fewer --workers; the same command goes on from what was saved" >&2
+    exit 137
+  fi
+  comment=${comment#(null)}
+  scontrol update jobid="$(own_job)" comment="${comment:+$comment }$note" || true
+  requeue "killed by the memory limit"
+  exit 137
+}
+
 # finish: end the job as the step's status says: done, failed, or saved and back into the queue.
 finish() {
+  if killed_by_memory_limit; then finish_after_memory_limit; fi
   case $status in
     130 | 138 | 143) requeue "saved" ;; # asked to stop: by itself, or by SIGUSR1/SIGTERM before it could listen
     134 | 135 | 136 | 137 | 139)        # a process died: aborted, killed, or crashed
@@ -151,10 +247,13 @@ finish() {
   exit "$status"
 }
 
+own_job() { # the last job of an array has the array's own id, which scontrol takes for all of its jobs
+  if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then echo "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; else echo "$SLURM_JOB_ID"; fi
+}
+
 requeue() { # a job that is being cancelled or requeued by someone else is left to them
-  # The last job of an array has the array's own id, which scontrol takes for all of its jobs.
-  local state job=$SLURM_JOB_ID
-  if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+  local state job
+  job=$(own_job)
   state=$(scontrol show job --oneliner "$job" 2>/dev/null | grep -o 'JobState=[A-Z_]*') || state=""
   if [ "$state" != JobState=RUNNING ]; then
     echo "$1; ${state:-the job is unknown to Slurm}: not queued again from here" >&2

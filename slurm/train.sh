@@ -88,6 +88,7 @@ evaluate_run() {
   nodes=1 tasks_per_node=1 tasks=1
   if [ "$gpus_per_node" -gt 0 ]; then gpus_per_node=1; fi
   set_srun_options
+  echo "evaluating $run on the test split" >&2
   run_step "${srun_options[@]}" "${suite[@]}" anatobench evaluate "$run" --store "${copy:-$store}"
 }
 

@@ -33,11 +33,11 @@ from torch_ref.models import build_backbone
 from torch_ref.models.diagnosis_model import DiagnosisModel
 from torch_ref.optimizer import build_optimizer
 from torch_ref.precision import Precision
+from torch_ref.saver import TorchSaver, state_tensors
 from torch_ref.step import Objective, TrainState, means, size_of, train_step
 from torch_ref.transfer import Transfer
 from torch_ref.weights import (
     copy_by_name,
-    export_optimizer,
     export_weights,
     import_optimizer,
     import_weights,
@@ -201,10 +201,12 @@ class TorchEngine:
 
     def state(self) -> dict[str, Arrays]:
         """See `anatobench.engine.Trainable.state`."""
-        trees = {"model": self.weights(), "optimizer": export_optimizer(self._model, self._state.optimizer)}
-        if self._state.teacher is not None:
-            trees["teacher"] = export_weights(self._state.teacher)
-        return trees
+        trees = state_tensors(self._state)
+        return {tree: {name: to_numpy(tensor) for name, tensor in tensors.items()} for tree, tensors in trees.items()}
+
+    def saver(self) -> TorchSaver:
+        """See `anatobench.engine.Trainable.saver`."""
+        return TorchSaver(self._state, self._device, self.processes)
 
     def load_state(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """See `anatobench.engine.Trainable.load_state`."""
@@ -226,6 +228,10 @@ class TorchEngine:
     def gather(self, array: np.ndarray) -> np.ndarray:
         """See `anatobench.engine.Collective.gather`."""
         return parallel.gather(array, self._device, self.processes)
+
+    def all_reduce_seconds(self, elements: int, repeats: int) -> list[float]:
+        """See `anatobench.engine.Collective.all_reduce_seconds`."""
+        return parallel.all_reduce_seconds(elements, repeats, self._device, self.processes)
 
     def close(self) -> None:
         """See `anatobench.engine.Collective.close`."""

@@ -7,6 +7,7 @@ BatchNorm's statistics are those of the global batch, and so are the figures of 
 from __future__ import annotations
 
 import inspect
+import time
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -88,6 +89,19 @@ def mean_of_all(values: Tensor, processes: Processes) -> Tensor:
         dist.all_reduce(values)
         values = values / processes.count
     return values
+
+
+def all_reduce_seconds(elements: int, repeats: int, device: torch.device, processes: Processes) -> list[float]:
+    """See `anatobench.engine.Collective.all_reduce_seconds`. The first one connects, and does not count."""
+    values, seconds = torch.empty(elements, device=device), []
+    for _ in range(1 + repeats):
+        values.fill_(1.0)
+        gather(np.zeros(1), device, processes)  # nobody is late for what is timed
+        began = time.perf_counter()
+        dist.all_reduce(values)
+        values[-1].item()  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    return seconds[1:]
 
 
 def gather(array: np.ndarray, device: torch.device, processes: Processes) -> np.ndarray:

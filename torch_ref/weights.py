@@ -70,23 +70,26 @@ def copy_by_name(targets: Mapping[str, Tensor], given: Mapping[str, np.ndarray],
             tensor.copy_(torch.from_numpy(np.asarray(given[name], order="C")))
 
 
-def export_optimizer(model: DiagnosisModel, optimizer: torch.optim.AdamW) -> Arrays:
-    """`exp_avg/<name>`, `exp_avg_sq/<name>` (zeros before the first step) and `step`, the largest count; where counts
-    differ, each parameter's as `step/<name>`, too."""
-    arrays: Arrays = {}
-    counts: dict[str, int] = {}
+def optimizer_tensors(model: DiagnosisModel, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """`exp_avg/<name>`, `exp_avg_sq/<name>` (zeros before the first step), sharing memory with the optimizer, and
+    `step`, the largest count; where counts differ, each parameter's as `step/<name>`, too."""
+    tensors: dict[str, Tensor] = {}
+    steps: dict[str, Tensor] = {}
     for name, parameter in named_parameters(model):
-        state = optimizer.state.get(parameter, {})
-        counts[name] = int(state.get("step", 0))
+        state = optimizer.state.get(parameter)
+        count = 0.0 if state is None else state["step"]
+        steps[name] = torch.as_tensor(count, dtype=torch.float32, device=parameter.device)
         for moment in ("exp_avg", "exp_avg_sq"):
-            arrays[f"{moment}/{name}"] = to_numpy(state.get(moment, torch.zeros_like(parameter)))
+            tensors[f"{moment}/{name}"] = torch.zeros_like(parameter.detach()) if state is None else state[moment]
+    # Together: from a device every number would cost its own wait.
+    counts = dict(zip(steps, map(int, torch.stack(list(steps.values())).tolist()), strict=True))
     if len(set(counts.values())) > 1:
-        arrays |= {f"step/{name}": np.asarray(count, np.int64) for name, count in counts.items()}
-    return {"step": np.asarray(max(counts.values()), np.int64), **arrays}
+        tensors |= {f"step/{name}": torch.tensor(count, dtype=torch.int64) for name, count in counts.items()}
+    return {"step": torch.tensor(max(counts.values()), dtype=torch.int64), **tensors}
 
 
 def import_optimizer(model: DiagnosisModel, optimizer: torch.optim.AdamW, arrays: Mapping[str, np.ndarray]) -> None:
-    """Take up what `export_optimizer` gave; names and shapes are checked as for weights."""
+    """Take up what `optimizer_tensors` names; names and shapes are checked as for weights."""
     parameters = dict(named_parameters(model))
     targets = {
         f"{moment}/{name}": torch.zeros_like(parameter)

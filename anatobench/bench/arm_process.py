@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,9 +23,10 @@ from typing import Any, Protocol
 import numpy as np
 from safetensors.numpy import load_file
 
+from anatobench.bench.arm_group import MEMBER, Group
 from anatobench.bench.host import describe_code
 from anatobench.bench.random_batch import read_batch
-from anatobench.engine import Arrays, Instruments, ModelSpec, PendingMetrics, load_engine
+from anatobench.engine import Arrays, Collective, Instruments, ModelSpec, PendingMetrics, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.objectives.heads import diagnosis_heads, of_auxiliary
 from anatobench.recipes import Recipe
@@ -32,6 +34,9 @@ from anatobench.store.batch import Batch
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.host_memory import host_memory
+from anatobench.system.processes import ALONE, Processes, find_processes
+from anatobench.system.signals import Interrupted, ended_by_signals
+from anatobench.system.worker_pool import killed_with_parent
 from anatobench.tasks import Task
 
 
@@ -59,12 +64,25 @@ class Arm:
         """`AnatoBenchError` if the framework or the peer's file is not there."""
         self._batch = read_batch(Path(request["batch"]))
         self._digest = self._batch.digest()
+        self._processes = find_processes() if request.get(MEMBER) else ALONE
+        share = self._processes.share(self._batch.size)
+        self._part = self._batch.part(slice(self._processes.index * share, (self._processes.index + 1) * share))
         start = time.perf_counter()
-        self._model = _build(request)
+        self._model = _build(request, self._processes)
         self._instruments = self._model.instruments()
         self._build_seconds = time.perf_counter() - start
         self._steps = 0
         self._last_loss = float("nan")
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what is asked for."""
+        action: Callable[[Mapping[str, Any]], dict[str, Any]] = getattr(self, request["do"])
+        return action(request)
+
+    def close(self) -> None:
+        """Part from the other processes, if there are any."""
+        if not self._processes.alone and isinstance(self._model, Collective):
+            self._model.close()
 
     def describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return what it is and runs on; the batch's digest as this process read it."""
@@ -92,7 +110,8 @@ class Arm:
 
     def save_weights(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return what it begins with, so that all arms begin with the same."""
-        Path(request["file"]).write_bytes(safetensors_bytes(self._model.weights()))
+        if self._processes.leads:
+            Path(request["file"]).write_bytes(safetensors_bytes(self._model.weights()))
         return {}
 
     def load_weights(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +152,7 @@ class Arm:
     def _step(self) -> float:
         """Seconds until the device has done the whole step, the update of the weights included."""
         start = time.perf_counter()
-        metrics = self._model.train_step(self._batch, self._model.recipe.learning_rate, self._steps).fetch()
+        metrics = self._model.train_step(self._part, self._model.recipe.learning_rate, self._steps).fetch()
         self._instruments.synchronise()
         seconds = time.perf_counter() - start
         self._steps += 1
@@ -143,7 +162,7 @@ class Arm:
         return seconds
 
 
-def _build(request: Mapping[str, Any]) -> Model:
+def _build(request: Mapping[str, Any], processes: Processes) -> Model:
     task = Task.from_json(request["task"])
     depth, height, width = request["crop_size"]
     heads = diagnosis_heads(request["segmentation"])
@@ -152,7 +171,7 @@ def _build(request: Mapping[str, Any]) -> Model:
     if not request["segmentation"]:
         recipe = replace(recipe, segmentation_weight=0.0)
     if request["framework"]:
-        return load_engine(request["framework"], spec, recipe)
+        return load_engine(request["framework"], spec, recipe, processes)
     path, variant = Path(request["peer"]), request["variant"]
     loaded = importlib.util.spec_from_file_location(f"peer_{path.stem}", path)
     if loaded is None or loaded.loader is None or not path.is_file():
@@ -177,21 +196,37 @@ def _failure(error: BaseException) -> dict[str, Any]:
     }
 
 
+def _begin(request: Mapping[str, Any], stack: ExitStack) -> Arm | Group:
+    """Return this process's own model, or the processes that have one each."""
+    count = request.get("processes", 1)
+    if request.get(MEMBER):
+        killed_with_parent()
+    elif count > 1:
+        stack.enter_context(ended_by_signals())  # and its members with it
+        return stack.enter_context(Group(count, [sys.executable, "-m", "anatobench.bench.arm_process"]))
+    arm = Arm(request)
+    stack.callback(arm.close)
+    return arm
+
+
 def main() -> int:
     """Answer requests until stdin closes."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    arm: Arm | None = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            if arm is None:
-                arm = Arm(request)
-            action: Callable[[Mapping[str, Any]], dict[str, Any]] = getattr(arm, request["do"])
-            answer = action(request)
-        except Exception as error:
-            answer = _failure(error)
-        answers.write(json.dumps(answer) + "\n")
+    arm: Arm | Group | None = None
+    try:
+        with ExitStack() as stack:
+            for line in sys.stdin:
+                request = json.loads(line)
+                try:
+                    if arm is None:
+                        arm = _begin(request, stack)
+                    answer = arm.answer(request)
+                except Exception as error:
+                    answer = _failure(error)
+                answers.write(json.dumps(answer) + "\n")
+    except Interrupted:
+        return 130
     return 0
 
 

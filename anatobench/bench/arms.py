@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from anatobench.bench.arm_homes import ANSWERS, LOG, MODULE, REQUESTS, Home, Started
+from anatobench.bench.arm_homes import LOG, MODULE, Home, Served
 from anatobench.errors import AnatoBenchError
 
 # Several processes share a GPU: XLA must not take most of its memory at its start, and may take all of it in the end.
@@ -36,6 +36,8 @@ class Arm:
     segmentation: bool = True
     home: Home | None = None
     """Where its framework is installed; None: where this process's is."""
+    processes: int = 1
+    """How many, each with a device of its own, take every step together. For frameworks alone."""
 
     @property
     def name(self) -> str:
@@ -66,20 +68,21 @@ class ArmError(AnatoBenchError):
 class ArmProcess:
     """A child process, alive until the context closes. What it prints stands in `<folder>/<number>.log`.
 
-    One that was started elsewhere (`Started`) is asked to end like the others, and cannot be made to.
+    One that is started elsewhere (`Served`) has a folder `<folder>/<number>`, and is ended by who started it.
     """
 
     def __init__(self, arm: Arm, folder: Path, number: int, environment: Mapping[str, str] = os.environ) -> None:
         self.arm = arm
         self._process: subprocess.Popen[bytes] | None = None
         self._received = b""
-        if isinstance(arm.home, Started):
-            self._log = arm.home.folder / LOG
-            self._requests: IO[bytes] = (arm.home.folder / REQUESTS).open("wb", buffering=0)
-            self._answers: IO[bytes] = (arm.home.folder / ANSWERS).open("rb", buffering=0)
+        own = {} if arm.home is None else arm.home.environment()
+        environment = {**XLA_MEMORY, **environment, **own}
+        if isinstance(arm.home, Served):
+            self._place = folder / str(number)
+            self._log = self._place / LOG
+            self._requests, self._answers = arm.home.start(self._place, environment)
             return
         words = [sys.executable, "-m", MODULE] if arm.home is None else arm.home.words(folder)
-        own = {} if arm.home is None else arm.home.environment()
         self._log = folder / f"{number}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -88,7 +91,7 @@ class ArmProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 bufsize=0,
-                env={**XLA_MEMORY, **environment, **own},
+                env=environment,
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -98,16 +101,32 @@ class ArmProcess:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Let it end by itself; a framework that hangs at its exit is killed."""
+        """Let it end by itself; a framework that hangs at its exit is killed. Once is enough."""
+        if self._answers.closed:
+            return
         with suppress(OSError):
             self._requests.close()
-        if self._process is not None:
+        seconds = 0 if any(exception) else SECONDS_TO_END
+        if self._process is None:
+            self._stop_served(seconds)
+        else:
             try:
-                self._process.wait(0 if any(exception) else SECONDS_TO_END)
+                self._process.wait(seconds)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
         self._answers.close()
+
+    def _stop_served(self, seconds: float) -> None:
+        """Wait until its answers end, which is when it does, then have it ended."""
+        deadline = time.monotonic() + seconds
+        with suppress(OSError):
+            while select.select([self._answers], [], [], max(deadline - time.monotonic(), 0.0))[0]:
+                if not os.read(self._answers.fileno(), 1 << 16):
+                    return
+        if isinstance(self.arm.home, Served):
+            with suppress(AnatoBenchError, OSError):
+                self.arm.home.tell(f"stop {self._place}")
 
     def ask(self, what: str, deadline: float | None = None, **details: Any) -> dict[str, Any]:
         """`send`, then `receive`."""
@@ -127,7 +146,9 @@ class ArmProcess:
         while b"\n" not in self._received:
             left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
             if not select.select([self._answers], [], [], left)[0]:
-                if self._process is not None:
+                if self._process is None:
+                    self._stop_served(0)
+                else:
                     self._process.kill()
                 raise ArmError("stopped: it was not ready when the time was up", out_of_time=True)
             content = os.read(self._answers.fileno(), 1 << 16)

@@ -116,6 +116,8 @@ def _timings(path: Path, record: Mapping[str, Any]) -> Iterator[tuple[str, np.nd
 
 def _of_step(record: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     fixed = f"{record['model']} {record['size']} {record['geometry']} batch {record['batch_size']}"
+    if record.get("processes", 1) > 1:
+        fixed += f" on {record['processes']} devices"
     for arm in record["arms"]:
         yield f"{fixed} {arm['precision']}: {arm['name']}", np.array(arm["seconds"], np.float64)
 

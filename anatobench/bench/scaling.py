@@ -1,111 +1,137 @@
-"""Weak and strong scaling over local processes, and what the communication model says of more."""
+"""Weak and strong scaling over processes, on this machine or wherever a launcher started them, and what the
+communication model says of more."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anatobench.bench.all_reduce import measured_links, sums_of_point
 from anatobench.bench.communication_model import Links, StepCost, prediction_record
-from anatobench.bench.host import describe_code, host_record
+from anatobench.bench.local_processes import pin, place, shared_environment
 from anatobench.bench.rounds import median_with_interval
-from anatobench.bench.scaling_process import StepSettings
+from anatobench.bench.scaling_process import POINT, StepSettings
 from anatobench.errors import AnatoBenchError
-from anatobench.system.gpus import visible_gpus
+from anatobench.system.json_text import parse_json
 from anatobench.system.progress import progress_bar
-from anatobench.system.worker_pool import NATIVE_THREAD_VARIABLES, usable_cores
+from anatobench.system.worker_pool import usable_cores
 from anatobench.tasks import get_task
 
-WEAK, STRONG = "weak", "strong"
 POLL_SECONDS = 0.05
+LARGEST_POINT = 1 << 20
+"""Bytes; a file beyond it is none."""
+PREDICTED = (8, 64, 512)
+"""Devices, beside those that were measured."""
+
+Point = Mapping[str, Any]
 
 
-def bench_scaling(
-    settings: StepSettings, counts: tuple[int, ...], modes: tuple[str, ...], links: Links, step_s: float | None = None
-) -> dict[str, Any]:
-    """Return the record that `benchmarks/results/schemas/scaling.json` describes.
+def local_points(settings: StepSettings, counts: Sequence[int]) -> list[Point]:
+    """Measure with 1 and `counts` processes on this machine.
 
-    `settings.global_batch` is the batch of one process in weak scaling and of all together in strong scaling. The
-    model of more devices starts from `step_s`, a step's seconds measured elsewhere, or else from the single process.
     Every process gets the same number of threads, and without a GPU cores of its own, so that a single one does not
     have the cores of all.
     """
     threads = max(1, usable_cores() // max(counts))
-    one = {1} if 1 not in counts else set()
-    wanted = [(mode, count) for mode in modes for count in sorted({*counts, *one}) if mode == modes[0] or count > 1]
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+    wanted = sorted({1, *counts})
+    points = []
     with progress_bar(len(wanted), "bench scaling", "run") as bar:
-        for mode, count in wanted:
-            bar.set_postfix_str(f"{mode}, {count} processes")
-            batch = settings.global_batch * (count if mode == WEAK else 1)
-            found[mode, count] = run_processes(replace(settings, global_batch=batch), count, threads)
+        for count in wanted:
+            bar.set_postfix_str(f"{count} processes")
+            points.append(run_processes(settings, count, threads))
             bar.update()
-    alone = found[modes[0], 1]
-    results = [
-        _entry(mode, count, found[(modes[0], 1) if count == 1 else (mode, count)], alone, settings)
-        for mode in modes
-        for count in sorted(counts)
-    ]
-    single = float(np.median(alone["seconds"])) if step_s is None else step_s
+    return points
+
+
+def read_points(paths: Sequence[Path], settings: StepSettings) -> list[Point]:
+    """Read points that `bench scaling --together` wrote; `AnatoBenchError` if one is none, or of other settings."""
+    wanted = {**asdict(settings), "modes": list(settings.modes)}
+    points = []
+    for path in paths:
+        try:
+            if path.stat().st_size > LARGEST_POINT:
+                raise ValueError
+            point = parse_json(path.read_text())
+            if point["kind"] != POINT:
+                raise ValueError
+            found = dict(point["settings"])
+        except OSError as error:
+            raise AnatoBenchError(f"{path}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError):
+            raise AnatoBenchError(f"{path}: no point that `bench scaling --together` wrote") from None
+        if differs := [name for name, value in wanted.items() if found.get(name) != value]:
+            name = differs[0]
+            raise AnatoBenchError(f"{path}: was measured with {name} {found.get(name)}, here it is {wanted[name]}")
+        points.append(point)
+    if not any(point["processes"] == 1 for point in points):
+        raise AnatoBenchError("no point of a single process, which efficiency is relative to: measure one, too")
+    return points
+
+
+def scaling_record(
+    settings: StepSettings, points: Sequence[Point], given: Mapping[str, Any], step_s: float | None = None
+) -> dict[str, Any]:
+    """Return the record that `benchmarks/results/schemas/scaling.json` describes.
+
+    The model of more devices starts from `step_s`, a step's seconds measured elsewhere, or else from the single
+    process, and from the links as the points' sums say they are but where they are `given`.
+    """
+    points = sorted(points, key=lambda point: point["processes"])
+    alone = points[0]
+    seconds_alone = float(np.median(next(iter(alone["modes"].values()))["seconds"]))
+    links, measured = measured_links(points, Links())
+    links = replace(links, **given)
     sums = 2 * alone["batch_norms"]
+    cost = StepCost(seconds_alone if step_s is None else step_s, alone["gradient_bytes"], sums)
+    counts = [point["processes"] for point in points if point["processes"] > 1]
+    shown = ("framework", "model", "size", "precision", "segmentation", "repeats", "seed", "batch_size")
     return {
         "kind": "scaling",
-        **{name: value for name, value in asdict(settings).items() if name not in ("task", "global_batch")},
+        **{name: getattr(settings, name) for name in shown},
         "geometry": get_task(settings.task).anatomy,
-        "batch_size": settings.global_batch,
-        "threads_per_process": threads,
-        "results": results,
-        "prediction": prediction_record(StepCost(single, alone["gradient_bytes"], sums), links),
+        "threads_per_process": points[-1]["threads_per_process"],
+        "results": [_entry(mode, point, seconds_alone, settings) for mode in settings.modes for point in points],
+        "all_reduce": [row for point in points for row in sums_of_point(point)],
+        "measured_links": [name for name in measured if name not in given],
+        "prediction": prediction_record(cost, links, tuple(sorted({*counts, *PREDICTED}))),
         "predicted_from": "this run's single process" if step_s is None else "a given step time",
-        "batch_digest": alone["batch_digest"],
-        "device": alone["device"],
-        "versions": alone["versions"],
-        "host": host_record(),
-        "code": describe_code(),
+        **{name: alone[name] for name in ("batch_digest", "device", "versions", "host", "code")},
     }
 
 
-def _entry(
-    mode: str, count: int, found: dict[str, Any], alone: dict[str, Any], settings: StepSettings
-) -> dict[str, Any]:
+def _entry(mode: str, point: Point, seconds_alone: float, settings: StepSettings) -> dict[str, Any]:
     """Efficiency: in weak scaling a step should take as long as alone, in strong scaling a count-th of it."""
-    seconds = median_with_interval(found["seconds"])
-    single = float(np.median(alone["seconds"]))
-    batch = settings.global_batch * (count if mode == WEAK else 1)
+    count = point["processes"]
+    seconds = median_with_interval((point["modes"].get(mode) or next(iter(point["modes"].values())))["seconds"])
+    batch = settings.global_batch(mode, count)
     return {
         "mode": mode,
         "processes": count,
+        "nodes": point["nodes"],
         "global_batch": batch,
         "median_s": seconds["median"],
         "ci95_s": seconds["ci95"],
         "samples_per_s": batch / seconds["median"],
-        "efficiency": single / seconds["median"] / (1 if mode == WEAK else count),
+        "efficiency": seconds_alone / seconds["median"] / (1 if mode == "weak" else count),
     }
 
 
-def run_processes(settings: StepSettings, count: int, threads: int) -> dict[str, Any]:
+def run_processes(settings: StepSettings, count: int, threads: int) -> Point:
     """Return what the first of `count` processes on this machine measured, each on `threads` cores where there is no
     GPU.
 
     `AnatoBenchError` with the last line of the first process that failed; the others are stopped.
     """
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("SLURM_")},
-        **dict.fromkeys(NATIVE_THREAD_VARIABLES, str(threads)),
-        "WORLD_SIZE": str(count),
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(_free_port()),
-    }
-    pinned = not visible_gpus() and hasattr(os, "sched_setaffinity")
+    environment = shared_environment(count, threads)
     command = [sys.executable, "-m", "anatobench.bench.scaling_process", json.dumps(asdict(settings))]
     with tempfile.TemporaryDirectory(prefix="anatobench-scaling-") as folder:
         logs = [Path(folder) / f"{index}.log" for index in range(count)]
@@ -113,24 +139,17 @@ def run_processes(settings: StepSettings, count: int, threads: int) -> dict[str,
         output = Path(folder) / "output"
         try:
             for index, log in enumerate(logs):
-                place = {"RANK": str(index), "LOCAL_RANK": str(index)}
                 with log.open("wb") as said, (output if index == 0 else log).open("ab") as printed:
-                    started.append(subprocess.Popen(command, stdout=printed, stderr=said, env=environment | place))
-                if pinned:  # XLA takes every core it sees, whatever the variables of other libraries say
-                    os.sched_setaffinity(started[-1].pid, own_cores(index, threads))
+                    own = {**environment, **place(index)}
+                    started.append(subprocess.Popen(command, stdout=printed, stderr=said, env=own))
+                pin(started[-1].pid, index, threads)
             _await_all(started, logs)
         finally:
             for process in started:
                 process.kill()
                 process.wait()
-        result: dict[str, Any] = json.loads(output.read_text().splitlines()[-1])
+        result: Point = json.loads(output.read_text().splitlines()[-1])
     return result
-
-
-def own_cores(index: int, threads: int) -> set[int]:
-    """Cores of this process that its child `index` may use; children share them where there are not enough."""
-    cores = sorted(os.sched_getaffinity(0))
-    return {cores[(index * threads + offset) % len(cores)] for offset in range(threads)}
 
 
 def _await_all(started: list[subprocess.Popen[bytes]], logs: list[Path]) -> None:
@@ -143,9 +162,3 @@ def _await_all(started: list[subprocess.Popen[bytes]], logs: list[Path]) -> None
         if all(status == 0 for status in statuses):
             return
         time.sleep(POLL_SECONDS)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])

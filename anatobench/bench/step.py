@@ -137,6 +137,7 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
         "geometry": asked.spec.task.anatomy,
         "crop_size": list(asked.spec.crop_size),
         "batch_size": asked.recipe.batch_size,
+        "processes": max(arm.processes for arm in asked.arms),
         "repeats": len(left[0].seconds),
         "batch_digest": digest,
         "same_first_loss": same_first_loss,
@@ -226,6 +227,7 @@ def build_request(arm: Arm, spec: ModelSpec, recipe: Recipe, folder: Path) -> di
         "task": spec.task.to_json(),
         "crop_size": list(spec.crop_size),
         "segmentation": arm.segmentation,
+        "processes": arm.processes,
         "recipe": asdict(recipe),
         "batch": str(folder),
     }
@@ -254,7 +256,9 @@ def _arm_record(contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping
     seconds, batch_size = np.array(contestant.seconds), asked.recipe.batch_size
     median = float(np.median(seconds))
     flops = count(replace(asked.spec, heads=diagnosis_heads(arm.segmentation))).training * batch_size
-    peak, measured = peak_flops(told["device"]["name"], told["precision"]), ceilings[told["precision"]]
+    peak_of_one = peak_flops(told["device"]["name"], told["precision"])
+    peak = peak_of_one and peak_of_one * arm.processes
+    measured = ceilings[told["precision"]] * arm.processes
     ceiling = peak or measured
     return {
         "name": arm.name,

@@ -59,11 +59,12 @@ class Measurement:
             arms = [arm for arm in arms if arm.segmentation and replace(arm, segmentation=False) in arms]
         if not arms:
             return None
-        frameworks = [arm.framework for arm in arms if arm.framework]
+        frameworks = [arm.framework for arm in arms if arm.framework and arm.home is None]
+        homes = [word for arm in arms if arm.framework and arm.home for word in arm.home.option(arm.framework)]
         peers = [f"{arm.peer}:{arm.variant}" for arm in arms if arm.peer]
         own = f"{max(seconds - SECONDS_TO_FINISH, seconds / 2):.1f}"
         words = [own if word == "{seconds}" else word for word in self.words]
-        words += ["--framework", ",".join(frameworks)] if frameworks else []
+        words += [*(["--framework", ",".join(frameworks)] if frameworks else []), *homes]
         words += [word for peer in peers for word in ("--peer", peer)]
         return Job(self.name, (*words, *(["--both-seg"] if both else [])))
 

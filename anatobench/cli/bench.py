@@ -33,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         subparser.set_defaults(measure=module.run)
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure; the record."""
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Measure; the record, or None in one of several processes that does not lead."""
     if args.measurement != "compare":
         for clause in busy_before(describe_host()):
             print(f"warning: {clause}: what others do there is in the figures", file=sys.stderr)
-    record: dict[str, Any] = args.measure(args)
+    record: dict[str, Any] | None = args.measure(args)
     return record

@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from anatobench.cli.arguments import positive, share, whole
+from anatobench.cli.bench_homes import add_home_arguments, homes_of
 from anatobench.cli.bench_step import add_cache_argument, add_model_arguments, peer, task_and_recipe
 from anatobench.errors import UsageError
 from anatobench.objectives.heads import diagnosis_heads
@@ -26,9 +27,10 @@ from anatobench.recipes import FRAMEWORKS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `--help`."""
-    what = parser.add_mutually_exclusive_group(required=True)
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("--framework", choices=FRAMEWORKS)
     what.add_argument("--peer", type=peer, metavar="FILE.py:VARIANT", help="another implementation")
+    add_home_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument("--no-seg", action="store_true", help="without the segmentation branch")
     parser.add_argument(
@@ -53,7 +55,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if len(variants) != 1:
         raise UsageError("--peer: one variant at a time")
     task, recipe = task_and_recipe(args)
-    arm = Arm(args.framework) if args.framework else Arm(None, path, variants[0])
+    homes = homes_of(args)
+    frameworks = sorted({*homes, *([args.framework] if args.framework else [])})
+    if len(frameworks) + bool(args.peer) != 1:
+        raise UsageError("name one thing to measure: --framework, --image, --python or --peer")
+    arm = Arm(None, path, variants[0]) if args.peer else Arm(frameworks[0], home=homes.get(frameworks[0]))
     crop_size = task.geometry(args.size).crop_size
     asked = MemoryBenchmark(
         arm=dataclasses.replace(arm, segmentation=not args.no_seg),

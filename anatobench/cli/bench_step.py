@@ -7,6 +7,7 @@
 
   anatobench bench step --image torch=torch.sif --image jax=jax.sif --model swin3d_t --geometry chest --precision bf16
   anatobench bench step --python torch=torch-venv/bin/python --python jax=jax-venv/bin/python ...
+  anatobench bench step --framework torch,jax --gpus 4 --batch-size 32 ...
 
 Several arms (frameworks, peers) run in processes of their own and take turns; ratios come with a 95 % interval.
 An arm that fails does not stop the others: the record names it, and the exit status is 1.
@@ -24,21 +25,15 @@ from typing import Any
 from tqdm import tqdm
 
 from anatobench.cli.arguments import SEED, TASK_OF_GEOMETRY, positive, whole
+from anatobench.cli.bench_homes import add_home_arguments, homes_of
 from anatobench.errors import UsageError
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, Recipe, override, paper_recipe
+from anatobench.system.gpus import choose_gpus, visible_gpus
 from anatobench.tasks import TASKS, Task
 
 CHANGEABLE = ("recompute", "dropout", "segmentation_loss", "fast", "compile")
 """Fields of the recipe that change what a step costs and have no option of their own."""
-
-
-HOMES = {
-    "image": "the image with framework F, by Apptainer (or what ANATOBENCH_CONTAINER names); may be repeated",
-    "python": "the interpreter of the virtual environment with framework F; may be repeated",
-    "started": "a folder with the named pipes of an arm that runs already, as slurm/compare.sh starts them",
-}
-"""Options that say where a framework is, if not here; each stands for --framework F, too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,13 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peer", action="append", default=[], type=peer, metavar="FILE.py:VARIANT[,VARIANT]",
         help="another implementation to measure beside (may be repeated); see benchmarks/peers",
     )  # fmt: skip
-    for option, what in HOMES.items():
-        parser.add_argument(f"--{option}", action="append", default=[], type=_home, metavar="F=PATH", help=what)
+    add_home_arguments(parser)
     add_model_arguments(parser)
     seg = parser.add_mutually_exclusive_group()
     seg.add_argument("--no-seg", action="store_true", help="without the segmentation branch")
     seg.add_argument("--both-seg", action="store_true", help="every arm with and without it")
-    parser.add_argument("--batch-size", type=whole(1), help="cases per step (default: the paper's)")
+    parser.add_argument(
+        "--batch-size", type=whole(1), help="cases per step, of all GPUs together (default: the paper's)"
+    )
+    parser.add_argument(
+        "--gpus", type=whole(1), default=1, metavar="N",
+        help="of this machine, with data parallelism: a process of each framework on each. Without any GPU here, N "
+        "processes on the CPU (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--repeats", type=whole(2), default=20, help="rounds after the warm-up (default: %(default)s)")
     parser.add_argument("--steps-per-turn", type=whole(1), default=1, help="timed steps per arm and round (default: 1)")
     parser.add_argument("--seconds", type=positive, help="end after about so long, with the rounds done by then")
@@ -109,6 +110,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     task, recipe = task_and_recipe(args)
     if args.batch_size is not None:
         recipe = dataclasses.replace(recipe, batch_size=args.batch_size)
+    if recipe.batch_size % args.gpus:
+        raise UsageError(
+            f"--gpus {args.gpus}: {recipe.batch_size} cases cannot be shared out evenly: give a --batch-size that can"
+        )
     crop_size = task.geometry(args.size).crop_size
     asked = StepBenchmark(
         arms=_arms(args),
@@ -135,7 +140,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def print_step(record: dict[str, Any]) -> None:
     """For a person."""
     what = ("model", "size", "geometry", "batch_size")
-    print(", ".join(f"{name} {record[name]}" for name in what) + f"; {record['device']['name']}")
+    together = f"{record['processes']} x " if record["processes"] > 1 else ""
+    device = f"{together}{record['device']['name']}"
+    print(", ".join(f"{name} {record[name]}" for name in what) + f"; {device}")
     width = max(len(arm["name"]) for arm in record["arms"])
     for arm in record["arms"]:
         low, high = arm["ci95_s"]
@@ -188,39 +195,24 @@ def _arms(args: argparse.Namespace) -> tuple[Any, ...]:
     for path, _ in args.peer:
         if not path.is_file():  # now, and not when the other arms are compiled
             raise UsageError(f"--peer {path}: no such Python file of a peer")
-    homes = _homes(args)
+    homes = homes_of(args)
     named = [*args.framework, *(framework for framework in homes if framework not in args.framework)]
     arms = [Arm(framework, home=homes.get(framework)) for framework in named]
+    _check_gpus(args)
+    arms = [dataclasses.replace(arm, processes=args.gpus) for arm in arms]
     arms += [Arm(None, path, variant) for path, variants in args.peer for variant in variants]
     if not arms:
         raise UsageError("name what to measure: --framework torch,jax, --peer FILE.py:VARIANT, or both")
-    if args.started and args.both_seg:
-        raise UsageError("--both-seg: a process that was started already is one arm: leave it out, or --started")
     with_head = [] if args.no_seg else arms
     without = [dataclasses.replace(arm, segmentation=False) for arm in arms] if args.no_seg or args.both_seg else []
     return _distinct((*with_head, *without))
 
 
-def _homes(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.bench.arm_homes import Image, Interpreter, Started
-
-    kinds = {"image": Image, "python": Interpreter, "started": Started}
-    homes: dict[str, Any] = {}
-    for option, kind in kinds.items():
-        for framework, path in getattr(args, option):
-            if framework in homes:
-                raise UsageError(f"--{option} {framework}={path}: {framework} has a place already")
-            if not path.exists():
-                raise UsageError(f"--{option} {framework}={path}: not there")
-            homes[framework] = kind(path)
-    return homes
-
-
-def _home(text: str) -> tuple[str, Path]:
-    framework, _, path = text.partition("=")
-    if framework not in FRAMEWORKS or not path:
-        raise argparse.ArgumentTypeError(f"{text!r}: write F=PATH with F one of {', '.join(FRAMEWORKS)}")
-    return framework, Path(path).absolute()
+def _check_gpus(args: argparse.Namespace) -> None:
+    if args.gpus > 1 and args.peer:
+        raise UsageError("--gpus: peers know one GPU: leave --peer out")
+    if args.gpus > 1 and visible_gpus():
+        choose_gpus(args.gpus)  # refuses more than there are
 
 
 def _distinct(arms: Sequence[Any]) -> tuple[Any, ...]:

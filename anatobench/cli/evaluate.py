@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.datasets.case import SPLITS
+from anatobench.errors import UsageError
 from anatobench.evaluation.metrics import RATES, THRESHOLD_RULES
 from anatobench.evaluation.predictions import AGGREGATIONS
 from anatobench.recipes import FRAMEWORKS
@@ -20,9 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "worst ones, examples_SPLIT.safetensors and worst_cases_SPLIT.safetensors, into RUN.\n\n"
         "As in the paper, the operating threshold of each class is chosen on the evaluated split itself, which\n"
         "flatters every metric but AUC; --threshold-split validation chooses it where it should be chosen.\n\n"
+        "With two runs: the second's AUC less the first's on the same patients, per class and macro, with its 95 %\n"
+        "interval (the same patients are drawn for both). The cases must be the same. An interval over patients says\n"
+        "nothing of another seed of either training.\n\n"
         "In PyTorch nothing is compiled, whatever the run was trained with: a split is sooner done."
     )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder that `anatobench train` has written")
+    parser.add_argument("other", type=Path, nargs="?", metavar="OTHER", help="a second run, to compare with the first")
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
     parser.add_argument("--store", help="the store, if it is not where the run was trained")
     parser.add_argument("--framework", choices=FRAMEWORKS, help="default: the run's own")
@@ -36,8 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.evaluation.run_evaluation import evaluate_run
+    from anatobench.evaluation.run_evaluation import compare_runs, evaluate_run
 
+    if args.other is not None:
+        if args.threshold_split is not None or args.threshold_rule != THRESHOLD_RULES[0]:
+            raise UsageError("--threshold-rule and --threshold-split are for one run: a difference of AUCs has none")
+        compared = compare_runs(args.run_folder, args.other, args.split, args.store, args.framework, args.aggregate)
+        print(_differences(compared))
+        return compared
     figures = evaluate_run(
         args.run_folder,
         args.split,
@@ -49,6 +60,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     print(_table(figures))
     return figures
+
+
+def _differences(compared: dict[str, Any]) -> str:
+    """Return one line per class and one for the macro mean."""
+    names = [*(name for name in compared["difference"] if name != "macro"), "macro"]
+    width = max(len(name) for name in names)
+    lines = [f"{'':{width}} {'first':>9} {'second':>9} {'difference':>11}  95 % interval"]
+    for name in names:
+        values = [compared["auc"][0][name], compared["auc"][1][name], compared["difference"][name]]
+        if values[2] is None:
+            lines.append(f"{name:<{width}} undefined: one label value only")
+            continue
+        low, high = compared["ci95"][name]
+        lines.append(
+            f"{name:<{width}} {values[0]:>9.4f} {values[1]:>9.4f} {values[2]:>+11.4f}  {low:+.4f} to {high:+.4f}"
+        )
+    lines.append(
+        f"AUC of {compared['runs'][1]} less that of {compared['runs'][0]}, {compared['patients']} patients of split "
+        f"{compared['split']}, drawn alike for both; another seed of either training is not in the interval"
+    )
+    return "\n".join(lines)
 
 
 def _table(figures: dict[str, Any]) -> str:

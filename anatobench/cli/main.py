@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from anatobench import __version__
 from anatobench.errors import AnatoBenchError, UsageError, refusal_of_disk
+from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.signals import ended_by_signals
 
 COMMANDS = {
@@ -65,12 +66,17 @@ def build_parser(commands: Sequence[str] = ()) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status (0 success, 1 failure, 2 wrong arguments, 130 interrupted)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with ended_by_signals():  # until the last word is said
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     args = argparse.Namespace()
     command = next((name for name in arguments[:1] if name in COMMANDS), "")
     try:
         args = build_parser([command]).parse_args(arguments)  # imports the command, which takes a while
         for_a_program = getattr(args, "json", False)
-        with ended_by_signals(), redirect_stdout(sys.stderr) if for_a_program else nullcontext():
+        with redirect_stdout(sys.stderr) if for_a_program else nullcontext():
             figures = args.run(args)
         _print_figures(figures if for_a_program else None)
     except UsageError as error:
@@ -87,6 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if refusal is None:
             raise
         return _fail(command, refusal, EXIT_FAILURE)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        return _fail(
+            command, f"out of memory: take a smaller batch, or a device or job with more ({said})", EXIT_FAILURE
+        )
     if isinstance(figures, dict) and figures.get("passed") is False:
         return EXIT_FAILURE
     return 0

@@ -54,7 +54,11 @@ its scan (which is read for that), and pictures of the worst cases.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.epilog = EXAMPLES
-    parser.add_argument("--dataset", choices=list(DATASETS), help="format of the raw data (default: a folder of scans)")
+    parser.add_argument(
+        "--dataset",
+        choices=[name for name, one in DATASETS.items() if not one.one_file],
+        help="format of the raw data (default: a folder of scans)",
+    )
     parser.add_argument("--raw", type=Path, metavar="DIR", required=True, help="folder of the raw data")
     parser.add_argument("--out", type=Path, metavar="MASKS", required=True, help="folder of the masks")
     parser.add_argument("--gpus", type=whole(0), metavar="G", help="GPUs, one process each; 0: the CPU (default: all)")

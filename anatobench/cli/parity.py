@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from anatobench.cli.arguments import SEED, whole
+from anatobench.cli.arguments import SEED, crop, whole
 from anatobench.fast_forms import BY_DEVICE, FAST_FORMS
 from anatobench.objectives.registry import KINDS
 from anatobench.parity.climb import SUMMARY_KINDS, Climb, climb
@@ -18,7 +18,7 @@ from anatobench.parity.inputs import PRECISION_OF_DTYPE
 from anatobench.parity.suite import climb_all, whole_ladder
 from anatobench.recipes import COMPILATIONS, MODELS, SIZES
 from anatobench.system.gpus import visible_gpus
-from anatobench.tasks import TASKS, Size
+from anatobench.tasks import TASKS
 
 AS_ONE_VECTOR = "* the gradient as one vector; elsewhere the worst of its arrays"
 
@@ -44,7 +44,7 @@ BatchNorm's running values. An error is max|a - b| / max|b| per array, b being P
         "--dtype", choices=PRECISION_OF_DTYPE, default="float64", help="compute precision (default: %(default)s)"
     )
     parser.add_argument("--size", choices=SIZES, default="tiny", help="tiny: for CPUs; full: the paper's crop")
-    parser.add_argument("--crop", type=_crop_size, metavar="D,H,W", help="another crop size, in voxels")
+    parser.add_argument("--crop", type=crop, metavar="D,H,W", help="another crop size, in voxels")
     parser.add_argument(
         "--steps",
         type=whole(0),
@@ -160,11 +160,3 @@ def _print_rungs(rungs: list[dict[str, Any]]) -> None:
         verdict = "reported" if rung["tolerance"] is None else "equal" if rung["passed"] else "DIFFERENT"
         error = f"{rung['error']:.2e}"
         print(f"{rung['name']:{width}}  {error:>13}  {tolerance:>9}  {verdict:9} {rung['worst']}")
-
-
-def _crop_size(text: str) -> Size:
-    try:
-        depth, height, width = (int(length) for length in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write three whole numbers, such as 20,44,52") from None
-    return depth, height, width

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from anatobench.cli.arguments import SEED, shard, share, whole
+from anatobench.cli.arguments import SEED, crop, shard, share, spacing, whole, window
 from anatobench.datasets.mask_files import check_masks_fit
 from anatobench.datasets.options import MASK_LABELS, RESCALE, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
@@ -90,6 +90,13 @@ def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--task", choices=list(TASKS), help="manifest, organ_folders: a built-in task")
     group.add_argument("--anatomy", choices=list(ORGANS), help="manifest: organs and window of an own task")
     group.add_argument(
+        "--spacing", type=spacing, metavar="D,H,W", help="manifest: millimetres between voxels, with --crop"
+    )
+    group.add_argument("--crop", type=crop, metavar="D,H,W",
+                       help="manifest: voxels that the model sees; stored is a quarter more on each axis")  # fmt: skip
+    group.add_argument("--window", type=window, metavar="LOW,HIGH",
+                       help="manifest: HU that the model tells apart, as in --window=-150,250")  # fmt: skip
+    group.add_argument(
         "--allow-absolute", action="store_true", help="manifest: follow absolute paths, and links out of RAW"
     )
 
@@ -131,6 +138,8 @@ def _recorded(dataset: str, options: ListingOptions) -> dict[str, Any]:
     move."""
     recorded = {}
     for name in sorted(DATASETS[dataset].options - {"masks"}):
+        if name in ("window", "spacing", "crop"):
+            continue  # the task has them
         value = getattr(options, name)
         if name == "rescale" and not DATASETS[dataset].raw_values:
             continue  # it is each case's own (`StoredCase.reading`)

@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "never; a measurement costs as much as up to 60 steps; one process only)")  # fmt: skip
     parser.add_argument("--initial-weights", type=Path, metavar="FILE",
                         help="begin with these instead of weights drawn from the seed: another run's "
-                             "initial.safetensors or checkpoint, or an export")  # fmt: skip
+                             "initial.safetensors, the folder of a checkpoint, or an export")  # fmt: skip
     parser.add_argument("--pretrained", metavar="FILE|auto",
                         help="begin with torchvision's Kinetics-400 weights, stem and heads drawn from the seed: its "
                              ".pth file, or the same as .safetensors; `auto` looks in $ANATOBENCH_PRETRAINED and in "

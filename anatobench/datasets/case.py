@@ -44,6 +44,8 @@ class Case:
     """`hu` where a person says that the scan is in HU whatever its voxels look like; see `ListingOptions`."""
     annotated: tuple[str, ...] | None = None
     """Names of the task's `mask_classes` that the mask annotates; None: all of them, if there is a mask."""
+    member: str | None = None
+    """Which volume of `scan`, where one file holds many (volumes/medmnist3d_npz.py): it is taken as it is, no HU."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,13 @@ def check_patient_leakage(cases: Iterable[Any]) -> None:
 
 def check_scan_leakage(cases: Iterable[Case]) -> None:
     """Raise `PatientLeakageError` if one file or folder, under whatever names and links, stands in two splits."""
-    first: dict[tuple[int, int], Case] = {}
+    first: dict[tuple[int, int, str | None], Case] = {}
     for case in cases:
         try:
             status = case.scan.stat()
         except OSError:  # its reader says why
             continue
-        other = first.setdefault((status.st_dev, status.st_ino), case)
+        other = first.setdefault((status.st_dev, status.st_ino, case.member), case)
         if other.split != case.split:
             raise PatientLeakageError(_same_scan(other.case_id, other.split, case.case_id, case.split))
 

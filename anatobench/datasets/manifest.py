@@ -26,7 +26,7 @@ from anatobench.datasets.options import MASK_LABELS, ListingOptions
 from anatobench.datasets.splits import carve_validation
 from anatobench.datasets.table import Row, Table, read_table
 from anatobench.errors import AnatoBenchError, CaseError, UsageError
-from anatobench.tasks import MISSING_TARGET, LabelGroup, Task, get_task, multi_label_task
+from anatobench.tasks import MISSING_TARGET, Geometry, LabelGroup, Task, get_task, multi_label_task
 from anatobench.volumes.mask_templates import template_of
 
 LABEL_PREFIX = "label:"
@@ -62,6 +62,10 @@ def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
 
 def _task(table: Table, options: ListingOptions) -> Task:
     if options.task:
+        if options.window is not None or options.spacing is not None:
+            raise UsageError(
+                "a built-in task has its own window, spacing and crop: give an anatomy instead of the task"
+            )
         return get_task(options.task)
     if not options.anatomy:
         raise UsageError("a manifest needs a built-in task or an anatomy (chest or abdomen)")
@@ -71,7 +75,8 @@ def _task(table: Table, options: ListingOptions) -> Task:
         if shouted and not labels:
             raise AnatoBenchError(f"{table.path}: column {shouted[0]!r}: write {LABEL_PREFIX!r} in small letters")
         raise AnatoBenchError(f"{table.path} has no columns label:<name>: {ADVICE}")
-    return multi_label_task("manifest", options.anatomy, labels)
+    own = None if options.spacing is None or options.crop is None else Geometry.around(options.spacing, options.crop)
+    return multi_label_task("manifest", options.anatomy, labels, options.window, own)
 
 
 def _label_columns(table: Table, task: Task) -> tuple[str, ...]:

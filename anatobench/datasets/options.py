@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anatobench.errors import UsageError
+from anatobench.tasks import STORED_HU, Size, Spacing
 from anatobench.volumes.mask_templates import TEMPLATE_NAMES
 
 RESCALE = ("auto", "raw", "hu")
@@ -37,6 +38,12 @@ class ListingOptions:
     """Manifest: a built-in task whose label names the columns use. Organ folders: the one whose organs are wanted."""
     anatomy: str | None = None
     """Manifest: `chest` or `abdomen`, where no task is named."""
+    window: tuple[float, float] | None = None
+    """Manifest: HU that the model tells apart, where not the anatomy's."""
+    spacing: Spacing | None = None
+    """Manifest: millimetres (D, H, W) between the voxels of the store, where not the anatomy's; with `crop`."""
+    crop: Size | None = None
+    """Manifest: voxels (D, H, W) that the model sees."""
     allow_absolute: bool = False
     """Manifest: whether absolute paths and links out of its folder, which may point anywhere, are followed."""
 
@@ -47,5 +54,9 @@ class ListingOptions:
             raise UsageError(f"rescale {self.rescale!r}: choose one of {', '.join(RESCALE)}")
         if self.mask_labels not in MASK_LABELS:
             raise UsageError(f"mask labels {self.mask_labels!r}: choose one of {', '.join(MASK_LABELS)}")
+        if (self.spacing is None) != (self.crop is None):
+            raise UsageError("spacing and crop go together: millimetres between voxels, and how many the model sees")
+        if self.window is not None and not STORED_HU[0] <= self.window[0] < self.window[1] <= STORED_HU[1]:
+            raise UsageError(f"window {self.window}: give two HU, the lower one first, within {STORED_HU}")
         if self.masks is not None and not self.masks.is_dir():
             raise UsageError(f"{self.masks}: there is no such folder of masks")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from anatobench.datasets import ct_rate, manifest, organ_folders, rad_chestct, ratic
+from anatobench.datasets import ct_rate, manifest, medmnist3d, organ_folders, rad_chestct, ratic
 from anatobench.datasets.case import Listing, check_patient_leakage, similar_patients_note
 from anatobench.datasets.options import ListingOptions
 from anatobench.errors import AnatoBenchError, UsageError
@@ -23,6 +23,8 @@ class Dataset:
     """The fields of `ListingOptions` that it knows."""
     raw_values: bool = False
     """Whether its files may hold raw stored values that a table rescales."""
+    one_file: bool = False
+    """Whether it is one file that holds all its volumes, and no folder."""
 
 
 _EVERYWHERE = {"masks", "mask_labels", "validation_fraction", "seed", "rescale"}
@@ -32,7 +34,11 @@ DATASETS: Mapping[str, Dataset] = {
     "ct_rate": Dataset(ct_rate.list_cases, frozenset(_EVERYWHERE), raw_values=True),
     "rad_chestct": Dataset(rad_chestct.list_cases, frozenset({*_EVERYWHERE, "keep_validation", "mapping"})),
     "organ_folders": Dataset(organ_folders.list_cases, frozenset({"task", "validation_fraction", "seed", "rescale"})),
-    "manifest": Dataset(manifest.list_cases, frozenset({*_EVERYWHERE, "csv", "task", "anatomy", "allow_absolute"})),
+    "medmnist3d": Dataset(medmnist3d.list_cases, frozenset(), one_file=True),
+    "manifest": Dataset(
+        manifest.list_cases,
+        frozenset({*_EVERYWHERE, "csv", "task", "anatomy", "window", "spacing", "crop", "allow_absolute"}),
+    ),
 }
 
 
@@ -45,7 +51,10 @@ def list_cases(dataset: str, root: Path, **options: Any) -> Listing:
     if dataset not in DATASETS:
         raise UsageError(f"dataset {dataset!r}: choose one of {', '.join(DATASETS)}")
     chosen = _options(dataset, options)
-    if not root.is_dir():
+    if DATASETS[dataset].one_file:
+        if not root.is_file():
+            raise AnatoBenchError(f"{root}: there is no such file: {dataset} is one .npz file")
+    elif not root.is_dir():
         raise AnatoBenchError(f"{root}: there is no such folder")
     if chosen.rescale == "raw" and not DATASETS[dataset].raw_values:
         raise UsageError(f"option rescale=raw: {dataset} has no such option: no table of it rescales raw values")

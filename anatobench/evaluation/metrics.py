@@ -123,24 +123,22 @@ def evaluate(
         for name, column in zip(names, threshold_predictions.labels.T, strict=True):
             if name not in undefined and (reason := _undefined(column)):
                 undefined[name] = f"no threshold: {reason} in the split that chooses it"
-    patients, patient_of_row = np.unique(predictions.patient_ids, return_inverse=True)
-    counts = _confusion_per_patient(scores, labels, thresholds, patient_of_row, len(patients))
+    draws, patient_of_row = patient_draws(predictions.patient_ids, replicates, seed)
+    patients = draws.shape[1]
+    counts = _confusion_per_patient(scores, labels, thresholds, patient_of_row, patients)
     values = {"auc": _auc_per_class(scores, labels, np.ones((1, len(scores))))[0], **_rates(*counts.sum(axis=1))}
     values = {metric: np.where(_is_defined(labels), value, np.nan) for metric, value in values.items()}
-    draws = np.random.default_rng(seed).multinomial(
-        len(patients), np.full(len(patients), 1 / len(patients)), size=replicates
-    )
-    resampled = {"auc": _bootstrap_auc(scores, labels, draws, patient_of_row), **_rates(*(draws @ counts))}
+    resampled = {"auc": resampled_auc(predictions, draws, patient_of_row), **_rates(*(draws @ counts))}
     return {
-        **{metric: _named(names, values[metric]) for metric in ("auc", *RATES)},
+        **{metric: by_name(names, values[metric]) for metric in ("auc", *RATES)},
         "threshold_rule": rule,
         "thresholds": {name: _json(value) for name, value in zip(names, thresholds, strict=True)},
-        "ci95": {metric: _intervals(names, values[metric], resampled[metric]) for metric in ("auc", *RATES)},
+        "ci95": {metric: intervals_by_name(names, values[metric], resampled[metric]) for metric in ("auc", *RATES)},
         "undefined": undefined,
         "macro_classes": {metric: int(np.isfinite(values[metric]).sum()) for metric in ("auc", *RATES)},
         "classes": len(names),
         "rows": len(scores),
-        "patients": len(patients),
+        "patients": patients,
         "positives": {name: int((column == 1).sum()) for name, column in zip(names, labels.T, strict=True)},
         "negatives": {name: int((column == 0).sum()) for name, column in zip(names, labels.T, strict=True)},
         "bootstrap": {"replicates": replicates, "seed": seed, "unit": "patient"},
@@ -149,9 +147,50 @@ def evaluate(
 
 def auc_per_class(predictions: ClassPredictions) -> tuple[float | None, dict[str, float | None]]:
     """Macro AUC and AUC per class, None where undefined: what training watches."""
-    values = _auc_per_class(predictions.probabilities, predictions.labels, np.ones((1, len(predictions.labels))))[0]
-    named = _named(predictions.class_names, values)
+    named = by_name(predictions.class_names, auc_values(predictions))
     return named.pop("macro"), named
+
+
+def auc_values(predictions: ClassPredictions) -> np.ndarray:
+    """AUC per class, float64 [classes], NaN where undefined."""
+    rows = np.ones((1, len(predictions.labels)))
+    return np.asarray(_auc_per_class(predictions.probabilities, predictions.labels, rows)[0])
+
+
+def patient_draws(patient_ids: tuple[str, ...], replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw patients with replacement: how often each in every replicate, [replicates, patients], and the patient of
+    each row, [N]."""
+    patients, patient_of_row = np.unique(patient_ids, return_inverse=True)
+    share = np.full(len(patients), 1 / len(patients))
+    return np.random.default_rng(seed).multinomial(len(patients), share, size=replicates), patient_of_row
+
+
+def resampled_auc(predictions: ClassPredictions, draws: np.ndarray, patient_of_row: np.ndarray) -> np.ndarray:
+    """AUC per class in every replicate of `patient_draws`, float64 [replicates, classes]."""
+    scores, labels = predictions.probabilities, predictions.labels
+    size = max(1, _CHUNK_ELEMENTS // max(1, len(scores)))
+    chunks = [draws[start : start + size] for start in range(0, len(draws), size)]
+    parts = [_auc_per_class(scores, labels, chunk[:, patient_of_row].astype(np.float64)) for chunk in chunks]
+    return np.concatenate(parts)
+
+
+def by_name(names: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:
+    """Values [classes] by class, and under `macro` their mean; None for NaN."""
+    named = {name: _json(value) for name, value in zip(names, values, strict=True)}
+    return {"macro": _json(float(_mean(values))), **named}
+
+
+def intervals_by_name(
+    names: tuple[str, ...], values: np.ndarray, resampled: np.ndarray
+) -> dict[str, list[float] | None]:
+    """95 % percentile intervals of each class and the macro mean, from values [classes] and [replicates, classes]."""
+    resampled = np.where(np.isfinite(values), resampled, np.nan)
+    columns: Mapping[str, np.ndarray] = {"macro": _mean(resampled), **dict(zip(names, resampled.T, strict=True))}
+    intervals: dict[str, list[float] | None] = {}
+    for name, column in columns.items():
+        known = column[~np.isnan(column)]
+        intervals[name] = [float(x) for x in np.quantile(known, (0.025, 0.975))] if len(known) else None
+    return intervals
 
 
 def _is_defined(labels: np.ndarray) -> np.ndarray:
@@ -220,14 +259,6 @@ def _auc_per_class(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) 
     return result
 
 
-def _bootstrap_auc(scores: np.ndarray, labels: np.ndarray, draws: np.ndarray, patient_of_row: np.ndarray) -> np.ndarray:
-    """float64 [replicates, classes]; `draws` [replicates, patients] says how often each patient was drawn."""
-    size = max(1, _CHUNK_ELEMENTS // max(1, len(scores)))
-    chunks = [draws[start : start + size] for start in range(0, len(draws), size)]
-    parts = [_auc_per_class(scores, labels, chunk[:, patient_of_row].astype(np.float64)) for chunk in chunks]
-    return np.concatenate(parts)
-
-
 def _json(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
@@ -239,19 +270,3 @@ def _mean(values: np.ndarray) -> np.ndarray:
     count = known.sum(axis=-1)
     mean: np.ndarray = np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
     return mean
-
-
-def _named(names: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:
-    named = {name: _json(value) for name, value in zip(names, values, strict=True)}
-    return {"macro": _json(float(_mean(values))), **named}
-
-
-def _intervals(names: tuple[str, ...], values: np.ndarray, resampled: np.ndarray) -> dict[str, list[float] | None]:
-    """95 % percentile intervals of each class and the macro mean, from values [classes] and [replicates, classes]."""
-    resampled = np.where(np.isfinite(values), resampled, np.nan)
-    columns: Mapping[str, np.ndarray] = {"macro": _mean(resampled), **dict(zip(names, resampled.T, strict=True))}
-    intervals: dict[str, list[float] | None] = {}
-    for name, column in columns.items():
-        known = column[~np.isnan(column)]
-        intervals[name] = [float(x) for x in np.quantile(known, (0.025, 0.975))] if len(known) else None
-    return intervals

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from anatobench.engine import Engine
 from anatobench.errors import AnatoBenchError
@@ -19,6 +17,7 @@ from anatobench.objectives.heads import HEADS, SEGMENTATION, auxiliary_heads
 from anatobench.store.batches import PADDING, evaluation_batches
 from anatobench.store.reader import Store
 from anatobench.system.atomic_files import write_atomically
+from anatobench.system.progress import SharedProgress
 from anatobench.tasks import IGNORED_ORGAN, Task
 
 
@@ -97,9 +96,8 @@ def dice_of_split(
     rows: list[np.ndarray] = []
     with (
         evaluation_batches(store, split, batch_size, **place) as batches,
-        tqdm(total=len(store.split(split)), unit="case", desc=f"{split}, organs", leave=False,
-             disable=silent or not (processes.leads and sys.stderr.isatty())) as bar,
-    ):  # fmt: skip
+        SharedProgress(len(store.split(split)), f"{split}, organs", "case", silent or not processes.leads) as progress,
+    ):
         for batch in batches:
             check()
             has_mask = np.array([index != PADDING and store.cases[index].has_mask for index in batch.case_index])
@@ -114,7 +112,7 @@ def dice_of_split(
                         found[row] = dice_of_organs(truth, predicted[row], len(names))
             indices.append(np.where(has_mask, batch.case_index, PADDING))
             rows.append(found)
-            bar.update(int((batch.case_index != PADDING).sum()) * processes.count)
+            progress.update(int((batch.case_index != PADDING).sum()) * processes.count)
     gathered = zip(_of_all(engine, indices), _of_all(engine, rows), strict=True)
     dice = {int(index): row for index, row in gathered if index != PADDING}
     case_ids = tuple(store.cases[index].case_id for index in sorted(dice))

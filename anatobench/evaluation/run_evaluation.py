@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from anatobench.datasets.case import SPLITS
 from anatobench.engine import Engine, load_engine
 from anatobench.errors import AnatoBenchError, UsageError, check_choice, check_kind
+from anatobench.evaluation.calibration import brier
 from anatobench.evaluation.case_slices import case_slices, example_cases
+from anatobench.evaluation.difference import auc_difference
 from anatobench.evaluation.metrics import THRESHOLD_RULES, evaluate
 from anatobench.evaluation.organ_dice import dice_head, dice_of_split, write_organ_dice
 from anatobench.evaluation.predictions import (
@@ -23,6 +23,7 @@ from anatobench.evaluation.predictions import (
     Predictions,
     classify,
     default_aggregation,
+    read_predictions,
     write_predictions,
 )
 from anatobench.evaluation.worst_cases import worst_case_ids
@@ -31,7 +32,7 @@ from anatobench.store.batches import PADDING, evaluation_batches
 from anatobench.store.reader import Store
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
-from anatobench.system.progress import named_if_slow
+from anatobench.system.progress import SharedProgress, named_if_slow
 from anatobench.training.checkpoints import read_best
 from anatobench.training.run_folder import PATHS, RunConfig, evaluation_file
 
@@ -68,17 +69,16 @@ def predict_split(
     """
     expected, processes = store.split(split), engine.processes
     place = {"process_index": processes.index, "process_count": processes.count}
-    no_bar = silent or not (processes.leads and sys.stderr.isatty())
     indices, rows = [], []
     with (
         evaluation_batches(store, split, batch_size, **place) as batches,
-        tqdm(total=len(expected), unit="case", desc=split, leave=False, disable=no_bar) as bar,
+        SharedProgress(len(expected), split, "case", silent or not processes.leads) as progress,
     ):
         for batch in batches:
             check()
             indices.append(batch.case_index)
             rows.append(engine.predict(batch["volume"]))
-            bar.update(int((batch.case_index != PADDING).sum()) * processes.count)
+            progress.update(int((batch.case_index != PADDING).sum()) * processes.count)
     gathered = zip(_of_all(engine, indices), _of_all(engine, rows), strict=True)
     logits = {int(index): _finite(row, store.cases[index].case_id) for index, row in gathered if index != PADDING}
     cases = [store.cases[index] for index in expected]
@@ -150,7 +150,9 @@ def evaluate_run(
         if threshold_split not in (None, split):
             other = classify(predict_split(engine, store, str(threshold_split), batch_size), aggregation)
         with named_if_slow("evaluate: drawing bootstrap replicates"):
-            figures = evaluate(classify(predictions, aggregation), rule, other, seed=config.recipe.seed)
+            judged = classify(predictions, aggregation)
+            figures = evaluate(judged, rule, other, seed=config.recipe.seed)
+            figures["brier"] = brier(judged, seed=config.recipe.seed)
         figures |= {"threshold_split": threshold_split or split, "aggregation": aggregation}
     figures |= {
         "split": split,
@@ -172,6 +174,32 @@ def evaluate_run(
         content = safetensors_bytes(case_slices(engine, store, indices))
         write_atomically(run / f"{name}_{split}.safetensors", content)
     return figures
+
+
+def compare_runs(
+    first: Path,
+    second: Path,
+    split: str = "test",
+    store_path: str | None = None,
+    framework: str | None = None,
+    aggregation: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate both runs as `evaluate_run` does; the second's AUC less the first's on the same patients, with its
+    interval (`auc_difference`)."""
+    for run in (first, second):
+        config = RunConfig.read(run)
+        if not config.trains_classifier:
+            raise UsageError(f"{run}: was trained for {config.plan.label} and has no AUC to compare: name another run")
+    figures = [evaluate_run(run, split, store_path, framework, aggregation=aggregation) for run in (first, second)]
+    one, other = (
+        read_predictions(run / f"predictions_{split}.csv", RunConfig.read(run).task) for run in (first, second)
+    )
+    return {
+        "kind": "difference",
+        "runs": [str(first), str(second)],
+        "split": split,
+        **auc_difference(one, other, figures[0]["aggregation"], seed=RunConfig.read(first).recipe.seed),
+    }
 
 
 def _of_all(engine: Engine, parts: list[np.ndarray]) -> np.ndarray:

@@ -21,11 +21,10 @@ from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.evaluation.predictions import output_names
 from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION, diagnosis_heads, without_auxiliary
 from anatobench.recipes import MODELS, SIZES
-from anatobench.store.writer import STORED_HU
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.json_text import parse_json
-from anatobench.tasks import Task
+from anatobench.tasks import STORED_HU, Task
 from anatobench.training.checkpoints import read_best
 from anatobench.training.run_folder import RunConfig
 from anatobench.volumes.volume import AIR_HU

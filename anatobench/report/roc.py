@@ -9,8 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from anatobench.evaluation.metrics import roc_curve
-from anatobench.evaluation.predictions import classify, default_aggregation, healthy_columns
-from anatobench.report.html_parts import paragraphs, pictures
+from anatobench.evaluation.predictions import ClassPredictions, classify, default_aggregation, healthy_columns
+from anatobench.report.html_parts import paragraph, pictures
 from anatobench.report.plots import STYLE, image, line_styles, panel, run_legend, wrapped
 from anatobench.report.run_results import RunResults
 from anatobench.tasks import Task
@@ -38,16 +38,20 @@ def roc_plots(runs: Sequence[RunResults]) -> str:
         "Dots are the operating points that evaluation chose. The macro average is the mean true positive rate of all "
         "columns that have a curve, at equal false positive rates."
     )
-    return paragraphs(text) + run_legend(runs) + pictures(plots, ROC_REM)
+    return paragraph(text) + run_legend(runs) + pictures(plots, ROC_REM)
+
+
+def judged(run: RunResults) -> ClassPredictions:
+    """Return the test split as the evaluation judged it, per case or per patient; the run must have been evaluated."""
+    assert run.predictions is not None
+    aggregation = (run.test or {}).get("aggregation") or default_aggregation(run.config.task)
+    return classify(run.predictions, aggregation)
 
 
 def class_curves(run: RunResults) -> dict[str, Curve]:
-    """By class, of those that have both label values, judged as the evaluation judged them."""
-    assert run.predictions is not None
-    aggregation = (run.test or {}).get("aggregation") or default_aggregation(run.config.task)
-    judged = classify(run.predictions, aggregation)
-    curves = {}
-    for name, truth, scores in zip(judged.class_names, judged.labels.T, judged.probabilities.T, strict=True):
+    """By class, of those that have both label values."""
+    found, curves = judged(run), {}
+    for name, truth, scores in zip(found.class_names, found.labels.T, found.probabilities.T, strict=True):
         known = ~np.isnan(truth)
         if len(np.unique(truth[known])) == 2:
             curves[name] = roc_curve(scores[known], truth[known])

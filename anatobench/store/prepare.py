@@ -21,18 +21,18 @@ from anatobench.datasets.annotation import annotated_classes, annotated_row
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, check_patient_leakage
 from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.store.reader import StoredCase, file_checksum, targets_fault
-from anatobench.store.writer import STORED_HU, CaseOrigin, PreparedCase, StoreWriter, scan_digest, slice_digests
+from anatobench.store.writer import CaseOrigin, PreparedCase, StoreWriter, scan_digest, slice_digests
 from anatobench.system.atomic_files import disk_errors_named
 from anatobench.system.folder_lock import shard_locked
 from anatobench.system.progress import progress_bar
 from anatobench.system.time_limit import GRACE, reading_seconds, too_slow
 from anatobench.system.worker_pool import TimedOut, WorkerDied, run_in_workers
-from anatobench.tasks import Geometry, Task
+from anatobench.tasks import STORED_HU, Geometry, Task
 from anatobench.volumes.coverage import check_mask_coverage, mask_off_organs_note
 from anatobench.volumes.mask_fit import check_not_flipped
 from anatobench.volumes.organ_folder import files_of_task, read_organ_folder
 from anatobench.volumes.organs import AUTO, organ_table, sides_told
-from anatobench.volumes.read import read_mask, read_volume
+from anatobench.volumes.read import read_mask, read_member, read_volume
 from anatobench.volumes.resample import padded_or_cropped_grid, resample_mask, resample_volume, resampled_grid
 from anatobench.volumes.volume import Grid, Volume
 
@@ -78,15 +78,31 @@ def prepare_case(case: Case, task: Task, size: str) -> PreparedCase:
     the same grid. Raises CaseError with a reason if scan or mask cannot be used.
     """
     geometry = task.geometry(size)
-    volume = read_volume(case.scan, case.header, case.rescale)
+    volume = _read(case)
     voxels, grid = on_task_grid(volume, geometry)
-    same = scan_digest(volume.voxels), slice_digests(volume.voxels)
+    same = _digests(case, volume)
     if case.mask is None:
         return PreparedCase(voxels, None, grid.affine, None, *same, volume.notes)
     checksum = _checksum(case.mask, task)  # before it is read: if it changes meanwhile, it differs next time
     organs = _prepare_mask(case.mask, case.mask_labels, task, volume, grid)
     doubt = mask_off_organs_note(voxels, organs, task.organs)
     return PreparedCase(voxels, organs, grid.affine, checksum, *same, (*volume.notes, *([doubt] if doubt else [])))
+
+
+def _read(case: Case) -> Volume:
+    if case.member is not None:
+        return read_member(case.scan, case.member)
+    return read_volume(case.scan, case.header, case.rescale)
+
+
+def _digests(case: Case, volume: Volume) -> tuple[str | None, tuple[str, ...]]:
+    """Return what tells one scan in two splits. Volumes of one file were cut by one hand, and many are small and
+    simple shapes: of these only wholly equal ones are the same."""
+    if case.member is None:
+        return scan_digest(volume.voxels), slice_digests(volume.voxels)
+    if volume.voxels.min() == volume.voxels.max():
+        return None, ()
+    return hashlib.blake2b(volume.voxels.tobytes(), digest_size=32).hexdigest(), ()
 
 
 def on_task_grid(volume: Volume, geometry: Geometry) -> tuple[np.ndarray, Grid]:
@@ -269,11 +285,17 @@ def _origin(case: Case, task: Task, raw_root: Path) -> CaseOrigin:
         case.patient_id,
         case.split,
         case.targets,
-        source=_relative(case.scan, raw_root) or str(case.scan.absolute()),
+        source=_source(case, raw_root),
         mask_source=None if case.mask is None else _relative(case.mask, raw_root) or case.mask.name,
         reading=_reading(case),
         annotated=annotated_row(task, annotated_classes(case, task)),
     )
+
+
+def _source(case: Case, raw_root: Path) -> str:
+    if case.member is not None:
+        return f"{case.scan.name}/{case.member}"
+    return _relative(case.scan, raw_root) or str(case.scan.absolute())
 
 
 def _relative(path: Path, raw_root: Path) -> str | None:

@@ -325,15 +325,10 @@ def read_description(root: Path) -> dict[str, Any]:
             f"{path}: has format version {version}, this AnatoBench reads {FORMAT_VERSION}: prepare into a new folder"
         )
     try:
-        spacing, padded, crop = (data["geometry"][name] for name in ("spacing", "padded_size", "crop_size"))
         return {
             "task": Task.from_json(data["task"]),
             "size": str(data["size"]),
-            "geometry": Geometry(
-                (float(spacing[0]), float(spacing[1]), float(spacing[2])),
-                (int(padded[0]), int(padded[1]), int(padded[2])),
-                (int(crop[0]), int(crop[1]), int(crop[2])),
-            ),
+            "geometry": Geometry.from_json(data["geometry"]),
             "dataset": str(data["dataset"]),
             "options": dict(data["options"]),
         }

@@ -37,10 +37,8 @@ from anatobench.store.reader import (
 from anatobench.system.atomic_files import TEMPORARY_SUFFIX, write_atomically
 from anatobench.system.folder_lock import folder_locked
 from anatobench.system.json_text import parse_json
-from anatobench.tasks import Task
+from anatobench.tasks import STORED_HU, Task
 
-STORED_HU = (-1000, 1000)
-"""Stored volumes are clipped to this; the task's own window is narrower and is applied on the device."""
 DIGEST_POINTS = 16
 """Per axis."""
 SLICE_DIGESTS = 16

@@ -1,7 +1,7 @@
 """The processes that train one run together, and how each finds its place.
 
-One process drives one device. They find each other by the variables that Slurm's `srun` and torch's `torchrun` set;
-without them a process is alone.
+One process drives one device. They find each other by the variables that Slurm's `srun`, torch's `torchrun` and MPI's
+`mpirun` set; without them a process is alone.
 """
 
 from __future__ import annotations
@@ -80,11 +80,36 @@ LAST_PORT = 65535
 GO = b"go"
 RETRY_SECONDS = 0.2
 
-_LAUNCHERS = (
+
+@dataclass(frozen=True)
+class Launcher:
+    """The variables in which a program that starts processes tells each its place."""
+
+    index: str
+    count: str
+    local_index: tuple[str, ...]
+    """The first that is set."""
+    local_count: str | None = None
+    """How many there are on this node: where that is all of them, they can meet without being told where."""
+
+
+LAUNCHERS = (
+    Launcher("RANK", "WORLD_SIZE", ("LOCAL_RANK",)),  # torchrun may itself have been started by srun
+    # So may mpirun, whose daemons then are the step's tasks. Open MPI:
+    Launcher(
+        "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ("OMPI_COMM_WORLD_LOCAL_RANK",), "OMPI_COMM_WORLD_LOCAL_SIZE"
+    ),
+    # MPICH, Intel MPI and Cray's mpiexec (srun --mpi=pmi2 sets the first two, too):
+    Launcher(
+        "PMI_RANK",
+        "PMI_SIZE",
+        ("MPI_LOCALRANKID", "PMI_LOCAL_RANK", "PALS_LOCAL_RANKID", "SLURM_LOCALID"),
+        "MPI_LOCALNRANKS",
+    ),
     # srun sets these for its steps alone: SLURM_NTASKS stands in a batch script's own environment, too.
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
-    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    Launcher("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ("SLURM_LOCALID",)),
 )
+"""In the order in which they are believed."""
 
 
 def find_processes(environment: Mapping[str, str] = os.environ) -> Processes:
@@ -98,28 +123,36 @@ def find_processes(environment: Mapping[str, str] = os.environ) -> Processes:
         timeout=_seconds(environment, TIMEOUT_VARIABLE, DEFAULT_TIMEOUT),
         collective_timeout=_seconds(environment, COLLECTIVE_TIMEOUT_VARIABLE, DEFAULT_COLLECTIVE_TIMEOUT),
     )
-    for index, count, local_index in _LAUNCHERS[::-1]:  # torchrun may itself have been started by srun
-        if count not in environment or index not in environment:
+    for launcher in LAUNCHERS:
+        if launcher.count not in environment or launcher.index not in environment:
             continue
-        number = _number(environment, count)
+        number = _number(environment, launcher.count)
         if number == 1:
             continue
-        if "MASTER_ADDR" not in environment:
-            raise UsageError(
-                f"{number} processes were started, but MASTER_ADDR does not name the first one's host: "
-                "export MASTER_ADDR (and MASTER_PORT) as slurm/train.sh does, or start with torchrun"
-            )
-        port = _number(environment, "MASTER_PORT") if "MASTER_PORT" in environment else DEFAULT_PORT
-        if environment.get(AGENT_VARIABLE) == "True":
-            port += 1 if port < LAST_PORT else -1
+        local_index = next((name for name in launcher.local_index if name in environment), launcher.local_index[0])
         return replace(
             alone,
-            index=_number(environment, index),
+            index=_number(environment, launcher.index),
             count=number,
             local_index=_number(environment, local_index),
-            coordinator=f"{environment['MASTER_ADDR']}:{port}",
+            coordinator=_coordinator(environment, launcher, number),
         )
     return alone
+
+
+def _coordinator(environment: Mapping[str, str], launcher: Launcher, count: int) -> str:
+    host = environment.get("MASTER_ADDR")
+    if host is None and launcher.local_count and environment.get(launcher.local_count) == str(count):
+        host = "localhost"
+    if host is None:
+        raise UsageError(
+            f"{count} processes were started, but MASTER_ADDR does not name the first one's host: export MASTER_ADDR "
+            "(and MASTER_PORT) as slurm/train.sh does, give them to mpirun (-x or -genv), or start with torchrun"
+        )
+    port = _number(environment, "MASTER_PORT") if "MASTER_PORT" in environment else DEFAULT_PORT
+    if environment.get(AGENT_VARIABLE) == "True":
+        port += 1 if port < LAST_PORT else -1
+    return f"{host}:{port}"
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -71,6 +72,8 @@ def ended_by_signals() -> Iterator[None]:
     ending = [one for one in _heeded(STOPPING) if signal.getsignal(one) == signal.SIG_DFL]  # Ctrl-C has Python's own
 
     def end(number: int, frame: FrameType | None) -> None:
+        if isinstance(sys.exception(), KeyboardInterrupt):
+            return  # already on the way out: a second wish must not take the place of what is said of the first
         for one in ending:
             signal.signal(one, signal.SIG_IGN)
         raise Interrupted(f"stopped by {signal.Signals(number).name}")

@@ -19,6 +19,8 @@ from anatobench.errors import CaseError, UsageError
 VARIABLE = "ANATOBENCH_READING_SECONDS"
 """Environment variable: seconds for a small case instead of `SECONDS`."""
 SECONDS = 60.0
+MOST_BUSY = 20.0
+"""A machine with more to do than cores gets up to so many times as long, unless `VARIABLE` says how long."""
 SECONDS_PER_MB = 2.0
 """Of the size on disk: fifty times what a scan takes, for file systems that many share."""
 GRACE = 2.0
@@ -33,12 +35,21 @@ def reading_seconds(*paths: Path | None) -> float:
     """Return what reading these files, or folders of files, may take."""
     text = os.environ.get(VARIABLE, "")
     try:
-        seconds = float(text) if text else SECONDS
+        seconds = float(text) if text else SECONDS * _busy()
     except ValueError:
         seconds = 0.0
     if not seconds > 0:
         raise UsageError(f"{VARIABLE}={text!r} in the environment: not a number of seconds above 0")
     return seconds + SECONDS_PER_MB * sum(_size(path) for path in paths if path is not None) / 1e6
+
+
+def _busy() -> float:
+    """Return how many processes want each core of this machine, 1 at least."""
+    try:
+        waiting = os.getloadavg()[0]
+    except OSError:
+        return 1.0
+    return min(max(waiting / (os.cpu_count() or 1), 1.0), MOST_BUSY)
 
 
 def _size(path: Path) -> int:

@@ -193,8 +193,8 @@ def _end_with_parent(own_group: bool) -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    if sys.platform == "linux" and not own_group:  # the kernel's way also ends a worker that never lets Python run
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if not own_group:
+        killed_with_parent()
 
     def watch() -> None:
         wait([parent.sentinel])
@@ -203,6 +203,13 @@ def _end_with_parent(own_group: bool) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def killed_with_parent() -> None:
+    """Where the kernel can do it (Linux), it kills this process when the one that started it ends: also one that never
+    lets Python run."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager

@@ -24,10 +24,18 @@ from anatobench.store.batch import Batch
 from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.gpus import refuse_unwanted_cpu
 from anatobench.system.signals import Interrupted, StopSignals
-from anatobench.training.checkpoints import Best, Checkpoint, Progress, read_newest, record_best, save_checkpoint
-from anatobench.training.initial_weights import Say, begin_with, say_on_stderr
+from anatobench.training.checkpoints import (
+    Best,
+    Checkpoint,
+    CheckpointSaver,
+    Progress,
+    clear_leftovers,
+    read_newest,
+    record_best,
+)
+from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE, Say, begin_with, say_on_stderr
 from anatobench.training.metrics_log import MetricsLog, NoLog
-from anatobench.training.run_folder import RunConfig
+from anatobench.training.run_folder import CONFIG_FILE, RunConfig
 from anatobench.training.schedule import learning_rate
 from anatobench.training.sharpness import sharpness
 from anatobench.training.step_progress import StepProgress
@@ -92,7 +100,8 @@ def train(
     `say` is told what the run begins with; how far it is is shown on stderr, unless `silent`.
 
     A signal to stop saves a checkpoint and raises `Interrupted`. `AnatoBenchError` if the loss, a gradient or a weight
-    is not finite; the checkpoints before it stay. Where several processes train the run, the first one writes.
+    is not finite, or if a checkpoint could not be written; the checkpoints before it stay. Where several processes
+    train the run, the first one keeps the log and seals the checkpoints.
     """
     refuse_unwanted_cpu(engine.device()["kind"])
     training = _Training(run, config, engine, data)
@@ -103,10 +112,11 @@ def train(
     with (
         StopSignals() as stop,
         closing(MetricsLog(run, training.step, training.evaluated_step) if leads else NoLog()) as log,
+        closing(CheckpointSaver(run, engine.saver(), leads, log.sync)) as saver,
         closing(StepProgress(training.step, training.total_steps, silent=silent or not leads)) as progress,
     ):
         try:
-            return training.loop(stop, log, progress)
+            return training.loop(stop, saver, log, progress)
         except Exception as error:
             if isinstance(error, AnatoBenchError) or not is_out_of_memory(error):
                 raise
@@ -128,7 +138,10 @@ class _Training:
         self.evaluated_step = 0
         self._best: Best | None = None
         self._saved = (0, 0)
-        """Step and evaluated step of the checkpoint last written or read."""
+        """Step and evaluated step of the checkpoint last begun or read."""
+        self._restored_step = 0
+        """Of the checkpoint that was read; 0 if there was none."""
+        self._saver: CheckpointSaver | None = None
         self._in_flight: _StepInFlight | None = None
         self._compiled = False
         """Whether this process has given the device a step."""
@@ -151,6 +164,8 @@ class _Training:
 
     def restore(self, say: Say) -> None:
         """Take up the newest checkpoint, or begin with the initial weights if there is none."""
+        if self._processes.leads:
+            clear_leftovers(self._run, (CONFIG_FILE, INITIAL_WEIGHTS_FILE))
         checkpoint = read_newest(self._run)
         found = self._engine.gather(np.array([0 if checkpoint is None else checkpoint.progress.step]))
         if len(np.unique(found)) > 1:
@@ -166,7 +181,7 @@ class _Training:
         self._engine.load_state(checkpoint.trees)
         self._data.batches.set_state(dict(progress.batches))
         self.step, self.evaluated_step, self._best = progress.step, progress.evaluated_step, progress.best
-        self._saved = (self.step, self.evaluated_step)
+        self._saved, self._restored_step = (self.step, self.evaluated_step), self.step
         if self._processes.leads:
             record_best(self._run, self._best)
 
@@ -194,23 +209,27 @@ class _Training:
         with (self._run / SESSIONS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(session) + "\n")
 
-    def loop(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> Progress:
+    def loop(self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog, progress: StepProgress) -> Progress:
         """Take steps, evaluations and checkpoints until the end or a signal."""
+        self._saver = saver
         if self.step:
             progress.say(f"going on after step {self.step} of {self.total_steps}")
         try:
             if self.step == 0:
                 self._measure_sharpness_if_due(log, progress)
-            self._evaluate_if_due(stop, log, progress)  # the run may have been stopped while it evaluated
+            self._evaluate_if_due(stop, saver, log, progress)  # the run may have been stopped while it evaluated
             while self.step < self.total_steps:
+                saver.check()  # one that failed ends the run
                 self._start_step(stop, log, progress)
                 self._measure_sharpness_if_due(log, progress)
-                self._evaluate_if_due(stop, log, progress)
+                self._evaluate_if_due(stop, saver, log, progress)
                 if self.step % self._config.checkpoint_every == 0 or self.step == self.total_steps:
-                    self._save(log, progress)
+                    self._save(saver, log, progress)
                 self._check_stop(stop)
+            saver.wait()
         except Interrupted as interrupted:
-            self._save(log, progress)
+            self._save(saver, log, progress)
+            saver.wait()
             raise Interrupted(
                 f"{interrupted} after step {self.step} of {self.total_steps}, which is saved: "
                 f"give the same command with --resume to go on"
@@ -276,7 +295,9 @@ class _Training:
         found = sharpness(self._engine, batch)
         log.sharpness({"kind": "sharpness", "step": self.step, **asdict(found)})
 
-    def _evaluate_if_due(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> None:
+    def _evaluate_if_due(
+        self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog, progress: StepProgress
+    ) -> None:
         epochs, rest = divmod(self.step, self._data.steps_per_epoch)
         due = self.step == self.total_steps or (rest == 0 and epochs % self._config.evaluate_every == 0)
         if self._data.validate is None or not due or self.step == self.evaluated_step:
@@ -293,15 +314,14 @@ class _Training:
         self.evaluated_step = self.step
         if score is not None and (self._best is None or score > self._best.score):
             self._best = Best(self.step, found.name, score)
-        self._save(log, progress)
+        self._save(saver, log, progress)
 
-    def _save(self, log: MetricsLog, progress: StepProgress) -> None:
+    def _save(self, saver: CheckpointSaver, log: MetricsLog, progress: StepProgress) -> None:
+        """Begin a checkpoint of where the run stands, unless there is one already."""
         if self._saved == (self.step, self.evaluated_step):
             return
         self._finish_step(log, progress)
-        log.sync()
-        if self._processes.leads:
-            save_checkpoint(self._run, Checkpoint(self._progress(), self._engine.state()))
+        saver.begin(self._progress())
         self._saved = (self.step, self.evaluated_step)
 
     def _progress(self) -> Progress:
@@ -336,7 +356,10 @@ class _Training:
         )
 
     def _intact(self) -> str:
-        return f"; the checkpoint of step {self._saved[0]} is intact" if self._saved[0] else ""
+        """Return what remains, once what is on its way to the disk is there."""
+        sealed = 0 if self._saver is None else self._saver.settle()
+        newest = sealed or self._restored_step
+        return f"; the checkpoint of step {newest} is intact" if newest else ""
 
 
 def _finite_or_none(value: Any) -> Any:

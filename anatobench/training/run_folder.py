@@ -29,7 +29,7 @@ from anatobench.tasks import Task
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
-_FRAMEWORK_PACKAGES = {"torch": ("torch", "torchvision"), "jax": ("jax", "jaxlib", "flax", "optax")}
+_FRAMEWORK_PACKAGES = {"torch": ("torch", "torchvision"), "jax": ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")}
 FORMAT = 1
 AUTO = "auto"
 """In place of a file of pretrained weights: the published one, wherever it is found."""

@@ -15,6 +15,7 @@ from anatobench.volumes.continuity import PLAIN_JUMP, jumps
 from anatobench.volumes.dicom import read_dicom_series
 from anatobench.volumes.dicom_tags import is_dicom_file
 from anatobench.volumes.hounsfield import OVERRIDE, judge_hounsfield
+from anatobench.volumes.medmnist3d_npz import read_medmnist3d_volume
 from anatobench.volumes.nifti import read_nifti_affine, read_nifti_mask, read_nifti_volume
 from anatobench.volumes.rad_chestct_npz import is_npz_file, read_rad_chestct_npz
 from anatobench.volumes.volume import HeaderOverride, Mask, Volume
@@ -43,6 +44,13 @@ def read_volume(path: Path, header: HeaderOverride | None = None, rescale: str =
             note = "nothing in it is as light as air or lung: taken for a crop inside the body"
             return replace(volume, notes=(*volume.notes, note))
         return volume
+
+
+def read_member(path: Path, member: str) -> Volume:
+    """Read one volume of a file that holds many, as it is: its values need not be HU. Raises `CaseError`."""
+    with reading_errors_named(path):
+        _check_regular(path)
+        return read_medmnist3d_volume(path, member)
 
 
 def _read(path: Path, header: HeaderOverride | None, trusted: bool) -> Volume:

@@ -1,5 +1,6 @@
 """Every command in a block of docs/cluster.md, as printed and in that order, by somebody at a login node."""
 
+import json
 import os
 import re
 import shutil
@@ -8,7 +9,10 @@ from pathlib import Path
 
 import pytest
 from cluster_jobs import REPOSITORY
+from record_schema import assert_valid
 from virtual_cluster import FINISHED, VirtualCluster, wait_for
+
+from anatobench.bench.communication_model import Links
 
 pytest.importorskip("torch")
 pytest.importorskip("flax")
@@ -29,7 +33,7 @@ def ended(cluster: VirtualCluster, job: str) -> list[dict[str, str]]:
         shown = cluster.scontrol("show", "job", "--oneliner", job)
         return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in shown.splitlines() if line.strip()]
 
-    wait_for(lambda: all(one["JobState"] in FINISHED for one in elements()), 240, f"job {job} did not end")
+    wait_for(lambda: all(one["JobState"] in FINISHED for one in elements()), 900, f"job {job} did not end")
     return elements()
 
 
@@ -38,7 +42,11 @@ def test_every_command_runs_as_printed(cluster: VirtualCluster, tmp_path: Path) 
         if path.name not in ("slurm", "runs", "stores", "raw") and not path.name.startswith("."):
             (tmp_path / path.name).symlink_to(path)
     shutil.copytree(REPOSITORY / "slurm", tmp_path / "slurm")
-    settings = {"ANATOBENCH_REPOSITORY": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    settings = {
+        "ANATOBENCH_REPOSITORY": str(tmp_path),
+        "ANATOBENCH_DEVICE": "cpu",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     commands = printed_commands()
     assert commands[0] == SOURCE
     assert sum(line.startswith("sbatch ") for line in commands) >= 6
@@ -54,3 +62,19 @@ def test_every_command_runs_as_printed(cluster: VirtualCluster, tmp_path: Path) 
     assert (tmp_path / "runs" / "ratic_torch_r3d_18" / "evaluation_test.json").exists()
     assert (tmp_path / "runs" / "torchrun" / "config.json").exists()
     assert list((tmp_path / "runs").glob("compare-*.json"))
+    check_scaling(tmp_path / "runs")
+
+
+def check_scaling(runs: Path) -> None:
+    (page,) = runs.glob("scaling-*.html")
+    assert "All-reduce of" in page.read_text()
+    for framework in ("torch", "jax"):
+        (path,) = runs.glob(f"scaling-*-{framework}.json")
+        record = json.loads(path.read_text())
+        assert_valid(record, "scaling")
+        found = [(one["mode"], one["nodes"], one["processes"], one["global_batch"]) for one in record["results"]]
+        assert found == [("weak", 1, 1, 2), ("weak", 2, 2, 4), ("strong", 1, 1, 2), ("strong", 2, 2, 2)]
+        assert {row["nodes"] for row in record["all_reduce"]} == {2}
+        assert {"network_latency", "network_bandwidth"} <= set(record["measured_links"])
+        assert record["prediction"]["inputs"]["network_bandwidth"] != Links().network_bandwidth
+    assert not list(runs.glob(".scaling-*")), "what it worked with is gone"

@@ -12,10 +12,10 @@ from documentation import REPOSITORY
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OWN = {"anatobench", "torch_ref", "jax_impl"}
-MODULES = {"jaxlib": "jax", "TotalSegmentator": "totalsegmentator"}
+MODULES = {"jaxlib": "jax", "TotalSegmentator": "totalsegmentator", "orbax": "orbax-checkpoint"}
 BY_PLUGIN = {"pylibjpeg", "pylibjpeg-rle"}
 """pydicom finds them by itself."""
-INSIDE = {"nnunetv2": "totalsegmentator", "triton": "torch", "orbax": "flax", "PIL": "matplotlib"}
+INSIDE = {"nnunetv2": "totalsegmentator", "triton": "torch", "PIL": "matplotlib"}
 """Packages that come with another one, by which they are wanted."""
 
 
@@ -49,7 +49,8 @@ def test_what_is_imported_is_asked_for(folder: str) -> None:
 
 
 def test_what_is_asked_for_is_imported() -> None:
-    used = set(chain.from_iterable(imported(folder) for folder in OWN)) | BY_PLUGIN
+    found = set(chain.from_iterable(imported(folder) for folder in OWN))
+    used = found | {MODULES.get(name, name) for name in found} | BY_PLUGIN
     runtime = packages(PROJECT["dependencies"]) | packages(EXTRAS["torch"]) | packages(EXTRAS["jax"])
     assert not runtime - used
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from child_processes_of_tests import finish, free_port
+from cluster_jobs import install
 from safetensors.numpy import load_file
 
 from anatobench.parity.comparison import largest_difference
@@ -129,6 +131,81 @@ def test_torchrun_starts_them(framework: str, how: str, tmp_path: Path) -> None:
     ours, theirs = (load_file(tmp_path / f"process_{index}_of_2.safetensors") for index in (0, 1))
     for name in ours:
         assert ours[name].tobytes() == theirs[name].tobytes(), f"{name} is not the same in both processes"
+
+
+def without_places() -> dict[str, str]:
+    """Return the environment without what a launcher may have set."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    return {**kept, "OMP_NUM_THREADS": "1", "ANATOBENCH_TIMEOUT": "120"}
+
+
+def equal_states(out: Path) -> bool:
+    """Whether the two processes that were started ended with the same weights and moments."""
+    ours, theirs = (load_file(out / f"process_{index}_of_2.safetensors") for index in (0, 1))
+    return all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_two_agents_of_torchrun_on_one_machine_start_them(framework: str, tmp_path: Path) -> None:
+    """As `--nnodes 2` does on two, each agent being called by itself."""
+    meeting = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=localhost", f"--master-port={free_port()}"]
+    command = [str(SCRIPT), framework, "r3d_18", "1", str(tmp_path)]
+    agents = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *meeting, f"--node-rank={node}", *command],
+            env=without_places(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for node in (0, 1)
+    ]  # fmt: skip
+    ended = finish(agents)
+    assert [status for status, *_ in ended] == [0, 0], ended[0][2][-2000:] + ended[1][2][-2000:]
+    assert equal_states(tmp_path)
+
+
+MPI = {
+    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "MPICH": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("framework", "kind"), [("torch", "Open MPI"), ("jax", "MPICH")])
+def test_what_mpirun_tells_its_processes_starts_them(framework: str, kind: str, tmp_path: Path) -> None:
+    index, count, local_index = MPI[kind]
+    meeting = {count: "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), framework, "r3d_18", "1", str(tmp_path)],
+            env={**without_places(), **meeting, index: str(place), local_index: str(place)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for place in (0, 1)
+    ]  # fmt: skip
+    ended = finish(started)
+    assert [status for status, *_ in ended] == [0, 0], ended[0][2][-2000:]
+    assert equal_states(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_mpirun_starts_them(framework: str, tmp_path: Path) -> None:
+    if shutil.which("mpirun") is None and os.environ.get("ANATOBENCH_CLUSTER_TESTS") == "1":
+        install("openmpi-bin")
+    mpirun = shutil.which("mpirun")
+    if mpirun is None:
+        pytest.skip("no mpirun here")
+    environment = {**without_places(), "MASTER_PORT": str(free_port()),
+                   # Open MPI refuses root and more processes than cores unless it is told that they are meant.
+                   "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+                   "OMPI_MCA_rmaps_base_oversubscribe": "1"}  # fmt: skip
+    ended = subprocess.run(
+        [mpirun, "-np", "2", sys.executable, str(SCRIPT), framework, "r3d_18", "1", str(tmp_path)],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert equal_states(tmp_path)
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])

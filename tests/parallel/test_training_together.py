@@ -93,6 +93,37 @@ def test_a_run_stopped_in_two_processes_ends_in_one_as_if_it_had_always_been_one
             assert [one[key] for key in keys] == pytest.approx([other[key] for key in keys], rel=1e-9)
 
 
+@pytest.mark.parametrize(("first", "second"), [("jax", "torch"), ("torch", "jax")])
+def test_two_processes_then_one_of_the_other_framework_then_two_again(
+    first: str, second: str, store: Store, tmp_path: Path
+) -> None:
+    """Every form of checkpoint is read by every number of processes and by both frameworks."""
+    ((status, _, errors),) = finish(train(store, tmp_path / "alone", first, 1))
+    assert status == 0, errors
+    run, step = tmp_path / "moving", 0
+    for framework, count in ((first, 2), (second, 1), (first, 2)):
+        group = train(store, run, framework, count, "--switch-framework", "--checkpoint-every", "2")
+        if step < 6:
+            wait_for_steps(group, run, step + 3)
+            for process in group:
+                process.send_signal(signal.SIGTERM)
+        ended = finish(group)
+        assert {status for status, *_ in ended} == {130 if step < 6 else 0}, ended
+        newest = newest_checkpoint(run)
+        step = newest.progress.step
+        folder = run / "checkpoints" / f"step_{step:08d}"
+        assert (folder / "orbax").exists() == (framework == "jax")
+        assert newest.progress.framework == framework
+        if framework == "jax":  # each its part, and nobody for the others
+            written = [folder / "orbax" / f"ocdbt.process_{index}" / "d" for index in range(count)]
+            sizes = [sum(file.stat().st_size for file in data.iterdir()) for data in written]
+            assert max(sizes) < 1.5 * min(sizes)
+    assert step == TOTAL_STEPS
+    expected, found = newest_checkpoint(tmp_path / "alone"), newest_checkpoint(run)
+    for name in ("model", "optimizer"):
+        assert largest_difference(expected.trees[name], found.trees[name]).error < 1e-8
+
+
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_all_of_them_begin_with_the_weights_of_a_file(framework: str, store: Store, tmp_path: Path) -> None:
     ((status, _, errors),) = finish(train(store, tmp_path / "other", framework, 1, "--set", "seed=5", "--steps", "1"))

@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-ALL = {"torch": ("torch", "torchvision"), "jax": ("jax", "flax", "optax")}
+ALL = {"torch": ("torch", "torchvision"), "jax": ("jax", "flax", "optax", "orbax")}
 
 
 def environment_with(framework: str, folder: Path) -> Path:

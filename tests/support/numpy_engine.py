@@ -7,18 +7,20 @@ loop, checkpoints, evaluation and commands are tested in milliseconds. A voxel o
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy_peer import NumpyInstruments
 
-from anatobench.engine import Arrays, Engine, Inspection, ModelSpec, StepMetrics
+from anatobench.engine import Arrays, Engine, Inspection, ModelSpec, StateSaver, StepMetrics
 from anatobench.objectives.heads import SEGMENTATION
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.system.processes import ALONE
 from anatobench.tasks import MISSING_TARGET
+from anatobench.training.checkpoints.saving import ArraysOnTheirWay
 
 POISON_HU = -777
 FEATURES = 8
@@ -35,6 +37,19 @@ class Measured:
     def fetch(self) -> StepMetrics:
         self.fetched.append(self.step)
         return self.metrics
+
+
+@dataclass(frozen=True)
+class NumpySaver:
+    """As PyTorch's: `state` copies, and the files are written in another thread."""
+
+    engine: "NumpyEngine"
+
+    def begin(self, folder: Path) -> ArraysOnTheirWay:
+        return ArraysOnTheirWay(folder, self.engine.state())
+
+    def close(self) -> None:
+        pass
 
 
 class NumpyEngine:
@@ -62,6 +77,9 @@ class NumpyEngine:
 
     def gather(self, array: np.ndarray) -> np.ndarray:
         return array[None].copy()
+
+    def all_reduce_seconds(self, elements: int, repeats: int) -> list[float]:
+        return []
 
     def close(self) -> None:
         pass
@@ -144,6 +162,9 @@ class NumpyEngine:
     def state(self) -> dict[str, Arrays]:
         moments = {name: array.copy() for name, array in self._moments.items()}
         return {"model": self.weights(), "optimizer": {**moments, "step": np.array(self._updates)}}
+
+    def saver(self) -> StateSaver:
+        return NumpySaver(self)
 
     def load_state(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         if "model" in state:

@@ -37,7 +37,9 @@ MpiDefault=none
 SwitchType=switch/none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
@@ -54,8 +56,8 @@ PreemptMode=REQUEUE
 GresTypes=gpu
 NodeName=node[1-{nodes}] NodeAddr=127.0.0.[11-{last}] Port=[{first_port}-{last_port}] Sockets=1 CoresPerSocket=16 \
 ThreadsPerCore=1 RealMemory=100000 Feature=virtual Gres=gpu:fake:{gpus} State=UNKNOWN
-PartitionName=gpu Nodes=ALL Default=YES DefMemPerCPU=1000 DefaultTime=10 State=UP PriorityTier=10 GraceTime=20
-PartitionName=urgent Nodes=ALL DefMemPerCPU=1000 DefaultTime=10 State=UP PriorityTier=100
+PartitionName=gpu Nodes=ALL Default=YES DefMemPerCPU=6000 DefaultTime=10 State=UP PriorityTier=10 GraceTime=20
+PartitionName=urgent Nodes=ALL DefMemPerCPU=6000 DefaultTime=10 State=UP PriorityTier=100
 """
 
 FINISHED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL"}
@@ -147,7 +149,7 @@ class VirtualCluster:
         """Return the fields of `scontrol show job`."""
         return dict(re.findall(r"(\w+)=(\S*)", self.scontrol("show", "job", "--oneliner", job)))
 
-    def finish(self, job: str, seconds: float = 120) -> dict[str, str]:
+    def finish(self, job: str, seconds: float = 300) -> dict[str, str]:
         """Wait until a job has ended for good; its fields."""
         wait_for(lambda: self.job(job)["JobState"] in FINISHED, seconds, f"job {job} did not end: {self.job(job)}")
         return self.job(job)

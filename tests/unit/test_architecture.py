@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FRAMEWORK_PACKAGES = {"torch", "torchvision", "jax", "jaxlib", "flax", "optax"}
-JAX_PACKAGES = {"jax", "jaxlib", "flax", "optax"}
+FRAMEWORK_PACKAGES = {"torch", "torchvision", "jax", "jaxlib", "flax", "optax", "orbax"}
+JAX_PACKAGES = {"jax", "jaxlib", "flax", "optax", "orbax"}
 FORBIDDEN = {
     "anatobench": FRAMEWORK_PACKAGES | {"torch_ref", "jax_impl", "benchmarks", "tests"},
     "torch_ref": JAX_PACKAGES | {"jax_impl", "benchmarks", "tests"},

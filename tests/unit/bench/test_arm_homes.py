@@ -4,16 +4,19 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from framework_environments import environment_with
 
-from anatobench.bench.arm_homes import Image, Started
+from anatobench.bench.arm_homes import Image, Served
 from anatobench.bench.arms import Arm
 from anatobench.bench.step import StepBenchmark, bench_step
 from anatobench.cli.main import main
 from anatobench.engine import ModelSpec
+from anatobench.errors import AnatoBenchError
 from anatobench.recipes import Recipe
 from anatobench.tasks import TASKS
 
@@ -48,28 +51,71 @@ def test_two_interpreters_with_a_framework_each_take_turns(tmp_path: Path) -> No
     assert ratio["ci95"][0] <= ratio["ratio"] <= ratio["ci95"][1]
 
 
-def test_a_process_that_was_started_already_is_asked_through_its_pipes(tmp_path: Path) -> None:
-    for name in ("requests", "answers"):
-        os.mkfifo(tmp_path / name)
-    (tmp_path / "home.json").write_text('{"image": "there.sif", "sha256": "00"}')
-    script = f"exec {sys.executable} -m anatobench.bench.arm_process <requests >answers 2>log"
-    process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, env=_with_code())
-    arms = (Arm(None, PEER, "plain"), Arm(None, PEER, "slow", home=Started(tmp_path)))
-    record = bench_step(StepBenchmark(arms, SPEC, Recipe(batch_size=1), rounds=2))
-    assert [arm["home"] for arm in record["arms"]] == [None, {"image": "there.sif", "sha256": "00"}]
+SERVE = """
+exec 9<>pipe
+while read -r what folder <&9; do
+  echo "$what $folder" >>asked
+  mapfile -t variables <"$folder/environment"
+  [ $what = stop ] && { kill -9 $!; continue; }
+  env "${variables[@]}" COMMAND <"$folder/requests" >"$folder/answers" 2>"$folder/log" 9>&- &
+done
+"""
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Callable[[str], Served]]:
+    """Return what begins to listen at a pipe and starts that command for everybody who asks."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pipe.json").write_text('{"image": "there.sif", "sha256": "00"}')
+    listening: list[subprocess.Popen[bytes]] = []
+
+    def listen(command: str) -> Served:
+        script = SERVE.replace("COMMAND", command)
+        listening.append(subprocess.Popen(["bash", "-c", script], cwd=tmp_path, env=_with_code()))
+        while not Path(f"/proc/{listening[-1].pid}/fd/9").exists():
+            time.sleep(0.01)
+        return Served(tmp_path / "pipe")
+
+    yield listen
+    for process in listening:
+        process.kill()
+        process.wait()
+
+
+def test_a_process_is_started_by_who_listens_and_asked_through_its_pipes(
+    served: Callable[[str], Served], tmp_path: Path
+) -> None:
+    home = served(f"{sys.executable} -m anatobench.bench.arm_process")
+    arms = (Arm(None, PEER, "plain"), Arm(None, PEER, "slow", home=home), Arm(None, PEER, "caches", home=home))
+    record = bench_step(StepBenchmark(arms, SPEC, Recipe(batch_size=1), rounds=2, cache=tmp_path / "cache"))
+    assert [arm["home"] for arm in record["arms"]] == [None, *[{"image": "there.sif", "sha256": "00"}] * 2]
     assert record["same_first_loss"] is True
-    assert process.wait(20) == 0, "it ends with the measurement"
+    assert (tmp_path / "cache" / "numpy_peer_caches" / "program").exists(), "it has the arm's own environment"
+    assert "stop" not in (tmp_path / "asked").read_text(), "they end with the measurement"
 
 
-def test_a_started_process_that_dies_is_a_failed_arm(tmp_path: Path) -> None:
-    for name in ("requests", "answers"):
-        os.mkfifo(tmp_path / name)
-    script = "exec 0<requests 1>answers 2>log; echo 'no such image' >&2; exit 3"
-    process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path)
-    arms = (Arm(None, PEER, "plain"), Arm(None, PEER, "slow", home=Started(tmp_path)))
+def test_a_served_process_that_dies_is_a_failed_arm(served: Callable[[str], Served]) -> None:
+    home = served("""bash -c 'echo "no such image" >&2; exit 3'""")
+    arms = (Arm(None, PEER, "plain"), Arm(None, PEER, "slow", home=home))
     record = bench_step(StepBenchmark(arms, SPEC, Recipe(batch_size=1), rounds=2))
     assert "its process died: no such image" in record["failed"]["numpy_peer:slow"]["error"]
-    assert process.wait(20) == 3
+
+
+def test_a_served_process_that_takes_too_long_is_ended_by_who_started_it(
+    served: Callable[[str], Served], tmp_path: Path
+) -> None:
+    home = served(f"{sys.executable} -m anatobench.bench.arm_process")
+    arms = (Arm(None, PEER, "plain"), Arm(None, PEER, "hangs", home=home))
+    record = bench_step(StepBenchmark(arms, SPEC, Recipe(batch_size=1), rounds=2, seconds=12))
+    assert "it was not ready" in record["failed"]["numpy_peer:hangs"]["error"]
+    assert "stop" in (tmp_path / "asked").read_text()
+
+
+def test_where_nobody_listens_it_is_said(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    arms = (Arm(None, PEER, "plain", home=Served(tmp_path / "pipe")),)
+    with pytest.raises(AnatoBenchError, match="nobody listens there"):
+        bench_step(StepBenchmark(arms, SPEC, Recipe(batch_size=1), rounds=2))
 
 
 def test_an_image_is_run_where_its_own_code_is_found_and_is_named_with_its_sum(
@@ -99,7 +145,7 @@ def test_an_image_is_run_where_its_own_code_is_found_and_is_named_with_its_sum(
     [
         (["--image", "torch=/nowhere.sif"], "/nowhere.sif: not there"),
         (["--python", f"torch={sys.executable}", "--image", f"torch={sys.executable}"], "has a place already"),
-        (["--started", "torch=/tmp", "--both-seg"], "one arm"),
+        (["--served", "torch=/nowhere"], "/nowhere: not there"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

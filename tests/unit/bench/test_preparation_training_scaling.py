@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 from exit_status import exit_status
 from record_schema import assert_valid
 
+from anatobench.bench.all_reduce import measured_links
 from anatobench.bench.communication_model import Links, StepCost, communication_seconds, predict
-from anatobench.bench.scaling import own_cores, run_processes
+from anatobench.bench.local_processes import own_cores
+from anatobench.bench.scaling import run_processes
 from anatobench.bench.scaling_process import StepSettings
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError
@@ -52,12 +56,38 @@ def test_scaling_record_of_two_processes(framework: str, capsys: pytest.CaptureF
     words = ["bench", "scaling", "--framework", framework, "--model", "r3d_18", "--geometry", "chest", "--size", "tiny"]
     record = record_of(capsys, *words, "--batch-size", "2", "--processes", "2", "--mode", "strong", "--repeats", "2")
     assert_valid(record, "scaling")
-    (entry,) = record["results"]
+    alone, entry = record["results"]
+    assert (alone["processes"], alone["efficiency"]) == (1, 1)
     assert (entry["mode"], entry["processes"], entry["global_batch"]) == ("strong", 2, 2)
     inputs = record["prediction"]["inputs"]
     assert inputs["small_sums"] > 0
     assert inputs["gradient_bytes"] > 1e5
-    assert [row["devices"] for row in record["prediction"]["predictions"]] == [8, 64, 512]
+    assert [row["devices"] for row in record["prediction"]["predictions"]] == [2, 8, 64, 512]
+    assert (entry["nodes"], record["measured_links"][0]) == (1, "node_latency")
+    sums = record["all_reduce"]
+    assert {row["bytes"] for row in sums} == {4, 1 << 20, 1 << 24, inputs["gradient_bytes"]}
+    assert all(row["bus_bandwidth"] == pytest.approx(row["bytes"] / row["median_s"]) for row in sums)
+
+
+def point(processes: int, nodes: int, seconds: dict[int, float]) -> dict[str, Any]:
+    return {"processes": processes, "nodes": nodes,
+            "all_reduce": [{"bytes": size, "seconds": [took] * 3} for size, took in seconds.items()]}  # fmt: skip
+
+
+def test_links_by_hand() -> None:
+    """A tree of two processes is two messages, of eight six; a ring of two sends every byte once."""
+    within = point(2, 1, {4: 2e-5, 1 << 20: 1e-4, 100_000_004: 0.00102})
+    between = point(8, 4, {4: 6e-4, 100_000_004: 0.0356})
+    found, measured = measured_links([point(1, 1, {}), within, between], LINKS)
+    assert found.node_latency == pytest.approx(1e-5)
+    assert found.node_bandwidth == pytest.approx(1e8 / 0.001)
+    assert found.network_latency == pytest.approx(1e-4)
+    assert found.network_bandwidth == pytest.approx(2 * 7 / 8 * 1e8 / 0.035)
+    assert found.devices_per_node == 2
+    assert set(measured) == {field.name for field in fields(Links)}
+    found, measured = measured_links([within], LINKS)
+    assert (found.network_bandwidth, found.devices_per_node) == (LINKS.network_bandwidth, LINKS.devices_per_node)
+    assert measured == ["node_latency", "node_bandwidth"]
 
 
 def test_every_process_has_cores_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +115,24 @@ def test_impossible_scaling_is_refused(words: list[str], named: str, capsys: pyt
     arguments = ["bench", "scaling", "--framework", "torch", "--model", "r3d_18", "--geometry", "chest"]
     assert exit_status([*arguments, *words]) == 2
     assert named in capsys.readouterr().err
+
+
+def test_points_of_other_settings_or_without_a_single_process_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bench", "scaling", "--framework", "torch", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny"]
+    settings = StepSettings("torch", "r3d_18", "tiny", "ct_rate", 8, "fp32", True, 20)
+    stored = {"kind": "scaling_point", "settings": {**asdict(settings), "modes": ["weak", "strong"]}, "processes": 2}
+    (tmp_path / "2.json").write_text(json.dumps(stored))
+    for further, said in (
+        (["--batch-size", "4"], "2.json: was measured with batch_size 8, here it is 4"),
+        ([], "no point of a single process"),
+    ):
+        assert main([*words, *further, "--points", str(tmp_path / "2.json")]) == 1
+        assert said in capsys.readouterr().err
+    (tmp_path / "2.json").write_text("[]")
+    assert main([*words, "--points", str(tmp_path / "2.json")]) == 1
+    assert "no point that" in capsys.readouterr().err
 
 
 def test_ring_by_hand() -> None:

@@ -51,6 +51,22 @@ def test_one_file_with_the_weights_without_the_head_and_all_about_them(
     assert model.spec.heads == (CLASSIFIER,)
 
 
+def test_all_that_training_goes_on_from(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "state.safetensors"
+    assert main(["export", str(run), "--state", "--to", str(path), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["step"], said["trees"], said["bytes"]) == (3, ["model", "optimizer"], path.stat().st_size)
+    expected = NumpyEngine(CONFIG.spec, CONFIG.recipe).state()
+    found = load_file(path)
+    assert set(found) == {f"{tree}/{name}" for tree, arrays in expected.items() for name in arrays}
+    for tree, arrays in expected.items():
+        for name, array in arrays.items():
+            assert found[f"{tree}/{name}"].tobytes() == array.tobytes()
+    first = path.read_bytes()
+    assert main(["export", str(run), "--state", "--to", str(path)]) == 0
+    assert path.read_bytes() == first
+
+
 def test_failures(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(run), "--to", "model.pt"]) == 2
     assert ".safetensors" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy_engine import Measured, NumpyEngine, use_numpy_engines
 from safetensors.numpy import load_file
+from small_disk import FULL, READ_ONLY, Disk, small_disk
 from tiny_store import FINDINGS, write_store
 
 from anatobench.cli.main import main
@@ -22,45 +23,13 @@ from anatobench.store.batch import Batch
 from anatobench.training.metrics_log import MetricsLog
 from anatobench.volumes.nifti import write_nifti
 
-FULL, READ_ONLY = "No space left on device", "Read-only file system"
 DISK_BYTES = 16 << 20
-
-
-class Disk:
-    """A small file system of its own."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self._filler = root, root / ".filler"
-
-    def refuse(self, reason: str) -> None:
-        """Be full, or read-only, from here on."""
-        if reason == READ_ONLY:
-            subprocess.run(["mount", "-o", "remount,ro", self.root], check=True)
-            return
-        with self._filler.open("wb", buffering=0) as file:
-            while True:
-                try:
-                    file.write(bytes(4096))
-                except OSError:
-                    return
-
-    def accept(self) -> None:
-        """Let go of what `refuse` did."""
-        subprocess.run(["mount", "-o", "remount,rw", self.root], check=True)
-        self._filler.unlink(missing_ok=True)
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    root = tmp_path / "disk"
-    root.mkdir()
-    options = f"size={DISK_BYTES}"
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", root]).returncode != 0:
-        pytest.skip("a disk of a test's own can only be mounted by root, and not in every container")
-    try:
-        yield Disk(root)
-    finally:
-        subprocess.run(["umount", "--lazy", root], check=True)
+    with small_disk(tmp_path / "disk", DISK_BYTES) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

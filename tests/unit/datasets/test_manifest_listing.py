@@ -1,4 +1,7 @@
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -7,7 +10,7 @@ from anatobench.datasets.manifest import list_cases
 from anatobench.datasets.options import ListingOptions
 from anatobench.datasets.registry import list_cases as list_checked
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.tasks import MISSING_TARGET
+from anatobench.tasks import MISSING_TARGET, Geometry, Task
 
 CHEST = ListingOptions(anatomy="chest")
 
@@ -125,6 +128,38 @@ def test_links_out_of_the_folder_are_followed_on_request_alone(root: Path, tmp_p
     assert all(str(tmp_path) in one.message and "--allow-absolute" in one.message for one in listing.rejected)
     allowed = list_cases(root, ListingOptions(anatomy="chest", allow_absolute=True))
     assert len(allowed.cases) == 5
+
+
+def test_an_own_window_spacing_and_crop_are_the_tasks(root: Path) -> None:
+    write(root, "scan,split,label:x", "a.nii.gz,train,1")
+    own = ListingOptions(anatomy="chest", window=(-500.0, 500.0), spacing=(2.0, 0.7, 0.7), crop=(40, 97, 96))
+    task = list_cases(root, own).task
+    assert task.window == (-500.0, 500.0)
+    for size in ("full", "tiny"):
+        geometry = task.geometry(size)
+        assert geometry == Geometry((2.0, 0.7, 0.7), (50, 122, 120), (40, 97, 96))
+    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+    assert "own_geometry" not in list_cases(root, CHEST).task.to_json(), "older stores open and compare as before"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ({"spacing": (1.0, 1.0, 1.0)}, "go together"),
+        ({"crop": (32, 32, 32)}, "go together"),
+        ({"spacing": (0.0, 1.0, 1.0), "crop": (32, 32, 32)}, "above 0"),
+        ({"spacing": (1.0, math.nan, 1.0), "crop": (32, 32, 32)}, "above 0"),
+        ({"spacing": (1.0, 1.0, 1.0), "crop": (0, 32, 32)}, "has to lie within"),
+        ({"spacing": (1.0, 1.0, 1.0), "crop": (2000, 2000, 2000)}, "over the limit"),
+        ({"window": (200.0, -100.0)}, "the lower one first"),
+        ({"window": (-2000.0, 100.0)}, "within"),
+        ({"anatomy": None, "task": "ratic", "window": (0.0, 80.0)}, "has its own window"),
+    ],
+)
+def test_what_no_cohort_can_have_is_refused(root: Path, chosen: dict[str, Any], told: str) -> None:
+    write(root, "scan,split,label:x", "a.nii.gz,train,1")
+    with pytest.raises(UsageError, match=told):
+        list_cases(root, ListingOptions(**{"anatomy": "chest", **chosen}))
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,11 @@ except AnatoBenchError as error:
 """
 
 
-@pytest.mark.parametrize("platforms", ["cuda", "rocket"])
-def test_a_platform_that_is_not_there_is_one_line(platforms: str) -> None:
-    environment = {**os.environ, "JAX_PLATFORMS": platforms, "CUDA_VISIBLE_DEVICES": ""}
+@pytest.mark.parametrize("stated", ["JAX_PLATFORMS=cuda", "JAX_PLATFORMS=rocket", "JAX_PLATFORM_NAME=gpu"])
+def test_a_platform_that_is_not_there_is_one_line(stated: str) -> None:
+    variable, _, value = stated.partition("=")
+    kept = {name: text for name, text in os.environ.items() if name not in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")}
+    environment = {**kept, variable: value, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", JOIN], env=environment, capture_output=True, text=True, check=False)
     (line,) = done.stdout.splitlines()
-    assert line.startswith(f"JAX_PLATFORMS={platforms}: JAX finds no such device here"), done.stderr
+    assert line.startswith(f"{stated}: JAX finds no such device here"), done.stderr

@@ -16,7 +16,7 @@ from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError
 from anatobench.evaluation.judges import validator
 from anatobench.evaluation.predictions import class_probabilities, read_predictions
-from anatobench.evaluation.run_evaluation import evaluate_run, open_store, predict_split
+from anatobench.evaluation.run_evaluation import compare_runs, evaluate_run, open_store, predict_split
 from anatobench.recipes import Recipe
 from anatobench.store.crops import centre_crop_start
 from anatobench.store.reader import Store
@@ -161,3 +161,17 @@ def test_output_that_is_not_finite_names_the_case(store: Store) -> None:
     setattr(engine, "predict", broken)  # noqa: B010
     with pytest.raises(AnatoBenchError, match="case test_1"):
         predict_split(engine, store, "test", 2)
+
+
+def test_two_runs_are_compared_on_the_same_patients(tmp_path: Path, store: Store) -> None:
+    runs = tmp_path / "first", tmp_path / "second"
+    for run, seed in zip(runs, (1, 2), strict=True):
+        trained_run(run, store, replace(CONFIG, recipe=replace(CONFIG.recipe, seed=seed)))
+    found = compare_runs(*runs)
+    for position, run in enumerate(runs):
+        figures = json.loads((run / "evaluation_test.json").read_text())
+        assert found["auc"][position] == figures["auc"]
+        assert 0 <= figures["brier"]["macro"] <= 1
+    assert found["difference"]["macro"] == pytest.approx(found["auc"][1]["macro"] - found["auc"][0]["macro"])
+    assert found["runs"] == [str(run) for run in runs]
+    assert compare_runs(runs[0], runs[0])["ci95"]["macro"] == [0.0, 0.0]

@@ -85,7 +85,8 @@ def test_page_stands_alone_and_says_what_was_measured(
     assert all(image["alt"] for image in page.images)
     alts = "\n".join(str(image["alt"]) for image in page.images)
     for shown in ("Classification loss", "Validation AUC", "Gradient norm", "ROC curve of macro average",
-                  "ROC curve of any injury", "the scan alone", "PyTorch, with segmentation predicts over"):  # fmt: skip
+                  "ROC curve of any injury", "Reliability of all classes", "the scan alone",
+                  "PyTorch, with segmentation predicts over"):  # fmt: skip
         assert shown in alts
     assert "Sharpness" not in alts, "it was not measured"
     assert "ROC curve of bowel healthy" not in alts, "it is bowel injury's mirror"
@@ -99,6 +100,8 @@ def test_page_stands_alone_and_says_what_was_measured(
     assert "seg_logits" not in page.cells, "a rung that was not measured is not shown as passed"
     macro = json.loads((runs[0] / "evaluation_test.json").read_text())["auc"]["macro"]
     assert any(cell.startswith(f"{macro:.3f} [") for cell in page.cells)
+    brier = json.loads((runs[0] / "evaluation_test.json").read_text())["brier"]["macro"]
+    assert any(cell.startswith(f"{brier:.3f} [") for cell in page.cells)
 
 
 def test_a_runs_name_is_text_and_nothing_else(

@@ -29,6 +29,32 @@ def test_srun_and_torchrun() -> None:
     assert (found.index, found.count) == (1, 2)
 
 
+OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+            "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}  # fmt: skip
+MPICH = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+
+
+@pytest.mark.parametrize(("launcher", "place"), [(OPEN_MPI, (5, 8, 1)), (MPICH, (3, 4, 1))], ids=["Open MPI", "MPICH"])
+def test_mpirun_also_where_srun_started_its_daemons(launcher: dict[str, str], place: tuple[int, ...]) -> None:
+    daemon = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"}
+    found = find_processes({**launcher, **daemon, "MASTER_ADDR": "node1"})
+    assert (found.index, found.count, found.local_index) == place
+    assert found.coordinator == "node1:29500"
+    with pytest.raises(UsageError, match="MASTER_ADDR"):
+        find_processes(launcher)
+
+
+def test_mpirun_on_one_node_need_not_say_where_they_meet() -> None:
+    for launcher, local in ((OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE"), (MPICH, "MPI_LOCALNRANKS")):
+        count = launcher["OMPI_COMM_WORLD_SIZE" if launcher is OPEN_MPI else "PMI_SIZE"]
+        assert find_processes({**launcher, local: count}).coordinator == "localhost:29500"
+
+
+def test_sruns_own_pmi_has_no_local_place_but_sruns() -> None:
+    found = find_processes({**SRUN, "PMI_RANK": "3", "PMI_SIZE": "4"})
+    assert (found.index, found.count, found.local_index) == (3, 4, 1)
+
+
 @pytest.mark.parametrize(("port", "met"), [("29400", "node:29401"), ("65535", "node:65534")])
 def test_where_torchruns_agent_listens_the_processes_meet_beside_it(port: str, met: str) -> None:
     environment = {**TORCHRUN, "MASTER_ADDR": "node", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}

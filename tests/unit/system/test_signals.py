@@ -65,6 +65,23 @@ def test_a_command_ends_with_a_word_by_any_of_them_but_goes_on_under_nohup(work:
             assert (process.returncode, said) == (130, f"anatobench evaluate: stopped by {number.name}\n")
 
 
+def test_a_second_wish_does_not_take_the_place_of_what_is_said_of_the_first() -> None:
+    code = (
+        "import os, signal, sys\nimport anatobench.cli.evaluate as command\nfrom anatobench.cli.main import main\n"
+        "from anatobench.system.signals import Interrupted, StopSignals\n"
+        "def run(args):\n"
+        "    try:\n"
+        "        with StopSignals():\n"
+        "            raise Interrupted('all is saved')\n"
+        "    finally:\n"
+        "        os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "command.run = run\n"
+        "sys.exit(main(['evaluate', 'run']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "anatobench evaluate: all is saved\n")
+
+
 @pytest.mark.parametrize("starts", ["worker", "command"])
 def test_sigterm_ends_a_commands_children(tmp_path: Path, starts: str) -> None:
     """Whatever the command: here `prepare` with work that does not end, in a worker and in a process it waits for."""

@@ -13,16 +13,18 @@ import pytest
 
 from anatobench.engine import Arrays
 from anatobench.errors import AnatoBenchError
-from anatobench.training import checkpoints
 from anatobench.training.checkpoints import (
     Best,
     Checkpoint,
     Progress,
+    clear_leftovers,
     read_best,
     read_newest,
     record_best,
     save_checkpoint,
+    saving,
 )
+from anatobench.training.checkpoints.state_file import sealed
 
 
 def checkpoint(step: int, best: Best | None = None) -> Checkpoint:
@@ -166,7 +168,7 @@ def test_a_state_that_names_strange_files_is_damaged(
     path = save_checkpoint(tmp_path, checkpoint(8)) / "state.json"
     state = {key: value for key, value in json.loads(path.read_text()).items() if key != "blake2b"}
     for wrong in ({"files": {**state["files"], name: state["files"]["model.safetensors"]}}, {"step": float("inf")}):
-        path.write_bytes(checkpoints._sealed({**state, **wrong}))
+        path.write_bytes(sealed({**state, **wrong}))
         assert_same(read_newest(tmp_path), checkpoint(4))
         assert "damaged checkpoint" in capsys.readouterr().err
 
@@ -201,10 +203,47 @@ def test_a_write_cut_off_leaves_no_checkpoint_and_is_cleaned_up(tmp_path: Path) 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path, checkpoint(4))
 
-    def refuse(path: Path, content: bytes) -> None:
+    def refuse(folder: Path, trees: object) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoints, "write_atomically", refuse)
+    monkeypatch.setattr(saving, "write_trees", refuse)
     with pytest.raises(AnatoBenchError, match=r"step_00000008: cannot be written \(No space left"):
         save_checkpoint(tmp_path, checkpoint(8))
     assert folders(tmp_path) == ["step_00000004"]
+
+
+def test_what_killed_processes_left_is_cleared(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(4, Best(4, "auc_macro", 0.9)))
+    folder = tmp_path / "checkpoints"
+    for half in (".step_00000008.tmp", ".step_00000002.0badc0de.tmp"):
+        shutil.copytree(folder / "step_00000004", folder / half)
+    (folder / ".best.json.0badc0de.tmp").touch()
+    (tmp_path / ".config.json.0badc0de.tmp").touch()
+    (tmp_path / ".evaluation_test.json.0badc0de.tmp").touch()  # another process may be writing it now
+    clear_leftovers(tmp_path, ("config.json",))
+    assert folders(tmp_path) == ["best.json", "step_00000004"]
+    assert [path.name for path in tmp_path.glob(".*")] == [".evaluation_test.json.0badc0de.tmp"]
+
+
+def test_a_checkpoint_on_its_way_out_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the middle of removing one: what is left of it has no name of a checkpoint."""
+
+    class Killed(BaseException):
+        pass
+
+    def remove_a_file_and_die(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            (path / "state.json").unlink()
+            raise Killed
+
+    for step in (4, 8):
+        save_checkpoint(tmp_path, checkpoint(step))
+    monkeypatch.setattr(shutil, "rmtree", remove_a_file_and_die)
+    with pytest.raises(Killed):
+        save_checkpoint(tmp_path, checkpoint(12))
+    monkeypatch.undo()
+    assert [name for name in folders(tmp_path) if not name.startswith(".")] == ["step_00000008", "step_00000012"]
+    assert_same(read_newest(tmp_path), checkpoint(12))
+    clear_leftovers(tmp_path)
+    assert folders(tmp_path) == ["step_00000008", "step_00000012"]

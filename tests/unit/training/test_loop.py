@@ -1,22 +1,26 @@
 """The loop, with an engine that needs no framework."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from kept_checkpoints import newest_checkpoint
-from numpy_engine import POISON_HU, Measured, NumpyEngine
+from numpy_engine import POISON_HU, Measured, NumpyEngine, NumpySaver
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_store import FINDINGS, write_store
 
+from anatobench.engine import PendingSave
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.evaluation.judges import validator
 from anatobench.recipes import Recipe
@@ -421,6 +425,102 @@ def test_an_evaluation_of_several_processes_stops_when_one_of_them_is_asked_to(s
     newest = read_newest(tmp_path)
     assert newest is not None
     assert (newest.progress.step, newest.progress.evaluated_step) == (4, 0)
+
+
+class SlowDisk:
+    """A `StateSaver` whose files take their time: until `release` is set."""
+
+    def __init__(self, engine: NumpyEngine, events: list[str], error: Exception | None = None) -> None:
+        self.release, self.begun = threading.Event(), threading.Event()
+        self._saver, self._events, self._error = NumpySaver(engine), events, error
+
+    def begin(self, folder: Path) -> PendingSave:
+        pending = self._saver.begin(folder)
+        self._events.append(f"begin {folder.name}")
+        self.begun.set()
+        return _SlowlyWritten(self, pending)
+
+    def close(self) -> None:
+        self._saver.close()
+
+
+@dataclass(frozen=True)
+class _SlowlyWritten:
+    disk: SlowDisk
+    pending: PendingSave
+
+    @property
+    def writer(self) -> Mapping[str, str]:
+        return self.pending.writer
+
+    def finish(self) -> None:
+        assert self.disk.release.wait(60)
+        if self.disk._error is not None:
+            raise self.disk._error
+        self.pending.finish()
+        self.disk._events.append("written")
+
+
+def test_steps_go_on_while_a_checkpoint_is_written_and_the_next_one_waits_for_it(store: Store, tmp_path: Path) -> None:
+    events: list[str] = []
+    session = Session(tmp_path, store, replace(CONFIG, evaluate_every=3))
+    disk = SlowDisk(session.engine, events)
+    setattr(session.engine, "saver", lambda: disk)  # noqa: B010
+
+    def before_step(step: int) -> None:
+        events.append(f"step {step + 1}")
+        if step == 5:  # the one before the next save: until here nothing was sealed
+            assert not (tmp_path / "checkpoints" / "step_00000003").exists()
+            assert read_newest(tmp_path) is None
+            disk.release.set()
+
+    session.train(before_step)
+    assert events[:9] == [
+        "step 1", "step 2", "step 3", "begin .step_00000003.tmp", "step 4", "step 5", "step 6", "written",
+        "begin .step_00000006.tmp",
+    ]  # fmt: skip
+
+
+def test_a_failed_save_ends_the_run_at_the_next_step_with_the_disks_reason(store: Store, tmp_path: Path) -> None:
+    events: list[str] = []
+    session = Session(tmp_path, store)
+    disk = SlowDisk(session.engine, events, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    setattr(session.engine, "saver", lambda: disk)  # noqa: B010
+
+    def before_step(step: int) -> None:
+        events.append(f"step {step + 1}")
+        if step == 3:
+            disk.release.set()
+            (thread,) = [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
+            thread.join()
+
+    with pytest.raises(AnatoBenchError, match=r"step_00000003: cannot be written \(No space left on device\)"):
+        session.train(before_step)
+    assert events[-1] == "step 4" or events[-2:] == ["step 4", "begin .step_00000004.tmp"]
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT"])
+def test_a_signal_waits_for_the_save_on_its_way(store: Store, tmp_path: Path, name: str) -> None:
+    events: list[str] = []
+    session = Session(tmp_path, store, replace(CONFIG, checkpoint_every=3, evaluate_every=3))
+    disk = SlowDisk(session.engine, events)
+    setattr(session.engine, "saver", lambda: disk)  # noqa: B010
+
+    def release_after_the_signal() -> None:
+        assert disk.begun.wait(60)
+        os.kill(os.getpid(), getattr(signal, name))
+        time.sleep(0.2)
+        disk.release.set()
+
+    sender = threading.Thread(target=release_after_the_signal)
+    sender.start()
+    with pytest.raises(Interrupted, match=f"stopped by {name} after step"):
+        session.train(lambda step: time.sleep(0.05))
+    sender.join()
+    newest = newest_checkpoint(tmp_path)
+    assert newest.progress.step >= 3
+    assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 def test_an_epoch_that_is_cut_short_has_one_number(

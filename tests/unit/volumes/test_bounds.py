@@ -1,5 +1,6 @@
 """What a small file can make of itself: memory and time stay within what is stated, whatever it claims."""
 
+import gzip
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from anatobench.errors import CaseError
 from anatobench.system.json_text import parse_json
 from anatobench.volumes.dicom_tags import MAX_INFLATED_BYTES
 from anatobench.volumes.label_names import parse_label_names
-from anatobench.volumes.read import read_volume
+from anatobench.volumes.read import read_mask, read_volume
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
@@ -86,6 +87,46 @@ def test_a_scan_takes_a_stated_multiple_of_its_voxels(tmp_path: Path, dtype: typ
     path = write_nifti_file(tmp_path / "s.nii", *turned(body.astype(dtype), AFFINE, "RAS"))
     limit = body.size * (np.dtype(dtype).itemsize + 2) * 1.2 + (8 << 20)
     assert peak_bytes(lambda: read_volume(path)) < limit
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int32])
+def test_a_mask_takes_a_stated_multiple_of_its_voxels(tmp_path: Path, dtype: type) -> None:
+    labels: np.ndarray = np.zeros((64, 96, 96), dtype)
+    labels[20:40, 30:60, 30:60] = 5
+    path = write_nifti_file(tmp_path / "m.nii", *turned(labels, AFFINE, "RAS"))
+    limit = labels.size * (np.dtype(dtype).itemsize + 3) * 1.2 + (8 << 20)
+    assert peak_bytes(lambda: read_mask(path)) < limit
+
+
+def test_what_a_compressed_scan_has_behind_its_voxels_is_not_unpacked(tmp_path: Path) -> None:
+    body = np.maximum(body_voxels(), -1024)
+    path = write_nifti_file(tmp_path / "s.nii", *turned(body, AFFINE, "RAS"))
+    packed = tmp_path / "s.nii.gz"
+    with gzip.open(packed, "wb", 1) as file:
+        file.write(path.read_bytes())
+        for _ in range(200):
+            file.write(bytes(1 << 20))
+    assert packed.stat().st_size < 2 << 20
+    found = []
+    assert peak_bytes(lambda: found.append(read_volume(packed).voxels)) < 16 << 20
+    np.testing.assert_array_equal(found[0], body)
+
+
+def test_a_compressed_scan_cannot_claim_more_than_it_unpacks_to(tmp_path: Path) -> None:
+    """512 MB of int16 from a file of 80 kB, which unpacks to 80 MB at most."""
+    path = write_nifti_file(
+        tmp_path / "s.nii", np.zeros((4, 4, 4), np.int16), AFFINE, dim=[3, 512, 1024, 512, 1, 1, 1, 1]
+    )
+    with gzip.open(tmp_path / "s.nii.gz", "wb", 1) as file:
+        file.write(path.read_bytes())
+        for _ in range(16):
+            file.write(bytes(1 << 20))
+
+    def read() -> None:
+        with pytest.raises(CaseError, match="more than it can hold"):
+            read_volume(tmp_path / "s.nii.gz")
+
+    assert peak_bytes(read) < 16 << 20
 
 
 def test_json_nested_too_deeply_is_a_value_error() -> None:

@@ -1,0 +1,79 @@
+"""Whether the probabilities mean what they say, on the test split: reliability plot and Brier score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from anatobench.evaluation.calibration import brier, reliability
+from anatobench.evaluation.predictions import ClassPredictions
+from anatobench.report.html_parts import paragraph, pictures, table
+from anatobench.report.plots import STYLE, image, line_styles, panel, run_legend
+from anatobench.report.roc import judged, mirrored_classes
+from anatobench.report.run_results import RunResults
+
+RELIABILITY_REM = 19.0
+
+
+def probabilities_section(runs: Sequence[RunResults]) -> str:
+    """Return a plot of all classes pooled and the Brier score of each; empty before evaluation."""
+    found = {run.label: judged(run) for run in runs if run.predictions is not None}
+    if not found:
+        return ""
+    text = (
+        "Of the cases that were given about this probability, how many have the finding? On the dashed line the "
+        "probabilities are true. All classes are pooled, ten bins of equal number; bars are 95 % intervals (Wilson) "
+        "that take a patient's findings as independent."
+    )
+    return paragraph(text) + run_legend(runs) + pictures([_plot(runs, found)], RELIABILITY_REM) + _brier_table(found)
+
+
+def _plot(runs: Sequence[RunResults], found: dict[str, ClassPredictions]) -> str:
+    styles, told = line_styles(runs), []
+    with plt.rc_context(STYLE):
+        figure, axes = panel("all classes", "probability given", "share with the finding", (3.2, 3.2))
+        axes.plot([0, 1], [0, 1], color="#888", linewidth=0.7, linestyle="--")
+        for run in runs:
+            if run.label not in found:
+                continue
+            points = reliability(*pooled(found[run.label], mirrored_classes(run.config.task)))
+            bars = np.stack([points.observed - points.low, points.high - points.observed]).clip(min=0)
+            style = {**styles[run.label], "marker": "o", "markersize": 3, "elinewidth": 0.8}
+            axes.errorbar(points.predicted, points.observed, bars, **style)
+            pairs = zip(points.predicted, points.observed, strict=True)
+            told.append(f"{run.label}: " + ", ".join(f"{said:.2f} given {seen:.2f} seen" for said, seen in pairs))
+        axes.set(aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        return f"<figure>{image(figure, 'Reliability of all classes, test split. ' + '; '.join(told))}</figure>"
+
+
+def pooled(judged: ClassPredictions, without: set[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and labels of all classes but `without` as one row of cases, each [N * classes]."""
+    columns = [position for position, name in enumerate(judged.class_names) if name not in without]
+    return judged.probabilities[:, columns].ravel(), judged.labels[:, columns].ravel()
+
+
+def _brier_table(found: dict[str, ClassPredictions]) -> str:
+    scores = {label: brier(judged) for label, judged in found.items()}
+    prevalence = next(iter(scores.values()))["by_prevalence"]
+    rows = [
+        (name.replace("_", " "), *(_cell(score, name) for score in scores.values()), _shown(prevalence[name]))
+        for name in ("macro", *next(iter(found.values())).class_names)
+    ]
+    text = (
+        "Brier score: the mean squared difference of probability and label, 0 at best. The last column is what anybody "
+        "gets who gives every case the class's share of positives."
+    )
+    return table(("Brier score", *scores, "share alone"), rows) + paragraph(text)
+
+
+def _cell(score: dict[str, Any], name: str) -> str:
+    interval = score["ci95"][name]
+    shown = _shown(score[name])
+    return shown if interval is None else f"{shown} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

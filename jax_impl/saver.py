@@ -1,0 +1,159 @@
+"""A run's state on its way to the disk: copied on the device between two steps, written from there by Orbax beside the
+next."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from anatobench.system.processes import Processes
+from anatobench.system.state_files import ORBAX, NotFiniteError
+from jax_impl import parallel
+from jax_impl.precision import Precision
+from jax_impl.step import TrainState
+from jax_impl.weights import Entry, array_at, step_counts
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+_SYSTEM_ERROR = re.compile(r"os_error_code='(?P<number>[0-9]+)'")
+"""How tensorstore says why the disk refuses."""
+Leaves = dict[str, dict[str, tuple[Entry, jax.Array]]]
+"""By tree and canonical name: an array in the model's layout, of this process alone."""
+
+
+@dataclass(frozen=True)
+class CopiedState:
+    """The state copied on the device, where no step changes it."""
+
+    saver: JaxSaver
+    folder: Path
+    leaves: Leaves
+    counts: Mapping[str, np.ndarray]
+
+    @property
+    def writer(self) -> Mapping[str, str]:
+        """See `anatobench.engine.PendingSave.writer`."""
+        return {"form": ORBAX, "version": version("orbax-checkpoint")}
+
+    def finish(self) -> None:
+        """See `anatobench.engine.PendingSave.finish`."""
+        self.saver.write(self)
+
+
+class JaxSaver:
+    """Orbax's `AsyncCheckpointer`: every process writes its own part of every array, also of those that are whole on
+    all of them, and nobody gathers anything."""
+
+    def __init__(
+        self,
+        current: Callable[[], TrainState],
+        table: Sequence[Entry],
+        group_of: Callable[[str], str],
+        mesh: Mesh,
+        precision: Precision,
+        processes: Processes,
+    ) -> None:
+        self._current, self._table, self._group_of = current, table, group_of
+        self._mesh, self._precision = mesh, precision
+        # Named processes meet at the coordinator. Left out they would meet by an operation of the devices, which may
+        # come between those of a step in another order than in the other processes.
+        together = ocp.options.MultiprocessingOptions(active_processes=set(range(processes.count)))
+        # Without compression, which finds nothing in random weights; the size on disk then bounds what is read.
+        handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False, multiprocessing_options=together)
+        self._checkpointer = ocp.AsyncCheckpointer(
+            handler, timeout_secs=max(1, round(processes.collective_timeout)), multiprocessing_options=together
+        )
+
+    def begin(self, folder: Path) -> CopiedState:
+        """See `anatobench.engine.StateSaver.begin`."""
+        state = self._current()
+        named = list(_named(self._table, state))
+        (device,) = self._mesh.local_devices
+        copies = jax.device_put([array.addressable_data(0) for *_, array in named], device, may_alias=False)
+        leaves: Leaves = {}
+        for (tree, name, entry, _), copy in zip(named, copies, strict=True):
+            leaves.setdefault(tree, {})[name] = (entry, copy)
+        return CopiedState(self, folder, leaves, step_counts(self._table, state.optimizer, self._group_of))
+
+    def close(self) -> None:
+        """See `anatobench.engine.StateSaver.close`."""
+        self._checkpointer.close()
+
+    def write(self, state: CopiedState) -> None:
+        """Bring the copies into the canonical layout, one by one, and write them; errors as `PendingSave.finish`."""
+        with self._precision.applied():
+            trees: dict[str, dict[str, Any]] = {"optimizer": dict(state.counts)}
+            for tree, leaves in state.leaves.items():
+                for name in list(leaves):  # popped: the copy in the model's layout goes as soon as it is turned
+                    trees.setdefault(tree, {})[name] = self._canonical(tree, name, *leaves.pop(name))
+            try:
+                with _told_once():
+                    self._checkpointer.save(state.folder.absolute() / ORBAX, args=ocp.args.PyTreeSave(trees))
+                    self._checkpointer.wait_until_finished()
+            except Exception as error:
+                raise _disks_own(error) from error
+
+    def _canonical(self, tree: str, name: str, entry: Entry, array: jax.Array) -> jax.Array:
+        """Return the global array in the canonical layout; `NotFiniteError` if it is not finite."""
+        if not np.isfinite(np.asarray(array)).all():
+            raise NotFiniteError(tree, name)
+        turned = array.transpose(np.argsort(entry.permutation))
+        return jax.make_array_from_single_device_arrays(turned.shape, parallel.whole(self._mesh), [turned])
+
+
+def _named(table: Sequence[Entry], state: TrainState) -> Iterator[tuple[str, str, Entry, jax.Array]]:
+    """Yield every array of `anatobench.engine.Trainable.state` but step counts: tree, name, entry, the model's own."""
+    models = {"model": (state.parameters, state.statistics)}
+    if state.teacher is not None:
+        models["teacher"] = state.teacher
+    for tree, model in models.items():
+        for entry in table:
+            yield tree, entry.name, entry, array_at(model[entry.buffer], entry.path)
+    for moment, arrays in (("exp_avg", state.optimizer.first), ("exp_avg_sq", state.optimizer.second)):
+        for entry in table:
+            if not entry.buffer:
+                yield "optimizer", f"{moment}/{entry.name}", entry, array_at(arrays, entry.path)
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Let an error be raised and nothing else. Orbax also logs it with its stack; and parts that were still being
+    written answer to an event loop that is gone, which Python would print, now or a moment after."""
+    logger, print_unraisable = logging.getLogger("absl"), sys.unraisablehook
+
+    def hook(unraisable: UnraisableHookArgs) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            print_unraisable(unraisable)
+
+    before, logger.disabled, sys.unraisablehook = logger.disabled, True, hook
+    try:
+        yield
+        sys.unraisablehook = print_unraisable
+    finally:
+        logger.disabled = before
+
+
+def _disks_own(error: Exception) -> Exception:
+    """Return what the disk said, as OSError; the error itself if the disk said nothing."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno is not None:
+            return seen
+        if named := _SYSTEM_ERROR.search(str(seen)):
+            return OSError(int(named["number"]), os.strerror(int(named["number"])))
+        seen = seen.__cause__ or seen.__context__
+    return error
