@@ -76,6 +76,12 @@ class Recipe:
     alone (`auto`). `graphs` also replays it as CUDA graphs. JAX always compiles."""
     seed: int = 0
     """Initial weights, order of cases, crops, dropout."""
+    cases: int = 0
+    """So many of the training cases alone (store/training_cases.py); 0: all of them."""
+    draw: int = 0
+    """Which `cases` these are: of one draw, fewer are among more."""
+    frozen_backbone: bool = False
+    """Train the heads alone, on the features of the weights that the run begins with."""
 
     # Losses are means over the batch of sample weight times loss, not divided by the sum of weights: the paper names
     # no normalisation, and this one gives the same gradient however a batch is spread over processes. The two binary
@@ -99,6 +105,8 @@ class Recipe:
             "boundary_distortion": (0 <= self.boundary_distortion <= 100, "from 0 to 100"),
             "any_injury_weight": (self.any_injury_weight >= 0, "0 or more"),
             "seed": (0 <= self.seed < 2**32, "from 0 to 4294967295"),
+            "cases": (self.cases >= 0, "0 or more"),
+            "draw": (0 <= self.draw < 2**32, "from 0 to 4294967295"),
         }
         for name, (good, allowed) in checks.items():
             if not good:

@@ -27,6 +27,7 @@ from anatobench.store.batch import Batch
 from anatobench.store.batches import steps_per_epoch, training_batches
 from anatobench.store.mask_noise import MaskNoise
 from anatobench.store.reader import Store
+from anatobench.store.training_cases import with_training_cases
 from anatobench.system.processes import ALONE, Processes, after_leader
 from anatobench.system.progress import named_if_slow
 from anatobench.system.signals import Interrupted
@@ -137,9 +138,10 @@ def train_run(
             raise UsageError(f"{name} must be a function, not {function!r:.80}")
     out = Path(out)
     store = open_store(config) if store is None else fitting(store, config)
-    _refuse_unannotated(store, config)
     if store_copy is not None:
         store = _copy_of(store, Path(store_copy))
+    store = with_training_cases(store, config.recipe.cases, config.recipe.draw)
+    _refuse_unannotated(store, config)
     steps = steps_per_epoch(store, config.recipe.batch_size)
     if config.sharpness_every and not processes.alone:
         raise UsageError("--sharpness-every: for runs of one process only")

@@ -115,7 +115,8 @@ class Objective:
         """Turn the batch's arrays into every term; `lay_open` keeps what lies between."""
         model = nnx.merge(self.graph, state.parameters, state.statistics)
         seen: dict[str, jax.Array] = {}
-        features = self.features(model, arrays["volume"], train, key, seen.__setitem__ if lay_open else None)
+        moves, record = train and self.phase.trains_backbone, seen.__setitem__ if lay_open else None
+        features = self.features(model, arrays["volume"], moves, key if moves else None, record)
         view = self._view(model, features, state.teacher, arrays["volume"], key)
         returned = self.case_terms(self.spec.task, self.recipe, view, arrays)
         terms = self.phase.objective.chosen(returned, cases=len(arrays["volume"]))

@@ -16,6 +16,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from anatobench.backbones import card_of
 from anatobench.engine import Arrays, Inspection, ModelSpec, StepMetrics
 from anatobench.errors import UsageError
 from anatobench.fast_forms import fast_forms
@@ -116,11 +117,20 @@ class TorchEngine:
                 parameter.requires_grad_(self._phases[phase].trains(name))
             self._begun = phase
 
+    def _set_mode(self, train: bool, phase: int) -> None:
+        """Training or evaluation, in which a backbone stays of which the phase trains nothing."""
+        self._model.train(train)
+        if not self._phases[phase].trains_backbone:
+            classifier = card_of(self.spec.model).classifier
+            for name, part in self._model.backbone.named_children():
+                if f"{name}." != classifier:
+                    part.eval()
+
     def train_step(
         self, batch: Batch, learning_rate: float, step: int, stop: bool = False, phase: int = 0
     ) -> PendingStep:
         """See `anatobench.engine.Trainable.train_step`."""
-        self._model.train()
+        self._set_mode(True, phase)
         self._begin(phase)
         with self._settings(), self._seeded(step):
             figures, case_losses = train_step(
@@ -168,7 +178,7 @@ class TorchEngine:
         def record(name: str, output: Tensor) -> None:  # copied at once: a later in-place ReLU may not change it
             seen[name] = to_numpy(output.to(self._precision.parameter_dtype))
 
-        self._model.train(train)
+        self._set_mode(train, phase)
         self._begin(phase)
         with self._settings(), self._kept_buffers(), torch.set_grad_enabled(gradients), self._seeded(0):
             total, terms = self._objectives[phase].forward(self._moved(batch, phase), record)
@@ -188,7 +198,7 @@ class TorchEngine:
         names, parameters = zip(*named_parameters(self._model), strict=True)
         along = {name: torch.zeros_like(parameter) for name, parameter in zip(names, parameters, strict=True)}
         copy_by_name(along, direction, "the direction")
-        self._model.train()
+        self._set_mode(True, 0)
         objective = self._objectives[0]
         with self._settings(), self._kept_buffers(), self._seeded(0), plain_forms(objective):
             total, _ = objective.forward(self._moved(batch, 0))

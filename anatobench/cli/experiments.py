@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from anatobench.cli import experiments_demo, experiments_grid, experiments_named
+from anatobench.cli import experiments_demo, experiments_grid, experiments_named, experiments_transfer
 from anatobench.cli.arguments import positive, whole
 from anatobench.cli.experiments_grid import add_submission, hand_over
 from anatobench.experiments.auc_study import AucStudy, begin, cohort_commands, planned
@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     auc.add_argument("--json", action="store_true", help="print the record as one JSON object")
     auc.set_defaults(run_experiment=run_auc)
     experiments_grid.add_parser(experiments)
+    experiments_transfer.add_parser(experiments)
     experiments_demo.add_parser(experiments)
     experiments_named.add_parser(experiments)
 

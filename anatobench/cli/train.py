@@ -74,9 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sharpness-every", type=whole(0), metavar="STEPS",
                         help="measure the largest eigenvalue of the loss's Hessian on the run's first batch (default: "
                              "never; a measurement costs as much as up to 60 steps; one process only)")  # fmt: skip
-    parser.add_argument("--initial-weights", type=Path, metavar="FILE",
+    parser.add_argument("--initial-weights", type=Path, metavar="RUN|FILE",
                         help="begin with these instead of weights drawn from the seed: another run's "
-                             "initial.safetensors, the folder of a checkpoint, or an export")  # fmt: skip
+                             "folder (its best checkpoint) or its initial.safetensors, the folder of a checkpoint, or "
+                             "an export")  # fmt: skip
     parser.add_argument("--pretrained", metavar="FILE|auto",
                         help="begin with torchvision's Kinetics-400 weights, stem and heads drawn from the seed: its "
                              ".pth file, or the same as .safetensors; `auto` looks in $ANATOBENCH_PRETRAINED and in "

@@ -44,7 +44,7 @@ class Results:
 def read_results(runs: Mapping[Cell, Path]) -> Results:
     """Read the evaluations of these runs' folders; `AnatoBenchError` names one that is missing or damaged."""
     configs = {(cell.condition.dataset, cell.framework): run for cell, run in runs.items()}
-    evaluations = {cell: _evaluation(run / evaluation_file("test")) for cell, run in runs.items()}
+    evaluations = {cell: read_evaluation(run / evaluation_file("test")) for cell, run in runs.items()}
     versions: dict[str, str] = {}
     sizes: dict[str, str] = {}
     for (dataset, _), run in configs.items():
@@ -69,7 +69,8 @@ def points(row: Mapping[str, Any], signed: bool = True, keys: Iterable[str] = ("
     return f"{100 * mean:{sign}.2f}{interval}"
 
 
-def _evaluation(path: Path) -> dict[str, Any]:
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """Read what `anatobench evaluate` wrote, the macro AUC under `macro`; `AnatoBenchError` if it is damaged."""
     found = read_json(path)
     try:
         return {**found, "auc": {MACRO: found["auc"][MACRO], **found["auc"]}}

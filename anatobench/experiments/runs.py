@@ -43,7 +43,7 @@ class PlannedRun:
     """Of its folder: letters, digits, `.`, `-` and `_`."""
     config: RunConfig
     first: str | None = None
-    """The run whose initial weights it begins with, so that it can only come after it."""
+    """The run that it takes its initial weights from, so that it can only come after it."""
 
 
 def run_folder(out: Path, name: str) -> Path:
@@ -123,7 +123,7 @@ def write_configs(runs: Sequence[PlannedRun], out: Path) -> None:
 
 
 def chains_of(runs: Sequence[PlannedRun], out: Path) -> list[Chain]:
-    """Train and evaluate, each run in the chain of the one whose initial weights it begins with."""
+    """Train and evaluate, each run in the chain of the one that it takes its initial weights from."""
     found: dict[str, Chain] = {}
     for run in runs:
         train: Command = ["train", "--config", str(config_file(out, run.name))]

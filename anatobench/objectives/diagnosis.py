@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anatobench.objectives.heads import diagnosis_heads
-from anatobench.objectives.objective import Objective, Phase, Plan
+from anatobench.objectives.objective import EVERYTHING, Objective, Phase, Plan
 from anatobench.recipes import Recipe
 from anatobench.store.batch import DIAGNOSIS
 from anatobench.tasks import Task
@@ -21,4 +21,7 @@ def diagnosis(recipe: Recipe, task: Task) -> Plan:
         },
     )
     segmentation = recipe.segmentation_weight > 0
-    return Plan(diagnosis_heads(segmentation), (Phase(objective),), judge="auc_macro", papers_segmentation=segmentation)
+    heads = diagnosis_heads(segmentation)
+    phase = Phase(objective, trained=heads if recipe.frozen_backbone else EVERYTHING)
+    papers = None if recipe.frozen_backbone or recipe.cases else segmentation
+    return Plan(heads, (phase,), judge="auc_macro", papers_segmentation=papers)

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from anatobench.backbones import card_of
 from anatobench.errors import UsageError
-from anatobench.objectives.heads import CLASSIFIER, HEADS, weights_prefix
+from anatobench.objectives.heads import CLASSIFIER, HEADS, auxiliary_heads, weights_prefix
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
 
@@ -80,6 +80,9 @@ class Phase:
     teacher: float | None = None
     """Momentum m of the teacher, which becomes m teacher + (1 - m) model after every step of the phase; None: it
     stays as it is. A run has a teacher if one of its phases moves it."""
+    trains_backbone: bool = True
+    """Of a phase of `Plan.of_model`: whether anything before the heads is trained. A backbone of which nothing is
+    works as in evaluation: BatchNorm's running values are used and stay, and no stochastic depth is drawn."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -141,7 +144,12 @@ class Plan:
                     f"phase {index + 1} of the plan trains no parameter of this model: look at its patterns "
                     f"{', '.join(phase.trained) or '(none)'}"
                 )
-        return replace(self, phases=phases)
+        heads = (classifier, *(weights_prefix(name) for name in auxiliary_heads(self.heads)))
+        backbone = [name for name in parameters if not name.startswith(heads)]
+        moves = [any(phase.trains(name) for name in backbone) for phase in phases]
+        return replace(
+            self, phases=tuple(replace(phase, trains_backbone=one) for phase, one in zip(phases, moves, strict=True))
+        )
 
     def _phases_of(self, model: str) -> tuple[Phase, ...]:
         """Return the phases with patterns of weights in place of heads."""

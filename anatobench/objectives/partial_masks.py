@@ -27,5 +27,5 @@ def partial_masks(recipe: Recipe, task: Task) -> Plan:
         terms={"mask_cross_entropy": 1.0, "mask_dice": 1.0},
     )
     # No gradient reaches the classifier, but weight decay would.
-    trained = ("*", f"!{CLASSIFIER}")
+    trained = (PARTIAL_MASKS,) if recipe.frozen_backbone else ("*", f"!{CLASSIFIER}")
     return Plan((CLASSIFIER, PARTIAL_MASKS), (Phase(objective, trained=trained),), judge="mask_dice")

@@ -21,10 +21,10 @@ from anatobench.objectives.heads import of_auxiliary
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.processes import after_leader
-from anatobench.training.checkpoints import read_checkpoint
+from anatobench.training.checkpoints import read_best, read_checkpoint
 from anatobench.training.pretrained.transfer import pretrained_weights
 from anatobench.training.pretrained.weights_file import WeightsFile, find_or_download, read_weights_file
-from anatobench.training.run_folder import RunConfig
+from anatobench.training.run_folder import CONFIG_FILE, RunConfig
 
 INITIAL_WEIGHTS_FILE = "initial.safetensors"
 Say = Callable[[str], None]
@@ -59,7 +59,8 @@ def _begin(run: Path, config: RunConfig, engine: Engine, say: Say) -> None:
 
 
 def load_initial_weights(path: Path, engine: Engine) -> None:
-    """Weights in canonical form: a run's `initial.safetensors`, the folder of a checkpoint, or an export.
+    """Weights in canonical form: a run's `initial.safetensors`, the folder of a checkpoint, an export, or a run's
+    folder, of which its best checkpoint is taken.
 
     An export has no segmentation head: the engine keeps the one it drew. `AnatoBenchError` if the file is damaged or
     does not fit the model.
@@ -89,6 +90,8 @@ def load_pretrained(pretrained: str, engine: Engine, say: Say = say_on_stderr) -
 
 
 def _read(path: Path) -> Arrays:
+    if (path / CONFIG_FILE).is_file():
+        return read_best(path).weights
     if path.is_dir():
         return read_checkpoint(path).weights
     if not path.is_file():

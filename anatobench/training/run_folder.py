@@ -61,7 +61,7 @@ class RunConfig:
     """`full` or `tiny`, as the store."""
     recipe: Recipe
     initial_weights: str | None = None
-    """File to begin with instead of weights drawn from `recipe.seed`."""
+    """File, or another run's folder, to begin with instead of weights drawn from `recipe.seed`."""
     pretrained: str | None = None
     """File of torchvision's Kinetics-400 weights to begin with: a path, or its published name for wherever it is found.
     Read when the run begins, never when it resumes; `RUN/initial.safetensors` holds what came of it."""
@@ -205,9 +205,9 @@ def configure(
     """Return the paper's recipe for a prepared store and a backbone, as a run's configuration.
 
     `settings` are changes of the recipe, `field=value` as after `--set`. `pretrained` is a file of torchvision's
-    Kinetics-400 weights or "auto", `initial_weights` a file to begin with instead; `others` are `RunConfig`'s other
-    fields (`max_steps`, `evaluate_every`, `checkpoint_every`, `sharpness_every`). `AnatoBenchError` if there is no
-    store, `UsageError` if an argument is none that there is, or the parts do not go together.
+    Kinetics-400 weights or "auto", `initial_weights` a file or a run's folder to begin with instead; `others` are
+    `RunConfig`'s other fields (`max_steps`, `evaluate_every`, `checkpoint_every`, `sharpness_every`). `AnatoBenchError`
+    if there is no store, `UsageError` if an argument is none that there is, or the parts do not go together.
     """
     check_choice("framework", framework, FRAMEWORKS)
     check_choice("model", model, MODELS)

@@ -67,14 +67,15 @@ def test_a_cohort_of_whole_masks_is_marked_as_before(tmp_path: Path) -> None:
     assert "partial" not in (tmp_path / "raw" / MARK).read_text()
 
 
-PLAN = CohortPlan("ratic", "tiny", 38, 30, partial=2)
-NEVER_TOGETHER = ("liver", "bowel")
+PLAN = CohortPlan("ratic", "tiny", 397, 40, partial=4)
+NEVER_TOGETHER = {"liver": 0.86, "bowel": 0.46}
+"""What of Dice is learned, of organs that one source of the four has drawn each."""
 STEPS = 150
 
 
 def dice_after_training(store: Store, whole: Store, run: Path) -> dict[str, float | None]:
     """Return the Dice of the organs in the whole masks of the test split, which training never sees."""
-    settings = ["objective=partial_masks", "batch_size=6", "learning_rate=1e-3"]
+    settings = ["objective=partial_masks", "batch_size=6", "learning_rate=2e-3"]
     config = configure(store.root, "r3d_18", "torch", [*settings, "epochs=1000"], max_steps=STEPS, evaluate_every=1000)
     train_run(run, config)
     engine: Engine = load_engine("torch", config.spec, config.recipe)
@@ -86,13 +87,13 @@ def dice_after_training(store: Store, whole: Store, run: Path) -> dict[str, floa
 
 @pytest.mark.slow
 def test_two_organs_never_annotated_together_are_both_learned(tmp_path: Path) -> None:
-    """Measured: liver 0.91, bowel 0.58; with the columns of `annotated` in another order both are 0. (A loss that takes
-    what is not annotated for absent is no gate here, 0.89 and 0.56: Dice hardly punishes what is found where nothing is
-    said to be. The ladder's faults and the formulas find that one.)"""
+    """Measured: liver 0.91, bowel 0.56; with a loss that takes what is not annotated for absent 0.83 and 0.37. (That is
+    seen because three cases of four do not have an organ: of two it is one, and then it is found all the same, because
+    Dice hardly punishes what is found where nothing is said to be.)"""
     store = stored(tmp_path / "partial", PLAN)
     places = [RATIC.organs.index(organ) for organ in NEVER_TOGETHER]
     rows = {tuple(store.annotated(index)[place] for place in places) for index in store.split("train")}
-    assert rows == {(0, 1), (1, 0)}
+    assert rows == {(0, 0), (0, 1), (1, 0)}
     whole = stored(tmp_path / "whole", replace(PLAN, partial=0))
     dice = dice_after_training(store, whole, tmp_path / "run")
-    assert all((dice[organ] or 0) > 0.45 for organ in NEVER_TOGETHER), dice
+    assert all((dice[organ] or 0) > least for organ, least in NEVER_TOGETHER.items()), dice

@@ -1,0 +1,207 @@
+"""`anatobench experiments transfer`: pre-trained on masks or not, then a diagnosis of few cases."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from anatobench.cli import transfer_demo
+from anatobench.cli.experiments_grid import add_submission, hand_over
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.experiments.runs import (
+    DONE,
+    STATES,
+    PlannedRun,
+    keep_settings,
+    last_step,
+    run_folder,
+    state_of,
+    train_here,
+)
+from anatobench.experiments.transfer import (
+    ALL_CASES,
+    TRANSFER_FILE,
+    WEIGHTS,
+    TransferSelection,
+    TransferSettings,
+    planned,
+    settings_for,
+    what_is_missing,
+)
+from anatobench.recipes import FRAMEWORKS, MODELS
+from anatobench.system.atomic_files import write_atomically
+from anatobench.system.json_text import json_bytes
+
+RECORD_FILE = "record.json"
+PAGE_FILE = "report.html"
+DEFAULTS = TransferSettings("")
+PARTS = TransferSelection()
+
+
+def add_parser(experiments: Any) -> None:
+    """`transfer` with its actions, beside the other experiments."""
+    transfer = experiments.add_parser(
+        "transfer",
+        help="pre-train on organ masks or not, then learn a diagnosis from 5, 10, 20 or all cases",
+        description="What pre-training gives a diagnosis of which few cases are labelled: weights that were drawn,\n"
+        "Kinetics' (if asked for), those of training on partly annotated masks (objective=partial_masks), and on\n"
+        "whole ones; the backbone frozen or fine-tuned; 5, 10, 20 and all cases; several repetitions; both frameworks\n"
+        "from the same weights and cases. What is done is never run again, what was stopped goes on.\n"
+        "docs/partial_masks.md shows it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = transfer.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, action, summary in (
+        ("list", run_list, "every run with its state"),
+        ("run", run_here, "train and evaluate on this machine"),
+        ("submit", run_submit, "train and evaluate as two Slurm job arrays, the second after the first"),
+        ("collect", run_collect, "one table and one plot, with gains and intervals over repetitions"),
+    ):
+        parser = actions.add_parser(name, help=summary, description=summary)
+        parser.set_defaults(run_experiment=action)
+        _add_arguments(parser)
+        if name == "run":
+            parser.add_argument("--workers", type=int, default=1, metavar="W",
+                                help="chains of runs at a time; they share this machine's cores, and its first GPU if "
+                                     "it has any (default: 1)")  # fmt: skip
+        elif name == "submit":
+            add_submission(parser)
+        parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
+    transfer_demo.add_parser(actions)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("transfer"), metavar="DIR",
+                        help="folder of the runs (default: transfer)")  # fmt: skip
+    selection = parser.add_argument_group("which runs")
+    selection.add_argument("--weights", default=",".join(PARTS.weights), metavar="NAMES",
+                           help=f"to begin with, of {', '.join(WEIGHTS)} (default: %(default)s)")  # fmt: skip
+    selection.add_argument("--modes", default=",".join(PARTS.modes), metavar="NAMES", help="default: %(default)s")
+    selection.add_argument("--counts", default="5,10,20,all", metavar="NUMBERS",
+                           help="of labelled cases (default: %(default)s)")  # fmt: skip
+    selection.add_argument("--frameworks", default=",".join(FRAMEWORKS), metavar="NAMES", help="default: %(default)s")
+    selection.add_argument("--repetitions", type=int, default=PARTS.repetitions, help="default: %(default)s")
+    settings = parser.add_argument_group("settings, which all runs of a folder share: needed the first time alone")
+    settings.add_argument("--store", metavar="DIR", help="whose diagnosis is learned")
+    settings.add_argument("--partial-store", metavar="DIR", help="of partly annotated masks; of other patients")
+    settings.add_argument("--whole-store", metavar="DIR", help="in which every class is annotated; of other patients")
+    settings.add_argument("--model", choices=MODELS, help=f"default: {DEFAULTS.model}")
+    settings.add_argument("--steps", type=int, help=f"of a transfer (default: {DEFAULTS.steps})")
+    settings.add_argument("--pretraining-steps", type=int, help=f"default: {DEFAULTS.pretraining_steps}")
+    settings.add_argument("--frozen-rates", metavar="RATES",
+                          help="learning rates of which validation chooses one, separated by commas (default: "
+                               f"{DEFAULTS.frozen_rates[0]})")  # fmt: skip
+    settings.add_argument("--fine-tuned-rates", metavar="RATES", help=f"default: {DEFAULTS.fine_tuned_rates[0]}")
+    settings.add_argument("--pretraining-rate", type=float, help=f"default: {DEFAULTS.pretraining_rate}")
+    for name, what in (("set", "transfers'"), ("pretraining-set", "pre-training's")):
+        settings.add_argument(f"--{name}", action="append", metavar="FIELD=VALUE",
+                              dest="settings" if name == "set" else "pretraining_settings",
+                              help=f"change the {what} recipe; can be repeated")  # fmt: skip
+
+
+def _selection(args: argparse.Namespace) -> TransferSelection:
+    words = {name: _words(getattr(args, name)) for name in ("weights", "modes", "frameworks")}
+    try:
+        counts = tuple(ALL_CASES if word == "all" else int(word) for word in _words(args.counts))
+    except ValueError:
+        raise UsageError(f"--counts {args.counts}: numbers separated by commas, or all") from None
+    return TransferSelection(**words, counts=counts, repetitions=args.repetitions)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+
+
+def _settings(args: argparse.Namespace) -> TransferSettings:
+    """Return the folder's, or those on the command line."""
+    asked = {
+        field.name: value for field in fields(TransferSettings) if (value := getattr(args, field.name)) is not None
+    }
+    for name, value in asked.items():
+        if name.endswith("store"):
+            asked[name] = str(Path(value).resolve())
+        elif name.endswith("rates"):
+            try:
+                asked[name] = tuple(float(word) for word in _words(value))
+            except ValueError:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: numbers separated by commas") from None
+        elif name.endswith("settings"):
+            asked[name] = tuple(value)
+    return settings_for(args.out, asked)
+
+
+def _to_do(args: argparse.Namespace) -> tuple[list[PlannedRun], int]:
+    """Return the runs that are not done, and how many are; `AnatoBenchError` if they lack something."""
+    settings, selection = _settings(args), _selection(args)
+    missing = what_is_missing(selection, settings)
+    if missing:
+        print("\n".join(missing), file=sys.stderr)
+        raise AnatoBenchError(f"{len(missing)} of the things that the runs need are missing (above): nothing was begun")
+    runs = planned(selection, settings, args.out.resolve())
+    keep_settings(args.out / TRANSFER_FILE, settings, "a transfer")
+    waiting = [run for run in runs if state_of(args.out, run.name) != DONE]
+    return waiting, len(runs) - len(waiting)
+
+
+def run_list(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.report.summary import text_table
+
+    settings, selection = _settings(args), _selection(args)
+    missing = what_is_missing(selection, settings)
+    runs = [] if missing else planned(selection, settings, args.out.resolve())
+    rows = [
+        {
+            "run": run.name,
+            "after": run.first,
+            "state": state_of(args.out, run.name),
+            "step": last_step(run_folder(args.out, run.name)),
+            "steps": run.config.max_steps,
+        }
+        for run in runs
+    ]
+    states = Counter(str(row["state"]) for row in rows)
+    figures = {"settings": asdict(settings), "states": {state: states[state] for state in STATES}, "runs": rows,
+               "missing": missing}  # fmt: skip
+    if not args.json:
+        header = ("run", "begins with", "state", "step", "of")
+        print(text_table(header, [tuple(str(value or "-") for value in row.values()) for row in rows]))
+        print("\n".join(missing) or f"{len(rows)} runs: {', '.join(f'{states[state]} {state}' for state in STATES)}")
+    return figures
+
+
+def run_here(args: argparse.Namespace) -> dict[str, Any]:
+    if args.workers < 1:
+        raise UsageError(f"--workers {args.workers}: at least one")
+    waiting, before = _to_do(args)
+    train_here(waiting, args.out, args.workers, "transfer", before)
+    print(f"{len(waiting)} runs trained and evaluated, {before} were done before; next: anatobench experiments "
+          f"transfer collect --out {args.out}", file=sys.stderr)  # fmt: skip
+    return {"out": str(args.out), "done_before": before, "done_now": len(waiting)}
+
+
+def run_submit(args: argparse.Namespace) -> dict[str, Any]:
+    return hand_over(args, *_to_do(args))
+
+
+def run_collect(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.experiments import transfer_results
+    from anatobench.report.summary import text_table
+    from anatobench.report.transfer_page import PUBLISHED_NOTE, build_transfer_page
+
+    record = transfer_results.collect(_selection(args), _settings(args), args.out)
+    print(text_table(transfer_results.HEADER, transfer_results.rows(record)) + "\n")
+    dice = transfer_results.dice_rows(record)
+    if dice:
+        print(text_table(transfer_results.DICE_HEADER, dice) + "\n")
+    print(PUBLISHED_NOTE)
+    for kind, what in (("missing", "not done yet"), ("undefined", "evaluated, but the macro AUC is undefined")):
+        if record[kind]:
+            print(f"{len(record[kind])} runs {what}, among them {record[kind][0]}")
+    write_atomically(args.out / RECORD_FILE, json_bytes(record))
+    write_atomically(args.out / PAGE_FILE, build_transfer_page(record).encode())
+    print(f"{args.out / PAGE_FILE} shows it; the record is {args.out / RECORD_FILE}")
+    return record

@@ -1,0 +1,274 @@
+"""Transfer: what pre-training gives a diagnosis of which few cases are labelled.
+
+A backbone begins with weights that were drawn (`none`), with torchvision's video weights (`kinetics`), or with those of
+a run that was trained on organ masks (`partial_masks`, `all_masks`), and is then trained for diagnosis with some of the
+training cases, frozen behind its classifier or fine-tuned.
+
+A repetition is one seed: that of the pre-training, of the transfer, and of the draw of cases (store/training_cases.py),
+of which 5 are among the 10. What is compared within a repetition has the same drawn weights where nothing was
+pre-trained, the same cases in the same order and the same crops. The first framework pre-trains; the others begin with
+the same weights.
+
+Where several learning rates are given, every condition is trained with each of them, and the one that validation likes
+best, in the mean over the repetitions, stands for it: the same effort for all (transfer_results.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from anatobench.backbones import card_of
+from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.experiments.runs import PlannedRun, initial_weights_of, read_settings, run_folder
+from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override
+from anatobench.store.reader import Store
+from anatobench.training.pretrained.weights_file import find, how_to_fetch
+from anatobench.training.run_folder import AUTO, RunConfig, configure
+
+TRANSFER_FILE = "transfer.json"
+NONE, KINETICS, PARTIAL, ALL = "none", "kinetics", "partial_masks", "all_masks"
+WEIGHTS = (NONE, KINETICS, PARTIAL, ALL)
+PRETRAINED_HERE = {PARTIAL: "--partial-store", ALL: "--whole-store"}
+"""With the option that names what they are trained on."""
+FROZEN, FINE_TUNED = "frozen", "fine_tuned"
+MODES = (FROZEN, FINE_TUNED)
+ALL_CASES = 0
+"""As `Recipe.cases`."""
+OWN_SETTINGS = ("cases", "draw", "epochs", "frozen_backbone", "learning_rate", "objective", "seed")
+"""The recipe's fields that the experiment sets, which nobody else may."""
+PUBLISHED_GAINS = {5: 0.175, 10: 0.121, 20: 0.166}
+"""What supervised pre-training gained over self-supervised pre-training by the number of cases (abstract 2023-SP-2065
+of RSNA, Radiology ImageNet): segmentation, Dice, on private scans of JHH. For orientation: another task and measure."""
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """What all runs of a folder share; `OUT/transfer.json`."""
+
+    store: str
+    """Absolute path of the store whose diagnosis is learned."""
+    partial_store: str | None = None
+    """Absolute path of the store of partly annotated masks, of other patients."""
+    whole_store: str | None = None
+    """Absolute path of one in which every class is annotated, for `all_masks`."""
+    model: str = "r3d_18"
+    steps: int = 1000
+    """Of a transfer, whatever the number of cases."""
+    pretraining_steps: int = 10000
+    frozen_rates: tuple[float, ...] = (1e-2,)
+    """Learning rates to choose from where the backbone is frozen."""
+    fine_tuned_rates: tuple[float, ...] = (1e-3,)
+    pretraining_rate: float = 1e-3
+    settings: tuple[str, ...] = ()
+    """Changes of the transfers' recipe, `field=value`."""
+    pretraining_settings: tuple[str, ...] = ()
+    """The same of the pre-training."""
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise UsageError(f"--model {self.model}: choose one of {', '.join(MODELS)}")
+        if self.steps < 1 or self.pretraining_steps < 1:
+            raise UsageError("--steps and --pretraining-steps must be at least 1")
+        rates = (*self.frozen_rates, *self.fine_tuned_rates, self.pretraining_rate)
+        if not self.frozen_rates or not self.fine_tuned_rates or min(rates) <= 0:
+            raise UsageError("learning rates must be above 0, one for each way of transfer at least")
+        for changes in (self.settings, self.pretraining_settings):
+            override(Recipe(), changes)
+            taken = [text for text in changes if text.partition("=")[0] in OWN_SETTINGS]
+            if taken:
+                raise UsageError(f"--set {taken[0]}: the experiment itself sets {', '.join(OWN_SETTINGS)}")
+
+    def rates(self, mode: str) -> tuple[float, ...]:
+        """Return the learning rates that a way of transfer is tried with."""
+        return self.frozen_rates if mode == FROZEN else self.fine_tuned_rates
+
+    def pretraining_store(self, weights: str) -> str | None:
+        """Return the store that such weights are trained on; None where nothing is pre-trained, or it was not said."""
+        return {PARTIAL: self.partial_store, ALL: self.whole_store}.get(weights)
+
+
+@dataclass(frozen=True)
+class TransferCell:
+    """One transfer."""
+
+    weights: str
+    """One of `WEIGHTS`."""
+    mode: str
+    """One of `MODES`."""
+    cases: int
+    framework: str
+    seed: int
+    rate: float
+
+    @property
+    def name(self) -> str:
+        """Stable and unique: a run lies in the folder of that name."""
+        return f"{self.weights}_{self.mode}_{count_name(self.cases)}_rate{self.rate:g}_{self.framework}_seed{self.seed}"
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The recipe's fields that make it, each `field=value`."""
+        return (
+            f"frozen_backbone={self.mode == FROZEN}",
+            f"learning_rate={self.rate}",
+            f"cases={self.cases}",
+            f"draw={self.seed}",
+            f"seed={self.seed}",
+        )
+
+
+def count_name(cases: int) -> str:
+    """Return a number of cases for a person."""
+    return "all" if cases == ALL_CASES else str(cases)
+
+
+@dataclass(frozen=True)
+class TransferSelection:
+    """A part of the transfers."""
+
+    weights: tuple[str, ...] = (NONE, PARTIAL, ALL)
+    modes: tuple[str, ...] = MODES
+    counts: tuple[int, ...] = (5, 10, 20, ALL_CASES)
+    frameworks: tuple[str, ...] = FRAMEWORKS
+    repetitions: int = 3
+    """Seeds 0, 1, ..."""
+
+    def __post_init__(self) -> None:
+        allowed = {"weights": WEIGHTS, "modes": MODES, "frameworks": FRAMEWORKS}
+        for name, choices in allowed.items():
+            unknown = [value for value in getattr(self, name) if value not in choices]
+            if unknown or not getattr(self, name):
+                raise UsageError(f"--{name} {','.join(unknown)}: choose from {', '.join(choices)}")
+        if not self.counts or min(self.counts) < 0:
+            raise UsageError("--counts: numbers of cases above 0, or all")
+        if FRAMEWORKS[0] not in self.frameworks:
+            raise UsageError(f"--frameworks {','.join(self.frameworks)}: {FRAMEWORKS[0]} first draws what others take")
+        if not 1 <= self.repetitions <= 1000:
+            raise UsageError(f"--repetitions {self.repetitions}: from 1 to 1000")
+
+    @property
+    def pretraining(self) -> tuple[tuple[str, int], ...]:
+        """Weights and seed of every run on masks."""
+        return tuple(
+            (weights, seed)
+            for seed in range(self.repetitions)
+            for weights in self.weights
+            if weights in PRETRAINED_HERE
+        )
+
+    def cells(self, settings: TransferSettings) -> tuple[TransferCell, ...]:
+        """Every transfer, the first repetition of all before the second of any."""
+        return tuple(
+            TransferCell(weights, mode, cases, framework, seed, rate)
+            for seed in range(self.repetitions)
+            for weights in self.weights
+            for cases in self.counts
+            for mode in self.modes
+            for rate in settings.rates(mode)
+            for framework in self.frameworks
+        )
+
+
+def pretraining_name(weights: str, seed: int) -> str:
+    """Return the name of a pre-training's folder."""
+    return f"pretraining_{weights}_seed{seed}"
+
+
+def planned(selection: TransferSelection, settings: TransferSettings, out: Path) -> list[PlannedRun]:
+    """Return what every run is trained with, the pre-training before what begins with it; the stores are there."""
+    return [*_pretraining(selection, settings), *_transfers(selection, settings, out)]
+
+
+def _pretraining(selection: TransferSelection, settings: TransferSettings) -> Iterator[PlannedRun]:
+    steps = settings.pretraining_steps
+    changes = ("objective=partial_masks", f"learning_rate={settings.pretraining_rate}", f"epochs={steps}")
+    for weights, seed in selection.pretraining:
+        config = configure(
+            settings.pretraining_store(weights) or "", settings.model, FRAMEWORKS[0],
+            [*settings.pretraining_settings, *changes, f"seed={seed}"],
+            max_steps=steps, evaluate_every=steps, checkpoint_every=steps,
+        )  # fmt: skip
+        yield PlannedRun(pretraining_name(weights, seed), config)
+
+
+def _transfers(selection: TransferSelection, settings: TransferSettings, out: Path) -> Iterator[PlannedRun]:
+    for cell in selection.cells(settings):
+        first, begins = None, dict[str, Path | str]()
+        if cell.weights in PRETRAINED_HERE:
+            first = pretraining_name(cell.weights, cell.seed)
+            begins = {"initial_weights": run_folder(out, first)}
+        elif cell.framework != FRAMEWORKS[0]:  # what the first framework drew
+            first = replace(cell, framework=FRAMEWORKS[0]).name
+            begins = {"initial_weights": initial_weights_of(out, first)}
+        elif cell.weights == KINETICS:
+            begins = {"pretrained": AUTO}
+        yield PlannedRun(cell.name, _transfer(cell, settings, begins), first)
+
+
+def _transfer(cell: TransferCell, settings: TransferSettings, begins: Mapping[str, Any]) -> RunConfig:
+    config = configure(
+        settings.store, settings.model, cell.framework, ["segmentation_weight=0", *settings.settings, *cell.settings],
+        max_steps=settings.steps, evaluate_every=settings.steps, checkpoint_every=settings.steps, **begins,
+    )  # fmt: skip
+    recipe = replace(config.recipe, epochs=settings.steps)
+    if cell.cases and cell.cases < recipe.batch_size:
+        recipe = replace(recipe, batch_size=cell.cases)
+    return replace(config, recipe=recipe)
+
+
+def settings_for(out: Path, asked: Mapping[str, Any]) -> TransferSettings:
+    """Return the folder's settings, or in a new folder those asked for: `asked` has the fields of `TransferSettings`
+    that a person named. `AnatoBenchError` names what is asked otherwise."""
+    saved = read_settings(out / TRANSFER_FILE, TransferSettings)
+    if saved is None:
+        if "store" not in asked:
+            raise UsageError(f"{out}: no transfer has begun here: give --store, the one whose diagnosis is learned")
+        return TransferSettings(**asked)
+    changed = [f"{name}: {getattr(saved, name)} -> {now}" for name, now in asked.items() if getattr(saved, name) != now]
+    if changed:
+        raise AnatoBenchError(f"{out}: its runs have other settings: {'; '.join(changed)}: choose another --out")
+    return saved
+
+
+def what_is_missing(selection: TransferSelection, settings: TransferSettings) -> list[str]:
+    """Return a sentence for everything that the runs need and that is not there: stores and video weights."""
+    stores = {"--store": settings.store}
+    for weights, option in PRETRAINED_HERE.items():
+        if weights in selection.weights:
+            stores[option] = settings.pretraining_store(weights) or ""
+    found, tasks = list[str](), dict[str, Store]()
+    for option, path in stores.items():
+        if not path:
+            found.append(f"{option}: not given, and --weights asks for what is trained on it")
+            continue
+        try:
+            tasks[option] = Store.read_index(path)
+        except AnatoBenchError as error:
+            found.append(f"{option}: {error}")
+    for option, store in tasks.items():
+        other = tasks.get("--store", store)
+        if (store.task, store.size) != (other.task, other.size):
+            found.append(f"{option}: {store.root}: is of task {store.task.name} and size {store.size}, --store of "
+                         f"{other.task.name} and {other.size}: prepare it again")  # fmt: skip
+        found += _tested_on_what_was_seen(option, store, other)
+    if KINETICS in selection.weights and "--store" in tasks:
+        published = card_of(settings.model).published_weights()
+        if tasks["--store"].size == "tiny":
+            found.append("--weights kinetics: there are no pretrained weights of size tiny: leave it out")
+        elif find(published) is None:
+            found.append(how_to_fetch(published))
+    return found
+
+
+def _tested_on_what_was_seen(option: str, store: Store, diagnosis: Store) -> list[str]:
+    """Return what is wrong with a store of masks that holds test scans of the diagnosis for training."""
+    if store is diagnosis:
+        return []
+    seen = {store.cases[index].volume_checksum for split in ("train", "validation") for index in store.split(split)}
+    both = seen & {diagnosis.cases[index].volume_checksum for index in diagnosis.split("test")} - {None}
+    if not both:
+        return []
+    return [f"{option}: {store.root}: trains on {len(both)} of the test scans of --store: leave them out"]

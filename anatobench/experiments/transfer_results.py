@@ -1,0 +1,272 @@
+"""What the transfers found, as a record (JSON) and as one table.
+
+Record, format 1, AUC as fractions:
+- `settings` (transfer.py), of stores their names alone, and `selection`; `cohort`: the cases of each split of the
+  diagnosis' store;
+- `results`: per weights, transfer, number of cases and framework the learning rate, the test AUC of each seed with its
+  mean and 95 % interval (`mean`, `low`, `high`, `count`); `gain`, over weights that were drawn, `class_gains`, the same
+  of each class, and `frozen_loss`, frozen minus fine-tuned, all paired by seed; `published`, what the abstract printed
+  for so many cases;
+- `rates`: per condition the mean validation AUC of each learning rate that was tried, of which the best was taken;
+- `framework_differences`: per condition JAX minus PyTorch, paired by seed;
+- `pretraining`: organ Dice of the runs on masks, on the test cases of their own store: mean and interval over seeds
+  (`organs`, `macro` the mean over them), and of every case, the mean over its organs and the seeds (`cases`);
+- `missing`: runs that were not evaluated; `undefined`: transfers whose macro AUC is undefined.
+
+An interval is Student's t over repetitions, None for a single one: it holds what the seed moves, which cases were drawn
+with it, not which patients were tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anatobench.errors import AnatoBenchError
+from anatobench.evaluation.organ_dice import read_organ_dice
+from anatobench.experiments.grid import MACRO
+from anatobench.experiments.results import FRAMEWORK_NAMES, paired, points, read_evaluation
+from anatobench.experiments.runs import DONE, run_folder, state_of
+from anatobench.experiments.statistics import Interval, interval_of
+from anatobench.experiments.transfer import (
+    FINE_TUNED,
+    FROZEN,
+    NONE,
+    PUBLISHED_GAINS,
+    TransferCell,
+    TransferSelection,
+    TransferSettings,
+    count_name,
+    pretraining_name,
+)
+from anatobench.recipes import FRAMEWORKS
+from anatobench.store.reader import Store
+from anatobench.system.json_text import read_json
+from anatobench.training.metrics_records import read_records
+from anatobench.training.run_folder import RunConfig, evaluation_file
+
+FORMAT = 1
+HEADER = ("cases", "transfer", "weights", "framework", "repetitions", "AUC, %", "gain over none, points",
+          "frozen - fine-tuned, points", "published gain, Dice points")  # fmt: skip
+CLASS_HEADER = ("finding", "transfer", "weights", "framework", "repetitions", "gain over none, points")
+DICE_HEADER = ("pre-trained on", "organ", "repetitions", "Dice, %")
+WORDS = {"none": "none", "kinetics": "Kinetics", "partial_masks": "partial masks", "all_masks": "all masks",
+         "frozen": "frozen", "fine_tuned": "fine-tuned"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """What the repetitions of a mean have in common, whatever rate was chosen."""
+
+    weights: str
+    mode: str
+    cases: int
+    framework: str
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Of a condition."""
+
+    rate: float
+    auc: dict[int, float]
+    """Macro test AUC by seed."""
+    classes: dict[int, Mapping[str, float | None]]
+    """Test AUC of each class by seed."""
+    tried: dict[float, float]
+    """Mean validation AUC by learning rate; empty where there was no choice."""
+
+
+def collect(selection: TransferSelection, settings: TransferSettings, out: Path) -> dict[str, Any]:
+    """Return the record of what is there; `AnatoBenchError` if nothing is, or if a result cannot be read."""
+    cells = selection.cells(settings)
+    done = [cell for cell in cells if state_of(out, cell.name) == DONE]
+    if not done:
+        raise AnatoBenchError(f"{out}: none of the {len(cells)} transfers asked for is done: see `transfer list`")
+    trained = [pair for pair in selection.pretraining if state_of(out, pretraining_name(*pair)) == DONE]
+    missing = [pretraining_name(*pair) for pair in selection.pretraining if pair not in trained]
+    evaluations = {cell: read_evaluation(run_folder(out, cell.name) / evaluation_file("test")) for cell in done}
+    known = {cell: found["auc"] for cell, found in evaluations.items() if found["auc"][MACRO] is not None}
+    found = _chosen(known, settings, out)
+    versions: dict[str, str] = {}
+    for framework in selection.frameworks:
+        for cell in [cell for cell in done if cell.framework == framework][:1]:
+            versions |= RunConfig.read(run_folder(out, cell.name)).versions
+    store = Store.read_index(settings.store)
+    return {
+        "kind": "transfer",
+        "format": FORMAT,
+        "settings": {name: Path(value).name if name.endswith("store") and value else value
+                     for name, value in asdict(settings).items()},
+        "selection": asdict(selection),
+        "task": store.task.name,
+        "size": store.size,
+        "cohort": {split: len(store.split(split)) for split in ("train", "validation", "test")},
+        "results": list(_results(found)),
+        "rates": [{**asdict(condition), "validation": {f"{rate:g}": auc for rate, auc in of.tried.items()}}
+                  for condition, of in found.items() if of.tried],
+        "framework_differences": list(_framework_differences(found)),
+        "pretraining": list(_pretraining(trained, out)),
+        "missing": [*missing, *(cell.name for cell in cells if cell not in evaluations)],
+        "undefined": [cell.name for cell in evaluations if cell not in known],
+        "versions": versions,
+    }  # fmt: skip
+
+
+def _chosen(
+    auc: Mapping[TransferCell, Mapping[str, float]], settings: TransferSettings, out: Path
+) -> dict[_Condition, _Found]:
+    """Return what stands for each condition: of several learning rates the one that validation likes best."""
+    by_rate: dict[_Condition, dict[float, dict[int, Mapping[str, float]]]] = {}
+    for cell, value in auc.items():
+        condition = _Condition(cell.weights, cell.mode, cell.cases, cell.framework)
+        by_rate.setdefault(condition, {}).setdefault(cell.rate, {})[cell.seed] = value
+    found = {}
+    for condition, rates in by_rate.items():
+        tried = {}
+        if len(settings.rates(condition.mode)) > 1:
+            common = set.intersection(*(set(seeds) for seeds in rates.values()))
+            for rate in rates if common else ():
+                cell = TransferCell(**asdict(condition), seed=0, rate=rate)
+                tried[rate] = float(
+                    np.mean([_validation_auc(out, replace(cell, seed=seed)) for seed in sorted(common)])
+                )
+        rate = max(tried, key=lambda one: tried[one]) if tried else next(iter(rates))
+        chosen = rates[rate]
+        found[condition] = _Found(rate, {seed: of[MACRO] for seed, of in chosen.items()}, dict(chosen), tried)
+    return found
+
+
+def _validation_auc(out: Path, cell: TransferCell) -> float:
+    """Return that of the checkpoint which was evaluated, the best."""
+    run = run_folder(out, cell.name)
+    scores = [record["auc_macro"] for record in read_records(run) if record["kind"] == "evaluation"]
+    known = [float(score) for score in scores if score is not None]
+    if not known:
+        raise AnatoBenchError(
+            f"{run}: has no AUC on validation cases, by which a learning rate would be chosen: give one rate for each "
+            "way of transfer, or prepare the store with --validation-fraction"
+        )
+    return max(known)
+
+
+def _results(found: Mapping[_Condition, _Found]) -> Iterator[dict[str, Any]]:
+    for condition, of in found.items():
+        drawn = found.get(replace(condition, weights=NONE))
+        tuned = found.get(replace(condition, mode=FINE_TUNED))
+        gain = None if drawn is None or condition.weights == NONE else _difference(of, drawn)
+        yield {
+            **asdict(condition),
+            "rate": of.rate,
+            "auc": {str(seed): value for seed, value in of.auc.items()},
+            **asdict(_within_bounds(interval_of(list(of.auc.values())))),
+            "gain": gain,
+            "class_gains": None if gain is None or drawn is None else _class_gains(of, drawn),
+            "frozen_loss": None if tuned is None or condition.mode != FROZEN else _difference(of, tuned),
+            "published": None if gain is None else PUBLISHED_GAINS.get(condition.cases),
+        }
+
+
+def _difference(of: _Found, other: _Found) -> dict[str, Any] | None:
+    """Return the mean of the first minus the second, paired by seed; None without a common one."""
+    differences = list(paired(of.auc, other.auc).values())
+    return asdict(interval_of(differences)) if differences else None
+
+
+def _class_gains(of: _Found, drawn: _Found) -> dict[str, dict[str, Any]]:
+    """Return the gain of each class whose AUC is defined, paired by seed."""
+
+    def by_seed(found: _Found, name: str) -> dict[int, float]:
+        return {seed: auc for seed, classes in found.classes.items() if (auc := classes.get(name)) is not None}
+
+    names = [name for name in next(iter(of.classes.values())) if name != MACRO]
+    gains = {name: list(paired(by_seed(of, name), by_seed(drawn, name)).values()) for name in names}
+    return {name: asdict(interval_of(values)) for name, values in gains.items() if values}
+
+
+def _within_bounds(interval: Interval) -> Interval:
+    if interval.low is None or interval.high is None:
+        return interval
+    return replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 1.0))
+
+
+def _framework_differences(found: Mapping[_Condition, _Found]) -> Iterator[dict[str, Any]]:
+    reference, candidate = FRAMEWORKS
+    for condition, of in found.items():
+        other = found.get(replace(condition, framework=reference))
+        if condition.framework == candidate and other is not None and (difference := _difference(of, other)):
+            yield {"weights": condition.weights, "mode": condition.mode, "cases": condition.cases, **difference}
+
+
+def _pretraining(trained: Sequence[tuple[str, int]], out: Path) -> Iterator[dict[str, Any]]:
+    for weights in dict.fromkeys(weights for weights, _ in trained):
+        runs = [run_folder(out, pretraining_name(*pair)) for pair in trained if pair[0] == weights]
+        means = [read_json(run / evaluation_file("test"))["organ_dice"] for run in runs]
+        dice = [read_organ_dice(run / "organ_dice_test.csv", RunConfig.read(run).task) for run in runs]
+        by_case: dict[str, list[float]] = {}
+        for of_run in dice:
+            for case_id, mean in zip(of_run.case_ids, of_run.mean_of_case, strict=True):
+                if np.isfinite(mean):
+                    by_case.setdefault(case_id, []).append(float(mean))
+        yield {
+            "weights": weights,
+            "organs": {
+                organ: asdict(_within_bounds(interval_of(known)))
+                for organ in means[0]
+                if (known := [run[organ] for run in means if run[organ] is not None])
+            },
+            "cases": {case_id: float(np.mean(values)) for case_id, values in by_case.items()},
+        }
+
+
+def rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Under `HEADER`, by number of cases."""
+    return [
+        (
+            count_name(row["cases"]),
+            WORDS[row["mode"]],
+            WORDS[row["weights"]],
+            FRAMEWORK_NAMES[row["framework"]],
+            str(row["count"]),
+            points(row, signed=False),
+            _points_of(row["gain"]),
+            _points_of(row["frozen_loss"]),
+            "-" if row["published"] is None else f"{100 * row['published']:+.1f}",
+        )
+        for row in sorted(record["results"], key=lambda row: (row["cases"] or np.inf, row["mode"] != FINE_TUNED))
+    ]
+
+
+def class_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Under `CLASS_HEADER`: every class, of the fewest cases."""
+    fewest = min((row["cases"] or np.inf for row in record["results"]), default=0)
+    return [
+        (
+            name,
+            WORDS[row["mode"]],
+            WORDS[row["weights"]],
+            FRAMEWORK_NAMES[row["framework"]],
+            str(gain["count"]),
+            points(gain),
+        )
+        for row in record["results"]
+        if row["class_gains"] and (row["cases"] or np.inf) == fewest
+        for name, gain in row["class_gains"].items()
+    ]
+
+
+def dice_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Under `DICE_HEADER`."""
+    return [
+        (WORDS[row["weights"]], organ, str(of["count"]), points(of, signed=False))
+        for row in record["pretraining"]
+        for organ, of in row["organs"].items()
+    ]
+
+
+def _points_of(interval: Mapping[str, Any] | None) -> str:
+    return "-" if interval is None else points(interval)

@@ -1,0 +1,119 @@
+"""The page of the transfer: one plot, one table, and the organ Dice of the pre-training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from anatobench import __version__
+from anatobench.experiments.results import FRAMEWORK_NAMES
+from anatobench.experiments.transfer import FROZEN, count_name
+from anatobench.experiments.transfer_results import (
+    CLASS_HEADER,
+    DICE_HEADER,
+    HEADER,
+    WORDS,
+    class_rows,
+    dice_rows,
+    rows,
+)
+from anatobench.report.html_parts import folded, header, html_page, notes, paragraphs, section, table
+from anatobench.report.plots import DASHES, STYLE, image
+
+TITLE = "What pre-training on masks gives a diagnosis of few cases"
+COLOURS = {"none": "#6b6f76", "kinetics": "#8a5fb0", "partial_masks": "#c8491d", "all_masks": "#1f5fa8"}
+"""Hue tells the weights here, a column of the plot the framework."""
+PUBLISHED_NOTE = (
+    "Published gains are those of supervised over self-supervised pre-training by 5, 10 and 20 cases (abstract "
+    "2023-SP-2065 of RSNA). They are for orientation alone: they are Dice of segmentation on private scans of JHH, "
+    "which nobody outside can repeat, and these are AUC of a diagnosis, over weights that were drawn."
+)
+
+
+def build_transfer_page(record: Mapping[str, Any]) -> str:
+    """Return the whole page from a record of `experiments.transfer_results`."""
+    settings, cohort = record["settings"], record["cohort"]
+    facts = (
+        f"{settings['model']} ({record['size']}) on {record['task']}: {cohort['train']} training cases, some of them "
+        f"labelled, {cohort['validation']} validation and {cohort['test']} test cases; "
+        f"{settings['pretraining_steps']} steps of pre-training, {settings['steps']} of transfer; "
+        f"AnatoBench {__version__}"
+    )
+    reading = (
+        "AUC is the macro average on the test split. A repetition is one seed, of pre-training, transfer and the draw "
+        "of cases, of which fewer are among more; intervals are 95 % over repetitions (Student's t), of gains and "
+        "losses paired by repetition."
+    )
+    missing = [f"not evaluated: {name}" for name in record["missing"]]
+    missing += [f"AUC undefined: {name}" for name in record["undefined"]]
+    return html_page(
+        TITLE,
+        [
+            header(TITLE, remark=facts),
+            section("Test AUC by labelled cases", _plot(record) + paragraphs(reading)),
+            section("Every condition", table(HEADER, rows(record)) + paragraphs(PUBLISHED_NOTE)),
+            section("Gains of each finding, of the fewest cases", _filled(CLASS_HEADER, sorted(class_rows(record)))),
+            section("Organ Dice of the pre-training", _filled_dice(record)),
+            section("Not there", folded(f"{len(missing)} runs", notes(missing))),
+        ],
+    )
+
+
+def _filled(columns: Sequence[str], found: Sequence[Sequence[str]]) -> str:
+    return table(columns, found) if found else ""
+
+
+def _filled_dice(record: Mapping[str, Any]) -> str:
+    found = dice_rows(record)
+    text = "By case and volume, on the test cases of the store that it was trained on; macro is the mean over organs."
+    return table(DICE_HEADER, found) + paragraphs(text) if found else ""
+
+
+def _plot(record: Mapping[str, Any]) -> str:
+    frameworks = list(dict.fromkeys(row["framework"] for row in record["results"]))
+    counts = sorted({row["cases"] for row in record["results"]}, key=lambda cases: cases or float("inf"))
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            1, len(frameworks), figsize=(3.7 * len(frameworks) + 0.6, 3.2), layout="constrained", sharey=True,
+            squeeze=False,
+        )  # fmt: skip
+        for axes, framework in zip(grid.flat, frameworks, strict=True):
+            _lines(axes, [row for row in record["results"] if row["framework"] == framework], counts)
+            axes.set_title(FRAMEWORK_NAMES[framework])
+            axes.set_xlabel("labelled cases")
+        grid.flat[0].set_ylabel("test AUC, per cent")
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    described = "; ".join(
+        f"{count_name(row['cases'])} cases, {WORDS[row['weights']]}, {WORDS[row['mode']]}, "
+        f"{FRAMEWORK_NAMES[row['framework']]} {100 * row['mean']:.1f}"
+        for row in record["results"]
+    )
+    return image(figure, f"Test AUC by number of labelled cases: {described}")
+
+
+def _lines(axes: Axes, found: list[Mapping[str, Any]], counts: list[int]) -> None:
+    """Draw a line per weights and way of transfer, each a little beside the others so that intervals stay apart."""
+    kinds = list(dict.fromkeys((row["weights"], row["mode"]) for row in found))
+    for number, (weights, mode) in enumerate(kinds):
+        of_kind = sorted(
+            (row for row in found if (row["weights"], row["mode"]) == (weights, mode)),
+            key=lambda row: counts.index(row["cases"]),
+        )
+        places = [counts.index(row["cases"]) + 0.06 * (number - (len(kinds) - 1) / 2) for row in of_kind]
+        for place, row in zip(places, of_kind, strict=True):
+            if row["low"] is not None:
+                axes.plot([place] * 2, [100 * row["low"], 100 * row["high"]], color=COLOURS[weights], linewidth=1.0)
+        axes.plot(
+            places,
+            [100 * row["mean"] for row in of_kind],
+            marker="o",
+            markersize=4,
+            color=COLOURS[weights],
+            linestyle=DASHES if mode == FROZEN else "-",
+            label=f"{WORDS[weights]}, {WORDS[mode]}",
+        )
+    axes.set_xticks(range(len(counts)), [count_name(cases) for cases in counts])
