@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,10 +23,14 @@ from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION
 from anatobench.objectives.registry import plan_of
 from anatobench.recipes import FRAMEWORKS, Recipe
 from anatobench.store.batch import Batch
+from anatobench.system.cuda_driver import refuse_old_driver
 from anatobench.system.processes import ALONE, Processes
 from anatobench.tasks import Size, Task
 
 Arrays = dict[str, np.ndarray]
+
+TRACE, NSYS = "trace", "nsys"
+"""Kinds of profiles: the framework's own, or NVIDIA's Nsight Systems, which started the process."""
 
 
 def is_unread(name: str) -> bool:
@@ -119,6 +124,16 @@ class Instruments(Protocol):
 
     def matrix_product_rate(self) -> float:
         """Operations per second of a large product of random square matrices in the engine's precision."""
+
+    def trace(self, folder: Path, label: str, kind: str = TRACE) -> AbstractContextManager[None]:
+        """Trace what is done inside into files below `folder`, which Perfetto opens; or (`NSYS`) let Nsight Systems
+        look on, and write nothing. `kind` is one of `profiles`."""
+
+    def profiles(self) -> tuple[str, ...]:
+        """Return the kinds of profiles that the framework has on this device."""
+
+    def named_range(self, name: str) -> AbstractContextManager[None]:
+        """Call what is done inside `name` in a trace."""
 
 
 class PendingSave(Protocol):
@@ -270,6 +285,7 @@ def check_engine(framework: str, spec: ModelSpec, recipe: Recipe) -> None:
     the backbone or no terms of the kind of supervision, or if the backbone's card refuses the recipe."""
     if framework not in FRAMEWORKS:
         raise UsageError(f"framework {framework!r}: choose one of {', '.join(FRAMEWORKS)}")
+    refuse_old_driver(framework)
     card = card_of(spec.model)
     if recipe.recompute:
         card.refuse_recompute()

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anatobench.engine import Engine, check_engine, load_engine
+from anatobench.engine import TRACE, Engine, check_engine, load_engine
 from anatobench.errors import AnatoBenchError, UsageError, check_kind
 from anatobench.evaluation.judges import check_judge, validator
 from anatobench.evaluation.run_evaluation import fitting, open_store
@@ -33,7 +33,9 @@ from anatobench.system.progress import named_if_slow
 from anatobench.system.signals import Interrupted
 from anatobench.training.checkpoints import Best
 from anatobench.training.loop import TrainingData, train
+from anatobench.training.mllog import MLLOG_FILE, NO_MLLOG, MlLog, Submission
 from anatobench.training.run_folder import PATHS, RunConfig, as_on, begun, configure
+from anatobench.training.step_trace import NO_TRACE, StepTrace
 
 __all__ = ["Introduction", "Outcome", "configure", "train_run"]
 
@@ -107,6 +109,8 @@ def train_run(
     introduce: Callable[[Introduction], None] | None = None,
     say: Callable[[str], None] | None = None,
     progress: bool = False,
+    profile: str | None = None,
+    mllog: bool = False,
 ) -> Outcome:
     """Train until the run's last step and return what became of it. `out` is the run's folder.
 
@@ -115,7 +119,8 @@ def train_run(
     `processes`, each of which makes this call, train one model together. `workers` threads read cases ahead.
 
     `introduce` is told what is trained, `say` the rest that a person may want to know, in the process that leads;
-    `progress` shows a bar, or lines now and then, on stderr.
+    `progress` shows a bar, or lines now and then, on stderr. `profile` ("trace" or "nsys") traces some steps into
+    `out`/profile, `mllog` keeps MLPerf's log in `out`/mlperf.log; both in the process that leads.
 
     `AnatoBenchError` if the folder, the store or the weights cannot be used, or if the loss is not finite;
     `UsageError`, a kind of it, if the configuration cannot be trained. Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint
@@ -143,12 +148,18 @@ def train_run(
     # What cannot be trained is refused before a folder is made, and before anybody waits for anybody.
     processes.share(config.recipe.batch_size)
     check_judge(config.plan.judge)
-    started = time.monotonic()
+    started, began = time.monotonic(), time.time()
     with ExitStack() as stack:
         with named_if_slow(f"train: starting {config.framework}") if progress else nullcontext():
             check_engine(config.framework, config.spec, config.recipe)
             config, engine = _begin(out, config, processes, resume, switch_framework, stack)
         recipe, device = config.recipe, engine.device()
+        wanted_trace = profile is not None and processes.leads
+        trace = (
+            StepTrace(engine.instruments(), out, profile or TRACE, say or _say_nothing) if wanted_trace else NO_TRACE
+        )
+        if mllog and processes.leads and say is not None and not store.split("validation"):
+            say("--mllog: the store has no validation cases: the log will lack evaluations, which MLPerf's form wants")
         validate = validator(engine, store, recipe.batch_size, silent=not progress)
         if processes.leads and introduce is not None:
             cases = [store.cases[index] for index in store.split("train")]
@@ -169,7 +180,11 @@ def train_run(
                 batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store)
             )
             try:
-                reached = train(out, config, engine, data, say or _say_nothing, silent=not progress)
+                reached = train(
+                    out, config, engine, data, say or _say_nothing, not progress, trace,
+                    MlLog(out / MLLOG_FILE, _submission(config, engine, store), began)
+                    if mllog and processes.leads else NO_MLLOG,
+                )  # fmt: skip
             except Interrupted:
                 engine.close()
                 raise
@@ -196,6 +211,18 @@ def _begin(
     saved = RunConfig.read(out)
     recipe = as_on(saved.recipe, config.recipe)
     return replace(saved, framework=config.framework, store=config.store, recipe=recipe), engine
+
+
+def _submission(config: RunConfig, engine: Engine, store: Store) -> Submission:
+    """Return what stands at the head of MLPerf's log."""
+    device = engine.device()
+    return Submission(
+        benchmark=f"{config.task.name}_{config.model}_{config.size}",
+        platform=f"{device['count']} x {device['name']}, {engine.name}",
+        train_samples=len(store.split("train")),
+        eval_samples=len(store.split("validation")),
+        recipe=config.recipe,
+    )
 
 
 def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:

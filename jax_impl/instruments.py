@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from anatobench.engine import DeviceMemory
+from anatobench.engine import TRACE, DeviceMemory
 from jax_impl.precision import Precision
 
 PRODUCTS = 10
@@ -57,3 +59,20 @@ class JaxInstruments:
             results = [product(left, right) for _ in range(PRODUCTS)]
             jax.block_until_ready(results)
             return PRODUCTS * 2.0 * side**3 / (time.perf_counter() - start)
+
+    @contextmanager
+    def trace(self, folder: Path, label: str, kind: str = TRACE) -> Iterator[None]:
+        """See `anatobench.engine.Instruments.trace`: `plugins/profile/DATE/`, as xprof and TensorBoard read it."""
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # every call of a Python function would be an event
+        with jax.profiler.trace(folder, profiler_options=options):
+            yield
+            self.synchronise()
+
+    def profiles(self) -> tuple[str, ...]:
+        """See `anatobench.engine.Instruments.profiles`."""
+        return (TRACE,)
+
+    def named_range(self, name: str) -> AbstractContextManager[None]:
+        """See `anatobench.engine.Instruments.named_range`."""
+        return jax.profiler.TraceAnnotation(name)

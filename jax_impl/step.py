@@ -21,6 +21,7 @@ from jax_impl.models.diagnosis_model import DiagnosisModel
 from jax_impl.optimizer import AdamW, Moments, Tree, merge, select
 from jax_impl.precision import Precision
 from jax_impl.preprocessing import normalise
+from jax_impl.ranges import named_range
 
 CaseTerms = Callable[[Task, Recipe, "View", Mapping[str, jax.Array]], dict[str, jax.Array]]
 """The terms of a kind of supervision, each [B], from what the model makes of a batch and the batch's arrays."""
@@ -168,8 +169,9 @@ def gradients(
 
     def loss(parameters: Tree) -> tuple[jax.Array, Found]:
         merged = replace(state, parameters=merge(parameters, state.parameters))
-        found = objective(merged, arrays, train, key, lay_open)
-        return found.total.mean(), found
+        with named_range("forward"):
+            found = objective(merged, arrays, train, key, lay_open)
+            return found.total.mean(), found
 
     trained = select(state.parameters, optimizer.trained_in(objective.phase))
     found: tuple[Tree, Found] = jax.grad(loss, has_aux=True)(trained)
@@ -188,12 +190,14 @@ def train_step(
     [B]."""
     phase = objective.phase
     slopes, found = gradients(objective, optimizer, state, arrays, True, key)
-    parameters, moments, norm = optimizer.clip_and_update(
-        phase, learning_rate, slopes, state.optimizer, state.parameters
-    )
+    with named_range("optimizer"):
+        parameters, moments, norm = optimizer.clip_and_update(
+            phase, learning_rate, slopes, state.optimizer, state.parameters
+        )
     teacher = state.teacher
     if phase.teacher is not None and teacher is not None:
-        teacher = follow(teacher, (parameters, found.statistics), phase.teacher)
+        with named_range("teacher"):
+            teacher = follow(teacher, (parameters, found.statistics), phase.teacher)
     state = TrainState(parameters, found.statistics, moments, teacher)
     return state, {**means(found), "gradient_norm": norm}, found.total
 

@@ -13,8 +13,8 @@
 #     sbatch --gpus-per-node 1 slurm/gpu_suite.sh [--geometry abdomen] [--precision tf32]
 # Its options can follow, but --out: the record goes to gpu_suite-JOBID.json in the folder of the runs. A job that is
 # preempted goes on with what is missing. Each framework comes from its image, or from its virtual environment
-# (ANATOBENCH_VENV_TORCH, ANATOBENCH_VENV_JAX); parity, which one process proves, is then left out. Where none of these is
-# set, both come from ANATOBENCH_VENV, and parity is climbed, too.
+# (ANATOBENCH_VENV_TORCH, ANATOBENCH_VENV_JAX); parity, which one process proves, is then left out. Where none of these
+# is set, both come from ANATOBENCH_VENV, and parity is climbed, too.
 set -euo pipefail
 repository=${ANATOBENCH_REPOSITORY:-${SLURM_SUBMIT_DIR:-$PWD}}
 if [ ! -r "$repository/slurm/job.sh" ]; then

@@ -11,6 +11,7 @@ load_site() {
   # shellcheck source=slurm/site.conf
   source "$repository/slurm/site.conf" || fail "$repository/slurm/site.conf cannot be read"
   [ -n "${SLURM_JOB_ID:-}" ] || fail "not inside a Slurm job: start it with sbatch"
+  export NCCL_DEBUG="${NCCL_DEBUG:-WARN}" # both frameworks' NCCL says what goes wrong, and nothing else
   [[ $ANATOBENCH_MAX_RESTARTS =~ ^[0-9]+$ ]] || fail "ANATOBENCH_MAX_RESTARTS=$ANATOBENCH_MAX_RESTARTS: not a number"
   local module
   for module in $ANATOBENCH_MODULES; do
@@ -83,10 +84,15 @@ set_coordinator() {
 }
 
 # in_suite torch|jax|masks [FOLDER...]: sets suite to the words that come before `anatobench`: the image's, which then
-# sees these folders, or the virtual environment's.
+# sees these folders, or the virtual environment's; with the variables that are this framework's alone.
 in_suite() {
-  local name=ANATOBENCH_IMAGE_${1^^} venv_name=ANATOBENCH_VENV_${1^^} venv
+  local name=ANATOBENCH_IMAGE_${1^^} venv_name=ANATOBENCH_VENV_${1^^} own_name=ANATOBENCH_ENV_${1^^} venv own=()
   venv=${!venv_name:-}
+  read -ra own <<<"${!own_name:-}"
+  local word
+  for word in "${own[@]}"; do
+    [[ $word =~ ^[A-Za-z_][A-Za-z_0-9]*= ]] || fail "$own_name: $word: write NAME=VALUE words"
+  done
   if [ "$1" = masks ]; then
     venv=${venv:-$repository/.venv-masks}
   elif [ -z "$venv" ]; then
@@ -95,13 +101,14 @@ in_suite() {
   local image=${!name}
   if [ -z "$image" ]; then
     [ -x "$venv/bin/python" ] || fail "$venv: no virtual environment: set $name or $venv_name"
-    suite=(env "PATH=$venv/bin:$PATH")
+    suite=(env "PATH=$venv/bin:$PATH" "${own[@]}")
     return
   fi
   [ -r "$image" ] || fail "$name=$image: no such image: make it (torch and jax: containers/build.sh $1)"
   local program=${ANATOBENCH_CONTAINER:-apptainer}
   command -v "$program" >/dev/null || fail "$program is not on the path: name its module in ANATOBENCH_MODULES"
-  suite=("$program" exec)
+  set_image_digest "$image"
+  suite=(env "ANATOBENCH_IMAGE_DIGEST=$image_digest" "${own[@]}" "$program" exec)
   if [ "$gpus_per_node" -gt 0 ]; then suite+=(--nv); fi
   local folder folders cache=${ANATOBENCH_COMPILE_CACHE:-off}
   IFS=, read -ra folders <<<"$ANATOBENCH_BIND"
@@ -176,6 +183,20 @@ describe_suite() { # where a framework runs, for the record
   printf '{"image": "%s", "sha256": %s}' "$(realpath "${!image}")" "$sum"
 }
 
+# set_image_digest IMAGE: sets image_digest to sha256:... of its file, for the records, once per job: from IMAGE.sha256,
+# which build.sh writes, if that is newer. Empty for a folder.
+declare -A image_digests=()
+set_image_digest() {
+  image_digest=${image_digests[$1]:-}
+  if [ -n "$image_digest" ] || [ ! -f "$1" ]; then return; fi
+  if [ "$1.sha256" -nt "$1" ] && grep -qE '^[0-9a-f]{64}\b' "$1.sha256"; then
+    image_digest=sha256:$(head -c 64 "$1.sha256")
+  else
+    image_digest=sha256:$(sha256sum "$1" | head -c 64)
+  fi
+  image_digests[$1]=$image_digest
+}
+
 # run_step WORDS: srun WORDS, in the background so that signals are taken at once. Sets status to its exit status.
 # SIGUSR1 (the time limit or preemption is near) and SIGTERM are passed on as SIGUSR1, on which the suite saves and
 # exits with 130. srun passes it to every task. The suite takes any number of them for one.
@@ -204,16 +225,16 @@ stop_step() {
 trap 'stop_step SIGUSR1' USR1
 trap 'stop_step SIGTERM' TERM
 
-# Whether the memory limit killed the step. Where control groups do it srun's status says so (253); else slurmstepd and
-# srun say it in the job's log, after the step began.
+# Whether the memory limit killed the step. Where control groups do it srun's status says so (253 is Slurm's SIG_OOM); else
+# slurmstepd and srun say it in the job's log, after the step began.
 killed_by_memory_limit() {
   case $status in
     253) return 0 ;;
-    137) [ -f "$log" ] && tail --bytes=+$((log_bytes + 1)) "$log" | grep -qE "$memory_words" ;;
+    125 | 137) [ -f "$log" ] && tail --bytes=+$((log_bytes + 1)) "$log" | grep -qE "$memory_words" ;;
     *) return 1 ;;
   esac
 }
-memory_words='oom[-_]kill|Out Of Memory|exceeded (job |step )?memory limit'
+memory_words='oom[-_]kill|Out Of Memory|[Ee]xceeded (job |step )?memory limit'
 
 # Once, for neighbours on the node or an unlucky moment; a job that needs more than it has would die for ever. That it was
 # killed stands in the job's comment, which outlives its restarts.
@@ -231,9 +252,17 @@ finish_after_memory_limit() {
   exit 137
 }
 
+# What the job took so far, in one line of its log. It decides nothing.
+summarise() {
+  timeout 30 bash "$repository/slurm/summary.sh" "$(own_job)" >&2 || true
+}
+
 # finish: end the job as the step's status says: done, failed, or saved and back into the queue.
 finish() {
-  if killed_by_memory_limit; then finish_after_memory_limit; fi
+  local out_of_memory=no
+  if killed_by_memory_limit; then out_of_memory=yes; fi
+  summarise
+  if [ "$out_of_memory" = yes ]; then finish_after_memory_limit; fi
   case $status in
     130 | 138 | 143) requeue "saved" ;; # asked to stop: by itself, or by SIGUSR1/SIGTERM before it could listen
     134 | 135 | 136 | 137 | 139)        # a process died: aborted, killed, or crashed

@@ -171,7 +171,6 @@ def kill_at_random(pid: int, run: Path, chance: random.Random, usual: float) -> 
 
 def campaign(framework: str, kills: int, seed: int, scratch: Path, seconds: float) -> Campaign:
     """Kill so often, or for about so long; a campaign ends at its first finding, whose folder stays."""
-    deadline = time.monotonic() + seconds
     result, chance = Campaign(framework), random.Random(f"{framework} {seed}")
     said, store, whole = scratch / "said.txt", scratch / "store", scratch / "whole"
     framework_module(framework, "engine")
@@ -182,6 +181,7 @@ def campaign(framework: str, kills: int, seed: int, scratch: Path, seconds: floa
         if (status := ended(in_a_child(training(store, run, framework), said))) != 0:
             raise RuntimeError(f"the undisturbed run ended with {status}: {said.read_text()[-2000:]}")
     usual, expected = time.monotonic() - started, look_at(whole, said)
+    deadline = time.monotonic() + seconds
     while result.kills < kills and time.monotonic() < deadline:
         run, newest = scratch / "killed", 0
         shutil.rmtree(run, ignore_errors=True)

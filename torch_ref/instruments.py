@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
-from anatobench.engine import DeviceMemory
+from anatobench.engine import NSYS, TRACE, DeviceMemory
 from torch_ref.precision import Precision
+from torch_ref.ranges import named_range, nvtx_ranges
 
 PRODUCTS = 10
 SIDE = {"cuda": 8192, "cpu": 512}
@@ -59,3 +65,30 @@ class TorchInstruments:
             left @ right
         self.synchronise()
         return PRODUCTS * 2.0 * side**3 / (time.perf_counter() - start)
+
+    @contextmanager
+    def trace(self, folder: Path, label: str, kind: str = TRACE) -> Iterator[None]:
+        """See `anatobench.engine.Instruments.trace`: `label`.json.gz, or NVTX ranges between cudaProfilerStart and
+        Stop."""
+        cuda = self.device.type == "cuda"
+        if kind == NSYS:
+            with nvtx_ranges(), torch.cuda.profiler.profile():
+                yield
+                self.synchronise()
+            return
+        if not cuda:  # it would call the missing GPU an error
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+        with profile(activities=activities) as found:
+            yield
+            self.synchronise()
+        folder.mkdir(parents=True, exist_ok=True)
+        found.export_chrome_trace(str(folder / f"{label}.json.gz"))
+
+    def profiles(self) -> tuple[str, ...]:
+        """See `anatobench.engine.Instruments.profiles`."""
+        return (TRACE, NSYS) if self.device.type == "cuda" else (TRACE,)
+
+    def named_range(self, name: str) -> AbstractContextManager[None]:
+        """See `anatobench.engine.Instruments.named_range`."""
+        return named_range(name)

@@ -19,6 +19,7 @@ from torch_ref.models.diagnosis_model import DiagnosisModel
 from torch_ref.optimizer import clip_and_update
 from torch_ref.precision import Precision
 from torch_ref.preprocessing import normalise
+from torch_ref.ranges import named_range
 
 Record = Callable[[str, Tensor], None]
 CaseTerms = Callable[[Task, Recipe, "View", Mapping[str, Tensor]], dict[str, Tensor]]
@@ -167,11 +168,15 @@ def train_step(
     `objective` is the phase's `Objective`, or what averages its gradients over processes.
     """
     state.optimizer.zero_grad()  # before the forward pass, which can use their memory
-    total, terms = objective(dict(arrays))
-    total.mean().backward()
-    norm = clip_and_update(state.optimizer, clip_norm, learning_rate)
+    with named_range("forward"):
+        total, terms = objective(dict(arrays))
+    with named_range("backward"):
+        total.mean().backward()
+    with named_range("optimizer"):
+        norm = clip_and_update(state.optimizer, clip_norm, learning_rate)
     if phase.teacher is not None and state.teacher is not None:
-        follow(state.teacher, state.model, phase.teacher)
+        with named_range("teacher"):
+            follow(state.teacher, state.model, phase.teacher)
     return {**means(total, terms), "gradient_norm": norm}, total
 
 

@@ -12,11 +12,12 @@ import importlib.util
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from anatobench.bench.arm_group import MEMBER, Group
+from anatobench.bench.energy import Spent, energy_counter
 from anatobench.bench.host import describe_code
 from anatobench.bench.random_batch import read_batch
 from anatobench.engine import Arrays, Collective, Instruments, ModelSpec, PendingMetrics, load_engine
@@ -34,9 +36,9 @@ from anatobench.store.batch import Batch
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.host_memory import host_memory
+from anatobench.system.parent import end_with_parent, signal_at_parents_end
 from anatobench.system.processes import ALONE, Processes, find_processes
 from anatobench.system.signals import Interrupted, ended_by_signals
-from anatobench.system.worker_pool import killed_with_parent
 from anatobench.tasks import Task
 
 
@@ -71,6 +73,7 @@ class Arm:
         self._model = _build(request, self._processes)
         self._instruments = self._model.instruments()
         self._build_seconds = time.perf_counter() - start
+        self._joules = energy_counter()
         self._steps = 0
         self._last_loss = float("nan")
 
@@ -132,10 +135,23 @@ class Arm:
         """Time steps after those that bring back what the other arm's turn drove out of caches and memory."""
         for _ in range(request["settling_steps"]):
             self._step()
+        began, joules_before = time.time(), self._joules()
         seconds = [self._step() for _ in range(request["steps"])]
+        joules, ended = self._joules(), time.time()
         if request["release_memory"]:
             self._instruments.release_memory()
-        return {"seconds": seconds}
+        used = None if joules is None or joules_before is None else joules - joules_before
+        return {"seconds": seconds, "spent": asdict(Spent(began, ended, used, len(seconds)))}
+
+    def profile(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Trace some steps, which nobody times; `trace`: whether there is one, or why not."""
+        if request["kind"] not in self._instruments.profiles():
+            return {"trace": f"no {request['kind']} here: {' or '.join(self._instruments.profiles())}"}
+        with self._instruments.trace(Path(request["folder"]), "steps", request["kind"]):
+            for _ in range(request["steps"]):
+                with self._instruments.named_range("step"):
+                    self._step()
+        return {"trace": request["kind"]}
 
     def finish(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Memory, the last loss, and the batch's digest once more: no step has changed it."""
@@ -200,7 +216,7 @@ def _begin(request: Mapping[str, Any], stack: ExitStack) -> Arm | Group:
     """Return this process's own model, or the processes that have one each."""
     count = request.get("processes", 1)
     if request.get(MEMBER):
-        killed_with_parent()
+        signal_at_parents_end(signal.SIGKILL)
     elif count > 1:
         stack.enter_context(ended_by_signals())  # and its members with it
         return stack.enter_context(Group(count, [sys.executable, "-m", "anatobench.bench.arm_process"]))
@@ -211,6 +227,7 @@ def _begin(request: Mapping[str, Any], stack: ExitStack) -> Arm | Group:
 
 def main() -> int:
     """Answer requests until stdin closes."""
+    end_with_parent(signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     arm: Arm | Group | None = None

@@ -16,6 +16,7 @@ from typing import Any
 
 from anatobench.bench.arm_homes import LOG, MODULE, Home, Served
 from anatobench.errors import AnatoBenchError
+from anatobench.system.parent import child_environment
 
 # Several processes share a GPU: XLA must not take most of its memory at its start, and may take all of it in the end.
 XLA_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
@@ -91,7 +92,7 @@ class ArmProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 bufsize=0,
-                env=environment,
+                env=child_environment(environment) if arm.home is None else environment,  # a launcher may be between
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -18,6 +18,7 @@ from typing import Any
 
 from anatobench.bench.arms import XLA_MEMORY
 from anatobench.system.device_memory import OUT_OF_MEMORY_WORDS
+from anatobench.system.parent import child_environment
 
 POLL_SECONDS = 0.1
 
@@ -65,7 +66,7 @@ class Command:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env={**XLA_MEMORY, **os.environ, **job.environment},
+                env=child_environment({**XLA_MEMORY, **os.environ, **job.environment}),
                 start_new_session=True,
             )
 

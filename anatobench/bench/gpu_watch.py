@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from anatobench.bench.host import output_of
 SAMPLES_EVERY_MS = 500
 
 CONSTANTS = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "mig.mode.current")
+STAMP = "%Y/%m/%d %H:%M:%S.%f"
+"""Of `nvidia-smi`'s timestamps, in local time."""
 VARYING = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw")
 THROTTLE_REASONS = {
     # NVML's bits (nvml.h, nvmlClocksEventReasons); bit 0, "idle", is no throttling.
@@ -41,6 +44,8 @@ class GpuWatch:
     constants: dict[str, str] = field(default_factory=dict)
     samples: list[list[float]] = field(default_factory=list)
     """Per moment the values of `VARYING`; NaN where the driver does not tell."""
+    times: list[float] = field(default_factory=list)
+    """Their moments by the driver's own stamp, seconds since the epoch."""
     throttle_bits: int = 0
 
     def to_json(self) -> dict[str, Any] | None:
@@ -57,10 +62,19 @@ class GpuWatch:
         reasons = [reason for bit, reason in THROTTLE_REASONS.items() if self.throttle_bits & bit]
         return {**self.constants, "samples": len(self.samples), **varied, "throttle_reasons": reasons}
 
+    def watts(self) -> list[float]:
+        """Return the power of each sample; NaN where the driver does not tell."""
+        return [sample[VARYING.index("power.draw")] for sample in self.samples]
+
     def take(self, line: str) -> None:
-        """Take in one line of `nvidia-smi`: the values of `VARYING` and the bits of the throttle reasons."""
-        *values, bits = (cell.strip() for cell in line.split(","))
+        """Take in one line of `nvidia-smi`: its moment, the values of `VARYING` and the bits of the throttle
+        reasons."""
+        moment, *values, bits = (cell.strip() for cell in line.split(","))
         if len(values) != len(VARYING):
+            return
+        try:
+            self.times.append(datetime.strptime(moment, STAMP).timestamp())
+        except ValueError:
             return
         self.samples.append([_number(value) for value in values])
         with contextlib.suppress(ValueError):
@@ -83,7 +97,7 @@ def watched_gpu(command: str = "nvidia-smi") -> Iterator[GpuWatch]:
         return
     watch.constants = dict(zip(CONSTANTS, (cell.strip() for cell in constants.split(",")), strict=False))
     process = subprocess.Popen(
-        [*base, f"--query-gpu={','.join((*VARYING, query))}", f"--loop-ms={SAMPLES_EVERY_MS}"],
+        [*base, f"--query-gpu={','.join(('timestamp', *VARYING, query))}", f"--loop-ms={SAMPLES_EVERY_MS}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from anatobench import __version__
+from anatobench.system.image import describe_image
 from anatobench.system.worker_pool import NATIVE_THREAD_VARIABLES, usable_cores
 
 COMMIT_VARIABLE = "ANATOBENCH_COMMIT"
@@ -27,14 +28,17 @@ TIMING_VARIABLES = (
 
 
 def describe_code() -> dict[str, Any]:
-    """Version and git commit; `dirty` if files were changed since. None where there is no history to ask."""
+    """Version and git commit; `dirty` if files were changed since, None where there is no history to ask; `image`, the
+    container image (`system.image.describe_image`), None outside one."""
     folder = Path(__file__).parents[2]
     commit = output_of(["git", "-C", str(folder), "rev-parse", "HEAD"]) if (folder / ".git").exists() else None
     changed = output_of(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"]) if commit else None
+    image = describe_image()
     return {
         "version": __version__,
-        "commit": commit or os.environ.get(COMMIT_VARIABLE) or None,
+        "commit": commit or os.environ.get(COMMIT_VARIABLE) or (image or {}).get("commit"),
         "dirty": None if changed is None else bool(changed),
+        "image": image,
     }
 
 

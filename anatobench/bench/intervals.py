@@ -26,6 +26,13 @@ def median_interval(samples: np.ndarray, seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def mean_interval(samples: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean: for what adds up, such as energy."""
+    rng = np.random.default_rng(seed)
+    low, high = np.quantile(rng.choice(samples, (RESAMPLES, len(samples))).mean(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
 def paired_ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int = 0) -> Ratio:
     """Return both measured in the same rounds: a round is drawn whole, so that what slowed both cancels."""
     rounds = np.array([numerators, denominators])

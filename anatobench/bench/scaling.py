@@ -22,6 +22,7 @@ from anatobench.bench.rounds import median_with_interval
 from anatobench.bench.scaling_process import POINT, StepSettings
 from anatobench.errors import AnatoBenchError
 from anatobench.system.json_text import parse_json
+from anatobench.system.parent import child_environment
 from anatobench.system.progress import progress_bar
 from anatobench.system.worker_pool import usable_cores
 from anatobench.tasks import get_task
@@ -140,7 +141,7 @@ def run_processes(settings: StepSettings, count: int, threads: int) -> Point:
         try:
             for index, log in enumerate(logs):
                 with log.open("wb") as said, (output if index == 0 else log).open("ab") as printed:
-                    own = {**environment, **place(index)}
+                    own = child_environment({**environment, **place(index)})
                     started.append(subprocess.Popen(command, stdout=printed, stderr=said, env=own))
                 pin(started[-1].pid, index, threads)
             _await_all(started, logs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -25,6 +26,7 @@ from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import paper_recipe
 from anatobench.store.batch import Batch
 from anatobench.system.gpus import refuse_unwanted_cpu
+from anatobench.system.parent import end_with_parent
 from anatobench.system.processes import find_processes
 from anatobench.system.worker_pool import usable_cores
 from anatobench.tasks import get_task
@@ -129,6 +131,7 @@ def _own_node() -> np.ndarray:
 
 
 def main() -> None:
+    end_with_parent(signal.SIGKILL)
     given = json.loads(sys.argv[1])
     settings = StepSettings(**{field.name: given[field.name] for field in fields(StepSettings)})
     found = measure(replace(settings, modes=tuple(settings.modes)))

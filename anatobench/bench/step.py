@@ -8,6 +8,7 @@ the machine slows all of them; ratios are those of rounds, with a bootstrap inte
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,14 +24,15 @@ import numpy as np
 from anatobench.backbones import card_of
 from anatobench.bench.arm_cache import ArmCache, arm_cache
 from anatobench.bench.arms import Arm, ArmError, ArmProcess
+from anatobench.bench.energy import Spent, energy_record
 from anatobench.bench.flops import count
-from anatobench.bench.gpu_watch import watched_gpu
+from anatobench.bench.gpu_watch import GpuWatch, watched_gpu
 from anatobench.bench.host import describe_code, describe_host
 from anatobench.bench.intervals import median_interval, paired_ratio
 from anatobench.bench.peaks import peak_flops
 from anatobench.bench.quiet import OtherWork, disturbances, gpu_use
 from anatobench.bench.random_batch import random_batch, write_batch
-from anatobench.engine import ModelSpec
+from anatobench.engine import TRACE, ModelSpec
 from anatobench.errors import AnatoBenchError
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import Recipe
@@ -40,6 +42,7 @@ from anatobench.system.gpus import gpus_of_the_job
 SHARE_FOR_PREPARING = 0.7
 """Of a limited time: what is not compiled by then is left out."""
 FEWEST_ROUNDS = 2
+PROFILED_STEPS = 5
 DIFFERENT_LOSSES = "the arms' first losses differ: they did not do the same work"
 DIFFERENT_CODE = "the arms ran different versions of the suite: build both images from one commit"
 DIFFERENT_DEVICES = "the arms did not compute on the same device"
@@ -65,6 +68,9 @@ class StepBenchmark:
     """Let all arms compile at the same time: sooner, but compilation times then disturb each other."""
     cache: Path | None = None
     """Below it every arm keeps its compiled programs; None: wherever the environment says."""
+    profile: Path | None = None
+    """Where every arm leaves a trace of some steps after the measurement, in a folder of its own."""
+    profile_kind: str = TRACE
 
     @property
     def settling_steps(self) -> int:
@@ -81,6 +87,7 @@ class _Contestant:
     cache: ArmCache
     told: dict[str, Any]
     seconds: list[float]
+    spent: list[Spent]
 
 
 def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
@@ -102,12 +109,14 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
         for number, arm in enumerate(asked.arms):
             cache = arm_cache(asked.cache, arm)
             process = ArmProcess(arm, folder, number, cache.environment)
-            contestants.append(_Contestant(arm, processes.enter_context(process), cache, {}, []))
+            contestants.append(_Contestant(arm, processes.enter_context(process), cache, {}, [], []))
         preparing = _Turns(contestants, failed, None if deadline is None else _part(clock, deadline))
         _prepare(preparing, asked, folder, progress)
         with watched_gpu() as gpu:
             _measure(_Turns(contestants, failed, None), asked, deadline, progress)
             _Turns(contestants, failed, None).each_in_turn("finish")
+        if asked.profile is not None:
+            _profile(_Turns(contestants, failed, None), asked.profile, asked.profile_kind, folder / "traces", progress)
     left = [c for c in contestants if c.arm.name not in failed]
     if not left:
         raise AnatoBenchError("; ".join(f"{name}: {error}" for name, error in failed.items()))
@@ -119,7 +128,7 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
     for contestant in left:  # two measured the same device: the faster product is nearer to what it can do
         precision, rate = contestant.told["precision"], contestant.told["matrix_product_flops"]
         ceilings[precision] = max(rate, ceilings.get(precision, 0.0))
-    arms = [_arm_record(c, asked, ceilings) for c in left]
+    arms = [_arm_record(c, asked, ceilings, gpu) for c in left]
     same_first_loss = _same_first_loss(left, asked)
     machine = {
         **host,
@@ -248,10 +257,31 @@ def _measure(turns: _Turns, asked: StepBenchmark, deadline: float | None, progre
         )
         for contestant in turns.left():
             contestant.seconds.append(float(np.median(contestant.told.pop("seconds"))))
+            if (spent := contestant.told.pop("spent", None)) is not None:  # an older image's process does not say
+                contestant.spent.append(Spent(**spent))
         progress(f"round {number + 1} of {asked.rounds}")
 
 
-def _arm_record(contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping[str, float]) -> dict[str, Any]:
+def _profile(turns: _Turns, into: Path, kind: str, work: Path, progress: Callable[[str], None]) -> None:
+    """Let each arm trace some steps where every home can write, and copy what it leaves to `into`/<arm>. One that fails
+    here keeps what it has measured."""
+    progress("tracing")
+    for contestant in turns.left():
+        name = contestant.arm.name.replace(":", "_").replace(" ", "_")
+        one = _Turns([contestant], {}, None)
+        one.each_in_turn("profile", folder=str(work / name), steps=PROFILED_STEPS, kind=kind)
+        for error in one.failed.values():
+            contestant.told["trace"] = f"failed: {error}"
+        if (work / name).is_dir():
+            try:
+                shutil.copytree(work / name, into / name, dirs_exist_ok=True)
+            except OSError as error:
+                raise AnatoBenchError(f"{into / name}: the trace cannot be written ({error.strerror})") from None
+
+
+def _arm_record(
+    contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping[str, float], gpu: GpuWatch
+) -> dict[str, Any]:
     arm, told = contestant.arm, contestant.told
     seconds, batch_size = np.array(contestant.seconds), asked.recipe.batch_size
     median = float(np.median(seconds))
@@ -276,6 +306,10 @@ def _arm_record(contestant: _Contestant, asked: StepBenchmark, ceilings: Mapping
         "ceiling_flops": ceiling,
         "mfu_data_sheet": flops / median / peak if peak else None,
         "mfu_measured": flops / median / measured,
+        "energy": None
+        if told["device"]["kind"] == "cpu"
+        else energy_record(contestant.spent, gpu.times, gpu.watts(), batch_size),
+        "trace": told.get("trace"),
         "compile_cache": contestant.cache.state,
         "home": None if arm.home is None else arm.home.to_json(),
         **{key: told[key] for key in _TOLD},

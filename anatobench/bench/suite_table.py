@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from anatobench.bench.energy import in_words
+
 
 def table(record: Mapping[str, Any]) -> str:
     """Compile times, every part's figures, what is missing and why, and what disturbed."""
@@ -62,6 +64,7 @@ def _step(part: str, record: Mapping[str, Any]) -> Iterator[str]:
             f"{record['model']} b{record['batch_size']} {arm['name']:28} {arm['precision']} "
             f"{1000 * arm['median_s']:8.1f} ms [{low:.1f}, {high:.1f}] {arm['samples_per_s']:7.2f}/s {sheet}"
             f"{100 * arm['mfu_measured']:5.1f} % of a product, {arm['peak_memory_bytes'] / 2**30:6.2f} GiB"
+            f"{', ' if arm.get('energy') else ''}{in_words(arm.get('energy'))}"
         )
     for ratio in record["ratios"]:
         if part == "head" and ratio["of"] == f"{ratio['to']} without head":

@@ -17,6 +17,7 @@ MEASUREMENTS = {
     "prepare": "volumes per second of the whole preparation for one or several numbers of processes",
     "train": "training end to end, with loading and with the same batch over and over",
     "scaling": "step time of 1 to N processes, and a prediction for 8, 64 and 512 GPUs",
+    "mllog": "whether a log of `train --mllog` has MLPerf's keys in their order",
     "compare": "what got slower or faster between two records",
 }
 

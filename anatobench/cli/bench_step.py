@@ -32,6 +32,7 @@ from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, Recipe, ov
 from anatobench.system.gpus import choose_gpus, visible_gpus
 from anatobench.tasks import TASKS, Task
 
+PROFILES = ("trace", "nsys")
 CHANGEABLE = ("recompute", "dropout", "segmentation_loss", "fast", "compile")
 """Fields of the recipe that change what a step costs and have no option of their own."""
 
@@ -66,6 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile-only", action="store_true", help="one arm after the other: compile, tell how long it took, no more"
     )
     add_cache_argument(parser)
+    parser.add_argument(
+        "--profile", type=Path, metavar="DIR",
+        help="after the measurement each arm traces five more steps into DIR/<arm>, which Perfetto opens",
+    )  # fmt: skip
+    parser.add_argument(
+        "--profile-kind", choices=PROFILES, default=PROFILES[0],
+        help="trace: the framework's own; nsys: PyTorch's NVTX ranges for Nsight Systems, which must have started this",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
 
 
@@ -124,6 +133,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         seconds=args.seconds,
         prepare_together=args.prepare_together,
         cache=args.cache,
+        profile=args.profile,
+        profile_kind=args.profile_kind,
     )
     measure, show = (bench_compilation, print_compilation) if args.compile_only else (bench_step, print_step)
     with tqdm(total=args.repeats + 2, desc="bench step", file=sys.stderr, leave=False, disable=None) as bar:
@@ -139,6 +150,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def print_step(record: dict[str, Any]) -> None:
     """For a person."""
+    from anatobench.bench.energy import in_words
+
     what = ("model", "size", "geometry", "batch_size")
     together = f"{record['processes']} x " if record["processes"] > 1 else ""
     device = f"{together}{record['device']['name']}"
@@ -149,12 +162,16 @@ def print_step(record: dict[str, Any]) -> None:
         memory = f"{arm['peak_memory_bytes'] / 2**30:.2f} GiB ({arm['peak_memory_of']})"
         print(
             f"{arm['name']:{width}}  {arm['precision']}  {arm['median_s']:.4f} s [{low:.4f}, {high:.4f}]  "
-            f"{arm['samples_per_s']:.2f} cases/s  {utilisation(arm)}  {memory}  {first_step(arm)}",
+            f"{arm['samples_per_s']:.2f} cases/s  {utilisation(arm)}  {memory}  {first_step(arm)}"
+            f"{'  ' if arm['energy'] else ''}{in_words(arm['energy'])}",
         )
     for ratio in record["ratios"]:
         low, high = ratio["ci95"]
         times = f"{ratio['ratio']:.3f} [{low:.3f}, {high:.3f}]"
         print(f"{ratio['of']} takes {times} times as long as {ratio['to']}")
+    for arm in record["arms"]:
+        if arm["trace"] is not None:
+            print(f"{arm['name']}: profile: {arm['trace']}", file=sys.stderr)
     for warning in record["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     print_failed(record)

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from anatobench import __version__
 from anatobench.errors import AnatoBenchError, UsageError, refusal_of_disk
 from anatobench.system.device_memory import is_out_of_memory
+from anatobench.system.parent import end_with_parent
 from anatobench.system.signals import ended_by_signals
 
 COMMANDS = {
@@ -65,6 +66,7 @@ def build_parser(commands: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status (0 success, 1 failure, 2 wrong arguments, 130 interrupted)."""
+    end_with_parent()
     arguments = list(sys.argv[1:] if argv is None else argv)
     with ended_by_signals():  # until the last word is said
         return _run(arguments)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from anatobench.cli.arguments import whole
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override
+from anatobench.system.cuda_driver import describe_cuda, driver_version
 from anatobench.system.gpus import insist_on_cpu
+from anatobench.system.image import describe_image, in_words
 from anatobench.system.processes import find_processes
 from anatobench.training.run_folder import AUTO, CONFIG_FILE, OF_THE_MACHINE, RunConfig, configure
 
@@ -83,6 +85,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=whole(0), default=0, help="threads that read cases ahead (default: 0, the library's)"
     )
+    parser.add_argument("--profile", nargs="?", const="trace", choices=("trace", "nsys"),
+                        help="trace five steps after the first three into RUN/profile, in the first process; nsys: "
+                             "PyTorch's NVTX ranges for Nsight Systems, which must have started it "
+                             "(docs/profiling.md)")  # fmt: skip
+    parser.add_argument("--mllog", action="store_true",
+                        help="keep a log in MLPerf's form, RUN/mlperf.log; `bench mllog` checks one")  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto",
                         help="auto: the GPU if there is one; in a job that has GPUs, nothing else. cpu: the CPU in any "
                              "case (default: auto)")  # fmt: skip
@@ -112,6 +120,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         introduce=_introduce,
         say=lambda sentence: print(sentence, file=sys.stderr),
         progress=True,
+        profile=args.profile,
+        mllog=args.mllog,
     )
     if not processes.leads:
         return None
@@ -123,6 +133,10 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
 
 def _introduce(introduction: Introduction) -> None:
     print(introduction, file=sys.stderr)
+    if (driver := driver_version()) is not None:
+        print(describe_cuda(introduction.framework, driver), file=sys.stderr)
+    if (image := describe_image()) is not None:
+        print(in_words(image), file=sys.stderr)
     if not introduction.validated:
         print("train: no validation cases in the store, so the last checkpoint stands for the run", file=sys.stderr)
 

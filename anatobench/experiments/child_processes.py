@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
+from anatobench.system.parent import child_environment
 from anatobench.system.signals import Interrupted
 from anatobench.system.worker_pool import NATIVE_THREAD_VARIABLES
 
@@ -31,7 +32,10 @@ def run_command(words: Command, capture: bool = False) -> str | None:
     killed at once it would leave them behind.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "anatobench", *words], stdout=subprocess.PIPE if capture else sys.stderr, text=True
+        [sys.executable, "-m", "anatobench", *words],
+        stdout=subprocess.PIPE if capture else sys.stderr,
+        text=True,
+        env=child_environment(),
     )
     try:
         printed, _ = process.communicate()
@@ -79,7 +83,7 @@ class _Running:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                env=dict(self._environment),
+                env=child_environment(self._environment),
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which then stops each child once
             )
 

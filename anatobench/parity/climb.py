@@ -16,6 +16,7 @@ from anatobench.parity.inputs import PRECISION_OF_DTYPE, parity_recipe
 from anatobench.parity.ladder import Ladder, Rung, Tolerances
 from anatobench.recipes import COMPILATIONS, MODELS, SIZES, Recipe
 from anatobench.system.host_memory import host_memory
+from anatobench.system.image import describe_image
 from anatobench.tasks import Size, get_task
 
 TOLERANCES = {
@@ -117,6 +118,7 @@ def climb(asked: Climb, progress: Callable[[str], None] = lambda what: None) -> 
         "seconds": round(time.monotonic() - started, 1),
         "peak_memory_bytes": host_memory()[1],
         "devices": {engine.name: engine.device() for engine in (reference, candidate)},
+        "image": describe_image(),
     }
 
 

@@ -23,7 +23,7 @@ from anatobench.experiments.auc_results import (
 )
 from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.phantom.plan import WITH_INJURIES
-from anatobench.report.html_parts import header, html_page, paragraphs, section, table
+from anatobench.report.html_parts import header, html_page, paragraph, section, table
 from anatobench.report.plots import COLOURS, STYLE, image, mean_and_interval
 from anatobench.tasks import get_task
 
@@ -148,7 +148,7 @@ def _reading(record: Mapping[str, Any]) -> str:
         if default_aggregation(task) == "mean"
         else "one judgement per scan"
     )
-    return paragraphs(
+    return paragraph(
         "A seed moves the initial weights, the order of cases, the crops and what dropout draws, if it is on. The "
         "cohort and its split are the same for all runs, so the intervals are over trainings, not over cohorts.",
         "Both frameworks of a pair begin with the same weights and see the same batches. They part by rounding, which "

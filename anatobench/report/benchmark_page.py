@@ -25,7 +25,7 @@ from anatobench.report.benchmark_records import (
     device_name,
     step_arms,
 )
-from anatobench.report.html_parts import folded, header, html_page, paragraphs, pictures, section, table
+from anatobench.report.html_parts import folded, header, html_page, paragraph, pictures, section, table
 
 GIB = 2**30
 PANEL_REM = 26
@@ -56,7 +56,7 @@ def _facts(records: BenchmarkRecords) -> str:
 
 
 def _reading(records: BenchmarkRecords) -> str:
-    return paragraphs(
+    return paragraph(
         "Black lines are 95 % bootstrap intervals of the median, over steps or over rounds measured in turns.",
         "Volumes per second and core are per second of processor time: other work on the machine disturbs them less "
         "than it does the wall clock.",
@@ -89,7 +89,7 @@ def _heading(record: Record) -> str:
     details = [device_name(record), record.get("file"), *(f"{k}={v}" for k, v in environment.items())]
     title, detail = (", ".join(str(word) for word in some if word) for some in (words, details))
     warnings = [f"Warning: {warning}" for warning in record.get("warnings") or []]
-    return (f"<h3>{html.escape(title)}</h3>" if title else "") + paragraphs(detail, *warnings)
+    return (f"<h3>{html.escape(title)}</h3>" if title else "") + paragraph(detail, *warnings)
 
 
 def _geometry(record: Record) -> str:
@@ -134,7 +134,7 @@ def _largest_batches(records: Sequence[Record]) -> str:
         if record.get("largest_batch")
     ]  # fmt: skip
     devices = ", ".join(sorted({device_name(record) for record in records}))
-    return bars(entries, "largest batch that fits", "cases") + paragraphs(f"On {devices}." if entries else "")
+    return bars(entries, "largest batch that fits", "cases") + paragraph(f"On {devices}." if entries else "")
 
 
 def _limit(record: Record) -> list[str]:
@@ -161,7 +161,7 @@ def _loading(record: Record) -> str:
     demand, memory, share = record.get("demand"), record.get("memory"), record["share_of_plain_copy"]
     line = (demand["volumes_per_s"], f"what one device consumes ({demand['source']})") if demand else None
     low, high = share["ci95"]
-    return bars(entries, "loading", "volumes per second", line) + paragraphs(
+    return bars(entries, "loading", "volumes per second", line) + paragraph(
         f"{_store_of(record)} on {device_name(record)}: {record['volumes_per_s_per_core']:.0f} volumes per second and "
         f"core, {share['ratio']:.2f} of a plain copy's speed (95 %: {low:.2f} to {high:.2f}).",
         f"Over {memory['batches']} batches memory grew by {memory['growth_bytes'] / 2**20:+.1f} MiB by its trend, at "
@@ -201,7 +201,7 @@ def _beside_peers(record: Record) -> str:
     return (
         bars(entries, "loading", "volumes per second and core")
         + ratios(times, "processor time per volume, times AnatoBench's, log scale")
-        + paragraphs(f"{_store_of(record)} on {device_name(record)}.", record.get("note", ""))
+        + paragraph(f"{_store_of(record)} on {device_name(record)}.", record.get("note", ""))
     )
 
 
@@ -219,13 +219,13 @@ def _formats(record: Record) -> str:
         )
     columns = ("format", "on disk", "processor time per crop", "times the present one [95 %]")
     scan = f"{record.get('scan', '')} on {device_name(record)}."
-    return table(columns, rows) + paragraphs(scan, record.get("note", ""))
+    return table(columns, rows) + paragraph(scan, record.get("note", ""))
 
 
 def _preparation(record: Record) -> str:
     data, results = record["data"], record["results"]
     entries = [_rate(_count(entry["workers"], "process", "no other process"), entry, OURS) for entry in results]
-    return bars(entries, "preparation", "volumes per second") + paragraphs(
+    return bars(entries, "preparation", "volumes per second") + paragraph(
         f"{data['volumes']} scans and masks of {'synthetic ' if data['synthetic'] else ''}{data['dataset']} "
         f"({data['size']}) on {device_name(record)}: {record['volumes_per_s_per_core']:.2f} per second and core."
     )
@@ -240,7 +240,7 @@ def _training(record: Record) -> str:
     ]  # fmt: skip
     slowdown = record["slowdown"]
     low, high = slowdown["ci95"]
-    return bars(entries, "time of a step", "seconds") + paragraphs(
+    return bars(entries, "time of a step", "seconds") + paragraph(
         f"{arm_label(record)}, {_geometry(record)}, on {device_name(record)}: with loading a step takes "
         f"{slowdown['ratio']:.3f} times as long (95 %: {low:.3f} to {high:.3f}); the slower side is the "
         f"{record['bottleneck']}."
@@ -252,7 +252,7 @@ def _scaling(record: Record) -> str:
     listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in assumed)
     return (
         scaling_plot(record)
-        + paragraphs(f"{arm_label(record)}, {_geometry(record)}, on {device_name(record)}.", *_links(record))
+        + paragraph(f"{arm_label(record)}, {_geometry(record)}, on {device_name(record)}.", *_links(record))
         + folded("Assumptions of the prediction", f"<ul>{listed}</ul>" if assumed else "")
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from anatobench.experiments.published import ClassRow, PublishedAuc, published_auc, published_classes
-from anatobench.report.html_parts import notes, paragraphs, table
+from anatobench.report.html_parts import notes, paragraph, table
 from anatobench.report.run_results import RunResults
 
 PAPER_HEADER = ("run", "test AUC, macro", "the paper's", "difference, AUC points", "source")
@@ -36,7 +36,7 @@ def beside_paper(runs: Sequence[RunResults]) -> str:
         "The paper's figures are of full-size models on the published data sets; a difference means something only for "
         "runs on the same data."
     )
-    return paragraphs(text) + table(PAPER_HEADER, rows) + notes(remarks)
+    return paragraph(text) + table(PAPER_HEADER, rows) + notes(remarks)
 
 
 def class_table(runs: Sequence[RunResults]) -> str:
@@ -79,7 +79,7 @@ def dice_table(runs: Sequence[RunResults]) -> str:
         "Of the auxiliary head, which upsamples the lowest feature map: it is there to supervise, not to segment. "
         "Against the given masks, in the crop that evaluation sees."
     )
-    return paragraphs(text) + table(("Dice, 0 to 1", *header, "scans"), rows)
+    return paragraph(text) + table(("Dice, 0 to 1", *header, "scans"), rows)
 
 
 def _published(run: RunResults) -> PublishedAuc | None:

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter
 
-from anatobench.report.html_parts import paragraphs, pictures
+from anatobench.report.html_parts import paragraph, pictures
 from anatobench.report.plots import (
     PANEL_REM,
     STYLE,
@@ -80,7 +80,7 @@ def training_dynamics(runs: Sequence[RunResults]) -> str:
         "on the run's first batch, says how flat the minimum is; "
     )
     measured = any(run.sharpness for run in runs)
-    return paragraphs(text + ("lower is flatter." if measured else "it was not measured in these runs.")) + row
+    return paragraph(text + ("lower is flatter." if measured else "it was not measured in these runs.")) + row
 
 
 def _row(runs: Sequence[RunResults], plots: Sequence[str]) -> str:

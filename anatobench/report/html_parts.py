@@ -63,7 +63,7 @@ def html_page(title: str, sections: Sequence[str]) -> str:
 def header(title: str, facts: str = "", remark: str = "") -> str:
     """Return the page's heading, a line below it and one in soft ink."""
     line = f"<p>{html.escape(facts)}</p>" if facts else ""
-    return f"<header><h1>{html.escape(title)}</h1>{line}{paragraphs(remark)}</header>"
+    return f"<header><h1>{html.escape(title)}</h1>{line}{paragraph(remark)}</header>"
 
 
 def section(title: str, body: str) -> str:
@@ -84,8 +84,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def paragraphs(*texts: str) -> str:
-    """Return remarks in soft ink; empty ones are left out."""
+def paragraph(*texts: str) -> str:
+    """Return remarks in soft ink, a paragraph each; empty ones are left out."""
     return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts if text)
 
 

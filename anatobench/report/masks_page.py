@@ -13,7 +13,7 @@ from anatobench import __version__
 from anatobench.errors import CaseError
 from anatobench.masks.making import SPACING
 from anatobench.masks.quality import PLAUSIBLE_ML, SEVERITY, MaskQuality
-from anatobench.report.html_parts import header, html_page, legend, paragraphs, section, table
+from anatobench.report.html_parts import header, html_page, legend, paragraph, section, table
 from anatobench.report.plots import STYLE, image
 from anatobench.report.slices import coloured
 from anatobench.volumes.organs import STRUCTURES, label_structures
@@ -71,7 +71,7 @@ def _organ_table(qualities: Sequence[MaskQuality], organs: Sequence[str]) -> str
 
 
 def _reading() -> str:
-    return paragraphs(
+    return paragraph(
         "Plausible volumes are rules of thumb for adults, wide on purpose: outside them is a reason to look, not a "
         "fault. An organ is cut off where it touches an edge of the scan; it is missing where the mask shows a "
         "vertebra beside which it should lie, and outside the scan where it shows none of these. A mask without "
@@ -88,7 +88,7 @@ def _case_list(noted: Sequence[MaskQuality]) -> str:
         for quality in noted[:LISTED]
     )
     rest = f"{len(noted) - LISTED} more stand in quality.csv." if len(noted) > LISTED else ""
-    return f"<ul>{entries}</ul>{paragraphs(rest)}"
+    return f"<ul>{entries}</ul>{paragraph(rest)}"
 
 
 def _pictures(shown: Sequence[MaskQuality], organs: Sequence[str]) -> str:
@@ -98,7 +98,7 @@ def _pictures(shown: Sequence[MaskQuality], organs: Sequence[str]) -> str:
         try:
             picture = _picture(quality, organs)
         except (CaseError, OSError) as error:
-            picture = paragraphs(f"No picture: {error}")
+            picture = paragraph(f"No picture: {error}")
         parts.append(f"<h3>{html.escape(quality.scan.case_id)}</h3><p>{html.escape(remarks)}</p>{picture}")
     return "".join(parts)
 

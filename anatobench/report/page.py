@@ -10,7 +10,7 @@ from typing import Any
 from anatobench import __version__
 from anatobench.report.beside_paper import beside_paper, class_table, dice_table
 from anatobench.report.curves import learning_curves, training_dynamics
-from anatobench.report.html_parts import folded, header, html_page, paragraphs, section, table
+from anatobench.report.html_parts import folded, header, html_page, paragraph, section, table
 from anatobench.report.reliability import probabilities_section
 from anatobench.report.roc import roc_plots
 from anatobench.report.run_results import RunResults
@@ -59,12 +59,12 @@ def _reading(runs: Sequence[RunResults]) -> str:
     text = "AUC is the macro average over classes; intervals are 95 % bootstrap intervals over patients."
     if undefined:
         text += f" Undefined here, because the test split has one label value only: {', '.join(undefined)}."
-    return paragraphs(text)
+    return paragraph(text)
 
 
 def _parity(parity: Mapping[str, Any] | None) -> str:
     if parity is None:
-        return paragraphs("The parity ladder was not run for this report.")
+        return paragraph("The parity ladder was not run for this report.")
     verdict = (
         '<span class="pass">passed</span>'
         if parity["passed"]

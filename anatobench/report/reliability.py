@@ -10,7 +10,7 @@ import numpy as np
 
 from anatobench.evaluation.calibration import brier, reliability
 from anatobench.evaluation.predictions import ClassPredictions
-from anatobench.report.html_parts import paragraphs, pictures, table
+from anatobench.report.html_parts import paragraph, pictures, table
 from anatobench.report.plots import STYLE, image, line_styles, panel, run_legend
 from anatobench.report.roc import judged, mirrored_classes
 from anatobench.report.run_results import RunResults
@@ -28,7 +28,7 @@ def probabilities_section(runs: Sequence[RunResults]) -> str:
         "probabilities are true. All classes are pooled, ten bins of equal number; bars are 95 % intervals (Wilson) "
         "that take a patient's findings as independent."
     )
-    return paragraphs(text) + run_legend(runs) + pictures([_plot(runs, found)], RELIABILITY_REM) + _brier_table(found)
+    return paragraph(text) + run_legend(runs) + pictures([_plot(runs, found)], RELIABILITY_REM) + _brier_table(found)
 
 
 def _plot(runs: Sequence[RunResults], found: dict[str, ClassPredictions]) -> str:
@@ -66,7 +66,7 @@ def _brier_table(found: dict[str, ClassPredictions]) -> str:
         "Brier score: the mean squared difference of probability and label, 0 at best. The last column is what anybody "
         "gets who gives every case the class's share of positives."
     )
-    return table(("Brier score", *scores, "share alone"), rows) + paragraphs(text)
+    return table(("Brier score", *scores, "share alone"), rows) + paragraph(text)
 
 
 def _cell(score: dict[str, Any], name: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from anatobench.evaluation.metrics import roc_curve
 from anatobench.evaluation.predictions import ClassPredictions, classify, default_aggregation, healthy_columns
-from anatobench.report.html_parts import paragraphs, pictures
+from anatobench.report.html_parts import paragraph, pictures
 from anatobench.report.plots import STYLE, image, line_styles, panel, run_legend, wrapped
 from anatobench.report.run_results import RunResults
 from anatobench.tasks import Task
@@ -38,7 +38,7 @@ def roc_plots(runs: Sequence[RunResults]) -> str:
         "Dots are the operating points that evaluation chose. The macro average is the mean true positive rate of all "
         "columns that have a curve, at equal false positive rates."
     )
-    return paragraphs(text) + run_legend(runs) + pictures(plots, ROC_REM)
+    return paragraph(text) + run_legend(runs) + pictures(plots, ROC_REM)
 
 
 def judged(run: RunResults) -> ClassPredictions:

@@ -13,7 +13,7 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 
-from anatobench.report.html_parts import legend, paragraphs, pictures
+from anatobench.report.html_parts import legend, paragraph, pictures
 from anatobench.report.plots import embedded
 from anatobench.report.run_results import Examples, RunResults
 from anatobench.tasks import IGNORED_ORGAN, Task
@@ -84,7 +84,7 @@ def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
     if not with_examples:
         return ""
     task = with_examples[0].config.task
-    parts = [paragraphs(EXPLANATION), organ_legend(task)]
+    parts = [paragraph(EXPLANATION), organ_legend(task)]
     for example in with_examples[0].examples[:cases]:
         parts.append(f"<h3>{html.escape(example.case_id)}</h3>")
         for position in range(example.volume.shape[0]):

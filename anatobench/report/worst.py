@@ -9,7 +9,7 @@ import numpy as np
 
 from anatobench.evaluation.organ_dice import lowest_dice
 from anatobench.evaluation.worst_cases import SHOWN_LOW_DICE_CASES, most_wrong
-from anatobench.report.html_parts import folded, paragraphs, pictures, table
+from anatobench.report.html_parts import folded, paragraph, pictures, table
 from anatobench.report.run_results import Examples, RunResults
 from anatobench.report.slices import EXPLANATION, SLICE_REM, case_pictures
 
@@ -29,7 +29,7 @@ def worst_cases(runs: Sequence[RunResults]) -> str:
         "Of every finding the scan of the test split that was furthest from its label; none where all scans are on the "
         "right side of 0.5. Scans are judged one by one here, also where the evaluation judges patients. "
     )
-    return paragraphs(text + EXPLANATION) + "".join(blocks)
+    return paragraph(text + EXPLANATION) + "".join(blocks)
 
 
 def _wrong(run: RunResults) -> str:

@@ -7,11 +7,9 @@ worker is replaced, and memory is bounded by one job per worker.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -23,11 +21,11 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from anatobench.errors import AnatoBenchError
+from anatobench.system.parent import signal_at_parents_end
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_PR_SET_PDEATHSIG = 1
 NATIVE_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -194,7 +192,7 @@ def _end_with_parent(own_group: bool) -> None:
     if parent is None:
         return
     if not own_group:
-        killed_with_parent()
+        signal_at_parents_end(signal.SIGKILL)
 
     def watch() -> None:
         wait([parent.sentinel])
@@ -203,13 +201,6 @@ def _end_with_parent(own_group: bool) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def killed_with_parent() -> None:
-    """Where the kernel can do it (Linux), it kills this process when the one that started it ends: also one that never
-    lets Python run."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager

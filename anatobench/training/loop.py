@@ -23,6 +23,7 @@ from anatobench.objectives.registry import plan_of
 from anatobench.store.batch import Batch
 from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.gpus import refuse_unwanted_cpu
+from anatobench.system.image import describe_image
 from anatobench.system.signals import Interrupted, StopSignals
 from anatobench.training.checkpoints import (
     Best,
@@ -35,10 +36,12 @@ from anatobench.training.checkpoints import (
 )
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE, Say, begin_with, say_on_stderr
 from anatobench.training.metrics_log import MetricsLog, NoLog
+from anatobench.training.mllog import NO_MLLOG, MlLog
 from anatobench.training.run_folder import CONFIG_FILE, RunConfig
 from anatobench.training.schedule import learning_rate
 from anatobench.training.sharpness import sharpness
 from anatobench.training.step_progress import StepProgress
+from anatobench.training.step_trace import NO_TRACE, StepTrace
 
 SESSIONS_FILE = "sessions.jsonl"
 """One line per start of a run: when, from which step, in which framework, on which device."""
@@ -93,18 +96,26 @@ class _StepInFlight:
 
 
 def train(
-    run: Path, config: RunConfig, engine: Engine, data: TrainingData, say: Say = say_on_stderr, silent: bool = False
+    run: Path,
+    config: RunConfig,
+    engine: Engine,
+    data: TrainingData,
+    say: Say = say_on_stderr,
+    silent: bool = False,
+    trace: StepTrace = NO_TRACE,
+    mllog: MlLog = NO_MLLOG,
 ) -> Progress:
     """Train until the run's last step, going on from its newest checkpoint; where the run then stands.
 
-    `say` is told what the run begins with; how far it is is shown on stderr, unless `silent`.
+    `say` is told what the run begins with; how far it is is shown on stderr, unless `silent`. `trace` and `mllog` look
+    on.
 
     A signal to stop saves a checkpoint and raises `Interrupted`. `AnatoBenchError` if the loss, a gradient or a weight
     is not finite, or if a checkpoint could not be written; the checkpoints before it stay. Where several processes
     train the run, the first one keeps the log and seals the checkpoints.
     """
     refuse_unwanted_cpu(engine.device()["kind"])
-    training = _Training(run, config, engine, data)
+    training = _Training(run, config, engine, data, trace, mllog)
     training.restore(say)
     leads = engine.processes.leads
     if leads:
@@ -114,10 +125,13 @@ def train(
         closing(MetricsLog(run, training.step, training.evaluated_step) if leads else NoLog()) as log,
         closing(CheckpointSaver(run, engine.saver(), leads, log.sync)) as saver,
         closing(StepProgress(training.step, training.total_steps, silent=silent or not leads)) as progress,
+        closing(trace),
     ):
         try:
-            return training.loop(stop, saver, log, progress)
+            training.loop(stop, saver, log, progress)
+            return training.finish()
         except Exception as error:
+            training.abort()
             if isinstance(error, AnatoBenchError) or not is_out_of_memory(error):
                 raise
             raise training.out_of_memory(error) from None
@@ -126,8 +140,11 @@ def train(
 class _Training:
     """The state of one run while it trains."""
 
-    def __init__(self, run: Path, config: RunConfig, engine: Engine, data: TrainingData) -> None:
+    def __init__(
+        self, run: Path, config: RunConfig, engine: Engine, data: TrainingData, trace: StepTrace, mllog: MlLog
+    ) -> None:
         self._run, self._config, self._engine, self._data = run, config, engine, data
+        self._trace, self._mllog = trace, mllog
         self._processes = engine.processes
         self._plan = plan_of(config.recipe, config.task)
         self._stop_agreed = False
@@ -203,13 +220,27 @@ class _Training:
             "step": self.step,
             "framework": self._engine.name,
             "device": self._engine.device(),
+            "image": describe_image(),
             "fast": self._config.recipe.fast,
             "compile": self._config.recipe.compile,
         }
         with (self._run / SESSIONS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(session) + "\n")
+        if (self.step if self._data.validate is None else self.evaluated_step) == self.total_steps:
+            self._mllog = NO_MLLOG  # the run has ended, and its log with it
+        epoch, rest = divmod(self.step, self._data.steps_per_epoch)
+        self._mllog.begin(self.step, self.evaluated_step, epoch + 1 if rest else None)
 
-    def loop(self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog, progress: StepProgress) -> Progress:
+    def finish(self) -> Progress:
+        """Note the end; where the run stands."""
+        self._mllog.stop("success", self.step)
+        return self._progress()
+
+    def abort(self) -> None:
+        """Note that the run ended by an error."""
+        self._mllog.stop("aborted", self.step)
+
+    def loop(self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog, progress: StepProgress) -> None:
         """Take steps, evaluations and checkpoints until the end or a signal."""
         self._saver = saver
         if self.step:
@@ -221,6 +252,7 @@ class _Training:
             while self.step < self.total_steps:
                 saver.check()  # one that failed ends the run
                 self._start_step(stop, log, progress)
+                self._end_epoch_if_due(log, progress)
                 self._measure_sharpness_if_due(log, progress)
                 self._evaluate_if_due(stop, saver, log, progress)
                 if self.step % self._config.checkpoint_every == 0 or self.step == self.total_steps:
@@ -236,7 +268,6 @@ class _Training:
             ) from None
         finally:
             self._wait_for_the_others()
-        return self._progress()
 
     def _check_stop(self, stop: StopSignals) -> None:
         """Raise `Interrupted` after the same step in every process: signals do not reach all of them at once."""
@@ -258,11 +289,16 @@ class _Training:
 
     def _start_step(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> None:
         """Give the device a step, and only then look at the previous one, so that the device never waits for it."""
+        self._trace.before_step(self.step)
+        epoch, rest = divmod(self.step, self._data.steps_per_epoch)
+        if rest == 0:
+            self._mllog.epoch("epoch_start", epoch + 1, self.step)
         started = time.perf_counter()
-        batch = next(self._data.batches)
+        with self._trace.named_range("data"):
+            batch = next(self._data.batches)
         rate = learning_rate(self._config.recipe, self.step, self.total_steps)
-        with nullcontext() if self._compiled else progress.compiling():
-            phase = self._plan.phase_of_epoch(self.step // self._data.steps_per_epoch)
+        with nullcontext() if self._compiled else progress.compiling(), self._trace.named_range("step"):
+            phase = self._plan.phase_of_epoch(epoch)
             pending = self._engine.train_step(batch, rate, self.step, stop.received, phase)
         self._compiled = True
         self.step += 1
@@ -287,6 +323,13 @@ class _Training:
         log.step(_step_record(step, epoch, metrics, seconds))
         progress.show(step.step, epoch, metrics.loss)
 
+    def _end_epoch_if_due(self, log: MetricsLog, progress: StepProgress) -> None:
+        within = self.step % self._data.steps_per_epoch and self.step < self.total_steps
+        if self._mllog.silent or within:
+            return
+        self._finish_step(log, progress)
+        self._mllog.epoch("epoch_stop", self._epoch_of(self.step), self.step)
+
     def _measure_sharpness_if_due(self, log: MetricsLog, progress: StepProgress) -> None:
         every, batch = self._config.sharpness_every, self._data.sharpness_batch
         if batch is None or not every or self.step % every:
@@ -303,8 +346,11 @@ class _Training:
         if self._data.validate is None or not due or self.step == self.evaluated_step:
             return
         self._finish_step(log, progress)
-        found = self._data.validate(stop.check if self._processes.alone else partial(self._stop_together, stop))
         epoch = self._epoch_of(self.step)
+        self._mllog.epoch("eval_start", epoch, self.step)
+        found = self._data.validate(stop.check if self._processes.alone else partial(self._stop_together, stop))
+        self._mllog.accuracy(found.score, found.name, epoch, self.step)
+        self._mllog.epoch("eval_stop", epoch, self.step)
         record = {"kind": "evaluation", "step": self.step, "epoch": epoch, "split": "validation"}
         score = _finite_or_none(found.score)
         log.evaluation({**record, found.name: score, **_finite_or_none(found.details)})

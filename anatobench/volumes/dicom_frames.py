@@ -14,6 +14,7 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import UID, JPEG2000TransferSyntaxes, RLELossless
 
 from anatobench.errors import CaseError
+from anatobench.volumes.dicom_tags import value_of, whole
 
 JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
 CODESTREAM = b"jp2c"
@@ -59,7 +60,7 @@ def check_frame(path: Path, dataset: Dataset, syntax: UID, size: tuple[int, int]
 
 
 def _check_native(path: Path, dataset: Dataset, size: tuple[int, int]) -> None:
-    content = dataset.get("PixelData")
+    content = value_of(path, dataset, "PixelData")
     if not isinstance(content, bytes):
         return
     if content.startswith(ITEM_TAG):
@@ -68,7 +69,7 @@ def _check_native(path: Path, dataset: Dataset, size: tuple[int, int]) -> None:
             f"{path}: its pixels are compressed, and its TransferSyntaxUID is missing or says they are not: "
             "decompress the series first",
         )
-    expected = size[0] * size[1] * max(1, int(dataset.get("BitsAllocated") or 0) // 8)
+    expected = size[0] * size[1] * max(1, whole(path, dataset, "BitsAllocated", 16) // 8)
     if content[expected + 1 :].strip(b"\0"):  # zeros are padding to some length
         raise CaseError(
             "truncated",

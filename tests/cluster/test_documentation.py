@@ -52,6 +52,8 @@ def test_every_command_runs_as_printed(cluster: VirtualCluster, tmp_path: Path) 
     assert sum(line.startswith("sbatch ") for line in commands) >= 6
     for line in commands[1:]:
         said = cluster.shell(f"{SOURCE}\n{line}", settings=settings, cwd=tmp_path)
+        if line.startswith("slurm/summary.sh "):
+            assert re.fullmatch(r"job 1 smoke: COMPLETED \(exit 0:0\) after 0:\d\d:\d\d, memory .*\n", said), said
         if not line.startswith("sbatch "):
             continue
         match = re.fullmatch(r"Submitted batch job (\d+)\n", said)
@@ -62,6 +64,9 @@ def test_every_command_runs_as_printed(cluster: VirtualCluster, tmp_path: Path) 
     assert (tmp_path / "runs" / "ratic_torch_r3d_18" / "evaluation_test.json").exists()
     assert (tmp_path / "runs" / "torchrun" / "config.json").exists()
     assert list((tmp_path / "runs").glob("compare-*.json"))
+    assert list((tmp_path / "runs" / "profiled" / "profile").iterdir())
+    logged = "\n".join(path.read_text() for path in tmp_path.glob("ratic-*.log"))
+    assert re.search(r"^job \d+ ratic: \w+ \(exit \d+:\d+\) after 0:", logged, re.MULTILINE), "a line in each log"
     check_scaling(tmp_path / "runs")
 
 

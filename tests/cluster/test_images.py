@@ -1,6 +1,6 @@
-"""The images of containers/*.def, built from a local root file system by containers/build.sh, and jobs inside them.
+"""The images of containers/image.def, built from a local root file system by containers/build.sh, and jobs inside them.
 
-The definitions are the real ones. JAX comes without CUDA, PyTorch as it is published; %test runs in both builds.
+The definition is the real one. JAX comes without CUDA, PyTorch as it is published; %test runs in both builds.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import pytest
 from cluster_jobs import REPOSITORY, anatobench
 from virtual_cluster import VirtualCluster
 
+from anatobench import __version__
 from anatobench.engine import Arrays
 from anatobench.parity.comparison import largest_difference
 from anatobench.training.checkpoints import read_newest
@@ -67,7 +68,7 @@ def images(base: tuple[Path, list[str], dict[str, str]]) -> Iterator[Path]:
     root, binds, settings = base
     options = {
         "torch": ["--sandbox"],  # packing 6 GB takes minutes and shows nothing more
-        "jax": ["--build-arg", "JAX=jax", "--mksquashfs-args=-comp zstd -Xcompression-level 1"],
+        "jax": ["--cuda", "none", "--mksquashfs-args=-comp zstd -Xcompression-level 1"],
     }
     for framework, further in options.items():
         for bind in binds:
@@ -80,6 +81,44 @@ def images(base: tuple[Path, list[str], dict[str, str]]) -> Iterator[Path]:
         assert f"{framework}: prepared, trained and evaluated" in done.stdout + done.stderr, "%test ran"
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_an_image_holds_what_its_labels_say(images: Path, framework: str) -> None:
+    """Versions, commit, CUDA and the driver it needs; libibverbs with the cards' providers; its sum beside it."""
+    image = images / f"{framework}.sif"
+    inspected = subprocess.run(["apptainer", "inspect", "--json", "--labels", image], capture_output=True, check=True)
+    labels = json.loads(inspected.stdout)["data"]["attributes"]["labels"]
+    commit = subprocess.run(
+        ["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == commit
+    assert labels["org.opencontainers.image.version"] == __version__
+    cuda, driver = {"torch": ("13", "580"), "jax": ("none", "none")}[framework]
+    assert (labels["org.anatobench.cuda"], labels["org.anatobench.oldest-driver"]) == (cuda, driver)
+    told = inside(image, "anatobench-image")
+    described = json.loads(told.stdout)
+    assert labels[f"org.anatobench.{framework}"] == described["packages"][framework]
+    assert described["commit"] == labels["org.opencontainers.image.revision"]
+    digest = hashlib.sha256(image.read_bytes()).hexdigest() if image.is_file() else None
+    assert described["digest"] == (f"sha256:{digest}" if digest else None), "a folder has none"
+    assert (images / "jax.sif.sha256").read_text() == (
+        f"{hashlib.sha256((images / 'jax.sif').read_bytes()).hexdigest()}  jax.sif\n"
+    )
+    libraries = inside(image, "ldconfig", "-p").stdout
+    assert "libibverbs.so.1" in libraries
+    assert "librdmacm.so.1" in libraries
+    assert "libmlx5" in inside(image, "bash", "-c", "ls /usr/lib*/*/libibverbs").stdout
+    said = inside(image, "bash", "-c", "echo $NCCL_DEBUG $XLA_FLAGS", NCCL_DEBUG="INFO", XLA_FLAGS="--x").stdout
+    assert said.split() == ["INFO", "--x"], "an image overrules nothing of the node's"
+
+
+def inside(image: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in an image."""
+    return subprocess.run(
+        ["apptainer", "exec", "--pwd", "/tmp", image, *words],
+        env={**os.environ, **variables}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
 
 
 FLOAT64 = ("--steps", "6", "--set", "batch_size=4", "--set", "precision=fp64")
@@ -125,6 +164,11 @@ def test_a_job_in_the_image_trains_what_one_process_trains_outside(
     end = cluster.finish(job, seconds=300)
     assert end["JobState"] == "COMPLETED", (tmp_path / "job.log").read_text()
     assert f"{nodes * tasks} task(s) on {nodes} node(s)" in (tmp_path / "job.log").read_text()
+    image = images / f"{framework}.sif"
+    (session,) = (json.loads(line) for line in (tmp_path / "run" / "sessions.jsonl").read_text().splitlines())
+    digest = hashlib.sha256(image.read_bytes()).hexdigest() if image.is_file() else None
+    assert session["image"]["digest"] == (f"sha256:{digest}" if digest else None)
+    assert f"in {framework}.sif: AnatoBench {__version__}, commit " in (tmp_path / "job.log").read_text()
     found = trained_weights(tmp_path / "run")
     assert largest_difference(expected, found).error < 1e-9
 
@@ -170,6 +214,8 @@ def check_comparison(record: dict[str, Any], images: Path) -> None:
     assert torch["home"] == {"image": str(images / "torch.sif"), "sha256": None}, "a folder has no sum"
     sha256 = hashlib.sha256((images / "jax.sif").read_bytes()).hexdigest()
     assert jax["home"] == {"image": str(images / "jax.sif"), "sha256": sha256}
+    assert [arm["code"]["image"]["framework"] for arm in (torch, jax)] == ["torch", "jax"]
+    assert jax["code"]["image"]["digest"] == f"sha256:{sha256}"
     assert record["same_first_loss"] is True
     (ratio,) = record["ratios"]
     assert (ratio["of"], ratio["to"]) == ("jax", "torch")

@@ -1,6 +1,7 @@
 """`sbatch slurm/prepare.sh`: a job array makes the store that one process makes, and a killed shard is done again."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -42,6 +43,11 @@ def test_a_filled_in_site_gives_preparation_cores_and_no_gpu(
     ends = [cluster.finish(f"{job}_{shard}") for shard in range(2)]
     assert [end["JobState"] for end in ends] == ["COMPLETED"] * 2, (tmp_path / "1.log").read_text()
     assert not any("gres/gpu" in end["TRES"] for end in ends)
+    for shard in range(2):
+        (line,) = re.findall(r"^job .*$", (tmp_path / f"{shard}.log").read_text(), re.MULTILINE)
+        assert line.startswith(f"job {job}_{shard} prepare: RUNNING (exit 0:0) after 0:0"), "its own, at its end"
+    summary = cluster.shell(f"slurm/summary.sh {job}", cwd=REPOSITORY).splitlines()
+    assert sorted(line.partition(" (")[0] for line in summary) == [f"job {job}_{n} prepare: COMPLETED" for n in (0, 1)]
     assert contents(tmp_path / "store") == contents(store)
 
 

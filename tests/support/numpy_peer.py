@@ -2,14 +2,15 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anatobench.engine import Arrays, DeviceMemory, ModelSpec, StepMetrics
+from anatobench.engine import TRACE, Arrays, DeviceMemory, ModelSpec, StepMetrics
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 
@@ -25,6 +26,7 @@ VARIANTS = (
     "hangs",
     "caches",
     "hangs_at_two",
+    "gpu",
 )
 BYTES_PER_CASE = 50_000_000
 SLOW_SECONDS = 0.02
@@ -48,6 +50,23 @@ class NumpyInstruments:
 
     def matrix_product_rate(self) -> float:
         return 1e9
+
+    @contextmanager
+    def trace(self, folder: Path, label: str, kind: str = TRACE) -> Iterator[None]:
+        """Write the names of the ranges inside, a line each."""
+        self.ranges: list[str] = []
+        yield
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{label}.txt").write_text("\n".join(self.ranges))
+
+    def profiles(self) -> tuple[str, ...]:
+        return (TRACE,)
+
+    @contextmanager
+    def named_range(self, name: str) -> Iterator[None]:
+        if hasattr(self, "ranges"):
+            self.ranges.append(name)
+        yield
 
 
 class NumpyStep:
@@ -86,7 +105,12 @@ class NumpyStep:
         self._weight = weights["weight"].copy()
 
     def device(self) -> dict[str, Any]:
-        return {"kind": "cpu", "name": "numpy", "count": 1, "versions": {"numpy": np.__version__}}
+        return {
+            "kind": "gpu" if self.variant == "gpu" else "cpu",
+            "name": "numpy",
+            "count": 1,
+            "versions": {"numpy": np.__version__},
+        }
 
     def instruments(self) -> NumpyInstruments:
         return NumpyInstruments()

@@ -79,9 +79,11 @@ def at_work(pid: int) -> bool:
         return False
 
 
-def stopped(words: Sequence[str | Path], tmp_path: Path, depth: int, seconds: float) -> str:
-    """Start Python with `words`, send SIGTERM `seconds` after it has `depth` descendants, and see that it ends with
-    all of them; its last line."""
+def stopped(
+    words: Sequence[str | Path], tmp_path: Path, depth: int, seconds: float, number: signal.Signals = signal.SIGTERM
+) -> str:
+    """Start Python with `words`, send the signal `seconds` after it has `depth` descendants, and see that it ends with
+    all of them; its last line. Who is killed leaves its temporary files, but none of its descendants."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     path = os.pathsep.join([str(Path(__file__).parents[1] / "support"), *sys.path])
@@ -90,7 +92,7 @@ def stopped(words: Sequence[str | Path], tmp_path: Path, depth: int, seconds: fl
         [sys.executable, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
     ) as process:
         try:
-            deadline = time.monotonic() + 100
+            deadline = time.monotonic() + 400
             while len(descendants(process.pid)) < depth:
                 assert process.poll() is None, process.communicate()[1].decode()
                 assert time.monotonic() < deadline
@@ -98,16 +100,19 @@ def stopped(words: Sequence[str | Path], tmp_path: Path, depth: int, seconds: fl
             time.sleep(seconds)
             below = descendants(process.pid)
             assert len(below) >= depth, "it was done before it could be stopped"
-            process.send_signal(signal.SIGTERM)
-            said = process.communicate(timeout=100)[1].decode()
+            process.send_signal(number)
+            said = "" if number == signal.SIGKILL else process.communicate(timeout=400)[1].decode()
         finally:
             process.kill()
-    assert process.returncode == 130, said
+            process.wait()
+    assert process.returncode == (-number if number == signal.SIGKILL else 130), said
     assert "Traceback" not in said
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 100
     while left := [pid for pid in below if at_work(pid)]:
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
+    if number == signal.SIGKILL:
+        return ""
     assert list(scratch.iterdir()) == []
     half_written = [path for suffix in (".tmp", ".partial") for path in tmp_path.rglob(f".*{suffix}")]
     assert half_written == []
@@ -186,7 +191,19 @@ def test_commands_that_call_commands(tmp_path: Path, words: list[str]) -> None:
     assert last == f"anatobench {words[0]}: {GOES_ON}"
 
 
-def test_bench(tmp_path: Path) -> None:
-    words = ["bench", "prepare", "--dataset", "ratic", "--size", "tiny", "--cases", "100", "--workers", "2"]
-    last = stopped([*ANATOBENCH, *words], tmp_path, depth=2, seconds=1)
-    assert last == "anatobench bench: stopped by SIGTERM"
+MODEL = ["--model", "r3d_18", "--geometry", "abdomen", "--size", "tiny"]
+WITH_CHILDREN = {
+    "bench prepare": (["bench", "prepare", "--dataset", "ratic", "--size", "tiny", "--cases", "100"], 2),
+    "bench step": (["bench", "step", *MODEL, "--framework", "torch", "--repeats", "200"], 1),
+    "bench scaling": (["bench", "scaling", "--framework", "torch", *MODEL, "--processes", "2", "--repeats", "200"], 1),
+    "experiments auc": (["experiments", "auc", "--out", "OUT", "--cases", "40"], 1),
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("command", WITH_CHILDREN)
+def test_commands_with_children(tmp_path: Path, command: str, number: signal.Signals) -> None:
+    words, depth = WITH_CHILDREN[command]
+    given = [str(tmp_path / "out") if word == "OUT" else word for word in words]
+    last = stopped([*ANATOBENCH, *given], tmp_path, depth, seconds=1, number=number)
+    assert last == ("" if number == signal.SIGKILL else f"anatobench {words[0]}: stopped by SIGTERM")

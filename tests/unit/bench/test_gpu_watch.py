@@ -15,9 +15,9 @@ case "$*" in
   *clocks_throttle_reasons*) echo 0x0; exit ;;
   *) echo "NVIDIA H200, 580.159.04, 143771, 700.00, 1980, [N/A]"; exit ;;
 esac
-echo "345, 3201, 30, 77.5, 0x0000000000000001"
-echo "1980, 3201, 50, [N/A], 0x0000000000000000"
-echo "1500, 3201, 61, 699.0, 0x0000000000000004"
+echo "2026/11/27 05:22:49.100, 345, 3201, 30, 77.5, 0x0000000000000001"
+echo "2026/11/27 05:22:49.600, 1980, 3201, 50, [N/A], 0x0000000000000000"
+echo "2026/11/27 05:22:50.100, 1500, 3201, 61, 699.0, 0x0000000000000004"
 exec sleep 60
 """
 
@@ -33,6 +33,8 @@ def test_clocks_and_throttling_are_recorded(tmp_path: Path, monkeypatch: pytest.
             if len(watch.samples) == 3:
                 break
             time.sleep(0.1)
+    assert [moment - watch.times[0] for moment in watch.times] == pytest.approx([0, 0.5, 1])
+    assert watch.watts() == pytest.approx([77.5, float("nan"), 699.0], nan_ok=True)
     found = watch.to_json()
     assert found is not None
     assert found["name"] == "NVIDIA H200"

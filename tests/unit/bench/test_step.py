@@ -264,3 +264,15 @@ def test_wrong_arguments_are_refused(words: list[str], complaint: str, capsys: p
         2,
     )
     assert complaint in capsys.readouterr().err
+
+
+def test_every_arm_leaves_a_trace_after_the_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*COMMAND, "--repeats", "2", "--peer", f"{PEER}:plain,slow", "--profile", str(tmp_path / "traces")]
+    assert main(words) == 0
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [arm["trace"] for arm in record["arms"]] == ["trace", "trace"]
+    for name in ("numpy_peer_plain", "numpy_peer_slow"):
+        assert (tmp_path / "traces" / name / "steps.txt").read_text().split() == ["step"] * 5
+    assert [len(arm["seconds"]) for arm in record["arms"]] == [2, 2], "traced steps are not timed"
+    assert main([*words, "--profile-kind", "nsys"]) == 0
+    assert "numpy_peer:plain: profile: no nsys here: trace" in capsys.readouterr().err

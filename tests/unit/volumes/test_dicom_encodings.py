@@ -197,6 +197,15 @@ def test_pixels_that_are_not_what_the_header_says_are_refused_before_they_are_de
         read_volume(series(tmp_path / "s", change))
 
 
+def test_pixels_of_an_unknown_kind_are_one_sentence(tmp_path: Path) -> None:
+    folder = write_dicom_series(tmp_path / "s", BODY)
+    content = (folder / "3.dcm").read_bytes()
+    (folder / "3.dcm").write_bytes(content.replace(b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00O\0", 1))
+    with pytest.raises(CaseError, match=r"3\.dcm: .*PixelData|3\.dcm: .*damaged") as caught:
+        read_volume(folder)
+    assert caught.value.reason != "unreadable"
+
+
 def test_zeros_behind_the_pixels_are_padding(tmp_path: Path) -> None:
     def change(dataset: FileDataset) -> None:
         dataset.PixelData += bytes(1000)
