@@ -20,7 +20,7 @@ from anatobench.experiments.transfer_results import (
     dice_rows,
     rows,
 )
-from anatobench.report.html_parts import folded, header, html_page, notes, paragraphs, section, table
+from anatobench.report.html_parts import folded, header, html_page, notes, paragraph, section, table
 from anatobench.report.plots import DASHES, STYLE, image
 
 TITLE = "What pre-training on masks gives a diagnosis of few cases"
@@ -53,8 +53,8 @@ def build_transfer_page(record: Mapping[str, Any]) -> str:
         TITLE,
         [
             header(TITLE, remark=facts),
-            section("Test AUC by labelled cases", _plot(record) + paragraphs(reading)),
-            section("Every condition", table(HEADER, rows(record)) + paragraphs(PUBLISHED_NOTE)),
+            section("Test AUC by labelled cases", _plot(record) + paragraph(reading)),
+            section("Every condition", table(HEADER, rows(record)) + paragraph(PUBLISHED_NOTE)),
             section("Gains of each finding, of the fewest cases", _filled(CLASS_HEADER, sorted(class_rows(record)))),
             section("Organ Dice of the pre-training", _filled_dice(record)),
             section("Not there", folded(f"{len(missing)} runs", notes(missing))),
@@ -69,7 +69,7 @@ def _filled(columns: Sequence[str], found: Sequence[Sequence[str]]) -> str:
 def _filled_dice(record: Mapping[str, Any]) -> str:
     found = dice_rows(record)
     text = "By case and volume, on the test cases of the store that it was trained on; macro is the mean over organs."
-    return table(DICE_HEADER, found) + paragraphs(text) if found else ""
+    return table(DICE_HEADER, found) + paragraph(text) if found else ""
 
 
 def _plot(record: Mapping[str, Any]) -> str:
