@@ -69,7 +69,9 @@ def spacing(text: str) -> tuple[float, float, float]:
     try:
         depth, height, width = (float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write three millimetres D,H,W, for example 3,1.5,1.5") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give a spacing D,H,W in millimetres, for example 3,1.5,1.5"
+        ) from None
     return depth, height, width
 
 
@@ -78,7 +80,7 @@ def crop(text: str) -> tuple[int, int, int]:
     try:
         depth, height, width = (int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write three voxels D,H,W, for example 48,96,96") from None
+        raise argparse.ArgumentTypeError(f"{text!r}: give a crop D,H,W in voxels, for example 48,96,96") from None
     return depth, height, width
 
 
@@ -87,5 +89,5 @@ def window(text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write two HU LOW,HIGH, for example =-150,250") from None
+        raise argparse.ArgumentTypeError(f"{text!r}: give a window LOW,HIGH in HU, for example =-150,250") from None
     return low, high

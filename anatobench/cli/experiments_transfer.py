@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.cli import transfer_demo
+from anatobench.cli.arguments import positive, whole
 from anatobench.cli.experiments_grid import add_submission, hand_over
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.runs import (
@@ -65,7 +66,7 @@ def add_parser(experiments: Any) -> None:
         parser.set_defaults(run_experiment=action)
         _add_arguments(parser)
         if name == "run":
-            parser.add_argument("--workers", type=int, default=1, metavar="W",
+            parser.add_argument("--workers", type=whole(1), default=1, metavar="W",
                                 help="chains of runs at a time; they share this machine's cores, and its first GPU if "
                                      "it has any (default: 1)")  # fmt: skip
         elif name == "submit":
@@ -84,19 +85,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     selection.add_argument("--counts", default="5,10,20,all", metavar="NUMBERS",
                            help="of labelled cases (default: %(default)s)")  # fmt: skip
     selection.add_argument("--frameworks", default=",".join(FRAMEWORKS), metavar="NAMES", help="default: %(default)s")
-    selection.add_argument("--repetitions", type=int, default=PARTS.repetitions, help="default: %(default)s")
+    selection.add_argument("--repetitions", type=whole(1), default=PARTS.repetitions, help="default: %(default)s")
     settings = parser.add_argument_group("settings, which all runs of a folder share: needed the first time alone")
     settings.add_argument("--store", metavar="DIR", help="whose diagnosis is learned")
     settings.add_argument("--partial-store", metavar="DIR", help="of partly annotated masks; of other patients")
     settings.add_argument("--whole-store", metavar="DIR", help="in which every class is annotated; of other patients")
     settings.add_argument("--model", choices=MODELS, help=f"default: {DEFAULTS.model}")
-    settings.add_argument("--steps", type=int, help=f"of a transfer (default: {DEFAULTS.steps})")
-    settings.add_argument("--pretraining-steps", type=int, help=f"default: {DEFAULTS.pretraining_steps}")
+    settings.add_argument("--steps", type=whole(1), help=f"of a transfer (default: {DEFAULTS.steps})")
+    settings.add_argument("--pretraining-steps", type=whole(1), help=f"default: {DEFAULTS.pretraining_steps}")
     settings.add_argument("--frozen-rates", metavar="RATES",
                           help="learning rates of which validation chooses one, separated by commas (default: "
                                f"{DEFAULTS.frozen_rates[0]})")  # fmt: skip
     settings.add_argument("--fine-tuned-rates", metavar="RATES", help=f"default: {DEFAULTS.fine_tuned_rates[0]}")
-    settings.add_argument("--pretraining-rate", type=float, help=f"default: {DEFAULTS.pretraining_rate}")
+    settings.add_argument("--pretraining-rate", type=positive, help=f"default: {DEFAULTS.pretraining_rate}")
     for name, what in (("set", "transfers'"), ("pretraining-set", "pre-training's")):
         settings.add_argument(f"--{name}", action="append", metavar="FIELD=VALUE",
                               dest="settings" if name == "set" else "pretraining_settings",
@@ -174,9 +175,8 @@ def run_list(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_here(args: argparse.Namespace) -> dict[str, Any]:
-    if args.workers < 1:
-        raise UsageError(f"--workers {args.workers}: at least one")
     waiting, before = _to_do(args)
+    args.goes_on = True
     train_here(waiting, args.out, args.workers, "transfer", before)
     print(f"{len(waiting)} runs trained and evaluated, {before} were done before; next: anatobench experiments "
           f"transfer collect --out {args.out}", file=sys.stderr)  # fmt: skip

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from anatobench.cli.arguments import positive, whole
 from anatobench.cli.demo import run_command
-from anatobench.errors import UsageError
 from anatobench.experiments.transfer import ALL
 from anatobench.phantom.cohort import FORMATS
 
@@ -18,6 +18,8 @@ SOURCES = 3
 PRETRAINING_SEED, SEED = 11, 12
 """Of the two cohorts: other patients are pre-trained on than are diagnosed."""
 BATCH = "batch_size=5"
+LEAST_CASES = 40
+"""Of a cohort, for a training split that has 20 and a test split with every finding."""
 
 
 def add_parser(actions: Any) -> None:
@@ -42,7 +44,8 @@ def add_parser(actions: Any) -> None:
         ("repetitions", 2, "seeds and draws of cases"),
         ("workers", min(os.cpu_count() or 1, 4), "chains of runs at a time"),
     ):
-        demo.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default: %(default)s)")
+        least = whole(LEAST_CASES if name.endswith("cases") else 1)
+        demo.add_argument(f"--{name}", type=least, default=default, help=f"{what} (default: %(default)s)")
     for name, words in (
         ("weights", "none,partial_masks"),
         ("modes", "frozen,fine_tuned"),
@@ -53,15 +56,14 @@ def add_parser(actions: Any) -> None:
     ):
         demo.add_argument(f"--{name}", default=words, help="as of `run` (default: %(default)s)")
     demo.add_argument("--task", choices=tuple(FORMATS), default="ct_rate", help="the cohorts' (default: %(default)s)")
-    demo.add_argument("--pretraining-rate", type=float, default=4e-3, help="default: %(default)s")
+    demo.add_argument("--pretraining-rate", type=positive, default=4e-3, help="default: %(default)s")
     demo.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
     demo.set_defaults(run_experiment=run)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if min(args.cases, args.pretraining_cases) < 40 or args.workers < 1:
-        raise UsageError("--cases and --pretraining-cases must be at least 40, --workers at least 1")
     started = time.monotonic()
+    args.goes_on = True
     for command in commands(args):
         run_command(*command)
     transfer = args.out / "transfer"

@@ -46,7 +46,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_store(folder / "store")
         assert main(train_words(folder, folder / "run")) == 0
         assert main(["evaluate", str(folder / "run")]) == 0
-    voxels = np.random.default_rng(0).normal(-200, 200, (50, 64, 72)).astype(np.int16)
+    voxels = np.full((50, 64, 72), -1000, np.int16)  # air, and in it a body with a lung
+    voxels[:, 10:54, 10:62] = np.random.default_rng(0).normal(40, 20, (50, 44, 52))
+    voxels[5:40, 20:44, 18:32] = -850
     affine = np.array([[0, 0, -4.5, 0], [0, -4.0, 0, 0], [-7.0, 0, 0, 0], [0, 0, 0, 1.0]])
     write_nifti(folder / "scans" / "scan.nii.gz", voxels, affine)
     (folder / "scans" / "manifest.csv").write_text("scan,split,label:a\nscan.nii.gz,train,1\n")
