@@ -23,6 +23,9 @@ from anatobench.experiments.transfer_results import (
 from anatobench.report.html_parts import folded, header, html_page, notes, paragraph, section, table
 from anatobench.report.plots import DASHES, STYLE, image
 
+ENOUGH = 3
+"""Repetitions whose interval the plot makes room for."""
+MARGIN = 2.0
 TITLE = "What pre-training on masks gives a diagnosis of few cases"
 COLOURS = {"none": "#6b6f76", "kinetics": "#8a5fb0", "partial_masks": "#c8491d", "all_masks": "#1f5fa8"}
 """Hue tells the weights here, a column of the plot the framework."""
@@ -45,7 +48,7 @@ def build_transfer_page(record: Mapping[str, Any]) -> str:
     reading = (
         "AUC is the macro average on the test split. A repetition is one seed, of pre-training, transfer and the draw "
         "of cases, of which fewer are among more; intervals are 95 % over repetitions (Student's t), of gains and "
-        "losses paired by repetition."
+        f"losses paired by repetition. The plot makes room for intervals of {ENOUGH} repetitions and more."
     )
     missing = [f"not evaluated: {name}" for name in record["missing"]]
     missing += [f"AUC undefined: {name}" for name in record["undefined"]]
@@ -78,13 +81,15 @@ def _plot(record: Mapping[str, Any]) -> str:
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
             1, len(frameworks), figsize=(3.7 * len(frameworks) + 0.6, 3.2), layout="constrained", sharey=True,
-            squeeze=False,
+            sharex=True, squeeze=False,
         )  # fmt: skip
         for axes, framework in zip(grid.flat, frameworks, strict=True):
             _lines(axes, [row for row in record["results"] if row["framework"] == framework], counts)
             axes.set_title(FRAMEWORK_NAMES[framework])
             axes.set_xlabel("labelled cases")
         grid.flat[0].set_ylabel("test AUC, per cent")
+        grid.flat[0].set_ylim(*_limits(record["results"]))
+        grid.flat[0].set_xlim(-0.5, len(counts) - 0.5)
         handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     described = "; ".join(
@@ -93,6 +98,16 @@ def _plot(record: Mapping[str, Any]) -> str:
         for row in record["results"]
     )
     return image(figure, f"Test AUC by number of labelled cases: {described}")
+
+
+def _limits(results: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return what the plot shows, in per cent: every mean and the intervals of enough repetitions; those of two may run
+    out of the plot, since they can span everything."""
+    ends = [100 * row["mean"] for row in results]
+    for row in results:
+        if row["low"] is not None and row["count"] >= ENOUGH:
+            ends += [100 * row["low"], 100 * row["high"]]
+    return min(ends) - MARGIN, max(ends) + MARGIN
 
 
 def _lines(axes: Axes, found: list[Mapping[str, Any]], counts: list[int]) -> None:
