@@ -59,8 +59,9 @@ STRETCHED_LOW, STRETCHED_HIGH = 0.1, 0.005
 DENSER_THAN_LUNG, AT_HOME = (-600, 5000), (-200, 300)
 DENSER_SHARE, AT_HOME_SHARE = 0.15, 0.12
 """Of what is denser than lung, fat and soft tissue are more: 42 % in the worst of real crops, 14 % of even noise."""
-LIGHTEST, HALF_WAY, HALF_WAY_SHARE = -850, (-700, -300), 0.15
-"""Nothing that was measured lies half-way between air and fat in such amounts without anything lighter."""
+LIGHTEST, HALF_WAY, HALF_WAY_PEAK, HALF_WAY_SHARE = -850, (-700, -300), 60, 0.15
+"""Nothing that was measured lies half-way between air and fat, so much of it within so few HU, without anything
+lighter."""
 GREY_LEVELS, GREY_END_SHARE, GREY_END_COUNT = 255, 0.005, 20
 """Span of 8 bits, and what lies at each of its ends if a window was put into them."""
 SOFT_LIMIT, SOFT_LIMIT_SHARE = 20, 0.05
@@ -202,13 +203,16 @@ def _grey_levels(found: Histogram) -> str | None:
 def _misplaced(found: Histogram) -> str | None:
     """Name what is denser than lung where fat and soft tissue are not, or lighter than fat where air is not: another
     slope or intercept."""
+    if found.distinct <= FEW_VALUES:
+        return None
     denser, at_home = found.share(*DENSER_THAN_LUNG), found.share(*AT_HOME)
     if denser >= DENSER_SHARE and at_home < AT_HOME_SHARE * denser:
         return (
             f"of the {denser:.0%} of its voxels that are denser than lung only {at_home / denser:.0%} lie at "
             f"{AT_HOME[0]} to {AT_HOME[1]}, where fat and soft tissue are: another slope or intercept"
         )
-    half_way = found.share(*HALF_WAY)
+    between = found.counts[HALF_WAY[0] + OFFSET : HALF_WAY[1] + OFFSET]
+    half_way = float(np.convolve(between, np.ones(HALF_WAY_PEAK), "valid").max()) / found.total
     if half_way >= HALF_WAY_SHARE and found.share(-OFFSET, LIGHTEST) < NEGATIVE_SHARE:
         return f"{half_way:.0%} of its voxels are near -500 and none near -1000: without air where air is"
     return None
