@@ -13,8 +13,10 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import IO, Any
 
+from anatobench.bench.energy import Spent, spent_together
 from anatobench.bench.local_processes import pin, place, shared_environment
 from anatobench.system.worker_pool import usable_cores
 
@@ -123,6 +125,8 @@ def merged(answers: Sequence[Answer | None]) -> Answer:
             found[name] = min(values) if name in SMALLEST else max(values)
     for name in set(found) & set(LARGEST_OF_EACH):
         found[name] = [max(values) for values in zip(*(answer[name] for answer in every), strict=True)]
+    if "spent" in found:
+        found["spent"] = asdict(spent_together([Spent(**answer["spent"]) for answer in every]))
     return found
 
 

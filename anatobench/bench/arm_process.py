@@ -73,7 +73,7 @@ class Arm:
         self._model = _build(request, self._processes)
         self._instruments = self._model.instruments()
         self._build_seconds = time.perf_counter() - start
-        self._joules = energy_counter()
+        self._joules = energy_counter(self._processes.local_index)
         self._steps = 0
         self._last_loss = float("nan")
 

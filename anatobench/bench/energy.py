@@ -3,8 +3,8 @@
 NVML counts what a GPU has used since its driver was loaded (`nvmlDeviceGetTotalEnergyConsumption`, in mJ, since
 Volta). The process that computes reads it before and after its timed steps. Where there is no counter, the power that
 `nvidia-smi` told meanwhile is integrated over those steps; it is an average over up to a second, so short steps of two
-arms in turns blur into each other. Both are of the whole board of the first GPU that CUDA shows, and of nothing else in
-the node. Without either nothing is claimed.
+arms in turns blur into each other. The counter is of the whole board of each process's GPU, all added up; the power is
+of the first GPU that CUDA shows, and nothing is claimed of several by it. Nothing else in the node counts.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ class Spent:
     steps: int
 
 
-def energy_counter() -> Callable[[], float | None]:
-    """Return what reads the counter of this process's GPU in joules; it gives None where there is none."""
-    gpus = visible_gpus()
+def energy_counter(local_index: int = 0) -> Callable[[], float | None]:
+    """Return what reads the counter of this process's GPU, the one of `local_index` among those shown, in joules; it
+    gives None where there is none."""
+    gpus = visible_gpus()[local_index:]
     try:
         nvml = ctypes.CDLL(os.environ.get(LIBRARY_VARIABLE) or LIBRARY) if gpus else None
         if nvml is None or nvml.nvmlInit_v2():
@@ -63,6 +64,18 @@ def energy_counter() -> Callable[[], float | None]:
         return millijoules.value / 1000
 
     return joules
+
+
+def spent_together(parts: Sequence[Spent]) -> Spent:
+    """Return what the processes of one turn took; no joules if those of any are not known."""
+    joules = [part.joules for part in parts]
+    known = [one for one in joules if one is not None]
+    return Spent(
+        min(part.began for part in parts),
+        max(part.ended for part in parts),
+        sum(known) if len(known) == len(parts) else None,
+        parts[0].steps,
+    )
 
 
 def energy_record(

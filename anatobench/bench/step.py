@@ -290,6 +290,7 @@ def _arm_record(
     peak = peak_of_one and peak_of_one * arm.processes
     measured = ceilings[told["precision"]] * arm.processes
     ceiling = peak or measured
+    times, watts = (gpu.times, gpu.watts()) if arm.processes == 1 else ((), ())  # one GPU is watched
     return {
         "name": arm.name,
         "framework": arm.framework,
@@ -308,7 +309,7 @@ def _arm_record(
         "mfu_measured": flops / median / measured,
         "energy": None
         if told["device"]["kind"] == "cpu"
-        else energy_record(contestant.spent, gpu.times, gpu.watts(), batch_size),
+        else energy_record(contestant.spent, times, watts, batch_size),
         "trace": told.get("trace"),
         "compile_cache": contestant.cache.state,
         "home": None if arm.home is None else arm.home.to_json(),

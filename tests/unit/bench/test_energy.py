@@ -2,12 +2,14 @@
 
 import shutil
 import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from anatobench.bench.arm_group import merged
 from anatobench.bench.arms import Arm
 from anatobench.bench.energy import COUNTER, LIBRARY_VARIABLE, SAMPLES, Spent, energy_record, in_words
 from anatobench.bench.intervals import mean_interval
@@ -72,6 +74,15 @@ def test_without_a_gpu_nothing_is_claimed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert measured("gpu")["arms"][0]["energy"] is None, "another GPU's handle is refused"
     assert in_words(None) == ""
+
+
+def test_the_energy_of_several_gpus_is_their_sum_or_unknown() -> None:
+    """A step of N processes costs what N GPUs use: one GPU's would be an N-th of it per case."""
+    parts = [Spent(10.0, 14.0, 300.0, 4), Spent(9.5, 13.0, 500.0, 4)]
+    answers = [{"seconds": [1.0] * 4, "spent": asdict(part)} for part in parts]
+    assert Spent(**merged(answers)["spent"]) == Spent(9.5, 14.0, 800.0, 4)
+    answers[1]["spent"] = asdict(replace(parts[1], joules=None))
+    assert Spent(**merged(answers)["spent"]).joules is None
 
 
 def test_a_gpu_without_counter_is_integrated_over_its_power() -> None:
