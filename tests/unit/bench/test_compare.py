@@ -113,4 +113,6 @@ def test_nothing_in_common_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
     new = record(tmp_path / "newer.json", {"torch": 1.0}, batch_size=2)
     assert main(["bench", "compare", str(old), str(new)]) == 1
     assert "nothing in common" in capsys.readouterr().err
-    assert main(["bench", "compare", str(old), str(old), "--threshold", "2"]) == 2
+    with pytest.raises(SystemExit) as wrong:
+        main(["bench", "compare", str(old), str(old), "--threshold", "2"])
+    assert wrong.value.code == 2
