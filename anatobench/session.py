@@ -150,7 +150,7 @@ def train_run(
     check_judge(config.plan.judge)
     started, began = time.monotonic(), time.time()
     with ExitStack() as stack:
-        with named_if_slow(f"train: starting {config.framework}") if progress else nullcontext():
+        with named_if_slow(f"train: starting {config.framework}") if progress and processes.leads else nullcontext():
             check_engine(config.framework, config.spec, config.recipe)
             config, engine = _begin(out, config, processes, resume, switch_framework, stack)
         recipe, device = config.recipe, engine.device()
