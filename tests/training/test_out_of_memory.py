@@ -9,7 +9,7 @@ import pytest
 from tiny_store import write_store
 
 RUN = """
-import resource, sys
+import resource, sys, time
 from pathlib import Path
 from anatobench import session
 from anatobench.cli.main import main
@@ -19,7 +19,10 @@ def limited(*given):
     train_step = engine.train_step
 
     def step(batch, rate, number, *rest):
-        if number == 1:  # what was compiled and connected stays; a step's own memory is no longer to be had
+        if number == 1:
+            while not (out / "checkpoints" / "step_00000001" / "state.json").is_file():
+                time.sleep(0.05)  # the save beside this step needs memory, too
+            # What was compiled and connected stays; a step's own memory is no longer to be had.
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             limit = pages * resource.getpagesize() + 8_000_000
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -30,6 +33,7 @@ def limited(*given):
     engine.train_step = step
     return engine
 
+out = Path(sys.argv[sys.argv.index("--out") + 1])
 load, session.load_engine = session.load_engine, limited
 sys.exit(main(sys.argv[1:]))
 """
