@@ -4,53 +4,85 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
-import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from numpy_engine import use_numpy_engines
 from tiny_store import FINDINGS, write_store
-
-from anatobench.cli.main import main
 
 TIMES = int(os.environ.get("ANATOBENCH_RACES", "10"))
 """Set to 50 or more for the long form."""
 RATES = (0.05, 0.025)
 
 
-def begin(store: Path, run: Path, rate: float, start: int) -> int:
-    """Fork a process that trains when something can be read from `start`; its id. What it says lies beside the run."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 9
-    try:
-        sys.stderr = run.with_name(f"{run.name}_{rate}.txt").open("w")
-        os.read(start, 1)
-        status = main(["train", "--task", FINDINGS.name, "--store", str(store), "--model", "r3d_18", "--framework",
-                       "torch", "--set", "batch_size=2", "--set", f"learning_rate={rate}", "--epochs", "1", "--out",
-                       str(run), "--resume"])  # fmt: skip
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
+CHILD = """
+import json, sys, traceback
+from contextlib import redirect_stdout
+from pytest import MonkeyPatch
+from numpy_engine import use_numpy_engines
+from anatobench.cli.main import main
+
+use_numpy_engines(MonkeyPatch())
+print("ready", flush=True)
+for line in sys.stdin:
+    request = json.loads(line)
+    with open(request["said"], "w") as sys.stderr, redirect_stdout(sys.stderr):
+        try:
+            status = main(request["words"])
+        except BaseException:
+            traceback.print_exc()
+            status = 9
+    print(status, flush=True)
+"""
 
 
-def test_the_second_changes_nothing_of_the_firsts_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_numpy_engines(monkeypatch)
+@pytest.fixture
+def children() -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes that wait for words to train with: what they have to import does not part their beginnings."""
+    path = os.pathsep.join([str(Path(__file__).parents[2] / "support"), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                         env=environment)
+        for _ in RATES
+    ]  # fmt: skip
+    for child in started:
+        assert answer(child) == "ready"
+    yield started
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+def answer(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+def begin(child: subprocess.Popen[str], store: Path, run: Path, rate: float) -> None:
+    words = ["train", "--task", FINDINGS.name, "--store", str(store), "--model", "r3d_18", "--framework", "torch",
+             "--set", "batch_size=2", "--set", f"learning_rate={rate}", "--epochs", "1", "--out", str(run),
+             "--resume"]  # fmt: skip
+    assert child.stdin is not None
+    child.stdin.write(json.dumps({"words": words, "said": str(said_by(run, rate))}) + "\n")
+    child.stdin.flush()
+
+
+def said_by(run: Path, rate: float) -> Path:
+    return run.with_name(f"{run.name}_{rate}.txt")
+
+
+def test_the_second_changes_nothing_of_the_firsts_run(tmp_path: Path, children: list[subprocess.Popen[str]]) -> None:
     store = tmp_path / "store"
     write_store(store)
     for number in range(TIMES):
         run = tmp_path / f"run_{number}"
-        gate, opened = os.pipe()
-        pids = {rate: begin(store, run, rate, gate) for rate in RATES}
-        os.write(opened, b"go")
-        ended = {rate: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for rate, pid in pids.items()}
-        os.close(gate)
-        os.close(opened)
-        said = {rate: run.with_name(f"{run.name}_{rate}.txt").read_text() for rate in RATES}
+        for child, rate in zip(children, RATES, strict=True):
+            begin(child, store, run, rate)
+        ended = {rate: int(answer(child)) for child, rate in zip(children, RATES, strict=True)}
+        said = {rate: said_by(run, rate).read_text() for rate in RATES}
         assert sorted(ended.values()) == [0, 1], said
         (first,) = [rate for rate in RATES if ended[rate] == 0]
         (second,) = [rate for rate in RATES if ended[rate] == 1]
