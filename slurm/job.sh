@@ -179,7 +179,8 @@ describe_suite() { # where a framework runs, for the record
     printf '{"python": "%s"}' "$(PATH=${suite[1]#PATH=} command -v python)"
     return
   fi
-  if [ -f "${!image}" ]; then sum=\"$(sha256sum "${!image}" | head -c 64)\"; fi
+  set_image_digest "${!image}"
+  if [ -n "$image_digest" ]; then sum=\"${image_digest#sha256:}\"; fi
   printf '{"image": "%s", "sha256": %s}' "$(realpath "${!image}")" "$sum"
 }
 

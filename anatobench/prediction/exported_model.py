@@ -88,12 +88,17 @@ def export_run(run: Path, path: Path) -> dict[str, Any]:
     }
     buffers = card.fixed_buffers(card.layout(spec.size)) if card.fixed_buffers else {}
     content = safetensors_bytes({**model.weights, **buffers}, metadata)
+    write_export(path, content)
+    return {"file": str(path), "bytes": len(content), **metadata, "task": spec.task.name}
+
+
+def write_export(path: Path, content: bytes) -> None:
+    """Write an exported file whole or not at all; `AnatoBenchError` if the disk refuses."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     except OSError as error:
         raise AnatoBenchError(f"{path}: cannot be written ({error.strerror}): choose another --to") from None
-    return {"file": str(path), "bytes": len(content), **metadata, "task": spec.task.name}
 
 
 def _of_input(spec: ModelSpec) -> dict[str, str]:

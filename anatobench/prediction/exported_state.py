@@ -9,8 +9,8 @@ from typing import Any
 
 from anatobench import __version__
 from anatobench.errors import AnatoBenchError
+from anatobench.prediction.exported_model import write_export
 from anatobench.system.array_files import safetensors_bytes
-from anatobench.system.atomic_files import write_atomically
 from anatobench.training.checkpoints import read_newest
 from anatobench.training.run_folder import RunConfig
 
@@ -39,11 +39,7 @@ def export_state(run: Path, path: Path) -> dict[str, Any]:
     }
     arrays = {f"{tree}/{name}": array for tree, named in trees.items() for name, array in named.items()}
     content = safetensors_bytes(arrays, metadata)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-    except OSError as error:
-        raise AnatoBenchError(f"{path}: cannot be written ({error.strerror}): choose another --to") from None
+    write_export(path, content)
     return {
         "file": str(path),
         "bytes": len(content),

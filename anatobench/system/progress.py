@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -58,7 +59,14 @@ class SharedProgress:
 @contextmanager
 def named_if_slow(what: str) -> Iterator[None]:
     """Around work of which nobody knows how far it is: a line on stderr says what it is, if it takes a while."""
-    notice = threading.Timer(SLOW_S, tqdm.write, [f"{what} ..."], {"file": sys.stderr})
+    with said_after(SLOW_S, partial(tqdm.write, f"{what} ...", file=sys.stderr)):
+        yield
+
+
+@contextmanager
+def said_after(seconds: float, say: Callable[[], object]) -> Iterator[None]:
+    """Around work that may take a while: `say` is called, in another thread, if it is not done after so long."""
+    notice = threading.Timer(seconds, say)
     notice.daemon = True
     notice.start()
     try:

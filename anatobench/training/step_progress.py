@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from tqdm import tqdm
+
+from anatobench.system.progress import said_after
 
 LINE_INTERVAL_S = 30.0
 COMPILING_S = 5.0
@@ -40,13 +42,8 @@ class StepProgress:
     def compiling(self) -> Iterator[None]:
         """Around giving the device its first step, which waits for the compiler: says so if it takes a while."""
         started = time.monotonic()
-        notice = threading.Timer(COMPILING_S, self.say, ["the first step: what no cache holds is being compiled"])
-        notice.daemon = True
-        notice.start()
-        try:
+        with said_after(COMPILING_S, partial(self.say, "the first step: what no cache holds is being compiled")):
             yield
-        finally:
-            notice.cancel()
         if (elapsed := time.monotonic() - started) >= COMPILING_S:
             self.say(f"the first step was given to the device after {elapsed:.0f} s, compilation included")
 
