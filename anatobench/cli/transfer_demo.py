@@ -30,7 +30,7 @@ def add_parser(actions: Any) -> None:
         description="The whole way, small: write a synthetic cohort whose sources annotated organs of their own (with\n"
         "--weights none,partial_masks,all_masks also the same patients with whole masks) and other patients with\n"
         "diagnoses; prepare them, pre-train, transfer to few cases, put the table and the plot together. It prints\n"
-        "every command as a person would call it. Under ten minutes on two cores; called again, it goes on where it\n"
+        "every command as a person would call it. Minutes on two cores; called again, it goes on where it\n"
         "stopped. Cohorts and models are toys: the figures show that it works.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
