@@ -3,6 +3,7 @@ next."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -29,8 +31,8 @@ from jax_impl.weights import Entry, array_at, step_counts
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-_SYSTEM_ERROR = re.compile(r"os_error_code='(?P<number>[0-9]+)'")
-"""How tensorstore says why the disk refuses."""
+_SYSTEM_ERROR = re.compile(r"os_error_code=\\?'(?P<number>[0-9]+)")
+"""How tensorstore says why the disk refuses; the quote has a backslash where a text quotes it."""
 Leaves = dict[str, dict[str, tuple[Entry, jax.Array]]]
 """By tree and canonical name: an array in the model's layout, of this process alone."""
 
@@ -131,20 +133,37 @@ def _named(table: Sequence[Entry], state: TrainState) -> Iterator[tuple[str, str
 
 @contextmanager
 def _told_once() -> Iterator[None]:
-    """Let an error be raised and nothing else. Orbax also logs it with its stack; and parts that were still being
-    written answer to an event loop that is gone, which Python would print, now or a moment after."""
-    logger, print_unraisable = logging.getLogger("absl"), sys.unraisablehook
+    """Let an error be raised and nothing else. Orbax also logs it with its stack; and its other parts, which were still
+    being written, end without anybody who asks how: asyncio logs each, and Python prints those whose event loop is
+    gone. What is left of them when the error is raised is collected here, what ends later is silent too."""
+    absl, tasks, print_unraisable = logging.getLogger("absl"), logging.getLogger("asyncio"), sys.unraisablehook
 
     def hook(unraisable: UnraisableHookArgs) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if str(unraisable.exc_value) != "Event loop is closed" and not _is_orbax(unraisable.object):
             print_unraisable(unraisable)
 
-    before, logger.disabled, sys.unraisablehook = logger.disabled, True, hook
+    before, absl.disabled, sys.unraisablehook = absl.disabled, True, hook
+    tasks.addFilter(_not_of_orbax)
     try:
         yield
         sys.unraisablehook = print_unraisable
+        tasks.removeFilter(_not_of_orbax)
+    except Exception:
+        gc.collect()
+        raise
     finally:
-        logger.disabled = before
+        absl.disabled = before
+
+
+def _is_orbax(coroutine: object) -> bool:
+    """Return whether an object is a coroutine that Orbax's code defines."""
+    return isinstance(coroutine, CoroutineType) and f"{os.sep}orbax{os.sep}" in coroutine.cr_code.co_filename
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Return whether a record of asyncio's, which names task and error in its text alone, is of other writes."""
+    said = record.getMessage()
+    return f"{os.sep}orbax{os.sep}" not in said and not _SYSTEM_ERROR.search(said)
 
 
 def _disks_own(error: Exception) -> Exception:
