@@ -91,6 +91,11 @@ def paragraph(*texts: str) -> str:
     return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts if text)
 
 
+def notice(text: str) -> str:
+    """Return what must not be overlooked; nothing for no text."""
+    return f'<p class="notice">{html.escape(text)}</p>' if text else ""
+
+
 def folded(summary: str, body: str, is_open: bool = False) -> str:
     """Return what shows on a click on its summary; nothing for an empty body."""
     shown = " open" if is_open else ""

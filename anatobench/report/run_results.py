@@ -19,9 +19,9 @@ from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.system.array_files import arrays_digest
 from anatobench.system.json_text import parse_json
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
-from anatobench.training.loop import SESSIONS_FILE
 from anatobench.training.metrics_records import read_records
 from anatobench.training.run_folder import RunConfig, evaluation_file
+from anatobench.training.sessions import read_sessions
 
 SPLIT = "test"
 
@@ -61,8 +61,7 @@ class RunResults:
     beginning: str = ""
     """A digest of the weights it began with; "" where they were not kept."""
     sessions: tuple[dict[str, Any], ...] = ()
-    """A record per start: when, on which device, with which code, and whether the cohort is synthetic. Older runs say
-    less."""
+    """A record per start of the run; see training/sessions.py."""
     distinction: str = ""
     """What sets the run apart from others of the same label in one report."""
 
@@ -128,20 +127,8 @@ def read_run(path: Path) -> RunResults:
         examples=_read_examples(path / f"examples_{SPLIT}.safetensors"),
         worst=_read_examples(path / f"worst_cases_{SPLIT}.safetensors"),
         beginning=_digest_of_weights(path / INITIAL_WEIGHTS_FILE),
-        sessions=_read_sessions(path / SESSIONS_FILE),
+        sessions=read_sessions(path),
     )
-
-
-def _read_sessions(path: Path) -> tuple[dict[str, Any], ...]:
-    if not path.is_file():
-        return ()
-    try:
-        found = tuple(parse_json(line) for line in path.read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError) as error:
-        raise AnatoBenchError(f"{path}: damaged ({error}): copy the run again") from None
-    if not all(isinstance(session, dict) for session in found):
-        raise AnatoBenchError(f"{path}: a line is no record: copy the run again")
-    return found
 
 
 def _digest_of_weights(path: Path) -> str:

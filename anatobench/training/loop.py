@@ -39,12 +39,10 @@ from anatobench.training.metrics_log import MetricsLog, NoLog
 from anatobench.training.mllog import NO_MLLOG, MlLog
 from anatobench.training.run_folder import CONFIG_FILE, RunConfig
 from anatobench.training.schedule import learning_rate
+from anatobench.training.sessions import SESSIONS_FILE
 from anatobench.training.sharpness import sharpness
 from anatobench.training.step_progress import StepProgress
 from anatobench.training.step_trace import NO_TRACE, StepTrace
-
-SESSIONS_FILE = "sessions.jsonl"
-"""One line per start of a run: when, from which step, in which framework, on which device and with which code."""
 
 
 @dataclass(frozen=True)
