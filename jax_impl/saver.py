@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
+from anatobench.errors import AnatoBenchError
 from anatobench.system.processes import Processes
 from anatobench.system.state_files import ORBAX, NotFiniteError
 from jax_impl import parallel
@@ -35,6 +36,74 @@ _SYSTEM_ERROR = re.compile(r"os_error_code=\\?'(?P<number>[0-9]+)")
 """How tensorstore says why the disk refuses; the quote has a backslash where a text quotes it."""
 Leaves = dict[str, dict[str, tuple[Entry, jax.Array]]]
 """By tree and canonical name: an array in the model's layout, of this process alone."""
+
+
+WHOLE_PART = "whole_part_{}"
+"""An empty file beside Orbax's for every process whose part is on the disk, until the checkpoint is sealed."""
+
+
+class _HeldErrors:
+    """What goes wrong while Orbax writes, until all processes have passed its barriers: one that leaves before would
+    keep the others there for as long as they wait for the slowest."""
+
+    def __init__(self, handler: ocp.PyTreeCheckpointHandler) -> None:
+        """Take the place of the two methods that write (a class of its own would be named in what is written)."""
+        self._async_save, self._finalize = handler.async_save, handler.finalize
+        handler.async_save, handler.finalize = self.async_save, self.finalize
+
+    def begin(self, mark: Path) -> None:
+        """Forget what went wrong before; `mark` is made once this process's part is written."""
+        self._mark, self._held = mark, list[Exception]()
+
+    async def async_save(self, *args: Any, **kwargs: Any) -> list[_HeldFuture]:
+        """See `PyTreeCheckpointHandler.async_save`."""
+        futures: Sequence[Any] = ()
+        with self.held():
+            futures = await self._async_save(*args, **kwargs) or ()
+        return [_HeldFuture(self, futures)]
+
+    def finalize(self, directory: Any) -> None:
+        """See `PyTreeCheckpointHandler.finalize`."""
+        with self.held():
+            self._finalize(directory)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep an error for `raise_held`."""
+        try:
+            yield
+        except Exception as error:
+            self._held.append(error)
+
+    def part_is_written(self) -> None:
+        """Make the mark, unless something went wrong."""
+        with self.held():
+            if not self._held:
+                self._mark.touch()
+
+    def raise_held(self) -> None:
+        """Raise the first error that was kept."""
+        if self._held:
+            raise self._held[0]
+
+
+@dataclass(frozen=True)
+class _HeldFuture:
+    """What Orbax waits for."""
+
+    errors: _HeldErrors
+    futures: Sequence[Any]
+
+    def result(self, timeout: float | None = None) -> None:
+        """Wait for all of them, each for so many seconds at most."""
+        for future in self.futures:
+            with self.errors.held():
+                future.result(timeout=timeout)
+        self.errors.part_is_written()
+
+    def cancel(self) -> None:
+        for future in self.futures:
+            future.cancel()
 
 
 @dataclass(frozen=True)
@@ -76,6 +145,8 @@ class JaxSaver:
         together = ocp.options.MultiprocessingOptions(active_processes=set(range(processes.count)))
         # Without compression, which finds nothing in random weights; the size on disk then bounds what is read.
         handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False, multiprocessing_options=together)
+        self._errors = _HeldErrors(handler)
+        self._processes = processes
         self._checkpointer = ocp.AsyncCheckpointer(
             handler, timeout_secs=max(1, round(processes.collective_timeout)), multiprocessing_options=together
         )
@@ -102,12 +173,29 @@ class JaxSaver:
             for tree, leaves in state.leaves.items():
                 for name in list(leaves):  # popped: the copy in the model's layout goes as soon as it is turned
                     trees.setdefault(tree, {})[name] = self._canonical(tree, name, *leaves.pop(name))
+            own_part = state.folder / WHOLE_PART.format(self._processes.index)
             try:
                 with _told_once():
+                    self._errors.begin(own_part)
                     self._checkpointer.save(state.folder.absolute() / ORBAX, args=ocp.args.PyTreeSave(trees))
                     self._checkpointer.wait_until_finished()
+                    self._errors.raise_held()
             except Exception as error:
                 raise _disks_own(error) from error
+            if self._processes.leads:
+                self._ask_for_every_part(state.folder)
+
+    def _ask_for_every_part(self, folder: Path) -> None:
+        """`AnatoBenchError` if some process could not write its part, which its own message explains."""
+        parts = [folder / WHOLE_PART.format(index) for index in range(self._processes.count)]
+        missing = [str(index) for index, part in enumerate(parts) if not part.exists()]
+        if missing:
+            whose = f"process {', '.join(missing)} of {self._processes.count}"
+            raise AnatoBenchError(
+                f"{whose} could not write its part of {folder} and says why; earlier checkpoints are intact"
+            )
+        for part in parts:
+            part.unlink()
 
     def _canonical(self, tree: str, name: str, entry: Entry, array: jax.Array) -> jax.Array:
         """Return the global array in the canonical layout; `NotFiniteError` if it is not finite."""

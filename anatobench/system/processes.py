@@ -25,6 +25,8 @@ COLLECTIVE_TIMEOUT_VARIABLE = "ANATOBENCH_COLLECTIVE_TIMEOUT"
 DEFAULT_COLLECTIVE_TIMEOUT = 1800.0
 """One process may compile while the others wait: PyTorch's MViT took 206 s on an H100 with nothing cached."""
 LONGEST_TIMEOUT = 1e6
+_MESSAGE_BYTES = 1000
+"""Of what failed in one process, as the others are told it."""
 DEFAULT_PORT = 29500
 
 
@@ -231,6 +233,28 @@ def _report_to_the_first(processes: Processes, deadline: float) -> None:
         f"process {processes.index} of {processes.count} did not find the others at {processes.coordinator} within "
         f"{processes.timeout:g} s: {failure}"
     )
+
+
+def raise_together(
+    processes: Processes, gather: Callable[[np.ndarray], np.ndarray], failure: BaseException | None
+) -> None:
+    """Raise in every process what failed in one of them: there its own exception, `AnatoBenchError` with its words in
+    the others. All of them call it at the same place."""
+    if processes.alone:
+        if failure is not None:
+            raise failure
+        return
+    failed = gather(np.array([failure is not None], np.int8))[:, 0]
+    if not failed.any():
+        return
+    said = np.zeros(_MESSAGE_BYTES, np.uint8)
+    words = np.frombuffer(str(failure or "").encode()[:_MESSAGE_BYTES], np.uint8)
+    said[: words.size] = words
+    first = int(np.flatnonzero(failed)[0])
+    told = gather(said)[first].tobytes().rstrip(b"\0").decode(errors="ignore")
+    if failure is not None:
+        raise failure
+    raise AnatoBenchError(f"process {first} cannot go on: {told}")
 
 
 def after_leader(

@@ -24,6 +24,7 @@ from anatobench.store.batch import Batch
 from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.gpus import refuse_unwanted_cpu
 from anatobench.system.host import cpu_name, describe_code
+from anatobench.system.processes import raise_together
 from anatobench.system.signals import Interrupted, StopSignals
 from anatobench.training.checkpoints import (
     Best,
@@ -123,7 +124,7 @@ def train(
     with (
         StopSignals() as stop,
         closing(MetricsLog(run, training.step, training.evaluated_step) if leads else NoLog()) as log,
-        closing(CheckpointSaver(run, engine.saver(), leads, log.sync)) as saver,
+        closing(CheckpointSaver(run, engine.saver(), leads, log.sync, training.raise_together)) as saver,
         closing(StepProgress(training.step, training.total_steps, silent=silent or not leads)) as progress,
         closing(trace),
     ):
@@ -252,14 +253,13 @@ class _Training:
                 self._measure_sharpness_if_due(log, progress)
             self._evaluate_if_due(stop, saver, log, progress)  # the run may have been stopped while it evaluated
             while self.step < self.total_steps:
-                saver.check()  # one that failed ends the run
-                self._start_step(stop, log, progress)
+                self._start_step(stop, saver, log, progress)
                 self._end_epoch_if_due(log, progress)
                 self._measure_sharpness_if_due(log, progress)
                 self._evaluate_if_due(stop, saver, log, progress)
                 if self.step % self._config.checkpoint_every == 0 or self.step == self.total_steps:
                     self._save(saver, log, progress)
-                self._check_stop(stop)
+                self._check_stop(stop, saver)
             saver.wait()
         except Interrupted as interrupted:
             self._save(saver, log, progress)
@@ -271,25 +271,33 @@ class _Training:
         finally:
             self._wait_for_the_others()
 
-    def _check_stop(self, stop: StopSignals) -> None:
-        """Raise `Interrupted` after the same step in every process: signals do not reach all of them at once."""
+    def raise_together(self, failure: BaseException | None) -> None:
+        """See `anatobench.system.processes.raise_together`."""
+        raise_together(self._processes, self._engine.gather, failure)
+
+    def _check_stop(self, stop: StopSignals, saver: CheckpointSaver) -> None:
+        """Raise what ends the run after the same step in every process: signals do not reach all of them at once, and a
+        save may fail in one alone."""
         if self._processes.alone:
+            if saver.failed:
+                saver.wait()
             stop.check()
         elif self._stop_agreed:
+            saver.wait()
             stop.check()
             raise Interrupted("another process was asked to stop")
 
-    def _stop_together(self, stop: StopSignals) -> None:
-        """Raise `Interrupted` between the same batches of an evaluation in every process."""
-        self._stop_agreed = bool(self._engine.gather(np.array([stop.received])).any())
-        self._check_stop(stop)
+    def _stop_together(self, stop: StopSignals, saver: CheckpointSaver) -> None:
+        """Raise it between the same batches of an evaluation in every process."""
+        self._stop_agreed = bool(self._engine.gather(np.array([stop.received or saver.failed])).any())
+        self._check_stop(stop, saver)
 
     def _wait_for_the_others(self) -> None:
         """Nobody leaves before the first process has written its files; who comes here by an error goes at once."""
         if not self._processes.alone and isinstance(sys.exception(), Interrupted | None):
             self._engine.gather(np.zeros(1))
 
-    def _start_step(self, stop: StopSignals, log: MetricsLog, progress: StepProgress) -> None:
+    def _start_step(self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog, progress: StepProgress) -> None:
         """Give the device a step, and only then look at the previous one, so that the device never waits for it."""
         self._trace.before_step(self.step)
         epoch, rest = divmod(self.step, self._data.steps_per_epoch)
@@ -301,7 +309,8 @@ class _Training:
         rate = learning_rate(self._config.recipe, self.step, self.total_steps)
         with nullcontext() if self._compiled else progress.compiling(), self._trace.named_range("step"):
             phase = self._plan.phase_of_epoch(epoch)
-            pending = self._engine.train_step(batch, rate, self.step, stop.received, phase)
+            ends = stop.received or saver.failed
+            pending = self._engine.train_step(batch, rate, self.step, ends, phase)
         self._compiled = True
         self.step += 1
         digest = batch.digest()  # while the device works
@@ -350,7 +359,7 @@ class _Training:
         self._finish_step(log, progress)
         epoch = self._epoch_of(self.step)
         self._mllog.epoch("eval_start", epoch, self.step)
-        found = self._data.validate(stop.check if self._processes.alone else partial(self._stop_together, stop))
+        found = self._data.validate(stop.check if self._processes.alone else partial(self._stop_together, stop, saver))
         self._mllog.accuracy(found.score, found.name, epoch, self.step)
         self._mllog.epoch("eval_stop", epoch, self.step)
         record = {"kind": "evaluation", "step": self.step, "epoch": epoch, "split": "validation"}

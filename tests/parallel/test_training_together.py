@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +23,9 @@ from anatobench.store.reader import Store
 pytestmark = pytest.mark.slow
 
 TOTAL_STEPS = 12  # 16 cases in batches of 4, 3 epochs
+LARGEST_FILE = (
+    100_000  # bytes, for a process to whom the disk is full: above what it logs, below its part of a checkpoint
+)
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +165,29 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(store: Store, tmp_
     assert [record["step"] for record in logged(tmp_path / "run", "step")] == list(range(1, TOTAL_STEPS + 1))
     assert json.loads(ended[0][1])["device"]["count"] == 2
     assert ended[1][1] == "", "the figures are printed once"
+
+
+@pytest.mark.parametrize(("framework", "full"), [("torch", 0), ("jax", 0), ("jax", 1)])
+def test_a_save_that_fails_in_one_of_them_ends_all_of_them(
+    framework: str, full: int, store: Store, tmp_path: Path
+) -> None:
+    """With the disk's own reason, and the checkpoint before it goes on."""
+    run = tmp_path / "run"
+    save = ("--checkpoint-every", "4")
+    pair = train(store, run, framework, 2, *save)
+    while all(process.poll() is None for process in pair) and not (run / "checkpoints" / "step_00000004").exists():
+        time.sleep(0.01)
+    resource.prlimit(pair[full].pid, resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
+    ended = finish(pair)  # which fails if one waits for what never comes
+    assert all(status not in (0, 130) for status, *_ in ended), ended
+    assert "cannot be written (File too large): make room and resume" in ended[full][2]
+    for _, _, errors in ended:
+        assert "Traceback" not in errors
+        assert errors.splitlines()[-1].startswith("anatobench train: "), errors
+    newest = newest_checkpoint(run).progress.step
+    assert newest in (4, 8)
+    ended = finish(train(store, run, framework, 2, *save))
+    assert [status for status, *_ in ended] == [0, 0], ended
+    assert f"going on after step {newest}" in ended[0][2]
+    assert newest_checkpoint(run).progress.step == TOTAL_STEPS
+    assert sorted(path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")) == []

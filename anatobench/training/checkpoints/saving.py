@@ -22,6 +22,13 @@ from anatobench.training.checkpoints.folder import publish, step_folder, unfinis
 from anatobench.training.checkpoints.progress import MODEL, Checkpoint, Progress
 from anatobench.training.checkpoints.state_file import seal
 
+
+def raised_alone(failure: BaseException | None) -> None:
+    """Raise it, if there is any: what one process agrees on with itself."""
+    if failure is not None:
+        raise failure
+
+
 _WORDS = {MODEL: "weight", "optimizer": "moment"}
 
 
@@ -29,10 +36,20 @@ class CheckpointSaver:
     """Writes a run's checkpoints, one at a time. What went wrong is raised by the next call."""
 
     def __init__(
-        self, run: Path, saver: StateSaver, leads: bool = True, before_sealing: Callable[[], None] = lambda: None
+        self,
+        run: Path,
+        saver: StateSaver,
+        leads: bool = True,
+        before_sealing: Callable[[], None] = lambda: None,
+        agree: Callable[[BaseException | None], None] = raised_alone,
     ) -> None:
-        """`leads`: whether this process seals what all of them have written, once `before_sealing` is done."""
+        """`leads`: whether this process seals what all of them have written, once `before_sealing` is done.
+
+        `agree` is given what went wrong in this process, or None, and raises in all of them if anything did in one; it
+        is called by `begin` and `wait`, which all of them call at the same places.
+        """
         self._run, self._saver, self._leads, self._before_sealing = run, saver, leads, before_sealing
+        self._agree = agree
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self.sealed_step = 0
@@ -43,11 +60,15 @@ class CheckpointSaver:
 
         `AnatoBenchError` if this or the last one cannot be written.
         """
-        self.wait()
         unfinished = unfinished_folder(self._run, progress.step)
-        try:
-            if self._leads:
+        failure = self._ended()
+        if failure is None and self._leads:
+            try:
                 unfinished.mkdir(parents=True)
+            except OSError as error:
+                failure = self._explained(error, progress)
+        self._agree(failure)
+        try:
             pending = self._saver.begin(unfinished)
         except BaseException as error:
             raise self._explained(error, progress) from None
@@ -55,19 +76,22 @@ class CheckpointSaver:
         self._thread = threading.Thread(target=self._finish, args=(pending, progress), name="checkpoint")
         self._thread.start()
 
-    def check(self) -> None:
-        """Raise what went wrong in a save that has ended; one that goes on is left alone."""
-        if self._thread is not None and not self._thread.is_alive():
-            self.wait()
+    @property
+    def failed(self) -> bool:
+        """Whether a save has ended badly, which the next call raises; one that goes on is left alone."""
+        return self._failure is not None
 
     def wait(self) -> None:
         """Wait until nothing is on its way; raise what went wrong."""
+        self._agree(self._ended())
+
+    def _ended(self) -> BaseException | None:
+        """Return what went wrong, once nothing is on its way."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        return failure
 
     def settle(self) -> int:
         """Wait without raising what went wrong, for a run that another error ends; the newest step that is sealed."""
