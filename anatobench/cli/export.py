@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.errors import UsageError
-    from anatobench.objectives.heads import CLASSIFIER
-    from anatobench.prediction.exported_model import UNTRAINED, export_run
+    from anatobench.objectives.heads import CLASSIFIER, UNTRAINED
+    from anatobench.prediction.exported_model import export_run
     from anatobench.prediction.exported_state import export_state
 
     if args.to.suffix != ".safetensors":

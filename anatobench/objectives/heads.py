@@ -10,6 +10,8 @@ import numpy as np
 from anatobench.tasks import Task
 
 CLASSIFIER, SEGMENTATION, PARTIAL_MASKS = "classifier", "segmentation", "partial_masks"
+UNTRAINED = "untrained"
+"""What an exported file's metadata says of a classifier that is as it was drawn; of a trained one it says nothing."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from anatobench.backbones import card_of
 from anatobench.engine import Arrays, ModelSpec, is_unread
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.evaluation.predictions import output_names
-from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION, diagnosis_heads, without_auxiliary
+from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION, UNTRAINED, diagnosis_heads, without_auxiliary
 from anatobench.recipes import MODELS, SIZES
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
@@ -29,8 +29,6 @@ from anatobench.training.checkpoints import read_best
 from anatobench.training.run_folder import RunConfig
 from anatobench.volumes.volume import AIR_HU
 
-UNTRAINED = "untrained"
-"""What the metadata says of a classifier that is as it was drawn; of a trained one it says nothing."""
 AXES = "D from superior to inferior, H from anterior to posterior, W from the patient's right to left"
 
 

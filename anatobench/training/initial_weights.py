@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from anatobench.backbones import card_of
 from anatobench.engine import Arrays, Engine
 from anatobench.errors import AnatoBenchError
-from anatobench.objectives.heads import of_auxiliary
+from anatobench.objectives.heads import CLASSIFIER, UNTRAINED, of_auxiliary
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.processes import after_leader
@@ -62,12 +62,22 @@ def load_initial_weights(path: Path, engine: Engine) -> None:
     """Weights in canonical form: a run's `initial.safetensors`, the folder of a checkpoint, an export, or a run's
     folder, of which its best checkpoint is taken.
 
-    An export has no segmentation head: the engine keeps the one it drew. `AnatoBenchError` if the file is damaged or
-    does not fit the model.
+    An export has no segmentation head: the engine keeps the one it drew. So it keeps its classifier where the file's
+    has other outputs and was never trained. `AnatoBenchError` if the file is damaged or does not fit the model.
     """
-    weights = _read(path)
+    weights, classifier_trained = _read(path)
+    own, classifier = engine.weights(), card_of(engine.spec.model).classifier
+    mine = {name: array for name, array in own.items() if name.startswith(classifier)}
+    if any(name in weights and weights[name].shape != array.shape for name, array in mine.items()):
+        if classifier_trained:
+            outputs = weights[f"{classifier}bias"].shape if f"{classifier}bias" in weights else ()
+            raise AnatoBenchError(
+                f"{path}: its classifier has {' x '.join(map(str, outputs)) or 'other'} outputs, task "
+                f"{engine.spec.task.name} has {mine[f'{classifier}bias'].size}: begin with a run of the same task"
+            )
+        weights = {**weights, **mine}
     try:
-        engine.load_weights(of_auxiliary(engine.weights()) | weights)
+        engine.load_weights(of_auxiliary(own) | weights)
     except AnatoBenchError as error:
         raise AnatoBenchError(f"{path}: {error}") from None
 
@@ -89,15 +99,17 @@ def load_pretrained(pretrained: str, engine: Engine, say: Say = say_on_stderr) -
     return file
 
 
-def _read(path: Path) -> Arrays:
+def _read(path: Path) -> tuple[Arrays, bool]:
+    """Return the weights, and whether their classifier was trained as far as the file says."""
     if (path / CONFIG_FILE).is_file():
-        return read_best(path).weights
+        return read_best(path).weights, RunConfig.read(path).trains_classifier
     if path.is_dir():
-        return read_checkpoint(path).weights
+        return read_checkpoint(path).weights, True
     if not path.is_file():
         raise AnatoBenchError(f"{path}: no such file of weights")
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return arrays, (file.metadata() or {}).get(CLASSIFIER) != UNTRAINED
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise AnatoBenchError(f"{path}: cannot be read as weights: {error}") from None
