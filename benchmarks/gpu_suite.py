@@ -21,7 +21,7 @@ from typing import Any
 from anatobench.bench.arm_cache import FILLED, arm_cache
 from anatobench.bench.arms import Arm
 from anatobench.bench.commands import Job
-from anatobench.bench.gpu_watch import watched_gpu
+from anatobench.bench.gpu_watch import watched_gpus
 from anatobench.bench.host import describe_host
 from anatobench.bench.quiet import busy_before, disturbances, gpu_use
 from anatobench.bench.suite import (
@@ -222,7 +222,7 @@ def measure(plan: Plan, record: dict[str, Any], options: argparse.Namespace, cac
     for warning in disturbed:
         print(f"warning: {warning}", file=sys.stderr)
     stopped = None
-    with watched_gpu() as gpu:
+    with watched_gpus() as gpu:
         _refuse_other_machine(record, host, gpu.to_json(), options.out)
         print(
             f"{len(plan.first)} programs are compiled or compared first, {options.jobs} at a time, then measured in "
