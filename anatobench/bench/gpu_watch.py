@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from anatobench.bench.host import output_of
 from anatobench.system.gpus import visible_gpus
+from anatobench.system.host import output_of
 
 SAMPLES_EVERY_MS = 500
 
