@@ -175,7 +175,7 @@ listen_for_arms() {
 end_arms() {
   local word
   for word in "${served[@]}"; do
-    if [ "$word" != --served ]; then echo end >"${word#*=}"; fi
+    if [ "$word" != --served ]; then echo end 1<>"${word#*=}"; fi # opened so, it does not wait for a reader
   done
   wait "${servers[@]}" 2>/dev/null || true
 }
