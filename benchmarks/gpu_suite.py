@@ -21,7 +21,7 @@ from typing import Any
 from anatobench.bench.arm_cache import FILLED, arm_cache
 from anatobench.bench.arms import Arm
 from anatobench.bench.commands import Job
-from anatobench.bench.gpu_watch import watched_gpu
+from anatobench.bench.gpu_watch import watched_gpus
 from anatobench.bench.quiet import busy_before, disturbances, gpu_use
 from anatobench.bench.suite import (
     CHECK,
@@ -35,6 +35,7 @@ from anatobench.bench.suite import (
     run_plan,
 )
 from anatobench.bench.suite_table import table
+from anatobench.cli.arguments import OneLineParser
 from anatobench.cli.bench_homes import add_home_arguments, homes_of
 from anatobench.errors import UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, paper_recipe
@@ -122,7 +123,7 @@ def _parity(model: str, dtype: str, options: argparse.Namespace) -> Job:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options, checked."""
-    parser = argparse.ArgumentParser(prog="gpu_suite.sh", description=__doc__)
+    parser = OneLineParser(prog="gpu_suite.sh", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu_suite.json"), help="the record (default: %(default)s)")
     there = parser.add_mutually_exclusive_group()
     there.add_argument("--continue", action="store_true", dest="go_on", help="add to the record what is missing in it")
@@ -222,7 +223,7 @@ def measure(plan: Plan, record: dict[str, Any], options: argparse.Namespace, cac
     for warning in disturbed:
         print(f"warning: {warning}", file=sys.stderr)
     stopped = None
-    with watched_gpu() as gpu:
+    with watched_gpus() as gpu:
         _refuse_other_machine(record, host, gpu.to_json(), options.out)
         print(
             f"{len(plan.first)} programs are compiled or compared first, {options.jobs} at a time, then measured in "

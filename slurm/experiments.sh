@@ -16,13 +16,13 @@ if [ ! -r "$repository/slurm/train.sh" ]; then
   exit 2
 fi
 fail() {
-  echo "$(basename "$0"): $*" >&2
+  echo "experiments.sh: $*" >&2
   exit 2
 }
 
 plan=${1:-}
 [ $# = 1 ] || fail "give the plan, and nothing else: sbatch --array=0-N slurm/experiments.sh PLAN"
-[ -r "$plan" ] || fail "$plan: no such plan: make it with \`anatobench experiments grid submit\`"
+[ -f "$plan" ] && [ -r "$plan" ] || fail "$plan: no such plan: make it with \`anatobench experiments grid submit\`"
 [ -n "${SLURM_ARRAY_TASK_ID:-}" ] || fail "not a job array: sbatch --array=0-N slurm/experiments.sh PLAN"
 line=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$plan")
 [ -n "$line" ] || fail "$plan: has no line $((SLURM_ARRAY_TASK_ID + 1)) for array element $SLURM_ARRAY_TASK_ID"

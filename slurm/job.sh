@@ -3,13 +3,20 @@
 # shellcheck shell=bash disable=SC2153,SC2154
 
 fail() { # one line, exit status 2: a setting is wrong
-  echo "$(basename "$0"): $*" >&2
+  local who # Slurm runs a copy of the script under another name
+  who=$(basename "$0")
+  if [ "$who" = slurm_script ]; then who=${SLURM_JOB_NAME:-$who}; fi
+  echo "$who: $*" >&2
   exit 2
 }
 
 load_site() {
+  local site=$repository/slurm/site.conf said
+  [ -r "$site" ] || fail "$site: cannot be read: every job needs it, so take it from the repository again"
+  ! grep -q $'\r' "$site" || fail "$site: was saved with Windows line ends: sed -i 's/\\r//' $site"
+  said=$(bash -n "$site" 2>&1) || fail "${said%%$'\n'*}"
   # shellcheck source=slurm/site.conf
-  source "$repository/slurm/site.conf" || fail "$repository/slurm/site.conf cannot be read"
+  source "$site" || fail "$site: its last command failed"
   [ -n "${SLURM_JOB_ID:-}" ] || fail "not inside a Slurm job: start it with sbatch"
   export NCCL_DEBUG="${NCCL_DEBUG:-WARN}" # both frameworks' NCCL says what goes wrong, and nothing else
   [[ $ANATOBENCH_MAX_RESTARTS =~ ^[0-9]+$ ]] || fail "ANATOBENCH_MAX_RESTARTS=$ANATOBENCH_MAX_RESTARTS: not a number"
@@ -168,7 +175,7 @@ listen_for_arms() {
 end_arms() {
   local word
   for word in "${served[@]}"; do
-    if [ "$word" != --served ]; then echo end >"${word#*=}"; fi
+    if [ "$word" != --served ]; then echo end 1<>"${word#*=}"; fi # opened so, it does not wait for a reader
   done
   wait "${servers[@]}" 2>/dev/null || true
 }

@@ -3,8 +3,8 @@
 NVML counts what a GPU has used since its driver was loaded (`nvmlDeviceGetTotalEnergyConsumption`, in mJ, since
 Volta). The process that computes reads it before and after its timed steps. Where there is no counter, the power that
 `nvidia-smi` told meanwhile is integrated over those steps; it is an average over up to a second, so short steps of two
-arms in turns blur into each other. The counter is of the whole board of each process's GPU, all added up; the power is
-of the first GPU that CUDA shows, and nothing is claimed of several by it. Nothing else in the node counts.
+arms in turns blur into each other. Both are of the whole board of each process's GPU, all added up; nothing is claimed
+where one of them is not known. Nothing else in the node counts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from anatobench.bench.gpu_watch import PowerSamples
 from anatobench.bench.intervals import mean_interval
 from anatobench.system.gpus import visible_gpus
 
@@ -69,27 +70,24 @@ def energy_counter(local_index: int = 0) -> Callable[[], float | None]:
 def spent_together(parts: Sequence[Spent]) -> Spent:
     """Return what the processes of one turn took; no joules if those of any are not known."""
     joules = [part.joules for part in parts]
-    known = [one for one in joules if one is not None]
     return Spent(
         min(part.began for part in parts),
         max(part.ended for part in parts),
-        sum(known) if len(known) == len(parts) else None,
+        _of_all(joules),
         parts[0].steps,
     )
 
 
-def energy_record(
-    turns: Sequence[Spent], times: Sequence[float], watts: Sequence[float], batch_size: int
-) -> dict[str, Any] | None:
+def energy_record(turns: Sequence[Spent], power: Sequence[PowerSamples], batch_size: int) -> dict[str, Any] | None:
     """Return joules per step and per case with 95 % intervals over turns, and where they come from; None if nobody
     knows.
 
-    `times` and `watts` are the samples of the GPU's power; a turn that they do not enclose, the last one often, is left
-    out.
+    `power` is of each GPU that the turns used; a turn that the samples of any of them do not enclose, the last one
+    often, is left out.
     """
     source, found = COUNTER, [turn.joules for turn in turns]
     if None in found:
-        source, found = SAMPLES, [_integral(turn, times, watts) for turn in turns]
+        source, found = SAMPLES, [_of_all([_integral(turn, one) for one in power]) for turn in turns]
     known = [(turn, joules) for turn, joules in zip(turns, found, strict=True) if joules is not None]
     if len(known) < FEWEST_TURNS:
         return None
@@ -106,16 +104,22 @@ def energy_record(
     }
 
 
-def _integral(turn: Spent, times: Sequence[float], watts: Sequence[float]) -> float | None:
+def _of_all(joules: Sequence[float | None]) -> float | None:
+    """Return the sum; None if there are none or one of them is not known."""
+    known = [one for one in joules if one is not None]
+    return sum(known) if known and len(known) == len(joules) else None
+
+
+def _integral(turn: Spent, power: PowerSamples) -> float | None:
     """Joules between two moments, the power between samples being a straight line; None if they are not covered."""
-    at, power = np.asarray(times, np.float64), np.asarray(watts, np.float64)
-    known = ~np.isnan(power)
-    at, power = at[known], power[known]
+    at, watts = np.asarray(power.times, np.float64), np.asarray(power.watts, np.float64)
+    known = ~np.isnan(watts)
+    at, watts = at[known], watts[known]
     if len(at) < 2 or turn.began < at[0] or turn.ended > at[-1]:
         return None
     inside = at[(at > turn.began) & (at < turn.ended)]
     moments = np.concatenate([[turn.began], inside, [turn.ended]])
-    return float(np.trapezoid(np.interp(moments, at, power), moments))
+    return float(np.trapezoid(np.interp(moments, at, watts), moments))
 
 
 def in_words(record: dict[str, Any] | None) -> str:

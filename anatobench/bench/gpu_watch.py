@@ -1,9 +1,8 @@
-"""The GPU a measurement ran on, and how fast its clock was meanwhile."""
+"""The GPUs a measurement ran on, and how fast their clocks were meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import threading
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from anatobench.system.gpus import visible_gpus
 from anatobench.system.host import output_of
 
 SAMPLES_EVERY_MS = 500
@@ -37,20 +37,31 @@ THROTTLE_QUERIES = ("clocks_event_reasons.active", "clocks_throttle_reasons.acti
 """The driver's name for them since 535, and before."""
 
 
+@dataclass(frozen=True)
+class PowerSamples:
+    """What one GPU drew, at moments by the driver's own stamp."""
+
+    times: list[float] = field(default_factory=list)
+    """Seconds since the epoch."""
+    watts: list[float] = field(default_factory=list)
+    """NaN where the driver does not tell."""
+
+
 @dataclass
 class GpuWatch:
-    """A GPU while something runs on it. Everything stays empty where there is no `nvidia-smi`."""
+    """GPUs while something runs on them. Everything stays empty where there is no `nvidia-smi`."""
 
     constants: dict[str, str] = field(default_factory=dict)
+    """Of the first."""
     samples: list[list[float]] = field(default_factory=list)
-    """Per moment the values of `VARYING`; NaN where the driver does not tell."""
-    times: list[float] = field(default_factory=list)
-    """Their moments by the driver's own stamp, seconds since the epoch."""
+    """Per moment and GPU the values of `VARYING`; NaN where the driver does not tell."""
+    power: dict[str, PowerSamples] = field(default_factory=dict)
+    """Of each GPU, by the driver's number of it."""
     throttle_bits: int = 0
 
     def to_json(self) -> dict[str, Any] | None:
-        """Return None without a GPU; else the constants, lowest, median and highest of what varied, and why it
-        slowed."""
+        """Return None without a GPU; else the first one's constants, lowest, median and highest over all GPUs of what
+        varied, and why any slowed."""
         if not self.constants:
             return None
         varied: dict[str, Any] = {}
@@ -60,44 +71,53 @@ class GpuWatch:
                 if len(known):
                     varied[name] = {"min": known.min(), "median": float(np.median(known)), "max": known.max()}
         reasons = [reason for bit, reason in THROTTLE_REASONS.items() if self.throttle_bits & bit]
-        return {**self.constants, "samples": len(self.samples), **varied, "throttle_reasons": reasons}
-
-    def watts(self) -> list[float]:
-        """Return the power of each sample; NaN where the driver does not tell."""
-        return [sample[VARYING.index("power.draw")] for sample in self.samples]
+        return {
+            **self.constants,
+            "gpus": len(self.power),
+            "samples": len(self.samples),
+            **varied,
+            "throttle_reasons": reasons,
+        }
 
     def take(self, line: str) -> None:
-        """Take in one line of `nvidia-smi`: its moment, the values of `VARYING` and the bits of the throttle
-        reasons."""
-        moment, *values, bits = (cell.strip() for cell in line.split(","))
-        if len(values) != len(VARYING):
+        """Take in one line of `nvidia-smi`: its moment, the GPU's number, the values of `VARYING` and the bits of the
+        throttle reasons."""
+        moment, *cells, bits = (cell.strip() for cell in line.split(","))
+        if len(cells) != 1 + len(VARYING):
             return
         try:
-            self.times.append(datetime.strptime(moment, STAMP).timestamp())
+            at = datetime.strptime(moment, STAMP).timestamp()
         except ValueError:
             return
-        self.samples.append([_number(value) for value in values])
+        values = [_number(cell) for cell in cells[1:]]
+        self.samples.append(values)
+        power = self.power.setdefault(cells[0], PowerSamples())
+        power.times.append(at)
+        power.watts.append(values[VARYING.index("power.draw")])
         with contextlib.suppress(ValueError):
             self.throttle_bits |= int(bits, 16)
 
 
 @contextlib.contextmanager
-def watched_gpu(command: str = "nvidia-smi") -> Iterator[GpuWatch]:
-    """Ask the driver twice a second while the context is open. Reads only; changes no setting."""
+def watched_gpus(count: int = 1, command: str = "nvidia-smi") -> Iterator[GpuWatch]:
+    """Ask the driver twice a second, of the first `count` GPUs that CUDA shows, while the context is open. Reads only;
+    changes no setting."""
     watch = GpuWatch()
     path = shutil.which(command)
     if path is None:
         yield watch
         return
-    base = [path, "--format=csv,noheader,nounits", "-i", _gpu_shown()]
+    shown = visible_gpus()[:count] or [str(number) for number in range(count)]
+    base = [path, "--format=csv,noheader,nounits", "-i", ",".join(shown)]
     constants = output_of([*base, f"--query-gpu={','.join(CONSTANTS)}"])
     query = next((name for name in THROTTLE_QUERIES if output_of([*base, f"--query-gpu={name}"]) is not None), None)
     if constants is None or query is None:
         yield watch
         return
-    watch.constants = dict(zip(CONSTANTS, (cell.strip() for cell in constants.split(",")), strict=False))
+    first = constants.partition("\n")[0]
+    watch.constants = dict(zip(CONSTANTS, (cell.strip() for cell in first.split(",")), strict=False))
     process = subprocess.Popen(
-        [*base, f"--query-gpu={','.join(('timestamp', *VARYING, query))}", f"--loop-ms={SAMPLES_EVERY_MS}"],
+        [*base, f"--query-gpu={','.join(('timestamp', 'index', *VARYING, query))}", f"--loop-ms={SAMPLES_EVERY_MS}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -118,11 +138,6 @@ def watched_gpu(command: str = "nvidia-smi") -> Iterator[GpuWatch]:
 def _take_all(lines: Iterator[str] | Any, watch: GpuWatch) -> None:
     for line in lines:
         watch.take(line)
-
-
-def _gpu_shown() -> str:
-    """Return the first GPU that CUDA shows this process."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
 
 
 def _number(text: str) -> float:

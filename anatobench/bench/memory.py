@@ -19,7 +19,7 @@ import numpy as np
 
 from anatobench.bench.arm_cache import arm_cache
 from anatobench.bench.arms import Arm, ArmError, ArmProcess
-from anatobench.bench.gpu_watch import watched_gpu
+from anatobench.bench.gpu_watch import watched_gpus
 from anatobench.bench.quiet import OtherWork, disturbances, gpu_use
 from anatobench.bench.random_batch import random_batch, write_batch
 from anatobench.bench.step import build_request
@@ -83,7 +83,7 @@ def bench_memory(asked: MemoryBenchmark, progress: Callable[[str], None] = lambd
         progress(f"batch {batch_size} {'fits' if found.fits else 'does not fit'}")
         return found
 
-    with watched_gpu() as gpu:
+    with watched_gpus() as gpu:
         try:
             probes = search(probe, asked.at_most, until, asked.first)
         except ArmError as error:

@@ -45,9 +45,9 @@ class OtherWork:
         return time.monotonic(), busy, processor_seconds()
 
 
-def gpu_use(command: str = "nvidia-smi") -> dict[str, float] | None:
-    """Return, of the first GPU that CUDA shows this process, at this moment: `processes`, `utilisation_percent`,
-    `memory_mib`.
+def gpu_use(count: int = 1, command: str = "nvidia-smi") -> dict[str, float] | None:
+    """Return, of the first `count` GPUs that CUDA shows this process, at this moment: `processes` on all of them,
+    `utilisation_percent` and `memory_mib` of the busiest.
 
     To be asked before anything of one's own begins; None without a GPU. (In a container, others' processes are not
     listed everywhere; their memory is.)
@@ -55,13 +55,14 @@ def gpu_use(command: str = "nvidia-smi") -> dict[str, float] | None:
     gpus = visible_gpus()
     if not gpus:
         return None
-    base = [command, "--format=csv,noheader,nounits", "-i", gpus[0]]
+    base = [command, "--format=csv,noheader,nounits", "-i", ",".join(gpus[:count])]
     processes = output_of([*base, "--query-compute-apps=pid"])
     use = output_of([*base, "--query-gpu=utilization.gpu,memory.used"])
     if processes is None or use is None:
         return None
     try:
-        utilisation, memory = (float(cell) for cell in use.split(","))
+        rows = [[float(cell) for cell in line.split(",")] for line in use.splitlines()]
+        utilisation, memory = (max(column) for column in zip(*rows, strict=True))
     except ValueError:  # "[N/A]"
         return None
     return {

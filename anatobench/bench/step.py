@@ -26,7 +26,7 @@ from anatobench.bench.arm_cache import ArmCache, arm_cache
 from anatobench.bench.arms import Arm, ArmError, ArmProcess
 from anatobench.bench.energy import Spent, energy_record
 from anatobench.bench.flops import count
-from anatobench.bench.gpu_watch import GpuWatch, watched_gpu
+from anatobench.bench.gpu_watch import GpuWatch, watched_gpus
 from anatobench.bench.intervals import median_interval, paired_ratio
 from anatobench.bench.peaks import peak_flops
 from anatobench.bench.quiet import OtherWork, disturbances, gpu_use
@@ -104,7 +104,8 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
         folder = Path(name)
         batch = random_batch(asked.spec, asked.recipe.batch_size, asked.recipe.seed)
         write_batch(batch, folder)
-        gpu_before = gpu_use()
+        gpus = max(arm.processes for arm in asked.arms)
+        gpu_before = gpu_use(gpus)
         contestants = []
         for number, arm in enumerate(asked.arms):
             cache = arm_cache(asked.cache, arm)
@@ -112,7 +113,7 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
             contestants.append(_Contestant(arm, processes.enter_context(process), cache, {}, [], []))
         preparing = _Turns(contestants, failed, None if deadline is None else _part(clock, deadline))
         _prepare(preparing, asked, folder, progress)
-        with watched_gpu() as gpu:
+        with watched_gpus(gpus) as gpu:
             _measure(_Turns(contestants, failed, None), asked, deadline, progress)
             _Turns(contestants, failed, None).each_in_turn("finish")
         if asked.profile is not None:
@@ -146,7 +147,7 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
         "geometry": asked.spec.task.anatomy,
         "crop_size": list(asked.spec.crop_size),
         "batch_size": asked.recipe.batch_size,
-        "processes": max(arm.processes for arm in asked.arms),
+        "processes": gpus,
         "repeats": len(left[0].seconds),
         "batch_digest": digest,
         "same_first_loss": same_first_loss,
@@ -290,7 +291,7 @@ def _arm_record(
     peak = peak_of_one and peak_of_one * arm.processes
     measured = ceilings[told["precision"]] * arm.processes
     ceiling = peak or measured
-    times, watts = (gpu.times, gpu.watts()) if arm.processes == 1 else ((), ())  # one GPU is watched
+    power = list(gpu.power.values()) if len(gpu.power) == arm.processes else []
     return {
         "name": arm.name,
         "framework": arm.framework,
@@ -307,9 +308,7 @@ def _arm_record(
         "ceiling_flops": ceiling,
         "mfu_data_sheet": flops / median / peak if peak else None,
         "mfu_measured": flops / median / measured,
-        "energy": None
-        if told["device"]["kind"] == "cpu"
-        else energy_record(contestant.spent, times, watts, batch_size),
+        "energy": None if told["device"]["kind"] == "cpu" else energy_record(contestant.spent, power, batch_size),
         "trace": told.get("trace"),
         "compile_cache": contestant.cache.state,
         "home": None if arm.home is None else arm.home.to_json(),

@@ -5,9 +5,17 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from typing import NoReturn
 
 TASK_OF_GEOMETRY = {"chest": "ct_rate", "abdomen": "ratic"}
 """The task whose crops and losses the benchmarks take for `--geometry`."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every failure is said, without the usage: a job's log has it once per task."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (`{self.prog} --help` explains)\n")
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:

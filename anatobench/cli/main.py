@@ -18,6 +18,7 @@ from contextlib import nullcontext, redirect_stdout, suppress
 from typing import Any, TextIO
 
 from anatobench import __version__
+from anatobench.cli.arguments import OneLineParser
 from anatobench.errors import AnatoBenchError, UsageError, refusal_of_disk
 from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.parent import end_with_parent
@@ -46,7 +47,7 @@ EXIT_INTERRUPTED = 130
 def build_parser(commands: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return the parser with one subparser per command; only the commands named are imported and given their
     arguments."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="anatobench",
         description="CT diagnosis with anatomical supervision in PyTorch and JAX.",
         epilog="anatobench COMMAND --help explains a command.",

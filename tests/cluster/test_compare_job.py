@@ -1,6 +1,7 @@
 """`sbatch slurm/compare.sh` and `slurm/gpu_suite.sh`: both frameworks, each from its own environment; one record."""
 
 import json
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -108,3 +109,9 @@ def test_a_framework_that_is_missing_is_told_before_anything_starts(cluster: Vir
     assert cluster.finish(job)["ExitCode"] == "2:0"
     (line,) = (tmp_path / "job.log").read_text().splitlines()
     assert "/nowhere/jax.sif: no such image" in line
+
+
+def test_a_job_whose_listener_is_gone_still_ends(tmp_path: Path) -> None:
+    """As after `scancel --full`, whose SIGTERM meets every process of the job."""
+    line = f"source {REPOSITORY}/slurm/job.sh; mkfifo {tmp_path}/torch; served=(--served {tmp_path}/torch) servers=()"
+    subprocess.run(["bash", "-c", f"{line}; end_arms"], check=True, timeout=60)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from cluster_jobs import REPOSITORY, anatobench
+from record_schema import assert_valid
 from virtual_cluster import VirtualCluster
 
 from anatobench import __version__
@@ -184,17 +185,38 @@ def test_the_smoke_job_tells_that_a_job_with_a_gpu_computes_on_the_cpu(
     assert "would compute on the CPU" in (tmp_path / "job.log").read_text()
 
 
-def test_two_images_give_one_record_with_a_ratio(cluster: VirtualCluster, images: Path, tmp_path: Path) -> None:
+def site(images: Path, runs: Path) -> dict[str, str]:
+    own = {f"ANATOBENCH_IMAGE_{name.upper()}": str(images / f"{name}.sif") for name in ("torch", "jax")}
+    return {**own, "ANATOBENCH_VENV": "/nowhere", "ANATOBENCH_RUNS": str(runs)}
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_two_images_give_one_record_with_a_ratio(
+    cluster: VirtualCluster, images: Path, tmp_path: Path, gpus: int
+) -> None:
     """In turns, from a job that has neither framework itself; each image's own code, which is this commit's."""
-    settings = {"ANATOBENCH_VENV": "/nowhere", "ANATOBENCH_RUNS": str(tmp_path / "runs")}
-    settings |= {f"ANATOBENCH_IMAGE_{name.upper()}": str(images / f"{name}.sif") for name in ("torch", "jax")}
     job = cluster.submit(
-        f"--output={tmp_path}/job.log", str(REPOSITORY / "slurm" / "compare.sh"), "--model", "r3d_18", "--geometry",
-        "chest", "--precision", "bf16", "--size", "tiny", "--batch-size", "1", "--repeats", "3", settings=settings,
+        f"--gpus-per-node={gpus}", f"--output={tmp_path}/job.log", str(REPOSITORY / "slurm" / "compare.sh"),
+        "--model", "r3d_18", "--geometry", "chest", "--precision", "bf16", "--size", "tiny", "--batch-size", "2",
+        "--repeats", "3", "--gpus", str(gpus), settings=site(images, tmp_path / "runs"),
     )  # fmt: skip
-    assert cluster.finish(job, seconds=300)["JobState"] == "COMPLETED", (tmp_path / "job.log").read_text()
+    assert cluster.finish(job, seconds=600)["JobState"] == "COMPLETED", (tmp_path / "job.log").read_text()
     record = json.loads((tmp_path / "runs" / f"compare-{job}.json").read_text())
     check_comparison(record, images)
+    assert (record["processes"], [arm["device"]["count"] for arm in record["arms"]]) == (gpus, [gpus, gpus])
+
+
+def test_the_suite_takes_each_framework_from_its_image(cluster: VirtualCluster, images: Path, tmp_path: Path) -> None:
+    words = ("--size", "tiny", "--models", "r3d_18", "--precision", "fp32", "--batch-size", "1", "--repeats", "2",
+             "--peers", "none", "--minutes", "9", "--parts", "step_r3d_18")  # fmt: skip
+    job = cluster.submit(
+        "--gpus-per-node=1", f"--output={tmp_path}/job.log", str(REPOSITORY / "slurm" / "gpu_suite.sh"), *words,
+        settings=site(images, tmp_path / "runs"),
+    )  # fmt: skip
+    assert cluster.finish(job, seconds=600)["JobState"] == "COMPLETED", (tmp_path / "job.log").read_text()
+    record = json.loads((tmp_path / "runs" / f"gpu_suite-{job}.json").read_text())
+    assert_valid(record, "gpu_suite")
+    check_comparison(record["parts"]["step_r3d_18"]["record"], images)
 
 
 def test_the_same_from_a_machine_without_slurm(images: Path) -> None:

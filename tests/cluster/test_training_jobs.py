@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -257,6 +258,30 @@ def test_wrong_settings_fail_before_anything_runs_with_one_line(
     for message, (training, job) in jobs.items():
         assert cluster.finish(job)["ExitCode"] == "2:0", training.said()
         (line,) = training.said().splitlines()
+        assert message in line
+
+
+def test_a_site_conf_that_cannot_be_used_is_told_in_one_line(cluster: VirtualCluster, tmp_path: Path) -> None:
+    """And a folder with a space in its name is no reason to fail."""
+    text = (REPOSITORY / "slurm" / "site.conf").read_text()
+    wrong = {
+        "cannot be read": None,
+        "Windows line ends": text.replace("\n", "\r\n"),
+        "unexpected EOF while looking for": text + 'ANATOBENCH_QOS="long\n',
+        "/nowhere: no store here": text + "ANATOBENCH_STORE=/nowhere\n",
+    }
+    for number, (message, content) in enumerate(wrong.items()):
+        repository = tmp_path / f"my clone {number}"
+        shutil.copytree(REPOSITORY / "slurm", repository / "slurm")
+        (repository / "anatobench").symlink_to(REPOSITORY / "anatobench")
+        (repository / "slurm" / "site.conf").unlink()
+        if content is not None:
+            (repository / "slurm" / "site.conf").write_bytes(content.encode())
+        log, settings = repository / "job.log", {"ANATOBENCH_REPOSITORY": str(repository)}
+        job = cluster.submit(f"--output={log}", "slurm/train_ratic.sh", cwd=repository, settings=settings)
+        assert cluster.finish(job)["ExitCode"] == "2:0", log.read_text()
+        (line,) = log.read_text().splitlines()
+        assert line.startswith("train.sh: ")
         assert message in line
 
 

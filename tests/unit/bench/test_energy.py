@@ -12,6 +12,7 @@ import pytest
 from anatobench.bench.arm_group import merged
 from anatobench.bench.arms import Arm
 from anatobench.bench.energy import COUNTER, LIBRARY_VARIABLE, SAMPLES, Spent, energy_record, in_words
+from anatobench.bench.gpu_watch import PowerSamples
 from anatobench.bench.intervals import mean_interval
 from anatobench.bench.step import StepBenchmark, bench_step
 from anatobench.cli.bench_step import print_step
@@ -90,7 +91,8 @@ def test_a_gpu_without_counter_is_integrated_over_its_power() -> None:
     watts = np.where(times < 5, 100.0, 300.0)
     watts[3] = np.nan
     turns = [Spent(1.0, 3.0, None, 4), Spent(6.25, 8.25, None, 4), Spent(9.9, 11.0, None, 4)]
-    found = energy_record(turns, list(times), list(watts), batch_size=2)
+    power = PowerSamples(list(times), list(watts))
+    found = energy_record(turns, [power], batch_size=2)
     assert found is not None
     assert found["source"] == SAMPLES
     assert found["turns"] == 2, "the third was not over when the last sample was taken"
@@ -98,11 +100,24 @@ def test_a_gpu_without_counter_is_integrated_over_its_power() -> None:
     assert found["joules_per_case"] == pytest.approx(found["joules_per_step"] / 2)
     assert found["watts"] == pytest.approx(200)
     assert found["ci95_per_step"] == pytest.approx([50, 150])
-    between = energy_record([Spent(4.5, 5.0, None, 1)] * 2, list(times), list(watts), batch_size=1)
+    between = energy_record([Spent(4.5, 5.0, None, 1)] * 2, [power], batch_size=1)
     assert between is not None
     assert between["joules_per_step"] == pytest.approx(0.5 * 200), "a straight line from 100 to 300 W"
-    assert energy_record(turns[:1], list(times), list(watts), 2) is None, "one turn has no interval"
-    assert energy_record(turns, [], [], 2) is None
+    assert energy_record(turns[:1], [power], 2) is None, "one turn has no interval"
+    assert energy_record(turns, [], 2) is None
+    assert energy_record(turns, [PowerSamples()], 2) is None
+
+
+def test_the_power_of_several_gpus_adds_up_or_nothing_is_claimed() -> None:
+    times = list(np.arange(0.0, 10.5, 0.5))
+    turns = [Spent(1.0, 3.0, None, 4), Spent(6.25, 8.25, None, 4)]
+    first, second = (PowerSamples(times, [watts] * len(times)) for watts in (300.0, 500.0))
+    found = energy_record(turns, [first, second], batch_size=2)
+    assert found is not None
+    assert found["watts"] == pytest.approx(800)
+    assert found["joules_per_step"] == pytest.approx(800 * 2 / 4)
+    silent = PowerSamples(times, [float("nan")] * len(times))
+    assert energy_record(turns, [first, silent], batch_size=2) is None
 
 
 def test_the_interval_of_a_mean_holds_it_and_narrows() -> None:

@@ -27,10 +27,10 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_gpu_in_use_is_seen(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gpu_use(tool) == {"processes": 0, "utilisation_percent": 0, "memory_mib": 4}
+    assert gpu_use(1, tool) == {"processes": 0, "utilisation_percent": 0, "memory_mib": 4}
     monkeypatch.setenv("PROCESSES", "12\\n345\\n")
     monkeypatch.setenv("USED", "37, 20480")
-    used = gpu_use(tool)
+    used = gpu_use(1, tool)
     assert used == {"processes": 2, "utilisation_percent": 37, "memory_mib": 20480}
     said = "; ".join(disturbances({"cores": 16, "gpu_before": used}))
     assert "2 other process(es)" in said
@@ -38,13 +38,19 @@ def test_a_gpu_in_use_is_seen(tool: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "20480 MiB" in said
 
 
+def test_the_busiest_of_the_gpus_that_will_be_used_is_told(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    monkeypatch.setenv("USED", "0, 20480\n37, 4")
+    assert gpu_use(2, tool) == {"processes": 0, "utilisation_percent": 37, "memory_mib": 20480}
+
+
 def test_no_gpu_and_a_driver_that_does_not_tell_are_no_errors(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USED", "[N/A], 4")
-    assert gpu_use(tool) is None
+    assert gpu_use(1, tool) is None
     monkeypatch.setenv("STATUS", "9")
-    assert gpu_use(tool) is None
+    assert gpu_use(1, tool) is None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpu_use(tool) is None
+    assert gpu_use(1, tool) is None
     assert list(disturbances({"cores": 16, "gpu_before": None, "other_cores": None, "gpu": None})) == []
 
 

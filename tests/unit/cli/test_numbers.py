@@ -47,4 +47,6 @@ def test_what_cannot_be_meant_exits_with_2(
     with pytest.raises(SystemExit) as exit_:
         build_parser(words[:1]).parse_args([*words, f"{option}={wrong}"])
     assert exit_.value.code == 2
-    assert f"argument {option}: {wrong!r}: give a " in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"anatobench {words[0]}")
+    assert f": argument {option}: {wrong!r}: give a " in line
