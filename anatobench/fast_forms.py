@@ -17,7 +17,7 @@ FAST_FORMS = {
     "batch_norm": "BatchNorm with the addition and ReLU behind it, each pass over a map made once",
     "depthwise": "MViT's 3x3x3 convolutions of single channels by a kernel of their own",
     "attention": "MViT's attention by the library's fused kernels",
-    "window_attention": "Swin's attention by fused kernels: the logits of all windows never exist at once",
+    "window_attention": "Swin's attention by fused kernels: all windows' logits never exist (PyTorch: if compiled)",
     "window_kernel": "the same as kernels of its own (PyTorch alone)",
 }
 """Names for `--set fast=`, and what each is."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from anatobench.bench.arms import Arm
 from anatobench.bench.commands import Job, Outcome, run_command, run_jobs
+from anatobench.bench.suite_table import table
 from anatobench.errors import UsageError
 from anatobench.system.host import describe_code
 from anatobench.system.json_text import parse_json
@@ -32,6 +33,19 @@ SECONDS_TO_FINISH = 12.0
 """What a command needs after its own time limit, to write its record."""
 
 Record = dict[str, Any]
+Kinds = Mapping[str, type | tuple[type, ...]]
+TEXT, NUMBER, NOTHING = str, (int, float), type(None)
+COUNTED: Kinds = {"seconds": NUMBER}
+COMPILED: Kinds = {
+    "status": TEXT,
+    "seconds": NUMBER,
+    "compile_s": (*NUMBER, NOTHING),
+    "from_cache_s": (*NUMBER, NOTHING),
+    "error": (TEXT, NOTHING),
+}
+NOTED: Kinds = {"status": TEXT, "seconds": NUMBER, "record": (dict, list, NOTHING), "error": (TEXT, NOTHING)}
+OF_MACHINE: Kinds = {"cpu": TEXT, "gpu": (dict, NOTHING)}
+"""What a record, an arm's compilation, a part and a machine have to have for `--continue` to add to it."""
 
 
 @dataclass(frozen=True)
@@ -289,14 +303,46 @@ def continued_record(path: Path, plan: Plan, about: Mapping[str, Any], code: Map
         parts = {name: not_reached() for name in plan.parts()} | record["parts"]
         record["compile"]["arms"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{path}: no record that --continue could add to: begin anew with --fresh") from None
+        raise _damaged(path) from None
     for name, value in {**about, "code": dict(code)}.items():
         if there[name] != value and name != "started":
             raise UsageError(
                 f"{path}: it is of another {name} ({_short(there[name])}, here {_short(value)}): "
                 "name another --out, or begin anew with --fresh"
             )
+    try:
+        _check_whole(record)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise _damaged(path) from None
     return {**record, "parts": parts}
+
+
+def _damaged(path: Path) -> UsageError:
+    return UsageError(f"{path}: no record that --continue could add to: begin anew with --fresh")
+
+
+def _check_whole(record: Record) -> None:
+    """Raise one of Python's errors for a record in which something is missing that is read later, perhaps only after
+    minutes of measuring."""
+    places = [(record, COUNTED), (record["compile"], COUNTED)]
+    places += [(arm, COMPILED) for arm in record["compile"]["arms"].values()]
+    places += [(part, NOTED) for part in record["parts"].values()]
+    if record.get("machine") is not None:
+        places.append((record["machine"], OF_MACHINE))
+        list(record["machine"].get("busy_before", []))
+    for found, kinds in places:
+        for name, kind in kinds.items():
+            if not isinstance(found[name], kind):
+                raise TypeError(name)
+    for name, part in record["parts"].items():
+        records = part["record"] if name == CHECK else [part["record"]]
+        for found in filter(None, records or []):
+            list(found.get("warnings") or [])
+        if name != CHECK:
+            _worth(part)
+            for arm in (part["record"] or {}).get("arms") or []:
+                arm.get("name")
+    table(record)
 
 
 def _short(value: Any) -> str:

@@ -59,7 +59,7 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, stride: Size) -> jax.Arr
     def of_tap(start: jax.Array | Sequence[int]) -> jax.Array:
         seen = lax.dynamic_slice(x, start, (x.shape[0], *spans, x.shape[-1]))
         seen = seen[:, :: stride[0], :: stride[1], :: stride[2]]
-        return jnp.sum(seen * gradient, (1, 2, 3), dtype=accumulate)
+        return jnp.sum(seen.astype(accumulate) * gradient.astype(accumulate), (1, 2, 3))
 
     starts = [(0, *tap, 0) for tap in np.ndindex(KERNEL)]
     if jax.default_backend() == "cpu":
@@ -75,14 +75,15 @@ def _pooled(size: Sequence[int], stride: Size) -> Size:
 
 
 def _sum_of_taps(x: jax.Array, kernel: jax.Array, size: Sequence[int], stride: Size) -> jax.Array:
-    """x with its border; `size` is the result's."""
+    """x with its border; `size` is the result's. Summed in float32 at least, as PyTorch does."""
+    accumulate = jnp.promote_types(x.dtype, jnp.float32)
     spans = [(count - 1) * step + 1 for count, step in zip(size, stride, strict=True)]
     total: jax.Array | float = 0.0
     for tap in np.ndindex(KERNEL):
         end = [first + span for first, span in zip(tap, spans, strict=True)]
         seen = lax.slice(x, (0, *tap, 0), (x.shape[0], *end, x.shape[-1]), (1, *stride, 1))
-        total = total + seen * kernel[tap]
-    return jnp.asarray(total)
+        total = total + seen.astype(accumulate) * kernel[tap].astype(accumulate)
+    return jnp.asarray(total).astype(x.dtype)
 
 
 def _with_border(x: jax.Array) -> jax.Array:

@@ -90,6 +90,9 @@ def attend_with_columns(queries: Tensor, keys: Tensor, values: Tensor, bias: Ten
 
     So the mask goes into the product of queries and keys: a query has MASKED in its own region's column, and a key has
     1 in all columns but its own. Their product is 0 within a region and MASKED between two, exactly.
+
+    On a GPU no array of all logits exists going forward; PyTorch's kernel writes the bias's gradient for every window,
+    [B windows, heads, voxels, voxels] in the type of the queries, before it is summed up.
     """
     if regions is not None:
         numbers = torch.arange(REGIONS, device=regions.device)

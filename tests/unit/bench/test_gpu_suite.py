@@ -284,6 +284,56 @@ def test_a_record_of_something_else_is_refused_in_one_line(
     assert run(plan, monkeypatch, "--fresh")[0] == 0
 
 
+def places_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path to everything within a JSON value."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield (*path, key)
+        yield from places_in(inner, (*path, key))
+
+
+@pytest.mark.slow
+def test_a_record_damaged_anywhere_is_refused_or_continued_and_never_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is missing must be known before minutes are spent on measuring, not when the table is printed."""
+    step = json.loads((ROOT / "benchmarks" / "results" / "step_r3d_18_tiny_cpu.json").read_text())
+    step["arms"], step["ratios"] = step["arms"][:1], step["ratios"][:1]
+    step["arms"][0] = {name: value for name, value in step["arms"][0].items() if not isinstance(value, dict)}
+    plan = Plan((), (part("step_r3d_18", arms=(TORCH,)),))
+    run(plan, monkeypatch)
+    path = Path("out/record.json")
+    whole = json.loads(path.read_text())
+    whole["parts"]["step_r3d_18"]["record"] = step
+    whole["compile"]["arms"]["m torch"] = {
+        "status": "done", "seconds": 1.0, "compile_s": 2.0, "compile_cache": "empty", "from_cache_s": None,
+        "error": None,
+    }  # fmt: skip
+    path.write_text(json.dumps(whole))
+    assert run(plan, monkeypatch, "--continue")[0] == 0
+    machine, code = suite.describe_host(), whole["code"]
+    monkeypatch.setattr(suite, "describe_host", lambda: machine)  # thousands of times, of programs that they start
+    monkeypatch.setattr(suite, "describe_source", lambda folders: code)
+    refused = 0
+    for *holder, last in list(places_in(whole)):
+        for wrong in (None, 3, [None], "removed"):
+            damaged = json.loads(json.dumps(whole))
+            within = damaged
+            for key in holder:
+                within = within[key]
+            if wrong == "removed":
+                del within[last]
+            else:
+                within[last] = wrong
+            path.write_text(json.dumps(damaged))
+            capsys.readouterr()
+            status, _ = run(plan, monkeypatch, "--continue")
+            if status == 2:
+                refused += 1
+                assert capsys.readouterr().err.splitlines()[-1].startswith("gpu_suite.sh: "), (*holder, last)
+    assert refused > 20
+
+
 def test_fresh_empties_the_suites_own_cache_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan((), (part("step", "sys.exit(1)"),))
     run(plan, monkeypatch)

@@ -47,15 +47,16 @@ def test_there_are_cases_beyond_every_block() -> None:
     assert any(shape[-1] > kernels.WIDEST for shape in shapes)
 
 
-def test_bfloat16_is_summed_in_float32() -> None:
+@pytest.mark.parametrize("form", [depthwise_conv3d, fast_depthwise_conv3d], ids=["plain", "fast"])
+def test_bfloat16_is_summed_in_float32(form: Callable[..., jax.Array]) -> None:
     """27 terms of one sign: summed in bfloat16 they would be off by a percent."""
     x = jnp.asarray(RNG.random((1, 6, 9, 8, 2)), jnp.bfloat16)
     kernel = jnp.asarray(RNG.random((3, 3, 3, 2)), jnp.bfloat16)
     expected, pull_back = jax.vjp(
         partial(depthwise_conv3d, stride=(1, 1, 1)), x.astype(jnp.float32), kernel.astype(jnp.float32)
     )
-    found, fast_pull_back = jax.vjp(partial(fast_depthwise_conv3d, stride=(1, 1, 1)), x, kernel)
-    gradients = zip(fast_pull_back(jnp.ones_like(found)), pull_back(jnp.ones_like(expected)), strict=True)
+    found, own_pull_back = jax.jit(lambda *arrays: jax.vjp(partial(form, stride=(1, 1, 1)), *arrays))(x, kernel)
+    gradients = zip(own_pull_back(jnp.ones_like(found)), pull_back(jnp.ones_like(expected)), strict=True)
     for ours, plain in ((found, expected), *gradients):
         assert ours.dtype == jnp.bfloat16
         np.testing.assert_allclose(ours.astype(np.float32), plain, rtol=2**-8)
