@@ -12,10 +12,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VENV_MASKS := .venv-masks
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# pip shows its bars in a terminal, and in a log nothing but what is wrong.
+QUIET := $(shell test -t 2 || echo --quiet)
+INSTALL := $(BIN)/pip install $(QUIET) --disable-pip-version-check --constraint constraints.txt
 
-# Two processes of one thread each: two OpenMP pools on the same cores would wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
+# Two processes of one thread each: two OpenMP pools on the same cores would wait for each other. In the order of the
+# folders, which begins with the long files: xdist's own, by number of tests, ends with them, on one core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 # What takes more than two seconds of a core is marked `slow`, and two folders compile models throughout.
 QUICK := tests/unit tests/docs --ignore tests/unit/engines --ignore tests/unit/kernels -m 'not slow'
@@ -103,7 +106,7 @@ $(VENV_MASKS)/installed: $(VENV)/installed-for-tests
 	$(BIN)/python -m venv --clear $(VENV_MASKS)
 	echo "import site; site.addsitedir('$$($(CURDIR)/$(BIN)/python $(PURELIB))')" \
 		> "$$($(VENV_MASKS)/bin/python $(PURELIB))/beside.pth"
-	$(VENV_MASKS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[masks]'
+	$(VENV_MASKS)/bin/pip install $(QUIET) --disable-pip-version-check --constraint constraints.txt --editable '.[masks]'
 	@touch $@
 
 clean:

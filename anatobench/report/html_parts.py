@@ -24,10 +24,18 @@ h1 { font-size: 1.7rem; margin: 0 0 .3rem; line-height: 1.25; } h2 { font-size: 
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 p, ul.notes { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); }
 ul.notes { padding-left: 1.2rem; color: var(--soft); font-size: .9rem; }
-.scroll { overflow-x: auto; margin: .6rem 0; } img { max-width: 100%; height: auto; display: block; }
+.scroll { overflow-x: auto; margin: .6rem 0;
+  background: linear-gradient(to right, var(--paper), transparent) 0 / 2rem 100% no-repeat local,
+  linear-gradient(to left, var(--paper), transparent) 100% / 2rem 100% no-repeat local,
+  linear-gradient(to right, var(--line), transparent) 0 / 1rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--line), transparent) 100% / 1rem 100% no-repeat scroll; }
+.scrolls { display: none; font-size: .82rem; color: var(--soft); margin: -.3rem 0 .6rem; }
+@media (max-width: 34rem) { .scrolls.phone { display: block; } }
+@media (max-width: 56rem) { .scrolls.tablet { display: block; } } .scrolls.desk { display: block; }
+img { max-width: 100%; height: auto; display: block; }
 table { border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-.named td:first-child { white-space: normal; min-width: 8.5rem; }
+.named td:first-child { white-space: normal; min-width: 8.5rem; } td.prose { white-space: normal; min-width: 11rem; }
 th { color: var(--soft); font-weight: 600; } .pass { color: var(--pass); } .fail { color: var(--fail);
   font-weight: 600; }
 .pictures { display: grid; gap: .8rem; margin: .6rem 0; align-items: start;
@@ -48,6 +56,11 @@ details { background: var(--wash); border: 1px solid var(--line); border-radius:
 
 LONG_NAME = 16
 """Letters of a first cell from which on it is broken into lines."""
+SENTENCE = 36
+"""Letters of any other cell from which on it is broken into lines."""
+PROSE = ' class="prose"'
+SCREENS = {"desk": 130, "tablet": 90, "phone": 40}
+"""Letters of a row that fit a screen, the widest first."""
 
 
 def html_page(title: str, sections: Sequence[str]) -> str:
@@ -75,15 +88,34 @@ def section(title: str, body: str) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table that scrolls sideways in its own box; the box takes the keyboard's focus, so that arrows scroll
-    it."""
+    it. A line below says so on screens that are narrower than the table."""
+    prose = [any(len(row[column]) > SENTENCE for row in rows) and column > 0 for column in range(len(header))]
     head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(_cell(cell, is_prose) for cell, is_prose in zip(row, prose, strict=True)) + "</tr>"
+        for row in rows
+    )
     label = html.escape(f"Table: {header[0]}", quote=True)
     names = ' class="named"' if any(len(row[0]) > LONG_NAME for row in rows) else ""  # they may take several lines
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table{names}>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{_scrolls(header, rows, prose)}"
     )
+
+
+def _cell(text: str, is_prose: bool) -> str:
+    return f"<td{PROSE if is_prose else ''}>{html.escape(text)}</td>"
+
+
+def _scrolls(header: Sequence[str], rows: Sequence[Sequence[str]], prose: Sequence[bool]) -> str:
+    """Return the remark that a table scrolls, for the screens that its letters will not fit."""
+    letters = 0
+    for column, title in enumerate(header):
+        broken = prose[column] or (column == 0 and any(len(row[0]) > LONG_NAME for row in rows))
+        longest = max([len(title), *(0 if broken else len(row[column]) for row in rows)])
+        letters += max(longest, LONG_NAME if broken else 0) + 2
+    screen = next((screen for screen, fitting in SCREENS.items() if letters > fitting), None)
+    return f'<p class="scrolls {screen}">The table scrolls sideways.</p>' if screen else ""
 
 
 def paragraph(*texts: str) -> str:

@@ -177,7 +177,7 @@ def test_pages_run_as_printed(page: Path, after_readme: Path) -> None:
 
 def provide(folder: Path) -> None:
     """Put data under the names that pages give it, once: README's cohort as Kaggle's folder, two chest cohorts, a
-    manifest of one scan, and a folder of scans to predict."""
+    manifest of two scans, and a folder of scans to predict."""
     if (folder / "MASKS").exists():
         return
     (folder / "rsna-2023-abdominal-trauma-detection").symlink_to(folder / "raw")
@@ -191,7 +191,8 @@ def provide(folder: Path) -> None:
     shutil.copytree(scans[0], folder / "dicom_folder")
     for scan in scans[:2]:
         shutil.copytree(scan, folder / "scans" / scan.name)
-    volume = read_volume(scans[0])
-    for path in (folder / "scan.nii.gz", folder / "cohort" / "scan.nii.gz"):
-        write_nifti(path, volume.voxels, volume.affine)
-    (folder / "cohort" / "manifest.csv").write_text("scan,split,label:finding\nscan.nii.gz,train,1\n")
+    for path, scan in (("scan", scans[0]), ("cohort/scan", scans[0]), ("cohort/second", scans[1])):
+        volume = read_volume(scan)
+        write_nifti(folder / f"{path}.nii.gz", volume.voxels, volume.affine)
+    rows = ("scan,split,label:finding", "scan.nii.gz,train,1", "second.nii.gz,train,0", "")
+    (folder / "cohort" / "manifest.csv").write_text("\n".join(rows))

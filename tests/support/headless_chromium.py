@@ -19,6 +19,11 @@ from typing import Any
 
 import pytest
 
+SILENT_SCROLLERS = """[...document.querySelectorAll('.scroll')].filter(box => {
+  const remark = box.nextElementSibling;
+  const said = remark && remark.classList.contains('scrolls') && remark.offsetHeight > 0;
+  return box.offsetParent && box.scrollWidth > box.clientWidth && !said;
+}).length"""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -41,6 +46,8 @@ class Visit:
     page_width: int = 0
     """CSS pixels that the page's content takes; more than the screen's is horizontal overflow."""
     broken_images: int = 0
+    scrolls_silently: int = 0
+    """Boxes of tables that scroll sideways without a visible remark after them."""
     background: str = ""
     """Computed colour of the page."""
     screenshot: bytes = b""
@@ -141,6 +148,7 @@ def visit(page: Path, profile: Path, width: int, height: int = 900, scheme: str 
         seen = Visit()
         seen.page_width = _value(browser, "document.documentElement.scrollWidth")
         seen.broken_images = _value(browser, "[...document.images].filter(i => !i.naturalWidth).length")
+        seen.scrolls_silently = _value(browser, SILENT_SCROLLERS)
         seen.background = _value(browser, "getComputedStyle(document.body).backgroundColor")
         seen.screenshot = base64.b64decode(
             browser.call("Page.captureScreenshot", captureBeyondViewport=True, format="png",

@@ -22,6 +22,7 @@ from anatobench.parity.ladder import KINDS
 from anatobench.report.benchmark_plots import number
 from anatobench.report.beside_paper import beside_paper, class_table
 from anatobench.report.curves import training_dynamics
+from anatobench.report.html_parts import html_page, table
 from anatobench.report.page import build_page
 from anatobench.report.plots import debiased_average, line_styles
 from anatobench.report.roc import class_curves, macro_curve
@@ -308,6 +309,35 @@ def test_outlines_run_along_the_inside(runs: list[Path]) -> None:
     assert rgb[1, 1, 0] == pytest.approx(int(ORGAN_COLOURS[0][1:3], 16) / 255)
 
 
+@pytest.mark.parametrize(
+    ("row", "screen"),
+    [
+        (("a run", "0.5"), None),
+        (("a run's name that is broken into lines", "0.5", "0.6"), None),
+        (("a run", "twenty letters of it", "twenty letters of it"), "phone"),
+        (("a run", *["twenty letters of it"] * 4), "tablet"),
+        (("a run", *["twenty letters of it"] * 7), "desk"),
+        (("a run", "a sentence that is broken into lines as it is long"), None),
+    ],
+)
+def test_a_table_that_scrolls_says_so_where_it_does(row: tuple[str, ...], screen: str | None) -> None:
+    said = re.findall(r'class="scrolls (\w+)">The table scrolls', table(("x",) * len(row), [row]))
+    assert said == ([screen] if screen else [])
+
+
+@needs_chromium
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [2, 3, 4, 5, 6, 8, 10])
+def test_a_browser_scrolls_no_table_that_does_not_say_so(tmp_path: Path, columns: int) -> None:
+    row = ("a run's name that is long", *["0.512 [0.401, 0.604]"] * (columns - 1))
+    page = tmp_path / "page.html"
+    page.write_text(html_page("t", [table(("a header",) * columns, [row])]))
+    for width in (375, 1280):
+        seen = visit(page, tmp_path / "profile", width)
+        assert seen.page_width == width
+        assert not seen.scrolls_silently
+
+
 @needs_chromium
 @pytest.mark.slow
 def test_a_browser_shows_it_on_a_desk_and_on_a_telephone(runs: list[Path], tmp_path: Path) -> None:
@@ -320,6 +350,7 @@ def test_a_browser_shows_it_on_a_desk_and_on_a_telephone(runs: list[Path], tmp_p
         assert seen.complaints == []
         assert seen.page_width == width, "nothing but tables in their own boxes is wider than the screen"
         assert seen.broken_images == 0
+        assert not seen.scrolls_silently
         assert seen.background == background
 
 
