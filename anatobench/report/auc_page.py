@@ -11,16 +11,7 @@ from matplotlib.axes import Axes
 
 from anatobench import __version__
 from anatobench.evaluation.predictions import default_aggregation
-from anatobench.experiments.auc_results import (
-    AUC_HEADER,
-    DIFFERENCE_HEADER,
-    DIFFERENCES,
-    GAIN_HEADER,
-    POOLED,
-    auc_rows,
-    difference_rows,
-    gain_rows,
-)
+from anatobench.experiments.auc_results import DIFFERENCES, POOLED, auc_table, difference_table, gain_table
 from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.phantom.plan import WITH_INJURIES
 from anatobench.report.html_parts import header, html_page, paragraph, section, table
@@ -34,10 +25,10 @@ def build_auc_page(record: Mapping[str, Any]) -> str:
     """Return the whole page from a record of `experiments.auc_results`."""
     sections = [
         header(TITLE, _facts(record), ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
-        section("Test AUC of every run", _every_run(record) + table(AUC_HEADER, auc_rows(record))),
-        section("Do the frameworks reach the same AUC?", _same(record) + _differences(record)
-                + table(DIFFERENCE_HEADER, difference_rows(record))),
-        section("What does segmentation supervision gain?", _gain(record) + table(GAIN_HEADER, gain_rows(record))),
+        section("Test AUC of every run", _every_run(record) + table(*auc_table(record))),
+        section("Do the frameworks reach the same AUC?",
+                _same(record) + _differences(record) + table(*difference_table(record))),
+        section("What does segmentation supervision gain?", _gain(record) + table(*gain_table(record))),
         section("How to read this", _reading(record)),
     ]  # fmt: skip
     return html_page(TITLE, sections)
@@ -91,7 +82,7 @@ def _differences(record: Mapping[str, Any]) -> str:
     """Means and 95 % intervals of the frameworks' differences and the control's, with the margin."""
     kinds = {"framework_difference": COLOURS["jax"], "control_difference": COLOURS["torch"]}
     rows = [(row, kinds[kind]) for kind in DIFFERENCES.values() for row in record[kind]]
-    names = [cells[0] for cells in difference_rows(record)]
+    names = [cells[0] for cells in difference_table(record).rows]
     shown = [(name, row, colour) for name, (row, colour) in zip(names, rows, strict=True) if row["low"] is not None]
     if not shown:
         return ""

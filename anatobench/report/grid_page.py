@@ -8,14 +8,23 @@ page, in the terminal and in the CSV file are worded once. Of the record it read
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
 
 from anatobench import __version__
-from anatobench.experiments.results import FRAMEWORK_NAMES
-from anatobench.report.html_parts import folded, header, html_page, legend, notes, pictures, section, table
+from anatobench.experiments.results import FRAMEWORK_NAMES, TextTable
+from anatobench.report.html_parts import (
+    filled_table,
+    folded,
+    header,
+    html_page,
+    legend,
+    notes,
+    pictures,
+    section,
+    table,
+)
 from anatobench.report.plots import COLOURS, PANEL_INCHES, PANEL_REM, STYLE, image, mean_and_interval, panel, wrapped
 
 TITLE = "The paper's experiments, beside the paper"
@@ -23,14 +32,6 @@ MACRO = "macro"
 PAPER_COLOUR = "#6b6f76"
 _SHIFT = {"torch": -0.14, "jax": 0.14}
 _ROW_INCHES = 0.34
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table as it is printed."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def build_grid_page(
@@ -45,9 +46,9 @@ def build_grid_page(
     sections = [
         header(TITLE, remark=_remark(record)),
         section("AUC of every condition", _plots(record, results) + table(results.header, macro)),
-        section("What segmentation supervision gains", _filled(gains)),
-        section("JAX minus PyTorch", _filled(frameworks)),
-        section("Every class", folded("AUC per class", _filled(TextTable(results.header, classes)))),
+        section("What segmentation supervision gains", filled_table(*gains)),
+        section("JAX minus PyTorch", filled_table(*frameworks)),
+        section("Every class", folded("AUC per class", filled_table(results.header, classes))),
         section("What is known against the paper's numbers", _numbered(remarks)),
         section("Not there", _not_there(record)),
     ]
@@ -97,10 +98,6 @@ def _plot(name: str, conditions: Mapping[str, Sequence[Mapping[str, Any]]]) -> s
         axes.set_yticks(range(len(conditions)), [wrapped(condition, 26) for condition in conditions], fontsize=7.5)
         axes.invert_yaxis()
     return f"<figure>{image(figure, f'Macro AUC of {name}: ' + '; '.join(described))}</figure>"
-
-
-def _filled(found: TextTable) -> str:
-    return table(found.header, found.rows) if found.rows else ""
 
 
 def _numbered(remarks: Sequence[str]) -> str:

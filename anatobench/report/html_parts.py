@@ -84,6 +84,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def filled_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return the table, nothing for one without rows."""
+    return table(header, rows) if rows else ""
+
+
 def paragraph(*texts: str) -> str:
     """Return remarks in soft ink, a paragraph each; empty ones are left out."""
     return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts if text)

@@ -11,16 +11,8 @@ from matplotlib.axes import Axes
 from anatobench import __version__
 from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.experiments.transfer import FROZEN, count_name
-from anatobench.experiments.transfer_results import (
-    CLASS_HEADER,
-    DICE_HEADER,
-    HEADER,
-    WORDS,
-    class_rows,
-    dice_rows,
-    rows,
-)
-from anatobench.report.html_parts import folded, header, html_page, notes, paragraph, section, table
+from anatobench.experiments.transfer_results import WORDS, class_table, dice_table, result_table
+from anatobench.report.html_parts import filled_table, folded, header, html_page, notes, paragraph, section, table
 from anatobench.report.plots import DASHES, STYLE, image
 
 ENOUGH = 3
@@ -57,22 +49,18 @@ def build_transfer_page(record: Mapping[str, Any]) -> str:
         [
             header(TITLE, remark=facts),
             section("Test AUC by labelled cases", _plot(record) + paragraph(reading)),
-            section("Every condition", table(HEADER, rows(record)) + paragraph(PUBLISHED_NOTE)),
-            section("Gains of each finding, of the fewest cases", _filled(CLASS_HEADER, sorted(class_rows(record)))),
+            section("Every condition", table(*result_table(record)) + paragraph(PUBLISHED_NOTE)),
+            section("Gains of each finding, of the fewest cases", filled_table(*class_table(record))),
             section("Organ Dice of the pre-training", _filled_dice(record)),
             section("Not there", folded(f"{len(missing)} runs", notes(missing))),
         ],
     )
 
 
-def _filled(columns: Sequence[str], found: Sequence[Sequence[str]]) -> str:
-    return table(columns, found) if found else ""
-
-
 def _filled_dice(record: Mapping[str, Any]) -> str:
-    found = dice_rows(record)
+    found = dice_table(record)
     text = "By case and volume, on the test cases of the store that it was trained on; macro is the mean over organs."
-    return table(DICE_HEADER, found) + paragraph(text) if found else ""
+    return table(*found) + paragraph(text) if found.rows else ""
 
 
 def _plot(record: Mapping[str, Any]) -> str:
