@@ -191,6 +191,8 @@ def run_collect(args: argparse.Namespace) -> dict[str, Any]:
     tiny = [dataset for dataset, size in record["sizes"].items() if size == "tiny"]
     if tiny:
         print(f"{', '.join(tiny)}: tiny models on tiny scans, which the paper's figures are not about")
+    if record["synthetic"]:
+        print(f"{', '.join(record['synthetic'])}: a synthetic cohort, which the paper's figures are not about")
     print_absent(record)
     write_results(args.out, record, build_grid_page(record, *tables, remarks))
     write_atomically(args.out / CSV_FILE, grid_results.csv_text(record).encode())

@@ -22,9 +22,9 @@ from anatobench.experiments.runs import run_folder
 from anatobench.experiments.statistics import equivalence_of, interval_of
 from anatobench.recipes import FRAMEWORKS
 from anatobench.system.json_text import parse_json
-from anatobench.training.loop import SESSIONS_FILE
 from anatobench.training.metrics_records import read_records
 from anatobench.training.run_folder import RunConfig
+from anatobench.training.sessions import SESSIONS_FILE
 
 FORMAT = 1
 POOLED = "all"
@@ -142,12 +142,11 @@ def _name_of(row: Mapping[str, Any]) -> str:
 
 
 def gain_table(record: Mapping[str, Any]) -> TextTable:
-    """Return what segmentation supervision gains, beside the paper's gain."""
+    """Return what segmentation supervision gains."""
     names = {POOLED: "both frameworks", **FRAMEWORK_NAMES}
-    header = ("with - without segmentation", "pairs", "mean [95 % interval], AUC points", "the paper's, AUC points")
+    header = ("with - without segmentation", "pairs", "mean [95 % interval], AUC points")
     return TextTable(header, [
-        (f"{row['model']}, {names[row['framework']]}", str(row["count"]), points(row),
-         "-" if row["paper"] is None else f"{100 * row['paper']:+.1f}")
+        (f"{row['model']}, {names[row['framework']]}", str(row["count"]), points(row))
         for row in record["segmentation_gain"]
     ])  # fmt: skip
 

@@ -115,7 +115,8 @@ class Trunk:
         radius = (across + along) ** (1 / power) / (1 + np.float32(self.swell) * z)
         level: np.ndarray = (radius - 1) * np.float32(min(self.radii))
         low, high = np.array(self.z_range, dtype=np.float32)
-        return np.maximum(level, np.maximum(low - z, z - high))
+        level = np.maximum(level, np.maximum(low - z, z - high))
+        return level
 
 
 @dataclass(frozen=True)
