@@ -52,7 +52,8 @@ def image(figure: Figure, alt: str, kind: str = "svg") -> str:
     """Return the figure as an <img> with its bytes inside."""
     buffer = io.BytesIO()
     options: dict[str, Any] = {"metadata": {"Date": None}, "transparent": True} if kind == "svg" else {}
-    figure.savefig(buffer, format=kind, bbox_inches="tight", dpi=110, **options)
+    with plt.rc_context(STYLE):  # its salt: the same figure has the same bytes, wherever it was drawn
+        figure.savefig(buffer, format=kind, bbox_inches="tight", dpi=110, **options)
     plt.close(figure)
     mime = "image/svg+xml" if kind == "svg" else "image/png"
     return embedded(buffer.getvalue(), mime, alt, "plot" if kind == "svg" else "picture")
