@@ -128,9 +128,8 @@ def _chosen(
             common = set.intersection(*(set(seeds) for seeds in rates.values()))
             for rate in rates if common else ():
                 cell = TransferCell(**asdict(condition), seed=0, rate=rate)
-                tried[rate] = float(
-                    np.mean([_validation_auc(out, replace(cell, seed=seed)) for seed in sorted(common)])
-                )
+                scores = [_validation_auc(out, replace(cell, seed=seed)) for seed in sorted(common)]
+                tried[rate] = float(np.mean(scores))
         rate = max(tried, key=lambda one: tried[one]) if tried else next(iter(rates))
         chosen = rates[rate]
         found[condition] = _Found(rate, {seed: of[MACRO] for seed, of in chosen.items()}, dict(chosen), tried)

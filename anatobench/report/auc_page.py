@@ -15,7 +15,7 @@ from anatobench.experiments.auc_results import DIFFERENCES, POOLED, auc_table, d
 from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.phantom.plan import WITH_INJURIES
 from anatobench.report.html_parts import header, html_page, paragraph, section, table
-from anatobench.report.plots import COLOURS, STYLE, image, mean_and_interval
+from anatobench.report.plots import COLOURS, STYLE, image, mean_and_interval, panels_in_a_row
 from anatobench.tasks import get_task
 
 TITLE = "AUC of both frameworks, with and without segmentation supervision"
@@ -46,15 +46,12 @@ def _facts(record: Mapping[str, Any]) -> str:
 def _every_run(record: Mapping[str, Any]) -> str:
     models = record["study"]["models"]
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            1, len(models), figsize=(3.4 * len(models) + 0.6, 3.0), layout="constrained", sharey=True, squeeze=False
-        )
-        for axes, model in zip(grid.flat, models, strict=True):
+        figure, panels = panels_in_a_row(len(models), (3.4, 3.0))
+        for axes, model in zip(panels, models, strict=True):
             _points_of(axes, [cell for cell in record["cells"] if cell["model"] == model])
             axes.set_title(model)
-        grid.flat[0].set_ylabel("test AUC, macro")
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        panels[0].set_ylabel("test AUC, macro")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return image(figure, f"Test AUC of every run of {', '.join(models)}, with and without segmentation supervision")
 
 
@@ -65,15 +62,9 @@ def _points_of(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
         for number, seed in enumerate(sorted({cell["seed"] for cell in cells})):
             pair = {c["segmentation"]: c["auc"]["macro"] for c in cells
                     if c["framework"] == framework and c["seed"] == seed and not c["nudged"]}  # fmt: skip
-            axes.plot(
-                [shift[framework], 1 + shift[framework]],
-                [pair[False], pair[True]],
-                marker="o",
-                markersize=4,
-                linewidth=0.8,
-                color=COLOURS[framework],
-                label=name if number == 0 else None,
-            )
+            places = [shift[framework], 1 + shift[framework]]
+            axes.plot(places, [pair[False], pair[True]], marker="o", markersize=4, linewidth=0.8,
+                      color=COLOURS[framework], label=name if number == 0 else None)  # fmt: skip
     axes.set_xticks([0, 1], ["without\nsegmentation", "with\nsegmentation"])
     axes.set_xlim(-0.4, 1.4)
 

@@ -20,6 +20,7 @@ from anatobench.report.html_parts import (
     header,
     html_page,
     legend,
+    not_there,
     notes,
     notice,
     pictures,
@@ -51,7 +52,7 @@ def build_grid_page(
         section("JAX minus PyTorch", filled_table(*frameworks)),
         section("Every class", folded("AUC per class", filled_table(results.header, classes))),
         section("What is known against the paper's numbers", _numbered(remarks)),
-        section("Not there", _not_there(record)),
+        section("Not there", not_there(record)),
     ]
     return html_page(TITLE, sections)
 
@@ -114,9 +115,3 @@ def _plot(name: str, conditions: Mapping[str, Sequence[Mapping[str, Any]]]) -> s
 
 def _numbered(remarks: Sequence[str]) -> str:
     return notes([f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)])
-
-
-def _not_there(record: Mapping[str, Any]) -> str:
-    lines = [f"not evaluated: {name}" for name in record.get("missing", ())]
-    lines += [f"AUC undefined: {name}" for name in record.get("undefined", ())]
-    return folded(f"{len(lines)} runs", notes(lines))

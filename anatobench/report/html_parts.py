@@ -7,7 +7,8 @@ sideways, so it can be read on a telephone.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 STYLESHEET = """
 :root { color-scheme: light dark; --ink: #1c2126; --soft: #5b6670; --line: #dde2e7; --paper: #fff; --wash: #f5f7f9;
@@ -111,6 +112,13 @@ def notes(texts: Sequence[str]) -> str:
     """Remarks as a list, each once; nothing for none."""
     items = "".join(f"<li>{html.escape(text)}</li>" for text in dict.fromkeys(texts))
     return f'<ul class="notes">{items}</ul>' if items else ""
+
+
+def not_there(record: Mapping[str, Any]) -> str:
+    """Return the runs that a record of many lacks, folded; nothing where all are there."""
+    lines = [f"not evaluated: {name}" for name in record.get("missing", ())]
+    lines += [f"AUC undefined: {name}" for name in record.get("undefined", ())]
+    return folded(f"{len(lines)} runs", notes(lines))
 
 
 def pictures(figures: Sequence[str], width_rem: float) -> str:
