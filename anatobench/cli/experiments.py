@@ -11,18 +11,22 @@ from typing import Any
 
 from anatobench.cli import experiments_demo, experiments_grid, experiments_named, experiments_transfer
 from anatobench.cli.arguments import positive, whole
-from anatobench.cli.experiments_grid import add_submission, hand_over
+from anatobench.cli.experiment_actions import (
+    PAGE_FILE,
+    RECORD_FILE,
+    add_submission,
+    hand_over,
+    print_tables,
+    words_of,
+    write_results,
+)
 from anatobench.experiments.auc_study import AucStudy, begin, cohort_commands, planned
 from anatobench.experiments.child_processes import Chain, run_chains
 from anatobench.experiments.runs import DONE, logs_folder, state_of, train_here
 from anatobench.phantom.plan import INJURIES
 from anatobench.recipes import MODELS
-from anatobench.system.atomic_files import write_atomically
-from anatobench.system.json_text import json_bytes
 from anatobench.tasks import TASKS
 
-RECORD_FILE = "record.json"
-PAGE_FILE = "report.html"
 DEFAULTS = AucStudy()
 
 
@@ -79,10 +83,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def run_auc(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.experiments import auc_results
     from anatobench.report.auc_page import build_auc_page
-    from anatobench.report.summary import text_table
 
     settings = {field.name: getattr(args, field.name) for field in fields(AucStudy) if hasattr(args, field.name)}
-    asked = [name.strip() for name in args.models.split(",")]
+    asked = words_of(args.models)
     models = dict.fromkeys(name for name in (*MODELS, *asked) if name in asked)  # in one order, whoever asks
     study = AucStudy(**{**settings, "models": tuple(models)})
     out: Path = args.out
@@ -98,13 +101,7 @@ def run_auc(args: argparse.Namespace) -> dict[str, Any]:
         return hand_over(args, waiting, before)
     train_here(waiting, out, args.workers, "experiments auc", before)
     record = auc_results.collect(study, out)
-    write_atomically(out / RECORD_FILE, json_bytes(record))
-    write_atomically(out / PAGE_FILE, build_auc_page(record).encode())
-    for header, rows in (
-        (auc_results.AUC_HEADER, auc_results.auc_rows(record)),
-        (auc_results.DIFFERENCE_HEADER, auc_results.difference_rows(record)),
-        (auc_results.GAIN_HEADER, auc_results.gain_rows(record)),
-    ):
-        print(text_table(header, rows) + "\n")
+    write_results(out, record, build_auc_page(record))
+    print_tables(make(record) for make in (auc_results.auc_table, auc_results.difference_table, auc_results.gain_table))
     print(f"{out / PAGE_FILE} shows it; the record is {out / RECORD_FILE}")
     return record

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections import Counter
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from anatobench.cli import transfer_demo
 from anatobench.cli.arguments import positive, whole
-from anatobench.cli.experiments_grid import add_submission, hand_over
-from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.experiments.runs import (
-    DONE,
-    STATES,
-    PlannedRun,
-    keep_settings,
-    last_step,
-    run_folder,
-    state_of,
-    train_here,
+from anatobench.cli.experiment_actions import (
+    PAGE_FILE,
+    RECORD_FILE,
+    add_actions,
+    counted_states,
+    hand_over,
+    print_absent,
+    print_tables,
+    refuse_missing,
+    state_rows,
+    states_line,
+    train,
+    words_of,
+    write_results,
 )
+from anatobench.errors import UsageError
+from anatobench.experiments.runs import DONE, PlannedRun, keep_settings, state_of
 from anatobench.experiments.transfer import (
     ALL_CASES,
     TRANSFER_FILE,
@@ -34,11 +37,7 @@ from anatobench.experiments.transfer import (
     what_is_missing,
 )
 from anatobench.recipes import FRAMEWORKS, MODELS
-from anatobench.system.atomic_files import write_atomically
-from anatobench.system.json_text import json_bytes
 
-RECORD_FILE = "record.json"
-PAGE_FILE = "report.html"
 DEFAULTS = TransferSettings("")
 PARTS = TransferSelection()
 
@@ -56,22 +55,13 @@ def add_parser(experiments: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = transfer.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, action, summary in (
-        ("list", run_list, "every run with its state"),
-        ("run", run_here, "train and evaluate on this machine"),
-        ("submit", run_submit, "train and evaluate as two Slurm job arrays, the second after the first"),
-        ("collect", run_collect, "one table and one plot, with gains and intervals over repetitions"),
-    ):
-        parser = actions.add_parser(name, help=summary, description=summary)
-        parser.set_defaults(run_experiment=action)
-        _add_arguments(parser)
-        if name == "run":
-            parser.add_argument("--workers", type=whole(1), default=1, metavar="W",
-                                help="chains of runs at a time; they share this machine's cores, and its first GPU if "
-                                     "it has any (default: 1)")  # fmt: skip
-        elif name == "submit":
-            add_submission(parser)
-        parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
+    summaries = {
+        "list": (run_list, "every run with its state"),
+        "run": (run_here, "train and evaluate on this machine"),
+        "submit": (run_submit, "train and evaluate as two Slurm job arrays, the second after the first"),
+        "collect": (run_collect, "one table and one plot, with gains and intervals over repetitions"),
+    }
+    add_actions(actions, summaries, _add_arguments)
     transfer_demo.add_parser(actions)
 
 
@@ -105,16 +95,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _selection(args: argparse.Namespace) -> TransferSelection:
-    words = {name: _words(getattr(args, name)) for name in ("weights", "modes", "frameworks")}
+    words = {name: words_of(getattr(args, name)) for name in ("weights", "modes", "frameworks")}
     try:
-        counts = tuple(ALL_CASES if word == "all" else int(word) for word in _words(args.counts))
+        counts = tuple(ALL_CASES if word == "all" else int(word) for word in words_of(args.counts))
     except ValueError:
         raise UsageError(f"--counts {args.counts}: numbers separated by commas, or all") from None
     return TransferSelection(**words, counts=counts, repetitions=args.repetitions)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word.strip() for word in text.split(",")))
 
 
 def _settings(args: argparse.Namespace) -> TransferSettings:
@@ -127,7 +113,7 @@ def _settings(args: argparse.Namespace) -> TransferSettings:
             asked[name] = str(Path(value).resolve())
         elif name.endswith("rates"):
             try:
-                asked[name] = tuple(float(word) for word in _words(value))
+                asked[name] = tuple(float(word) for word in words_of(value))
             except ValueError:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: numbers separated by commas") from None
         elif name.endswith("settings"):
@@ -136,12 +122,9 @@ def _settings(args: argparse.Namespace) -> TransferSettings:
 
 
 def _to_do(args: argparse.Namespace) -> tuple[list[PlannedRun], int]:
-    """Return the runs that are not done, and how many are; `AnatoBenchError` if they lack something."""
+    """Return the runs that are not done, and how many are, the folder being begun."""
     settings, selection = _settings(args), _selection(args)
-    missing = what_is_missing(selection, settings)
-    if missing:
-        print("\n".join(missing), file=sys.stderr)
-        raise AnatoBenchError(f"{len(missing)} of the things that the runs need are missing (above): nothing was begun")
+    refuse_missing(what_is_missing(selection, settings))
     runs = planned(selection, settings, args.out.resolve())
     keep_settings(args.out / TRANSFER_FILE, settings, "a transfer")
     waiting = [run for run in runs if state_of(args.out, run.name) != DONE]
@@ -155,32 +138,19 @@ def run_list(args: argparse.Namespace) -> dict[str, Any]:
     missing = what_is_missing(selection, settings)
     runs = [] if missing else planned(selection, settings, args.out.resolve())
     rows = [
-        {
-            "run": run.name,
-            "after": run.first,
-            "state": state_of(args.out, run.name),
-            "step": last_step(run_folder(args.out, run.name)),
-            "steps": run.config.max_steps,
-        }
-        for run in runs
+        {"run": run.name, "after": run.first, **row, "steps": run.config.max_steps}
+        for run, row in zip(runs, state_rows(args.out, (run.name for run in runs)), strict=True)
     ]
-    states = Counter(str(row["state"]) for row in rows)
-    figures = {"settings": asdict(settings), "states": {state: states[state] for state in STATES}, "runs": rows,
-               "missing": missing}  # fmt: skip
+    states = counted_states(rows)
     if not args.json:
         header = ("run", "begins with", "state", "step", "of")
         print(text_table(header, [tuple(str(value or "-") for value in row.values()) for row in rows]))
-        print("\n".join(missing) or f"{len(rows)} runs: {', '.join(f'{states[state]} {state}' for state in STATES)}")
-    return figures
+        print("\n".join(missing) or states_line(states))
+    return {"settings": asdict(settings), "states": states, "runs": rows, "missing": missing}
 
 
 def run_here(args: argparse.Namespace) -> dict[str, Any]:
-    waiting, before = _to_do(args)
-    args.goes_on = True
-    train_here(waiting, args.out, args.workers, "transfer", before)
-    print(f"{len(waiting)} runs trained and evaluated, {before} were done before; next: anatobench experiments "
-          f"transfer collect --out {args.out}", file=sys.stderr)  # fmt: skip
-    return {"out": str(args.out), "done_before": before, "done_now": len(waiting)}
+    return train(args, "transfer", *_to_do(args))
 
 
 def run_submit(args: argparse.Namespace) -> dict[str, Any]:
@@ -188,20 +158,13 @@ def run_submit(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_collect(args: argparse.Namespace) -> dict[str, Any]:
-    from anatobench.experiments import transfer_results
-    from anatobench.report.summary import text_table
+    from anatobench.experiments.transfer_results import collect, dice_table, result_table
     from anatobench.report.transfer_page import PUBLISHED_NOTE, build_transfer_page
 
-    record = transfer_results.collect(_selection(args), _settings(args), args.out)
-    print(text_table(transfer_results.HEADER, transfer_results.rows(record)) + "\n")
-    dice = transfer_results.dice_rows(record)
-    if dice:
-        print(text_table(transfer_results.DICE_HEADER, dice) + "\n")
+    record = collect(_selection(args), _settings(args), args.out)
+    print_tables((result_table(record), dice_table(record)))
     print(PUBLISHED_NOTE)
-    for kind, what in (("missing", "not done yet"), ("undefined", "evaluated, but the macro AUC is undefined")):
-        if record[kind]:
-            print(f"{len(record[kind])} runs {what}, among them {record[kind][0]}")
-    write_atomically(args.out / RECORD_FILE, json_bytes(record))
-    write_atomically(args.out / PAGE_FILE, build_transfer_page(record).encode())
+    print_absent(record)
+    write_results(args.out, record, build_transfer_page(record))
     print(f"{args.out / PAGE_FILE} shows it; the record is {args.out / RECORD_FILE}")
     return record

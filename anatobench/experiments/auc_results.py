@@ -8,7 +8,7 @@ seconds that its steps took.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from anatobench.errors import AnatoBenchError
 from anatobench.experiments.auc_study import AucStudy, name_of
 from anatobench.experiments.grid import MACRO, Condition
 from anatobench.experiments.published import published_gain
-from anatobench.experiments.results import FRAMEWORK_NAMES, Results, paired, points, read_results
+from anatobench.experiments.results import FRAMEWORK_NAMES, Results, TextTable, paired, points, read_results
 from anatobench.experiments.runs import run_folder
 from anatobench.experiments.statistics import equivalence_of, interval_of
 from anatobench.recipes import FRAMEWORKS
@@ -30,9 +30,6 @@ FORMAT = 1
 POOLED = "all"
 DIFFERENCES = {"JAX - PyTorch": "framework_difference", "PyTorch nudged - PyTorch": "control_difference"}
 """What the tables call a list of the record."""
-DIFFERENCE_HEADER = ("difference", "pairs", "mean [95 % interval], AUC points", "p (two one-sided)", "verdict")
-GAIN_HEADER = ("with - without segmentation", "pairs", "mean [95 % interval], AUC points")
-AUC_HEADER = ("model", "segmentation", "framework", "test AUC of each seed", "mean")
 
 
 def collect(study: AucStudy, out: Path) -> dict[str, Any]:
@@ -91,20 +88,20 @@ def _differences(study: AucStudy, found: Results, framework: str, nudged: bool) 
         condition: paired(found.auc(condition, framework, nudged=nudged), found.auc(condition, FRAMEWORKS[0]))
         for condition in study.conditions
     }
-    rows = [
-        {
-            "model": condition.model,
-            "segmentation": _supervised(condition),
-            **_difference(list(differences.values()), study.margin),
-        }
+    rows: list[tuple[str, bool | None, Sequence[float]]] = [
+        (condition.model, _supervised(condition), list(differences.values()))
         for condition, differences in pairs.items()
     ]
-    everything = [difference for differences in pairs.values() for difference in differences.values()]
-    return [*rows, {"model": POOLED, "segmentation": None, **_difference(everything, study.margin)}]
-
-
-def _difference(differences: Sequence[float], margin: float) -> dict[str, Any]:
-    return {**asdict(interval_of(differences)), **asdict(equivalence_of(differences, margin))}
+    everything = [difference for _, _, differences in rows for difference in differences]
+    return [
+        {
+            "model": model,
+            "segmentation": segmentation,
+            **asdict(interval_of(differences)),
+            **asdict(equivalence_of(differences, study.margin)),
+        }
+        for model, segmentation, differences in [*rows, (POOLED, None, everything)]
+    ]
 
 
 def _segmentation_gains(study: AucStudy, found: Results) -> list[dict[str, Any]]:
@@ -125,21 +122,17 @@ def _segmentation_gains(study: AucStudy, found: Results) -> list[dict[str, Any]]
     return rows
 
 
-def difference_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Under `DIFFERENCE_HEADER`: the frameworks', then the control's."""
+def difference_table(record: Mapping[str, Any]) -> TextTable:
+    """Return the frameworks' differences, then the control's."""
     margin = f"{100 * record['study']['margin']:.0f}"
     verdicts = {None: "one seed: no test", True: f"equivalent within {margin}", False: f"not shown within {margin}"}
-    return [
-        (
-            f"{difference}, {_name_of(row)}",
-            str(row["count"]),
-            points(row),
-            "-" if row["p_value"] is None else f"{row['p_value']:.2g}",
-            verdicts[row["equivalent"]],
-        )
+    header = ("difference", "pairs", "mean [95 % interval], AUC points", "p (two one-sided)", "verdict")
+    return TextTable(header, [
+        (f"{difference}, {_name_of(row)}", str(row["count"]), points(row),
+         "-" if row["p_value"] is None else f"{row['p_value']:.2g}", verdicts[row["equivalent"]])
         for difference, kind in DIFFERENCES.items()
         for row in record[kind]
-    ]
+    ])  # fmt: skip
 
 
 def _name_of(row: Mapping[str, Any]) -> str:
@@ -148,30 +141,25 @@ def _name_of(row: Mapping[str, Any]) -> str:
     return f"{row['model']} {'with' if row['segmentation'] else 'without'} segmentation"
 
 
-def gain_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Under `GAIN_HEADER`."""
+def gain_table(record: Mapping[str, Any]) -> TextTable:
+    """Return what segmentation supervision gains."""
     names = {POOLED: "both frameworks", **FRAMEWORK_NAMES}
-    return [
-        (
-            f"{row['model']}, {names[row['framework']]}",
-            str(row["count"]),
-            points(row),
-        )
+    header = ("with - without segmentation", "pairs", "mean [95 % interval], AUC points")
+    return TextTable(header, [
+        (f"{row['model']}, {names[row['framework']]}", str(row["count"]), points(row))
         for row in record["segmentation_gain"]
-    ]
+    ])  # fmt: skip
 
 
-def auc_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Under `AUC_HEADER`."""
-    groups: dict[tuple[str, bool, str], list[float]] = {}
+def auc_table(record: Mapping[str, Any]) -> TextTable:
+    """Return the test AUC of every run, those of one arm in a row."""
+    groups: dict[tuple[str, str, str], list[float]] = {}
     for cell in record["cells"]:
         arm = FRAMEWORK_NAMES[cell["framework"]] + (" nudged" if cell["nudged"] else "")
-        groups.setdefault((cell["model"], cell["segmentation"], arm), []).append(cell["auc"]["macro"])
-    return [
-        (model, "with" if segmentation else "without", arm, _listed(values), f"{sum(values) / len(values):.3f}")
-        for (model, segmentation, arm), values in groups.items()
-    ]
-
-
-def _listed(values: Iterable[float]) -> str:
-    return " ".join(f"{value:.3f}" for value in values)
+        key = (cell["model"], "with" if cell["segmentation"] else "without", arm)
+        groups.setdefault(key, []).append(cell["auc"]["macro"])
+    header = ("model", "segmentation", "framework", "test AUC of each seed", "mean")
+    return TextTable(header, [
+        (*names, " ".join(f"{value:.3f}" for value in values), f"{sum(values) / len(values):.3f}")
+        for names, values in groups.items()
+    ])  # fmt: skip

@@ -22,6 +22,7 @@ from anatobench.experiments.published import (
     ClassRow,
     PublishedAuc,
 )
+from anatobench.experiments.runs import check_choices
 from anatobench.recipes import ALL_ORGANS, FRAMEWORKS, MODELS, SEGMENTATION_LOSSES
 from anatobench.tasks import TASKS
 
@@ -169,10 +170,7 @@ class Selection:
 
     def __post_init__(self) -> None:
         allowed = {"tables": TABLES, "datasets": TASKS, "models": MODELS, "frameworks": FRAMEWORKS}
-        for name, choices in allowed.items():
-            unknown = [value for value in getattr(self, name) if value not in choices]
-            if unknown or not getattr(self, name):
-                raise UsageError(f"--{name} {','.join(unknown)}: choose from {', '.join(choices)}")
+        check_choices(self, allowed)
         if not 1 <= self.seeds <= 1000:
             raise UsageError(f"--seeds {self.seeds}: from 1 to 1000")
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,12 @@ from anatobench.errors import AnatoBenchError
 from anatobench.experiments.grid import MACRO, TABLES, Condition, Selection
 from anatobench.experiments.grid_runs import GridSettings
 from anatobench.experiments.published import PublishedAuc, published_auc, published_gain
-from anatobench.experiments.results import FRAMEWORK_NAMES, Results, paired, points, read_results
+from anatobench.experiments.results import FRAMEWORK_NAMES, Results, TextTable, paired, points, read_results
 from anatobench.experiments.runs import DONE, run_folder, state_of
-from anatobench.experiments.statistics import Interval, interval_of
+from anatobench.experiments.statistics import Interval, interval_of, interval_of_shares
 from anatobench.recipes import FRAMEWORKS
 
 FORMAT = 1
-RESULT_HEADER = ("table", "data set", "model", "weights", "supervision", "framework", "class", "seeds",
-                 "AUC, %", "paper, %", "difference, points")  # fmt: skip
-GAIN_HEADER = ("data set", "model", "weights", "framework", "seeds", "gain by segmentation, points", "paper, points",
-               "difference, points")  # fmt: skip
-FRAMEWORK_HEADER = ("data set", "model", "weights", "supervision", "seeds", "JAX - PyTorch, points")
 
 
 def collect(selection: Selection, settings: GridSettings, out: Path) -> dict[str, Any]:
@@ -85,18 +80,15 @@ def _results(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
 
 def _beside(values: Sequence[float], paper: PublishedAuc | None) -> dict[str, Any]:
     published, note = (None, "") if paper is None else (paper.auc, paper.note)
-    interval = interval_of(values)
-    if interval.low is not None and interval.high is not None:
-        interval = replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 1.0))
-    return {**asdict(interval), "published": published, **_difference(interval, published), "note": note}
+    return {**_difference(interval_of_shares(values), published), "note": note}
 
 
 def _difference(interval: Interval, published: float | None) -> dict[str, Any]:
-    """Ours minus the paper's, a constant: the interval is only shifted."""
-    if published is None:
-        return dict.fromkeys(("difference", "difference_low", "difference_high"))
-    low, high = (None if end is None else end - published for end in (interval.low, interval.high))
-    return {"difference": interval.mean - published, "difference_low": low, "difference_high": high}
+    """Return ours, the paper's and their difference, whose interval is only shifted: the paper's is a constant."""
+    shifted = (None if end is None or published is None else end - published
+               for end in (interval.mean, interval.low, interval.high))  # fmt: skip
+    difference = zip(("difference", "difference_low", "difference_high"), shifted, strict=True)
+    return {**asdict(interval), "published": published, **dict(difference)}
 
 
 def _gains(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
@@ -109,20 +101,14 @@ def _gains(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
             gains = paired(found.auc(Condition(*key), framework), found.auc(condition, framework))
             if gains:
                 compared = found.beside_the_paper(condition.dataset)
-                published = published_gain(*key) if compared else None
-                interval = interval_of(list(gains.values()))
-                notes = [
-                    auc.note for arm in (False, True) if compared and (auc := published_auc(*key, arm)) and auc.note
-                ]
+                papers = [published_auc(*key, arm) for arm in (False, True) if compared]
                 yield {
                     "dataset": condition.dataset,
                     "model": condition.model,
                     "pretrained": condition.pretrained,
                     "framework": framework,
-                    **asdict(interval),
-                    "published": published,
-                    **_difference(interval, published),
-                    "note": "; ".join(notes),
+                    **_difference(interval_of(list(gains.values())), published_gain(*key) if compared else None),
+                    "note": "; ".join(paper.note for paper in papers if paper is not None and paper.note),
                 }
 
 
@@ -152,28 +138,34 @@ def notes_of(record: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(row["note"] for row in (*record["results"], *record["gains"]) if row["note"]))
 
 
-def result_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Under `RESULT_HEADER`."""
-    return [
-        (row["table"], *_condition_words(row), row["class"], *_number_words(row, notes_of(record), signed=False))
+def result_table(record: Mapping[str, Any]) -> TextTable:
+    """Return a row per entry of `results`, in their order."""
+    header = ("table", "data set", "model", "weights", "supervision", "framework", "class", "seeds",
+              "AUC, %", "paper, %", "difference, points")  # fmt: skip
+    return TextTable(header, [
+        (row["table"], *_model_words(row), supervision_words(row), FRAMEWORK_NAMES[row["framework"]], row["class"],
+         *_number_words(row, notes_of(record), signed=False))
         for row in record["results"]
-    ]
+    ])  # fmt: skip
 
 
-def gain_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Under `GAIN_HEADER`."""
-    return [
+def gain_table(record: Mapping[str, Any]) -> TextTable:
+    """Return what segmentation supervision gains."""
+    header = ("data set", "model", "weights", "framework", "seeds", "gain by segmentation, points", "paper, points",
+              "difference, points")  # fmt: skip
+    return TextTable(header, [
         (*_model_words(row), FRAMEWORK_NAMES[row["framework"]], *_number_words(row, notes_of(record), signed=True))
         for row in record["gains"]
-    ]
+    ])  # fmt: skip
 
 
-def framework_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Under `FRAMEWORK_HEADER`."""
-    return [
+def framework_table(record: Mapping[str, Any]) -> TextTable:
+    """Return how far the frameworks are apart."""
+    header = ("data set", "model", "weights", "supervision", "seeds", "JAX - PyTorch, points")
+    return TextTable(header, [
         (*_model_words(row), supervision_words(row), str(row["count"]), points(row))
         for row in record["framework_differences"]
-    ]
+    ])  # fmt: skip
 
 
 def supervision_words(row: Mapping[str, Any]) -> str:
@@ -194,18 +186,9 @@ def _model_words(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return row["dataset"], row["model"], "pretrained" if row["pretrained"] else "scratch"
 
 
-def _condition_words(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (*_model_words(row), supervision_words(row), FRAMEWORK_NAMES[row["framework"]])
-
-
 def _number_words(row: Mapping[str, Any], notes: Sequence[str], signed: bool) -> tuple[str, ...]:
-    """Seeds, ours, the paper's, the difference."""
+    """Return seeds, ours, the paper's, the difference."""
     mark = f" [{notes.index(row['note']) + 1}]" if row["note"] else ""
-    sign = "+" if signed else ""
-    published = "-" if row["published"] is None else f"{100 * row['published']:{sign}.2f}{mark}"
-    return (
-        str(row["count"]),
-        points(row, signed),
-        published,
-        points(row, True, ("difference", "difference_low", "difference_high")),
-    )
+    published = "-" if row["published"] is None else f"{100 * row['published']:{'+' if signed else ''}.2f}{mark}"
+    difference = {end: row[f"difference{name}"] for end, name in (("mean", ""), ("low", "_low"), ("high", "_high"))}
+    return str(row["count"]), points(row, signed), published, points(difference)

@@ -12,7 +12,7 @@ from anatobench.bench.flops import count
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.grid import OWN_SETTINGS, Cell
-from anatobench.experiments.runs import PlannedRun, read_settings
+from anatobench.experiments.runs import PlannedRun, check_changes, settings_asked
 from anatobench.objectives.registry import plan_of
 from anatobench.recipes import Recipe, override, paper_recipe
 from anatobench.store.reader import INDEX_FILE, Store, read_description
@@ -38,10 +38,7 @@ class GridSettings:
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
             raise UsageError(f"--steps {self.steps}: at least 1")
-        override(Recipe(), self.settings)
-        taken = [text for text in self.settings if text.partition("=")[0] in OWN_SETTINGS]
-        if taken:
-            raise UsageError(f"--set {taken[0]}: the grid itself sets {', '.join(OWN_SETTINGS)}")
+        check_changes(self.settings, OWN_SETTINGS, "the grid")
 
     def recipe(self, cell: Cell) -> Recipe:
         """Return what a cell is trained with."""
@@ -62,17 +59,9 @@ def settings_for(out: Path, asked: Mapping[str, Any], default_stores: str = "sto
 
     `asked` has the fields of `GridSettings` that a person named.
     """
-    saved = read_settings(out / GRID_FILE, GridSettings)
-    if saved is None:
-        return GridSettings(**{**asked, "stores": str(Path(asked.get("stores", default_stores)).resolve())})
-    changed = []
-    for name, value in asked.items():
-        now, was = str(Path(value).resolve()) if name == "stores" else value, getattr(saved, name)
-        if now != was:
-            changed.append(f"{name}: {was} -> {now}")
-    if changed:
-        raise AnatoBenchError(f"{out}: its runs have other settings: {'; '.join(changed)}: choose another --out")
-    return saved
+    stores = str(Path(asked.get("stores", default_stores)).resolve())
+    given = {**asked, "stores": stores} if "stores" in asked else asked
+    return settings_asked(out / GRID_FILE, GridSettings, given) or GridSettings(**{**asked, "stores": stores})
 
 
 def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
@@ -105,20 +94,15 @@ def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
 
 def planned(cells: Iterable[Cell], settings: GridSettings) -> list[PlannedRun]:
     """Return what the cells are trained with, their stores being there."""
-    return [
-        PlannedRun(
-            cell.name,
-            configure(
-                settings.store_of(cell.condition.dataset),
-                cell.condition.model,
-                cell.framework,
-                settings.settings_of(cell),
-                pretrained=AUTO if cell.condition.pretrained else None,
-                max_steps=settings.steps,
-            ),
-        )
-        for cell in cells
-    ]
+    runs = []
+    for cell in cells:
+        condition = cell.condition
+        config = configure(
+            settings.store_of(condition.dataset), condition.model, cell.framework, settings.settings_of(cell),
+            pretrained=AUTO if condition.pretrained else None, max_steps=settings.steps,
+        )  # fmt: skip
+        runs.append(PlannedRun(cell.name, config))
+    return runs
 
 
 def work_of(cells: Iterable[Cell], settings: GridSettings) -> Iterator[tuple[int, float] | None]:

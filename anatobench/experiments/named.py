@@ -52,13 +52,7 @@ class NamedRun:
         mark = " *" if self.expected.note else ""
         hours = "-" if data["gpu_hours"] is None else f"{data['gpu_hours']:.3g}"
         recipe = [f"{data[name]:g}" for name in ("epochs", "batch_size", "learning_rate")]
-        return (
-            self.name,
-            *recipe,
-            f"{100 * self.expected.auc:.2f}{mark}",
-            self.expected.source,
-            hours,
-        )
+        return (self.name, *recipe, f"{100 * self.expected.auc:.2f}{mark}", self.expected.source, hours)
 
 
 def _name_of(condition: Condition) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.grid import MACRO, Cell, Condition
@@ -17,6 +17,13 @@ from anatobench.training.sessions import trained_on_synthetic
 FRAMEWORK_NAMES = dict(zip(FRAMEWORKS, ("PyTorch", "JAX"), strict=True))
 Arm = tuple[Condition, str, bool]
 """Condition, framework, and whether it is the control: what the seeds of a mean have in common."""
+
+
+class TextTable(NamedTuple):
+    """A table as the terminal and the page show it."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,11 @@ def paired(minuend: Mapping[int, float], subtrahend: Mapping[int, float]) -> dic
     return {seed: minuend[seed] - subtrahend[seed] for seed in minuend if seed in subtrahend}
 
 
-def points(row: Mapping[str, Any], signed: bool = True, keys: Iterable[str] = ("mean", "low", "high")) -> str:
-    """Write a mean of AUC with its interval for a person, in hundredths; "-" for None."""
-    mean, low, high = (row[key] for key in keys)
-    if mean is None:
+def points(row: Mapping[str, Any] | None, signed: bool = True) -> str:
+    """Write a mean of AUC with its interval (`mean`, `low`, `high`) for a person, in hundredths; "-" for None."""
+    if row is None or row["mean"] is None:
         return "-"
+    mean, low, high = row["mean"], row["low"], row["high"]
     sign = "+" if signed else ""
     interval = "" if low is None else f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
     return f"{100 * mean:{sign}.2f}{interval}"

@@ -11,15 +11,16 @@ What is done is never run again, and what was stopped goes on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from anatobench.errors import AnatoBenchError
+from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.child_processes import Chain, Command, run_chains
+from anatobench.recipes import Recipe, override
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.json_text import json_bytes, parse_json, read_json, typed_fields
 from anatobench.system.progress import progress_bar
@@ -100,6 +101,33 @@ def read_settings(path: Path, kind: type[Settings]) -> Settings | None:
         return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
     except (ValueError, TypeError, AnatoBenchError) as error:
         raise AnatoBenchError(f"{path}: not this command's settings ({error}): choose another --out") from None
+
+
+def settings_asked(path: Path, kind: type[Settings], asked: Mapping[str, Any]) -> Settings | None:
+    """Return the settings of a folder, None in a new one; `AnatoBenchError` names what is asked otherwise. `asked` has
+    the fields that a person named."""
+    saved = read_settings(path, kind)
+    told = [f"{name}: {was} -> {now}" for name, now in asked.items() if saved and (was := getattr(saved, name)) != now]
+    if told:
+        raise AnatoBenchError(f"{path.parent}: its runs have other settings: {'; '.join(told)}: choose another --out")
+    return saved
+
+
+def check_changes(changes: Sequence[str], own: Sequence[str], who: str) -> None:
+    """Refuse changes of a recipe, `field=value`, that are none, or of fields that `who` sets itself."""
+    override(Recipe(), changes)
+    taken = [text for text in changes if text.partition("=")[0] in own]
+    if taken:
+        raise UsageError(f"--set {taken[0]}: {who} itself sets {', '.join(own)}")
+
+
+def check_choices(selection: Any, allowed: Mapping[str, Collection[str]]) -> None:
+    """Refuse a selection in which one of these fields names nothing, or what nobody knows."""
+    for name, choices in allowed.items():
+        chosen = getattr(selection, name)
+        unknown = [value for value in chosen if value not in choices]
+        if unknown or not chosen:
+            raise UsageError(f"--{name} {','.join(unknown)}: choose from {', '.join(choices)}")
 
 
 def keep_settings(path: Path, settings: Any, what: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
 from anatobench.errors import UsageError
+
+SIGNIFICANCE = 0.05
+"""Of the tests of equivalence."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,15 @@ def interval_of(values: Sequence[float], level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, count)
 
 
-def equivalence_of(differences: Sequence[float], margin: float, alpha: float = 0.05) -> Equivalence:
+def interval_of_shares(values: Sequence[float]) -> Interval:
+    """Return the same of values from 0 to 1, where their interval ends, too."""
+    found = interval_of(values)
+    if found.low is None or found.high is None:
+        return found
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
+
+
+def equivalence_of(differences: Sequence[float], margin: float) -> Equivalence:
     """Test whether paired differences have a mean within (-margin, margin)."""
     count = len(differences)
     if count < 2:
@@ -54,7 +65,7 @@ def equivalence_of(differences: Sequence[float], margin: float, alpha: float = 0
         p_value = 0.0 if abs(mean) < margin else 1.0
     else:
         p_value = float(stats.t.sf((margin - abs(mean)) / error, count - 1))
-    return Equivalence(margin, p_value, p_value < alpha)
+    return Equivalence(margin, p_value, p_value < SIGNIFICANCE)
 
 
 def _standard_error(values: Sequence[float]) -> float:

@@ -22,8 +22,15 @@ from typing import Any
 
 from anatobench.backbones import card_of
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.experiments.runs import PlannedRun, initial_weights_of, read_settings, run_folder
-from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override
+from anatobench.experiments.runs import (
+    PlannedRun,
+    check_changes,
+    check_choices,
+    initial_weights_of,
+    run_folder,
+    settings_asked,
+)
+from anatobench.recipes import FRAMEWORKS, MODELS
 from anatobench.store.reader import Store
 from anatobench.training.pretrained.weights_file import find, how_to_fetch
 from anatobench.training.run_folder import AUTO, RunConfig, configure
@@ -76,10 +83,7 @@ class TransferSettings:
         if not self.frozen_rates or not self.fine_tuned_rates or min(rates) <= 0:
             raise UsageError("learning rates must be above 0, one for each way of transfer at least")
         for changes in (self.settings, self.pretraining_settings):
-            override(Recipe(), changes)
-            taken = [text for text in changes if text.partition("=")[0] in OWN_SETTINGS]
-            if taken:
-                raise UsageError(f"--set {taken[0]}: the experiment itself sets {', '.join(OWN_SETTINGS)}")
+            check_changes(changes, OWN_SETTINGS, "the experiment")
 
     def rates(self, mode: str) -> tuple[float, ...]:
         """Return the learning rates that a way of transfer is tried with."""
@@ -138,10 +142,7 @@ class TransferSelection:
 
     def __post_init__(self) -> None:
         allowed = {"weights": WEIGHTS, "modes": MODES, "frameworks": FRAMEWORKS}
-        for name, choices in allowed.items():
-            unknown = [value for value in getattr(self, name) if value not in choices]
-            if unknown or not getattr(self, name):
-                raise UsageError(f"--{name} {','.join(unknown)}: choose from {', '.join(choices)}")
+        check_choices(self, allowed)
         if not self.counts or min(self.counts) < 0:
             raise UsageError("--counts: numbers of cases above 0, or all")
         if FRAMEWORKS[0] not in self.frameworks:
@@ -222,15 +223,10 @@ def _transfer(cell: TransferCell, settings: TransferSettings, begins: Mapping[st
 def settings_for(out: Path, asked: Mapping[str, Any]) -> TransferSettings:
     """Return the folder's settings, or in a new folder those asked for: `asked` has the fields of `TransferSettings`
     that a person named. `AnatoBenchError` names what is asked otherwise."""
-    saved = read_settings(out / TRANSFER_FILE, TransferSettings)
-    if saved is None:
-        if "store" not in asked:
-            raise UsageError(f"{out}: no transfer has begun here: give --store, the one whose diagnosis is learned")
-        return TransferSettings(**asked)
-    changed = [f"{name}: {getattr(saved, name)} -> {now}" for name, now in asked.items() if getattr(saved, name) != now]
-    if changed:
-        raise AnatoBenchError(f"{out}: its runs have other settings: {'; '.join(changed)}: choose another --out")
-    return saved
+    saved = settings_asked(out / TRANSFER_FILE, TransferSettings, asked)
+    if saved is None and "store" not in asked:
+        raise UsageError(f"{out}: no transfer has begun here: give --store, the one whose diagnosis is learned")
+    return saved or TransferSettings(**asked)
 
 
 def what_is_missing(selection: TransferSelection, settings: TransferSettings) -> list[str]:

@@ -29,9 +29,9 @@ import numpy as np
 from anatobench.errors import AnatoBenchError
 from anatobench.evaluation.organ_dice import read_organ_dice
 from anatobench.experiments.grid import MACRO
-from anatobench.experiments.results import FRAMEWORK_NAMES, paired, points, read_evaluation
+from anatobench.experiments.results import FRAMEWORK_NAMES, TextTable, paired, points, read_evaluation
 from anatobench.experiments.runs import DONE, run_folder, state_of
-from anatobench.experiments.statistics import Interval, interval_of
+from anatobench.experiments.statistics import interval_of, interval_of_shares
 from anatobench.experiments.transfer import (
     FINE_TUNED,
     FROZEN,
@@ -50,10 +50,6 @@ from anatobench.training.metrics_records import read_records
 from anatobench.training.run_folder import RunConfig, evaluation_file
 
 FORMAT = 1
-HEADER = ("cases", "transfer", "weights", "framework", "repetitions", "AUC, %", "gain over none, points",
-          "frozen - fine-tuned, points", "published gain, Dice points")  # fmt: skip
-CLASS_HEADER = ("finding", "transfer", "weights", "framework", "repetitions", "gain over none, points")
-DICE_HEADER = ("pre-trained on", "organ", "repetitions", "Dice, %")
 WORDS = {"none": "none", "kinetics": "Kinetics", "partial_masks": "partial masks", "all_masks": "all masks",
          "frozen": "frozen", "fine_tuned": "fine-tuned"}  # fmt: skip
 
@@ -132,9 +128,8 @@ def _chosen(
             common = set.intersection(*(set(seeds) for seeds in rates.values()))
             for rate in rates if common else ():
                 cell = TransferCell(**asdict(condition), seed=0, rate=rate)
-                tried[rate] = float(
-                    np.mean([_validation_auc(out, replace(cell, seed=seed)) for seed in sorted(common)])
-                )
+                scores = [_validation_auc(out, replace(cell, seed=seed)) for seed in sorted(common)]
+                tried[rate] = float(np.mean(scores))
         rate = max(tried, key=lambda one: tried[one]) if tried else next(iter(rates))
         chosen = rates[rate]
         found[condition] = _Found(rate, {seed: of[MACRO] for seed, of in chosen.items()}, dict(chosen), tried)
@@ -163,7 +158,7 @@ def _results(found: Mapping[_Condition, _Found]) -> Iterator[dict[str, Any]]:
             **asdict(condition),
             "rate": of.rate,
             "auc": {str(seed): value for seed, value in of.auc.items()},
-            **asdict(_within_bounds(interval_of(list(of.auc.values())))),
+            **asdict(interval_of_shares(list(of.auc.values()))),
             "gain": gain,
             "class_gains": None if gain is None or drawn is None else _class_gains(of, drawn),
             "frozen_loss": None if tuned is None or condition.mode != FROZEN else _difference(of, tuned),
@@ -188,12 +183,6 @@ def _class_gains(of: _Found, drawn: _Found) -> dict[str, dict[str, Any]]:
     return {name: asdict(interval_of(values)) for name, values in gains.items() if values}
 
 
-def _within_bounds(interval: Interval) -> Interval:
-    if interval.low is None or interval.high is None:
-        return interval
-    return replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 1.0))
-
-
 def _framework_differences(found: Mapping[_Condition, _Found]) -> Iterator[dict[str, Any]]:
     reference, candidate = FRAMEWORKS
     for condition, of in found.items():
@@ -215,7 +204,7 @@ def _pretraining(trained: Sequence[tuple[str, int]], out: Path) -> Iterator[dict
         yield {
             "weights": weights,
             "organs": {
-                organ: asdict(_within_bounds(interval_of(known)))
+                organ: asdict(interval_of_shares(known))
                 for organ in means[0]
                 if (known := [run[organ] for run in means if run[organ] is not None])
             },
@@ -223,50 +212,39 @@ def _pretraining(trained: Sequence[tuple[str, int]], out: Path) -> Iterator[dict
         }
 
 
-def rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Under `HEADER`, by number of cases."""
-    return [
-        (
-            count_name(row["cases"]),
-            WORDS[row["mode"]],
-            WORDS[row["weights"]],
-            FRAMEWORK_NAMES[row["framework"]],
-            str(row["count"]),
-            points(row, signed=False),
-            _points_of(row["gain"]),
-            _points_of(row["frozen_loss"]),
-            "-" if row["published"] is None else f"{100 * row['published']:+.1f}",
-        )
-        for row in sorted(record["results"], key=lambda row: (row["cases"] or np.inf, row["mode"] != FINE_TUNED))
-    ]
+def result_table(record: Mapping[str, Any]) -> TextTable:
+    """Return a row per entry of `results`, by number of cases."""
+    header = ("cases", "transfer", "weights", "framework", "repetitions", "AUC, %", "gain over none, points",
+              "frozen - fine-tuned, points", "published gain, Dice points")  # fmt: skip
+    ordered = sorted(record["results"], key=lambda row: (row["cases"] or np.inf, row["mode"] != FINE_TUNED))
+    return TextTable(header, [
+        (count_name(row["cases"]), *_arm_words(row), str(row["count"]), points(row, signed=False), points(row["gain"]),
+         points(row["frozen_loss"]), "-" if row["published"] is None else f"{100 * row['published']:+.1f}")
+        for row in ordered
+    ])  # fmt: skip
 
 
-def class_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Under `CLASS_HEADER`: every class, of the fewest cases."""
+def class_table(record: Mapping[str, Any]) -> TextTable:
+    """Return the gains of every class, of the fewest cases, sorted."""
     fewest = min((row["cases"] or np.inf for row in record["results"]), default=0)
-    return [
-        (
-            name,
-            WORDS[row["mode"]],
-            WORDS[row["weights"]],
-            FRAMEWORK_NAMES[row["framework"]],
-            str(gain["count"]),
-            points(gain),
-        )
+    header = ("finding", "transfer", "weights", "framework", "repetitions", "gain over none, points")
+    return TextTable(header, sorted(
+        (name, *_arm_words(row), str(gain["count"]), points(gain))
         for row in record["results"]
         if row["class_gains"] and (row["cases"] or np.inf) == fewest
         for name, gain in row["class_gains"].items()
-    ]
+    ))  # fmt: skip
 
 
-def dice_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Under `DICE_HEADER`."""
-    return [
+def dice_table(record: Mapping[str, Any]) -> TextTable:
+    """Return the organ Dice of the pre-training."""
+    header = ("pre-trained on", "organ", "repetitions", "Dice, %")
+    return TextTable(header, [
         (WORDS[row["weights"]], organ, str(of["count"]), points(of, signed=False))
         for row in record["pretraining"]
         for organ, of in row["organs"].items()
-    ]
+    ])  # fmt: skip
 
 
-def _points_of(interval: Mapping[str, Any] | None) -> str:
-    return "-" if interval is None else points(interval)
+def _arm_words(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return WORDS[row["mode"]], WORDS[row["weights"]], FRAMEWORK_NAMES[row["framework"]]

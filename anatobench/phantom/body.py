@@ -68,17 +68,20 @@ class Canvas:
     spacing: Spacing
 
     @staticmethod
-    def blank(size: Size, spacing: Spacing, centre: tuple[float, float, float], background: float) -> Canvas:
-        """Return nothing but background on a grid about a point (x, y, z) of the body."""
+    def of(body: Body, size: Size, spacing: Spacing, centre: tuple[float, float, float]) -> Canvas:
+        """Return a body without findings on a grid about one of its points (x, y, z)."""
         d, h, w = ((np.arange(n, dtype=np.float32) - (n - 1) / 2) * s for n, s in zip(size, spacing, strict=True))
-        return Canvas(
-            hu=np.full(size, background, dtype=np.float32),
+        canvas = Canvas(
+            hu=np.full(size, body.background, dtype=np.float32),
             labels=np.zeros(size, dtype=np.uint8),
             x=(centre[0] - w).astype(np.float32),
             y=(centre[1] - h).astype(np.float32),
             z=(centre[2] - d).astype(np.float32),
             spacing=spacing,
         )
+        for part in body.parts:
+            canvas.paint(part)
+        return canvas
 
     @property
     def softness(self) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from anatobench.phantom.body import Finding
 from anatobench.phantom.chest import LOBES, LOWER_LOBES, UPPER_LOBES, Chest
 from anatobench.phantom.placing import BodyMap, shaped_blob
-from anatobench.phantom.shapes import Bars, Below, Blob, Cut, Grown, Patches, Ripple, Tube
+from anatobench.phantom.shapes import Bars, Below, Blob, Cut, Grown, Patches, Ripple, Shape, Tube, Vector
 
 
 @dataclass(frozen=True)
@@ -28,39 +28,43 @@ class Scene:
     """1 for full scans; more widens thin things so that they outlast coarse voxels."""
 
     def balls(self, hosts: tuple[str, ...], count: int, radius: float, hu: float) -> list[Finding]:
-        """Irregular balls of absolute HU inside the hosts."""
+        """Return irregular balls of absolute HU inside the hosts."""
         found = []
         for _ in range(count):
             size = radius * self.rng.uniform(0.85, 1.2)
             centre = self.body_map.place(self.rng, hosts, depth=0.8 * size)
-            found.append(Finding(shaped_blob(self.rng, centre, size), hu, absolute=True, hosts=hosts))
+            found.append(replaced(shaped_blob(self.rng, centre, size), hu, hosts))
         return found
 
-    def one_of(self, hosts: tuple[str, ...]) -> str:
-        return hosts[self.rng.integers(len(hosts))]
+    def dots(self, hosts: tuple[str, ...], count: int) -> list[Finding]:
+        """Return specks of calcium."""
+        return self.balls(hosts, count, 3.5 * self.coarse**1.3, 800.0)
+
+    def point_in(self, lobes: tuple[str, ...], depth: float) -> tuple[str, Vector]:
+        """Return one of the lobes and a point in it, about `depth` mm below its surface."""
+        lobe = lobes[self.rng.integers(len(lobes))]
+        return lobe, self.body_map.place(self.rng, (lobe,), depth)
+
+
+def replaced(shape: Shape, hu: float, hosts: tuple[str, ...] = ()) -> Finding:
+    """Return tissue of other HU inside the hosts."""
+    return Finding(shape, hu, absolute=True, hosts=hosts)
 
 
 def _medical_material(scene: Scene) -> list[Finding]:
     line = np.array([(70, 62, 145), (28, 14, 95), (21, 8, 30), (18, 6, -25)]) + scene.rng.normal(0, 2, (4, 3))
-    return [Finding(Tube.of(line, 1.6 * scene.coarse**1.6), 1800.0, absolute=True)]
-
-
-def _arterial_calcification(scene: Scene) -> list[Finding]:
-    return scene.balls(("aorta",), 5, 3.5 * scene.coarse**1.3, 800.0)
-
-
-def _coronary_calcification(scene: Scene) -> list[Finding]:
-    return scene.balls(("heart",), 3, 3.5 * scene.coarse**1.3, 800.0)
+    return [replaced(Tube.of(line, 1.6 * scene.coarse**1.6), 1800.0)]
 
 
 def _calcification(scene: Scene) -> list[Finding]:
-    return (_arterial_calcification, _coronary_calcification)[scene.rng.integers(2)](scene)
+    host, count = ("aorta", 5) if scene.rng.integers(2) == 0 else ("heart", 3)
+    return scene.dots((host,), count)
 
 
 def _pericardial_effusion(scene: Scene) -> list[Finding]:
     heart = scene.chest.heart
     shell = Cut(Grown(heart, scene.rng.uniform(8, 12) * scene.coarse**0.5), (), (heart,))
-    return [Finding(shell, scene.rng.uniform(0, 20), absolute=True, hosts=("", *LOBES))]
+    return [replaced(shell, scene.rng.uniform(0, 20), ("", *LOBES))]
 
 
 def _hernia(scene: Scene) -> list[Finding]:
@@ -68,8 +72,7 @@ def _hernia(scene: Scene) -> list[Finding]:
     radius = scene.rng.uniform(19, 24)
     sac = Blob((x, y, z), (radius, radius * 0.9, radius * 1.1), Ripple.draw(scene.rng, 2.0, (30.0, 60.0)))
     gas = Blob((x, y + 6, z + 2), (radius * 0.5, radius * 0.4, radius * 0.5))
-    hosts = ("", "esophagus", *LOBES)
-    return [Finding(sac, 40.0, absolute=True, hosts=hosts), Finding(gas, -700.0, absolute=True, hosts=hosts)]
+    return [replaced(shape, hu, ("", "esophagus", *LOBES)) for shape, hu in ((sac, 40.0), (gas, -700.0))]
 
 
 def _lymphadenopathy(scene: Scene) -> list[Finding]:
@@ -77,7 +80,7 @@ def _lymphadenopathy(scene: Scene) -> list[Finding]:
     for _ in range(4):
         centre = (scene.rng.uniform(-22, 26), scene.rng.uniform(-10, 34), scene.rng.uniform(35, 105))
         blob = shaped_blob(scene.rng, centre, scene.rng.uniform(8, 11) * scene.coarse**0.7)
-        found.append(Finding(blob, 75.0, absolute=True, hosts=("",)))
+        found.append(replaced(blob, 75.0, ("",)))
     return found
 
 
@@ -86,10 +89,9 @@ def _emphysema(scene: Scene) -> list[Finding]:
 
 
 def _atelectasis(scene: Scene) -> list[Finding]:
-    lobe = scene.one_of(LOWER_LOBES)
-    centre = scene.body_map.place(scene.rng, (lobe,), depth=14.0)
+    lobe, centre = scene.point_in(LOWER_LOBES, depth=14.0)
     plate = Blob(centre, (34.0, 30.0, 4.5 * scene.coarse**1.2), tilt=float(scene.rng.uniform(-0.4, 0.4)))
-    return [Finding(plate, 25.0, absolute=True, hosts=(lobe,))]
+    return [replaced(plate, 25.0, (lobe,))]
 
 
 def _nodule(scene: Scene) -> list[Finding]:
@@ -97,27 +99,24 @@ def _nodule(scene: Scene) -> list[Finding]:
 
 
 def _opacity(scene: Scene) -> list[Finding]:
-    lobe = scene.one_of(LOBES)
-    centre = scene.body_map.place(scene.rng, (lobe,), depth=20.0)
+    _, centre = scene.point_in(LOBES, depth=20.0)
     return [Finding(shaped_blob(scene.rng, centre, scene.rng.uniform(26, 34)), 260.0, hosts=LOBES)]
 
 
 def _fibrotic_sequela(scene: Scene) -> list[Finding]:
     found = []
     for _ in range(5):
-        lobe = scene.one_of(UPPER_LOBES)
-        start = np.array(scene.body_map.place(scene.rng, (lobe,), depth=8.0))
+        start = np.array(scene.point_in(UPPER_LOBES, depth=8.0)[1])
         heading = scene.rng.normal(size=3)
-        end = start + 38 * heading / np.linalg.norm(heading)
-        strand = Tube.of([start, end], 1.8 * scene.coarse)
-        found.append(Finding(strand, -100.0, absolute=True, hosts=UPPER_LOBES))
+        strand = Tube.of([start, start + 38 * heading / np.linalg.norm(heading)], 1.8 * scene.coarse)
+        found.append(replaced(strand, -100.0, UPPER_LOBES))
     return found
 
 
 def _pleural_effusion(scene: Scene) -> list[Finding]:
     lung = scene.chest.lungs[scene.rng.integers(2)]
     layer = Cut(lung, (Below((0.0, 0.8, 0.6), scene.rng.uniform(-76, -62)),))
-    return [Finding(layer, 10.0, absolute=True, hosts=("", *LOBES))]
+    return [replaced(layer, 10.0, ("", *LOBES))]
 
 
 def _mosaic(scene: Scene) -> list[Finding]:
@@ -127,36 +126,30 @@ def _mosaic(scene: Scene) -> list[Finding]:
 
 def _peribronchial_thickening(scene: Scene) -> list[Finding]:
     thicker = 3.0 * scene.coarse
-    return [Finding(Cut(Grown(tube, thicker + 1.5), (), (tube,)), 30.0, absolute=True) for tube in scene.chest.bronchi]
+    return [replaced(Cut(Grown(tube, thicker + 1.5), (), (tube,)), 30.0) for tube in scene.chest.bronchi]
 
 
 def _consolidation(scene: Scene) -> list[Finding]:
-    lobe = scene.one_of((*LOWER_LOBES, "lung_middle_lobe_right"))
-    centre = scene.body_map.place(scene.rng, (lobe,), depth=18.0)
-    return [Finding(shaped_blob(scene.rng, centre, scene.rng.uniform(22, 28)), 35.0, absolute=True, hosts=(lobe,))]
+    lobe, centre = scene.point_in((*LOWER_LOBES, "lung_middle_lobe_right"), depth=18.0)
+    return [replaced(shaped_blob(scene.rng, centre, scene.rng.uniform(22, 28)), 35.0, (lobe,))]
 
 
 def _bronchiectasis(scene: Scene) -> list[Finding]:
     found = []
     for _ in range(4):
-        lobe = scene.one_of(LOWER_LOBES)
-        start = np.array(scene.body_map.place(scene.rng, (lobe,), depth=14.0))
+        start = np.array(scene.point_in(LOWER_LOBES, depth=14.0)[1])
         airway = Tube.of([start, start + scene.rng.normal(0, 6, 3) + [0, 0, -34]], 4.5 * scene.coarse**0.9)
         wall = Cut(Grown(airway, 2.5 * scene.coarse**0.7), (), (airway,))
-        found.append(Finding(airway, -1000.0, absolute=True, hosts=LOWER_LOBES))
-        found.append(Finding(wall, -150.0, absolute=True, hosts=LOWER_LOBES))
+        found += [replaced(airway, -1000.0, LOWER_LOBES), replaced(wall, -150.0, LOWER_LOBES)]
     return found
 
 
 def _septal_thickening(scene: Scene) -> list[Finding]:
-    period, thickness = 13.0 * scene.coarse**1.3, 2.2 * scene.coarse**1.7
-    bars = Bars(period, thickness, float(scene.rng.uniform(-0.5, 0.5)))
+    bars = Bars(13.0 * scene.coarse**1.3, 2.2 * scene.coarse**1.7, float(scene.rng.uniform(-0.5, 0.5)))
     return [Finding(Cut(lung, (bars,), (Grown(lung, -22.0),)), 220.0, hosts=LOBES) for lung in scene.chest.lungs]
 
 
-Sign = Callable[[Scene], list[Finding]]
-
-SIGNS: Mapping[str, Sign] = {
+SIGNS: Mapping[str, Callable[[Scene], list[Finding]]] = {
     "Mosaic attenuation pattern": _mosaic,
     "Lung opacity": _opacity,
     "Emphysema": _emphysema,
@@ -171,8 +164,8 @@ SIGNS: Mapping[str, Sign] = {
     "Pericardial effusion": _pericardial_effusion,
     "Hiatal hernia": _hernia,
     "Lymphadenopathy": _lymphadenopathy,
-    "Arterial wall calcification": _arterial_calcification,
-    "Coronary artery wall calcification": _coronary_calcification,
+    "Arterial wall calcification": lambda scene: scene.dots(("aorta",), 5),
+    "Coronary artery wall calcification": lambda scene: scene.dots(("heart",), 3),
     "Calcification": _calcification,
     "Medical material": _medical_material,
 }
@@ -196,13 +189,13 @@ def _lookalikes(scene: Scene) -> list[Finding]:
     for _ in range(rng.integers(0, 4)):
         side = -1 if rng.random() < 0.5 else 1
         centre = (side * rng.uniform(98, 118), rng.uniform(-20, 20), rng.uniform(-80, 110))
-        found.append(Finding(shaped_blob(rng, centre, 7.0 * scene.coarse), 50.0, absolute=True, hosts=("",)))
-    found += scene.balls((*muscles, "liver"), int(rng.integers(0, 6)), 3.5 * scene.coarse**1.3, 800.0)
+        found.append(replaced(shaped_blob(rng, centre, 7.0 * scene.coarse), 50.0, ("",)))
+    found += scene.dots((*muscles, "liver"), int(rng.integers(0, 6)))
     found += scene.balls(("liver", "spleen"), int(rng.integers(0, 4)), 8.0 * scene.coarse**0.5, -900.0)
     for _ in range(rng.integers(0, 3)):
         found += scene.balls(("liver",), 1, rng.uniform(10, 20), rng.uniform(0, 20))
     for _ in range(rng.integers(0, 4)):
         y, height = scene.chest.front, rng.uniform(-60, 80)
         wire = [(rng.uniform(30, 80), y - 12, height + 40), (0, y + 2, height), (rng.uniform(-80, -30), y - 12, height)]
-        found.append(Finding(Tube.of(wire, 1.6 * scene.coarse**1.6), 1800.0, absolute=True))
+        found.append(replaced(Tube.of(wire, 1.6 * scene.coarse**1.6), 1800.0))
     return found

@@ -30,13 +30,8 @@ class PixelFormat:
 
         In 12 bits signed the upper four bits are zero instead of repeating the sign, as in the competition's files.
         """
-        stored = hu.astype(np.int32) - self.intercept
-        if self.signed:
-            limit = 1 << (self.bits_stored - 1)
-            low, high = -limit, limit - 1
-        else:
-            low, high = 0, (1 << self.bits_stored) - 1
-        stored = np.clip(stored, low, high)
+        low = -(1 << (self.bits_stored - 1)) if self.signed else 0
+        stored = np.clip(hu.astype(np.int32) - self.intercept, low, low + (1 << self.bits_stored) - 1)
         if self.bits_stored == 12:
             stored &= 0x0FFF
         return stored.astype(np.int16 if self.signed else np.uint16)
@@ -71,12 +66,10 @@ def write_series(folder: Path, volume: Volume, identity: SeriesIdentity) -> None
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        depth = volume.voxels.shape[0]
-        for position in range(depth):
-            slice_index = position if identity.head_first else depth - 1 - position
-            number = identity.first_instance + position
-            dataset = _slice_dataset(volume, slice_index, number, identity)
-            dataset.save_as(partial / f"{number}.dcm", enforce_file_format=True)
+        indices = range(volume.voxels.shape[0])
+        ordered = indices if identity.head_first else reversed(indices)
+        for number, index in enumerate(ordered, start=identity.first_instance):
+            _slice_dataset(volume, index, number, identity).save_as(partial / f"{number}.dcm", enforce_file_format=True)
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -84,7 +77,7 @@ def write_series(folder: Path, volume: Volume, identity: SeriesIdentity) -> None
 
 def _slice_dataset(volume: Volume, slice_index: int, number: int, identity: SeriesIdentity) -> Dataset:
     depth_mm, row_mm, column_mm = volume.grid.spacing
-    ras = volume.affine @ [slice_index, 0, 0, 1]
+    position = volume.affine @ [slice_index, 0, 0, 1] * [-1, -1, 1, 1]  # RAS to LPS
     name = (str(identity.patient_id), str(identity.series_id))
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -100,7 +93,7 @@ def _slice_dataset(volume: Volume, slice_index: int, number: int, identity: Seri
     dataset.SeriesNumber = 1
     dataset.InstanceNumber = number
     dataset.PatientPosition = "HFS" if identity.head_first else "FFS"
-    dataset.ImagePositionPatient = [_decimal(-ras[0]), _decimal(-ras[1]), _decimal(ras[2])]
+    dataset.ImagePositionPatient = [_decimal(at) for at in position[:3]]
     dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     dataset.PixelSpacing = [_decimal(row_mm), _decimal(column_mm)]
     dataset.SliceThickness = _decimal(depth_mm * 1.25)  # unreliable in the real data too: spacing is in the positions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 
 from anatobench.phantom.body import STRUCTURES, Body, Canvas
 from anatobench.phantom.shapes import Blob, Ripple, Vector
@@ -25,11 +25,7 @@ class BodyMap:
     @staticmethod
     def of(body: Body, centre_z: float = -5.0) -> BodyMap:
         """Return a map 300 mm high about `centre_z`: what every scan of the body covers."""
-        spacing = (MAP_SPACING, MAP_SPACING, MAP_SPACING)
-        canvas = Canvas.blank(MAP_SIZE, spacing, (0.0, 0.0, centre_z), body.background)
-        for part in body.parts:
-            canvas.paint(part)
-        return BodyMap(canvas)
+        return BodyMap(Canvas.of(body, MAP_SIZE, (MAP_SPACING,) * 3, (0.0, 0.0, centre_z)))
 
     def place(self, rng: np.random.Generator, hosts: tuple[str, ...], depth: float) -> Vector:
         """Return a point inside one of the structures ("" for unlabelled tissue): `depth` mm below the surface where
@@ -38,11 +34,10 @@ class BodyMap:
         if "" in hosts:
             reach_x, reach_y = UNLABELLED_REACH
             mask &= (np.abs(self.canvas.x) < reach_x) & (np.abs(self.canvas.y)[:, None] < reach_y)
-        occupied = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-        if any(len(indices) == 0 for indices in occupied):
+        if not mask.any():
             raise ValueError(f"no {' or '.join(hosts)} in this body")
-        start = [int(indices[0]) for indices in occupied]
-        inside = mask[tuple(slice(int(indices[0]), int(indices[-1]) + 1) for indices in occupied)]
+        (box,) = find_objects(mask.astype(np.uint8))
+        inside, start = mask[box], [extent.start for extent in box]
         room = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1, 1:-1] * MAP_SPACING
         enough = min(depth, float(np.quantile(room[inside], 0.85)))
         choices = np.argwhere(inside & (room >= enough))

@@ -71,9 +71,7 @@ def render(
     rng: np.random.Generator, body: Body, findings: tuple[Finding, ...], scanner: Scanner
 ) -> tuple[Volume, np.ndarray]:
     """Return the scan in HU and its structures: uint8 [D, H, W], TotalSegmentator v2 labels on the same grid."""
-    canvas = Canvas.blank(scanner.size, scanner.spacing, scanner.centre, body.background)
-    for part in body.parts:
-        canvas.paint(part)
+    canvas = Canvas.of(body, scanner.size, scanner.spacing, scanner.centre)
     for finding in findings:
         canvas.apply(finding)
     hu = gaussian_filter(canvas.hu, (0.0, 0.45, 0.45))

@@ -83,12 +83,9 @@ class Blob:
         if self.tilt:
             cos, sin = np.float32(np.cos(self.tilt)), np.float32(np.sin(self.tilt))
             x, z = cos * x + sin * z, cos * z - sin * x
-        terms = [np.abs(p / np.float32(r)) for p, r in zip((x, y, z), self.radii, strict=True)]
-        if self.exponent == 2.0:
-            radius = np.sqrt(terms[0] ** 2 + terms[1] ** 2 + terms[2] ** 2)
-        else:
-            power = np.float32(self.exponent)
-            radius = (terms[0] ** power + terms[1] ** power + terms[2] ** power) ** (1 / power)
+        a, b, c = (np.abs(p / np.float32(r)) for p, r in zip((x, y, z), self.radii, strict=True))
+        power = np.float32(self.exponent)
+        radius = np.sqrt(a**2 + b**2 + c**2) if power == 2 else (a**power + b**power + c**power) ** (1 / power)
         level: np.ndarray = (radius - 1) * np.float32(min(self.radii))
         return level if self.ripple is None else level + self.ripple.at(points)
 
@@ -107,9 +104,8 @@ class Trunk:
     @property
     def box(self) -> tuple[np.ndarray, np.ndarray]:
         reach = 1.35 * np.array(self.radii) + 6
-        low = [self.centre[0] - reach[0], self.centre[1] - reach[1], self.z_range[0] - 6]
-        high = [self.centre[0] + reach[0], self.centre[1] + reach[1], self.z_range[1] + 6]
-        return np.array(low), np.array(high)
+        low, high = self.centre - reach, self.centre + reach
+        return np.append(low, self.z_range[0] - 6), np.append(high, self.z_range[1] + 6)
 
     def level(self, points: Points) -> np.ndarray:
         x, y, z = points
@@ -118,11 +114,8 @@ class Trunk:
         along = np.abs((y - np.float32(self.centre[1])) / np.float32(self.radii[1])) ** power
         radius = (across + along) ** (1 / power) / (1 + np.float32(self.swell) * z)
         level: np.ndarray = (radius - 1) * np.float32(min(self.radii))
-        low, high = self.z_range
-        if np.isfinite(low):
-            level = np.maximum(level, np.float32(low) - z)
-        if np.isfinite(high):
-            level = np.maximum(level, z - np.float32(high))
+        low, high = np.array(self.z_range, dtype=np.float32)
+        level = np.maximum(level, np.maximum(low - z, z - high))
         return level
 
 
@@ -138,7 +131,7 @@ class Tube:
     @staticmethod
     def of(points: ArrayLike, radius: ArrayLike) -> Tube:
         line = np.asarray(points, dtype=np.float64)
-        return Tube(line, np.broadcast_to(np.asarray(radius, dtype=np.float64), len(line)).copy())
+        return Tube(line, np.full(len(line), radius, dtype=np.float64))
 
     @property
     def box(self) -> tuple[np.ndarray, np.ndarray]:
@@ -151,16 +144,14 @@ class Tube:
 
     def level(self, points: Points) -> np.ndarray:
         x, y, z = points
-        nearest: np.ndarray | None = None
+        nearest = np.full((), np.inf, dtype=np.float32)
         for start, end, r0, r1 in zip(self.line, self.line[1:], self.radii, self.radii[1:], strict=False):
             ax, ay, az = (end - start).astype(np.float32)
             px, py, pz = x - np.float32(start[0]), y - np.float32(start[1]), z - np.float32(start[2])
             length = np.float32(max(ax * ax + ay * ay + az * az, 1e-6))
             t = np.clip((px * ax + py * ay + pz * az) / length, 0, 1)
             distance = np.sqrt((px - t * ax) ** 2 + (py - t * ay) ** 2 + (pz - t * az) ** 2)
-            level = distance - (np.float32(r0) + t * np.float32(r1 - r0))
-            nearest = level if nearest is None else np.minimum(nearest, level)
-        assert nearest is not None, "a tube needs two points"
+            nearest = np.minimum(nearest, distance - (np.float32(r0) + t * np.float32(r1 - r0)))
         return nearest
 
 

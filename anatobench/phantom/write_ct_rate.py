@@ -5,7 +5,6 @@ Patients 0, 5, 10, ... are validation patients, the others train; numbers restar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +20,6 @@ from anatobench.volumes.nifti import write_nifti, write_nifti_image
 
 INTERCEPTS = (-8192, -1024, 0)
 TWO_RECONSTRUCTIONS_SHARE = 0.25
-METADATA_COLUMNS = (
-    *("VolumeName", "Manufacturer", "SeriesDescription", "ManufacturerModelName", "PatientSex", "PatientAge"),
-    *("ConvolutionKernel", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns"),
-    *("RescaleIntercept", "RescaleSlope", "NumberofSlices", "XYSpacing", "ZSpacing"),
-)
 
 
 @dataclass(frozen=True)
@@ -90,37 +84,29 @@ def _blank_image(hu: np.ndarray, intercept: int) -> nibabel.Nifti1Image:
 
 def write_tables(root: Path, plan: CohortPlan) -> list[tuple[int, ...]]:
     """Write labels, metadata and the (empty) lists of volumes that are no chests."""
-    dataset = root / "dataset"
-    all_targets = []
-    for split, metadata in (("train", "train_metadata.csv"), ("valid", "validation_metadata.csv")):
-        label_rows: list[list[object]] = []
-        metadata_rows: list[list[object]] = []
-        for index, one in _of_split(plan, split):
-            targets = draw_targets(plan, index, CT_RATE_LABELS)
-            all_targets.append(targets)
-            label_rows.append([f"{one.name}.nii.gz", *targets])
-            metadata_rows.append(_metadata_row(one, _scanner(plan, index, one)[1]))
-        write_csv(dataset / "metadata" / metadata, METADATA_COLUMNS, metadata_rows)
+    dataset, all_targets = root / "dataset", []
+    files = [(index, one) for index in range(plan.cases) for one in reconstructions(plan, index)]
+    metadata = {one.name: _metadata(one, _scanner(plan, index, one)[1]) for index, one in files}
+    columns = list(metadata[files[0][1].name])
+    for split, table in (("train", "train_metadata.csv"), ("valid", "validation_metadata.csv")):
+        of_split = [(index, one.name) for index, one in files if one.split == split]
+        targets = [draw_targets(plan, index, CT_RATE_LABELS) for index, _ in of_split]
+        write_csv(dataset / "metadata" / table, columns, [list(metadata[name].values()) for _, name in of_split])
         (dataset / "metadata" / f"no_chest_{split}.txt").touch()
+        rows = [[f"{name}.nii.gz", *values] for (_, name), values in zip(of_split, targets, strict=True)]
         labels = dataset / "multi_abnormality_labels" / f"{split}_predicted_labels.csv"
-        write_csv(labels, ["VolumeName", *CT_RATE_LABELS], label_rows)
+        write_csv(labels, ["VolumeName", *CT_RATE_LABELS], rows)
+        all_targets += targets
     return all_targets
 
 
-def _of_split(plan: CohortPlan, split: str) -> Iterator[tuple[int, Reconstruction]]:
-    for index in range(plan.cases):
-        for one in reconstructions(plan, index):
-            if one.split == split:
-                yield index, one
-
-
-def _metadata_row(one: Reconstruction, scanner: Scanner) -> list[object]:
+def _metadata(one: Reconstruction, scanner: Scanner) -> dict[str, object]:
+    """Return what the metadata say of a file, by column."""
     between, in_plane, _ = scanner.spacing
     slices, rows, columns = scanner.size
     # LPS position of the file's first voxel: the lowest slice's front right corner
-    lowest = scanner.affine @ [slices - 1, 0, 0, 1]
-    position = [round(float(-lowest[0]), 4), round(float(-lowest[1]), 4), round(float(lowest[2]), 4)]
-    values = {
+    lowest = scanner.affine @ [slices - 1, 0, 0, 1] * [-1, -1, 1, 1]
+    return {
         "VolumeName": f"{one.name}.nii.gz",
         "Manufacturer": "Phantom",
         "SeriesDescription": "chest",
@@ -128,7 +114,7 @@ def _metadata_row(one: Reconstruction, scanner: Scanner) -> list[object]:
         "PatientSex": "F" if one.number % 2 else "M",
         "PatientAge": "050Y",
         "ConvolutionKernel": "soft",
-        "ImagePositionPatient": str(position),
+        "ImagePositionPatient": str([round(float(at), 4) for at in lowest[:3]]),
         "ImageOrientationPatient": "[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]",
         "Rows": rows,
         "Columns": columns,
@@ -138,4 +124,3 @@ def _metadata_row(one: Reconstruction, scanner: Scanner) -> list[object]:
         "XYSpacing": f"[{in_plane}, {in_plane}]",
         "ZSpacing": between,
     }
-    return [values[column] for column in METADATA_COLUMNS]

@@ -14,13 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import zoom
 
-from anatobench.phantom.chest_scanner import (
-    CARDIOMEGALY,
-    HIGHEST,
-    LOWEST,
-    chest_patient,
-    draw_targets,
-)
+from anatobench.phantom.chest_scanner import CARDIOMEGALY, HIGHEST, LOWEST, chest_patient, draw_targets
 from anatobench.phantom.files import write_csv, write_mask
 from anatobench.phantom.plan import CohortPlan, Stream
 from anatobench.phantom.render import Scanner, render
@@ -54,14 +48,8 @@ SIGN_OF_LABEL: Mapping[str, str] = {
 OTHER_ABNORMALITIES = ("nodulegr1cm", "scattered_calc", "scattered_nod", "pericardial_thickening", "pleural_thickening")
 """Columns whose names lie near those of the task's labels; their values are drawn and mean nothing."""
 LOCATIONS = (
-    "right_upper",
-    "right_mid",
-    "right_lower",
-    "left_upper",
-    "left_lower",
-    "heart",
-    "mediastinum",
-    "other_location",
+    *("right_upper", "right_mid", "right_lower", "left_upper", "left_lower"),
+    *("heart", "mediastinum", "other_location"),
 )
 SUBSETS = {"imgtrain": "trn", "imgvalid": "val", "imgtest": "tst"}
 """Label table and the first letters of its scans' names."""
@@ -119,11 +107,8 @@ def _enlarged(voxels: np.ndarray, factor: int) -> np.ndarray:
 def _placed_like_npz(factor: int) -> np.ndarray:
     """Return the rendered grid in the frame of a file without a header: its first 0.8 mm voxel lies at the origin."""
     spacing, shift = SPACING_MM * factor, SPACING_MM * (factor - 1) / 2
-    affine = np.zeros((4, 4))
-    affine[2, 0] = affine[1, 1] = affine[0, 2] = -spacing
-    affine[:3, 3] = -shift
-    affine[3, 3] = 1.0
-    return affine
+    r = -spacing
+    return np.array([[0, 0, r, -shift], [0, r, 0, -shift], [r, 0, 0, -shift], [0, 0, 0, 1]], dtype=np.float64)
 
 
 def _write_npz(path: Path, voxels: np.ndarray) -> None:

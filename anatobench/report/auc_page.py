@@ -11,20 +11,11 @@ from matplotlib.axes import Axes
 
 from anatobench import __version__
 from anatobench.evaluation.predictions import default_aggregation
-from anatobench.experiments.auc_results import (
-    AUC_HEADER,
-    DIFFERENCE_HEADER,
-    DIFFERENCES,
-    GAIN_HEADER,
-    POOLED,
-    auc_rows,
-    difference_rows,
-    gain_rows,
-)
+from anatobench.experiments.auc_results import DIFFERENCES, POOLED, auc_table, difference_table, gain_table
 from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.phantom.plan import WITH_INJURIES
 from anatobench.report.html_parts import header, html_page, paragraph, section, table
-from anatobench.report.plots import COLOURS, STYLE, image, mean_and_interval
+from anatobench.report.plots import COLOURS, STYLE, image, mean_and_interval, panels_in_a_row
 from anatobench.tasks import get_task
 
 TITLE = "AUC of both frameworks, with and without segmentation supervision"
@@ -34,10 +25,10 @@ def build_auc_page(record: Mapping[str, Any]) -> str:
     """Return the whole page from a record of `experiments.auc_results`."""
     sections = [
         header(TITLE, _facts(record), ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
-        section("Test AUC of every run", _every_run(record) + table(AUC_HEADER, auc_rows(record))),
-        section("Do the frameworks reach the same AUC?", _same(record) + _differences(record)
-                + table(DIFFERENCE_HEADER, difference_rows(record))),
-        section("What does segmentation supervision gain?", _gain(record) + table(GAIN_HEADER, gain_rows(record))),
+        section("Test AUC of every run", _every_run(record) + table(*auc_table(record))),
+        section("Do the frameworks reach the same AUC?",
+                _same(record) + _differences(record) + table(*difference_table(record))),
+        section("What does segmentation supervision gain?", _gain(record) + table(*gain_table(record))),
         section("How to read this", _reading(record)),
     ]  # fmt: skip
     return html_page(TITLE, sections)
@@ -55,15 +46,12 @@ def _facts(record: Mapping[str, Any]) -> str:
 def _every_run(record: Mapping[str, Any]) -> str:
     models = record["study"]["models"]
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            1, len(models), figsize=(3.4 * len(models) + 0.6, 3.0), layout="constrained", sharey=True, squeeze=False
-        )
-        for axes, model in zip(grid.flat, models, strict=True):
+        figure, panels = panels_in_a_row(len(models), (3.4, 3.0))
+        for axes, model in zip(panels, models, strict=True):
             _points_of(axes, [cell for cell in record["cells"] if cell["model"] == model])
             axes.set_title(model)
-        grid.flat[0].set_ylabel("test AUC, macro")
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        panels[0].set_ylabel("test AUC, macro")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return image(figure, f"Test AUC of every run of {', '.join(models)}, with and without segmentation supervision")
 
 
@@ -74,15 +62,9 @@ def _points_of(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
         for number, seed in enumerate(sorted({cell["seed"] for cell in cells})):
             pair = {c["segmentation"]: c["auc"]["macro"] for c in cells
                     if c["framework"] == framework and c["seed"] == seed and not c["nudged"]}  # fmt: skip
-            axes.plot(
-                [shift[framework], 1 + shift[framework]],
-                [pair[False], pair[True]],
-                marker="o",
-                markersize=4,
-                linewidth=0.8,
-                color=COLOURS[framework],
-                label=name if number == 0 else None,
-            )
+            places = [shift[framework], 1 + shift[framework]]
+            axes.plot(places, [pair[False], pair[True]], marker="o", markersize=4, linewidth=0.8,
+                      color=COLOURS[framework], label=name if number == 0 else None)  # fmt: skip
     axes.set_xticks([0, 1], ["without\nsegmentation", "with\nsegmentation"])
     axes.set_xlim(-0.4, 1.4)
 
@@ -91,7 +73,7 @@ def _differences(record: Mapping[str, Any]) -> str:
     """Means and 95 % intervals of the frameworks' differences and the control's, with the margin."""
     kinds = {"framework_difference": COLOURS["jax"], "control_difference": COLOURS["torch"]}
     rows = [(row, kinds[kind]) for kind in DIFFERENCES.values() for row in record[kind]]
-    names = [cells[0] for cells in difference_rows(record)]
+    names = [cells[0] for cells in difference_table(record).rows]
     shown = [(name, row, colour) for name, (row, colour) in zip(names, rows, strict=True) if row["low"] is not None]
     if not shown:
         return ""

@@ -7,24 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from anatobench import __version__
 from anatobench.bench.arms import WITHOUT_HEAD
-from anatobench.report.benchmark_plots import (
-    NEUTRAL,
-    OURS,
-    Bar,
-    bars,
-    colour_of,
-    interval_of,
-    ratios,
-    scaling_plot,
-)
-from anatobench.report.benchmark_records import (
-    BenchmarkRecords,
-    Record,
-    arm_label,
-    arm_name,
-    device_name,
-    step_arms,
-)
+from anatobench.report.benchmark_plots import NEUTRAL, OURS, Bar, bars, colour_of, interval_of, ratios, scaling_plot
+from anatobench.report.benchmark_records import BenchmarkRecords, Record, arm_label, arm_name, device_name, step_arms
 from anatobench.report.html_parts import folded, header, html_page, paragraph, pictures, section, table
 
 GIB = 2**30
@@ -225,17 +209,11 @@ def _beside_peers(record: Record) -> str:
 
 
 def _formats(record: Record) -> str:
-    rows = []
-    for entry in record["formats"]:
-        low, high = entry["times_present"]["ci95"]
-        rows.append(
-            (
-                entry["name"],
-                f"{entry['bytes'] / 1e6:.1f} MB",
-                f"{entry['cpu_ms_per_crop']:.2f} ms",
-                f"{entry['times_present']['ratio']:.2f} [{low:.2f}, {high:.2f}]",
-            )
-        )
+    rows = [
+        (entry["name"], f"{entry['bytes'] / 1e6:.1f} MB", f"{entry['cpu_ms_per_crop']:.2f} ms",
+         "{:.2f} [{:.2f}, {:.2f}]".format(entry["times_present"]["ratio"], *entry["times_present"]["ci95"]))
+        for entry in record["formats"]
+    ]  # fmt: skip
     columns = ("format", "on disk", "processor time per crop", "times the present one [95 %]")
     scan = f"{record.get('scan', '')} on {device_name(record)}."
     return table(columns, rows) + paragraph(scan, record.get("note", ""))

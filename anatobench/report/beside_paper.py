@@ -52,21 +52,20 @@ def class_table(runs: Sequence[RunResults]) -> str:
     tested = [run for run in runs if run.test is not None]
     if not tested:
         return ""
-    papers = list(dict.fromkeys(_row_key(paper) for run in tested if (paper := _published_classes(run)) is not None))
-    found = {_row_key(paper): paper for run in tested if (paper := _published_classes(run)) is not None}
+    papers = {_row_key(paper): paper for run in tested if (paper := _published_classes(run)) is not None}
     rows, remarks = [], []
     for name in tested[0].config.task.class_names:
         cells = []
         for run in tested:
             assert run.test is not None
             cells.append(_with_interval(run.test["auc"].get(name), run.test["ci95"]["auc"].get(name)))
-        for key in papers:
-            published = found[key].classes.get(name)
+        for paper in papers.values():
+            published = paper.classes.get(name)
             cells.append("-" if published is None else f"{published.auc:.3f}")
             if published is not None and published.note:
                 remarks.append(f"{published.source}, {name}: {published.note}")
         rows.append((name.replace("_", " "), *cells))
-    remarks += [f"{key}: {found[key].average.note}" for key in papers if found[key].average.note]
+    remarks += [f"{key}: {paper.average.note}" for key, paper in papers.items() if paper.average.note]
     return table(("test AUC", *(run.label for run in tested), *papers), rows) + notes(remarks)
 
 

@@ -10,15 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter
 
 from anatobench.report.html_parts import paragraph, pictures
-from anatobench.report.plots import (
-    PANEL_REM,
-    STYLE,
-    debiased_average,
-    image,
-    line_styles,
-    panel,
-    run_legend,
-)
+from anatobench.report.plots import PANEL_REM, STYLE, debiased_average, image, line_styles, panel, run_legend
 from anatobench.report.run_results import RunResults
 from anatobench.training.metrics_records import term_names
 

@@ -8,14 +8,25 @@ page, in the terminal and in the CSV file are worded once. Of the record it read
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
 
 from anatobench import __version__
-from anatobench.experiments.results import FRAMEWORK_NAMES
-from anatobench.report.html_parts import folded, header, html_page, legend, notes, notice, pictures, section, table
+from anatobench.experiments.results import FRAMEWORK_NAMES, TextTable
+from anatobench.report.html_parts import (
+    filled_table,
+    folded,
+    header,
+    html_page,
+    legend,
+    not_there,
+    notes,
+    notice,
+    pictures,
+    section,
+    table,
+)
 from anatobench.report.plots import COLOURS, PANEL_INCHES, PANEL_REM, STYLE, image, mean_and_interval, panel, wrapped
 
 TITLE = "The paper's experiments, beside the paper"
@@ -23,14 +34,6 @@ MACRO = "macro"
 PAPER_COLOUR = "#6b6f76"
 _SHIFT = {"torch": -0.14, "jax": 0.14}
 _ROW_INCHES = 0.34
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table as it is printed."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def build_grid_page(
@@ -45,11 +48,11 @@ def build_grid_page(
     sections = [
         header(TITLE, remark=_remark(record)) + _notice(record),
         section("AUC of every condition", _plots(record, results) + table(results.header, macro)),
-        section("What segmentation supervision gains", _filled(gains)),
-        section("JAX minus PyTorch", _filled(frameworks)),
-        section("Every class", folded("AUC per class", _filled(TextTable(results.header, classes)))),
+        section("What segmentation supervision gains", filled_table(*gains)),
+        section("JAX minus PyTorch", filled_table(*frameworks)),
+        section("Every class", folded("AUC per class", filled_table(results.header, classes))),
         section("What is known against the paper's numbers", _numbered(remarks)),
-        section("Not there", _not_there(record)),
+        section("Not there", not_there(record)),
     ]
     return html_page(TITLE, sections)
 
@@ -110,15 +113,5 @@ def _plot(name: str, conditions: Mapping[str, Sequence[Mapping[str, Any]]]) -> s
     return f"<figure>{image(figure, f'Macro AUC of {name}: ' + '; '.join(described))}</figure>"
 
 
-def _filled(found: TextTable) -> str:
-    return table(found.header, found.rows) if found.rows else ""
-
-
 def _numbered(remarks: Sequence[str]) -> str:
     return notes([f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)])
-
-
-def _not_there(record: Mapping[str, Any]) -> str:
-    lines = [f"not evaluated: {name}" for name in record.get("missing", ())]
-    lines += [f"AUC undefined: {name}" for name in record.get("undefined", ())]
-    return folded(f"{len(lines)} runs", notes(lines))

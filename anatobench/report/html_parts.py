@@ -7,7 +7,8 @@ sideways, so it can be read on a telephone.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 STYLESHEET = """
 :root { color-scheme: light dark; --ink: #1c2126; --soft: #5b6670; --line: #dde2e7; --paper: #fff; --wash: #f5f7f9;
@@ -118,6 +119,11 @@ def _scrolls(header: Sequence[str], rows: Sequence[Sequence[str]], prose: Sequen
     return f'<p class="scrolls {screen}">The table scrolls sideways.</p>' if screen else ""
 
 
+def filled_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return the table, nothing for one without rows."""
+    return table(header, rows) if rows else ""
+
+
 def paragraph(*texts: str) -> str:
     """Return remarks in soft ink, a paragraph each; empty ones are left out."""
     return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts if text)
@@ -138,6 +144,13 @@ def notes(texts: Sequence[str]) -> str:
     """Remarks as a list, each once; nothing for none."""
     items = "".join(f"<li>{html.escape(text)}</li>" for text in dict.fromkeys(texts))
     return f'<ul class="notes">{items}</ul>' if items else ""
+
+
+def not_there(record: Mapping[str, Any]) -> str:
+    """Return the runs that a record of many lacks, folded; nothing where all are there."""
+    lines = [f"not evaluated: {name}" for name in record.get("missing", ())]
+    lines += [f"AUC undefined: {name}" for name in record.get("undefined", ())]
+    return folded(f"{len(lines)} runs", notes(lines))
 
 
 def pictures(figures: Sequence[str], width_rem: float) -> str:

@@ -69,11 +69,8 @@ def _reading(runs: Sequence[RunResults]) -> str:
 def _parity(parity: Mapping[str, Any] | None) -> str:
     if parity is None:
         return paragraph("The parity ladder was not run for this report.")
-    verdict = (
-        '<span class="pass">passed</span>'
-        if parity["passed"]
-        else '<span class="fail">FAILED: do not trust this</span>'
-    )
+    kind, word = ("pass", "passed") if parity["passed"] else ("fail", "FAILED: do not trust this")
+    verdict = f'<span class="{kind}">{word}</span>'
     rows = [
         (name, KINDS.get(name, "the scores of this head"), f"{error:.1e}", f"{parity['tolerance']:.0e}")
         for name, error in parity["max_rel_error"].items()
@@ -94,14 +91,10 @@ def _climbed(parity: Mapping[str, Any]) -> str:
 
 def _agreement(runs: Sequence[RunResults]) -> str:
     rows = [
-        (
-            f"{pair.first} / {pair.second}",
-            f"{pair.equal_batches} of {pair.steps}",
-            f"{pair.largest_first_steps_difference:.1e}",
-            f"{pair.largest_loss_difference:.1e}",
-        )
+        (f"{pair.first} / {pair.second}", f"{pair.equal_batches} of {pair.steps}",
+         f"{pair.largest_first_steps_difference:.1e}", f"{pair.largest_loss_difference:.1e}")
         for pair in agreements(runs)
-    ]
+    ]  # fmt: skip
     if not rows:
         return "<p>No two of these runs began with the same weights and differ in the framework alone.</p>"
     return table(("runs", "equal batches", "loss difference, first ten steps", "loss difference, all steps"), rows)

@@ -52,7 +52,8 @@ def image(figure: Figure, alt: str, kind: str = "svg") -> str:
     """Return the figure as an <img> with its bytes inside."""
     buffer = io.BytesIO()
     options: dict[str, Any] = {"metadata": {"Date": None}, "transparent": True} if kind == "svg" else {}
-    figure.savefig(buffer, format=kind, bbox_inches="tight", dpi=110, **options)
+    with plt.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):  # the same figure has the same bytes
+        figure.savefig(buffer, format=kind, bbox_inches="tight", dpi=110, **options)
     plt.close(figure)
     mime = "image/svg+xml" if kind == "svg" else "image/png"
     return embedded(buffer.getvalue(), mime, alt, "plot" if kind == "svg" else "picture")
@@ -104,6 +105,13 @@ def panel(title: str, x_label: str, y_label: str, inches: tuple[float, float] = 
     figure, axes = plt.subplots(figsize=inches, layout="constrained")
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     return figure, axes
+
+
+def panels_in_a_row(count: int, inches: tuple[float, float]) -> tuple[Figure, Sequence[Axes]]:
+    """Return `count` empty plots of that size with the same axes, as one picture; used as `panel` is."""
+    figure, axes = plt.subplots(1, count, figsize=(inches[0] * count + 0.6, inches[1]), layout="constrained",
+                                sharex=True, sharey=True, squeeze=False)  # fmt: skip
+    return figure, list(axes.flat)
 
 
 def mean_and_interval(axes: Axes, row: Mapping[str, Any], place: float, colour: str, markersize: float) -> None:

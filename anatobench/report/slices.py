@@ -94,19 +94,13 @@ def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
 
 def case_pictures(example: Examples, task: Task, caption: str) -> list[str]:
     """Return every slice kept of one case, predicted organs over the mask's outlines."""
-    return [
-        slice_picture(
-            colour_slice(
-                example.volume[position],
-                None if example.predicted_organs is None else example.predicted_organs[position],
-                task,
-                _known(example.organs[position]),
-            ),
-            f"Axial CT slice {position + 1} of {len(example.volume)} of {example.case_id} with organs: {caption}",
-            f"slice {position + 1} of {len(example.volume)}",
-        )
-        for position in range(len(example.volume))
-    ]
+    count, found = len(example.volume), []
+    for position in range(count):
+        predicted = None if example.predicted_organs is None else example.predicted_organs[position]
+        rgb = colour_slice(example.volume[position], predicted, task, _known(example.organs[position]))
+        place = f"slice {position + 1} of {count}"
+        found.append(slice_picture(rgb, f"Axial CT {place} of {example.case_id} with organs: {caption}", place))
+    return found
 
 
 def _row(example: Examples, position: int, runs: Sequence[RunResults], task: Task) -> list[str]:
@@ -126,11 +120,8 @@ def _row(example: Examples, position: int, runs: Sequence[RunResults], task: Tas
 
 
 def _predicted(run: RunResults, case_id: str, position: int) -> np.ndarray | None:
-    for candidate in run.examples:
-        if candidate.case_id == case_id and candidate.predicted_organs is not None:
-            organs: np.ndarray = candidate.predicted_organs[position]
-            return organs
-    return None
+    all_of = (kept.predicted_organs for kept in run.examples if kept.case_id == case_id)
+    return next((organs[position] for organs in all_of if organs is not None), None)
 
 
 def _known(organs: np.ndarray) -> np.ndarray:

@@ -11,17 +11,9 @@ from matplotlib.axes import Axes
 from anatobench import __version__
 from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.experiments.transfer import FROZEN, count_name
-from anatobench.experiments.transfer_results import (
-    CLASS_HEADER,
-    DICE_HEADER,
-    HEADER,
-    WORDS,
-    class_rows,
-    dice_rows,
-    rows,
-)
-from anatobench.report.html_parts import folded, header, html_page, notes, paragraph, section, table
-from anatobench.report.plots import DASHES, STYLE, image
+from anatobench.experiments.transfer_results import WORDS, class_table, dice_table, result_table
+from anatobench.report.html_parts import filled_table, header, html_page, not_there, paragraph, section, table
+from anatobench.report.plots import DASHES, STYLE, image, panels_in_a_row
 
 ENOUGH = 3
 """Repetitions whose interval the plot makes room for."""
@@ -50,48 +42,36 @@ def build_transfer_page(record: Mapping[str, Any]) -> str:
         "of cases, of which fewer are among more; intervals are 95 % over repetitions (Student's t), of gains and "
         f"losses paired by repetition. The plot makes room for intervals of {ENOUGH} repetitions and more."
     )
-    missing = [f"not evaluated: {name}" for name in record["missing"]]
-    missing += [f"AUC undefined: {name}" for name in record["undefined"]]
     return html_page(
         TITLE,
         [
             header(TITLE, remark=facts),
             section("Test AUC by labelled cases", _plot(record) + paragraph(reading)),
-            section("Every condition", table(HEADER, rows(record)) + paragraph(PUBLISHED_NOTE)),
-            section("Gains of each finding, of the fewest cases", _filled(CLASS_HEADER, sorted(class_rows(record)))),
+            section("Every condition", table(*result_table(record)) + paragraph(PUBLISHED_NOTE)),
+            section("Gains of each finding, of the fewest cases", filled_table(*class_table(record))),
             section("Organ Dice of the pre-training", _filled_dice(record)),
-            section("Not there", folded(f"{len(missing)} runs", notes(missing))),
+            section("Not there", not_there(record)),
         ],
     )
 
 
-def _filled(columns: Sequence[str], found: Sequence[Sequence[str]]) -> str:
-    return table(columns, found) if found else ""
-
-
 def _filled_dice(record: Mapping[str, Any]) -> str:
-    found = dice_rows(record)
+    found = dice_table(record)
     text = "By case and volume, on the test cases of the store that it was trained on; macro is the mean over organs."
-    return table(DICE_HEADER, found) + paragraph(text) if found else ""
+    return table(*found) + paragraph(text) if found.rows else ""
 
 
 def _plot(record: Mapping[str, Any]) -> str:
     frameworks = list(dict.fromkeys(row["framework"] for row in record["results"]))
     counts = sorted({row["cases"] for row in record["results"]}, key=lambda cases: cases or float("inf"))
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            1, len(frameworks), figsize=(3.7 * len(frameworks) + 0.6, 3.2), layout="constrained", sharey=True,
-            sharex=True, squeeze=False,
-        )  # fmt: skip
-        for axes, framework in zip(grid.flat, frameworks, strict=True):
+        figure, panels = panels_in_a_row(len(frameworks), (3.7, 3.2))
+        for axes, framework in zip(panels, frameworks, strict=True):
             _lines(axes, [row for row in record["results"] if row["framework"] == framework], counts)
             axes.set_title(FRAMEWORK_NAMES[framework])
             axes.set_xlabel("labelled cases")
-        grid.flat[0].set_ylabel("test AUC, per cent")
-        grid.flat[0].set_ylim(*_limits(record["results"]))
-        grid.flat[0].set_xlim(-0.5, len(counts) - 0.5)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        panels[0].set(ylabel="test AUC, per cent", ylim=_limits(record["results"]), xlim=(-0.5, len(counts) - 0.5))
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     described = "; ".join(
         f"{count_name(row['cases'])} cases, {WORDS[row['weights']]}, {WORDS[row['mode']]}, "
         f"{FRAMEWORK_NAMES[row['framework']]} {100 * row['mean']:.1f}"
@@ -114,21 +94,12 @@ def _lines(axes: Axes, found: list[Mapping[str, Any]], counts: list[int]) -> Non
     """Draw a line per weights and way of transfer, each a little beside the others so that intervals stay apart."""
     kinds = list(dict.fromkeys((row["weights"], row["mode"]) for row in found))
     for number, (weights, mode) in enumerate(kinds):
-        of_kind = sorted(
-            (row for row in found if (row["weights"], row["mode"]) == (weights, mode)),
-            key=lambda row: counts.index(row["cases"]),
-        )
+        of_kind = [row for row in found if (row["weights"], row["mode"]) == (weights, mode)]
+        of_kind.sort(key=lambda row: counts.index(row["cases"]))
         places = [counts.index(row["cases"]) + 0.06 * (number - (len(kinds) - 1) / 2) for row in of_kind]
         for place, row in zip(places, of_kind, strict=True):
             if row["low"] is not None:
                 axes.plot([place] * 2, [100 * row["low"], 100 * row["high"]], color=COLOURS[weights], linewidth=1.0)
-        axes.plot(
-            places,
-            [100 * row["mean"] for row in of_kind],
-            marker="o",
-            markersize=4,
-            color=COLOURS[weights],
-            linestyle=DASHES if mode == FROZEN else "-",
-            label=f"{WORDS[weights]}, {WORDS[mode]}",
-        )
+        axes.plot(places, [100 * row["mean"] for row in of_kind], marker="o", markersize=4, color=COLOURS[weights],
+                  linestyle=DASHES if mode == FROZEN else "-", label=f"{WORDS[weights]}, {WORDS[mode]}")  # fmt: skip
     axes.set_xticks(range(len(counts)), [count_name(cases) for cases in counts])

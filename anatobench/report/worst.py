@@ -36,14 +36,10 @@ def _wrong(run: RunResults) -> str:
     if run.predictions is None:
         return ""
     rows = [
-        (
-            wrong.finding.replace("_", " "),
-            wrong.case_id,
-            "present" if wrong.label else "absent",
-            f"{wrong.probability:.3f}",
-        )
+        (wrong.finding.replace("_", " "), wrong.case_id, "present" if wrong.label else "absent",
+         f"{wrong.probability:.3f}")
         for wrong in most_wrong(run.predictions)
-    ]
+    ]  # fmt: skip
     return table(WRONG_HEADER, rows) if rows else "<p>No finding of any scan is on the wrong side of 0.5.</p>"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +36,7 @@ from anatobench.training.checkpoints import (
 )
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE, Say, begin_with, say_on_stderr
 from anatobench.training.metrics_log import MetricsLog, NoLog
+from anatobench.training.metrics_records import finite_or_none, step_record, what_is_not_finite
 from anatobench.training.mllog import NO_MLLOG, MlLog
 from anatobench.training.run_folder import CONFIG_FILE, RunConfig
 from anatobench.training.schedule import learning_rate
@@ -331,7 +331,7 @@ class _Training:
         self._check_finite(step, metrics)
         self._stop_agreed = metrics.stop
         epoch = self._epoch_of(step.step)
-        log.step(_step_record(step, epoch, metrics, seconds))
+        log.step(step_record(step.step, epoch, metrics, step.learning_rate, step.batch_digest, seconds))
         progress.show(step.step, epoch, metrics.loss)
 
     def _end_epoch_if_due(self, log: MetricsLog, progress: StepProgress) -> None:
@@ -363,8 +363,8 @@ class _Training:
         self._mllog.accuracy(found.score, found.name, epoch, self.step)
         self._mllog.epoch("eval_stop", epoch, self.step)
         record = {"kind": "evaluation", "step": self.step, "epoch": epoch, "split": "validation"}
-        score = _finite_or_none(found.score)
-        log.evaluation({**record, found.name: score, **_finite_or_none(found.details)})
+        score = finite_or_none(found.score)
+        log.evaluation({**record, found.name: score, **finite_or_none(found.details)})
         shown = "undefined" if found.score is None else f"{found.score:.4f}"
         shown += "" if found.score == score else f": no checkpoint is the best by it: look at the judge {found.name}"
         progress.say(f"epoch {epoch}: validation {found.in_words} {shown}")
@@ -397,44 +397,16 @@ class _Training:
         return -(-step // self._data.steps_per_epoch)
 
     def _check_finite(self, step: _StepInFlight, metrics: StepMetrics) -> None:
-        if math.isfinite(metrics.loss) and math.isfinite(metrics.gradient_norm):
-            return
-        names = [self._data.case_id(int(index)) for index in step.case_index]
-        broken = [name for name, loss in zip(names, metrics.case_losses, strict=True) if not math.isfinite(loss)]
-        what = (
-            f"the loss of {'case' if len(broken) == 1 else 'cases'} {', '.join(broken)} is not finite"
-            if broken
-            else f"the loss or the gradient is not finite; this process's cases are {', '.join(names)}"
-            if not self._processes.alone
-            else f"the gradient is not finite; its cases are {', '.join(names)}"
-        )
-        raise AnatoBenchError(
-            f"step {step.step}: {what}: look at the data, lower the learning rate or use precision fp32{self._intact()}"
-        )
+        names = (self._data.case_id(int(index)) for index in step.case_index)
+        what = what_is_not_finite(metrics, names, self._processes.alone)
+        if what:
+            raise AnatoBenchError(
+                f"step {step.step}: {what}: look at the data, lower the learning rate or use precision "
+                f"fp32{self._intact()}"
+            )
 
     def _intact(self) -> str:
         """Return what remains, once what is on its way to the disk is there."""
         sealed = 0 if self._saver is None else self._saver.settle()
         newest = sealed or self._restored_step
         return f"; the checkpoint of step {newest} is intact" if newest else ""
-
-
-def _finite_or_none(value: Any) -> Any:
-    """Return plain JSON in which every figure that is not finite is None: what is undefined chooses nothing."""
-    if isinstance(value, Mapping):
-        return {name: _finite_or_none(part) for name, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _step_record(step: _StepInFlight, epoch: int, metrics: StepMetrics, seconds: float) -> Mapping[str, Any]:
-    return {
-        "kind": "step",
-        "step": step.step,
-        "epoch": epoch,
-        "loss": metrics.loss,
-        **metrics.terms,
-        "gradient_norm": metrics.gradient_norm,
-        "learning_rate": step.learning_rate,
-        "batch_digest": step.batch_digest,
-        "seconds": seconds,
-    }

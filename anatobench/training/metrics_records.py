@@ -1,16 +1,56 @@
-"""Reads `RUN/metrics.jsonl`, without what writing it needs."""
+"""The records of `RUN/metrics.jsonl`: what they hold, and how they are read, without what writing them needs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from anatobench.engine import StepMetrics
 from anatobench.errors import AnatoBenchError
 from anatobench.system.json_text import parse_json
 
 METRICS_FILE = "metrics.jsonl"
 _NO_TERMS = ("kind", "step", "epoch", "loss", "gradient_norm", "learning_rate", "batch_digest", "seconds")
+
+
+def step_record(
+    step: int, epoch: int, metrics: StepMetrics, learning_rate: float, batch_digest: str, seconds: float
+) -> dict[str, Any]:
+    """Return the record of a training step; each term of the loss stands under its name."""
+    return {
+        "kind": "step",
+        "step": step,
+        "epoch": epoch,
+        "loss": metrics.loss,
+        **metrics.terms,
+        "gradient_norm": metrics.gradient_norm,
+        "learning_rate": learning_rate,
+        "batch_digest": batch_digest,
+        "seconds": seconds,
+    }
+
+
+def what_is_not_finite(metrics: StepMetrics, cases: Iterable[str], alone: bool) -> str:
+    """Say which figure of a step is not finite, and of which cases; "" where all are. `alone` is a process without
+    others, whose cases are all there were."""
+    if math.isfinite(metrics.loss) and math.isfinite(metrics.gradient_norm):
+        return ""
+    names = list(cases)
+    broken = [name for name, loss in zip(names, metrics.case_losses, strict=True) if not math.isfinite(loss)]
+    if broken:
+        return f"the loss of {'case' if len(broken) == 1 else 'cases'} {', '.join(broken)} is not finite"
+    if alone:
+        return f"the gradient is not finite; its cases are {', '.join(names)}"
+    return f"the loss or the gradient is not finite; this process's cases are {', '.join(names)}"
+
+
+def finite_or_none(value: Any) -> Any:
+    """Return plain JSON in which every figure that is not finite is None: what is undefined chooses nothing."""
+    if isinstance(value, Mapping):
+        return {name: finite_or_none(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def term_names(steps: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -42,16 +42,6 @@ STRUCTURES: Mapping[str, tuple[str, ...]] = {
 """Organs of a task that are unions of a mask's structures; every other organ is the structure of its own name."""
 
 
-def organ_indices(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
-    """Return the mask with the task's organ indices for labels, uint8 [D, H, W]; 0 is background.
-
-    `mask_labels` is `totalsegmentator_v2`, `totalsegmentator_v1`, `ratic`, `auto` or a template (mask_templates.py).
-    Raises `CaseError` as `organ_table` does.
-    """
-    indices: np.ndarray = organ_table(mask, task, mask_labels)[mask.labels]
-    return sides_told(indices, mask.grid.spacing, task)
-
-
 def organ_table(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
     """uint8 [largest label + 1]: the task's organ index of each label, to look labels up after resampling;
     `EITHER_KIDNEY` is for `sides_told`. A structure that lies within an organ counts as it (`WITHIN`).

@@ -18,7 +18,7 @@ from tiny_store import write_store
 from anatobench.cli.main import build_parser, main
 from anatobench.cli.train import _configuration
 from anatobench.errors import AnatoBenchError
-from anatobench.experiments.auc_results import collect, difference_rows, gain_rows
+from anatobench.experiments.auc_results import collect, difference_table, gain_table
 from anatobench.experiments.auc_study import AucStudy, name_of, planned, store_of
 from anatobench.experiments.child_processes import Chain, run_chains
 from anatobench.experiments.runs import DONE, chains_of, run_folder, state_of
@@ -77,7 +77,7 @@ def test_the_page_says_what_the_record_says(study: Path) -> None:
     record = json.loads((study / "record.json").read_text())
     page = (study / "report.html").read_text()
     assert len(page) == pytest.approx(len(build_auc_page(record)), rel=0.01)  # matplotlib names its shapes anew
-    for row in (*difference_rows(record), *gain_rows(record)):
+    for row in (*difference_table(record).rows, *gain_table(record).rows):
         for cell in row:
             assert cell in page
     assert 'src="http' not in page

@@ -18,7 +18,7 @@ from anatobench.cli.main import build_parser, main
 from anatobench.cli.train import _configuration
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.grid import MACRO, TABLES, Cell, Condition, Selection
-from anatobench.experiments.grid_results import collect, csv_text, gain_rows, notes_of, result_rows
+from anatobench.experiments.grid_results import collect, csv_text, gain_table, notes_of, result_table
 from anatobench.experiments.grid_runs import GRID_FILE, GridSettings, planned, settings_for, what_is_missing
 from anatobench.experiments.jobs import job_arrays, shell_lines
 from anatobench.experiments.published import TABLE_1, published_gain
@@ -329,10 +329,10 @@ def test_tables_and_csv_say_what_the_record_says(collected: dict[str, Any]) -> N
     json.dumps(collected, allow_nan=False)
     (note,) = notes_of(collected)
     assert "77.0" in note
-    rows = result_rows(collected)
+    rows = result_table(collected).rows
     assert rows[2][4:] == ("all organs", "PyTorch", "macro", "3", "82.00 [77.0, 87.0]", "79.75", "+2.25 [-2.7, +7.2]")
     assert [row[9] for row in rows if row[6] == "liver_healthy"] == ["73.40", "73.40", "77.00 [1]", "77.00 [1]"]
-    assert gain_rows(collected)[0][5:7] == ("+10.00 [+5.0, +15.0]", "+7.39")
+    assert gain_table(collected).rows[0][5:7] == ("+10.00 [+5.0, +15.0]", "+7.39")
     lines = list(csv.DictReader(io.StringIO(csv_text(collected))))
     assert len(lines) == len(rows)
     assert float(lines[2]["mean"]) == pytest.approx(0.82)

@@ -28,7 +28,7 @@ from anatobench.experiments.transfer import (
     pretraining_name,
     what_is_missing,
 )
-from anatobench.experiments.transfer_results import collect, rows
+from anatobench.experiments.transfer_results import collect, result_table
 from anatobench.recipes import FRAMEWORKS
 from anatobench.report.transfer_page import build_transfer_page
 from anatobench.store.reader import Store
@@ -186,7 +186,7 @@ def test_the_published_gain_stands_beside_its_number_of_cases_alone(settings: Tr
     for cell in selection.cells(settings):
         evaluated(run_folder(tmp_path, cell.name), runs[cell.name], {"auc": {"macro": auc_of(cell)}})
     record = collect(selection, settings, tmp_path)
-    table = {row[:4]: row[4:] for row in rows(record)}
+    table = {row[:4]: row[4:] for row in result_table(record).rows}
     assert table["5", "fine-tuned", "partial masks", "JAX"] == ("1", "64.10", "+4.00", "-", "+17.5")
     assert table["5", "fine-tuned", "none", "JAX"] == ("1", "60.10", "-", "-", "-")
     assert table["all", "fine-tuned", "partial masks", "PyTorch"][-1] == "-"

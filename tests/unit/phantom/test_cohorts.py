@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from organ_masks import organ_indices
 
 from anatobench.datasets.case import Case
 from anatobench.datasets.registry import list_cases
@@ -22,7 +23,6 @@ from anatobench.phantom.write_ct_rate import reconstructions
 from anatobench.phantom.write_rad_chestct import scan_of
 from anatobench.phantom.write_ratic import ratic_patient
 from anatobench.tasks import CT_RATE_LABELS, RAD_CHESTCT_LABELS, Task
-from anatobench.volumes.organs import organ_indices
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import resample_mask
 from anatobench.volumes.volume import Volume

@@ -6,7 +6,8 @@ from typing import Any
 
 from headless_chromium import needs_chromium, visit
 
-from anatobench.report.grid_page import TextTable, build_grid_page
+from anatobench.experiments.results import TextTable
+from anatobench.report.grid_page import build_grid_page
 
 HEADER = ("table", "data set", "model", "weights", "supervision", "framework", "class", "seeds", "AUC, %", "paper, %")
 

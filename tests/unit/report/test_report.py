@@ -24,7 +24,7 @@ from anatobench.report.beside_paper import beside_paper, class_table
 from anatobench.report.curves import training_dynamics
 from anatobench.report.html_parts import html_page, table
 from anatobench.report.page import build_page
-from anatobench.report.plots import debiased_average, line_styles
+from anatobench.report.plots import debiased_average, image, line_styles, panel
 from anatobench.report.roc import class_curves, macro_curve
 from anatobench.report.run_results import read_run, read_runs
 from anatobench.report.setting import setting, speed, synthetic_notice
@@ -383,3 +383,14 @@ def test_failures_are_one_line(
     assert error.count("\n") == 1
     assert main(["report", str(tmp_path / "nowhere")]) == 1
     assert "no run here" in capsys.readouterr().err
+
+
+def test_a_picture_drawn_twice_has_the_same_bytes() -> None:
+    """Also outside the plots' style: Matplotlib's own names of clip paths are drawn at random."""
+
+    def drawn() -> str:
+        figure, axes = panel("a", "b", "c")
+        axes.plot([0, 1], [1, 0])
+        return image(figure, "a line")
+
+    assert drawn() == drawn()

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+from organ_masks import organ_indices
 from scan_files import AFFINE
 
 from anatobench.errors import CaseError, UsageError
 from anatobench.tasks import Task, get_task
 from anatobench.volumes.label_maps import RATIC_LABELS, TOTALSEGMENTATOR_V1, TOTALSEGMENTATOR_V2
-from anatobench.volumes.organs import organ_indices, organ_table
+from anatobench.volumes.organs import organ_table
 from anatobench.volumes.volume import Mask
 
 CHEST, ABDOMEN = get_task("ct_rate"), get_task("ratic")

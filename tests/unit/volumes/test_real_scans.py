@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from organ_masks import organ_indices
 from scan_files import NO_SHARED_DATA, SHARED_DATA
 
 from anatobench.errors import CaseError
 from anatobench.tasks import get_task
 from anatobench.volumes.coverage import check_mask_coverage
 from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V1
-from anatobench.volumes.organs import organ_indices, organ_table
+from anatobench.volumes.organs import organ_table
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import padded_or_cropped_grid, resample_mask, resample_volume, resampled_grid
 from anatobench.volumes.volume import Mask
