@@ -23,6 +23,7 @@ from anatobench.evaluation.judges import check_judge, validator
 from anatobench.evaluation.run_evaluation import fitting, open_store
 from anatobench.objectives.heads import SEGMENTATION, auxiliary_heads
 from anatobench.objectives.registry import plan_of
+from anatobench.store.augmentation import Augmentation
 from anatobench.store.batch import Batch
 from anatobench.store.batches import steps_per_epoch, training_batches
 from anatobench.store.mask_noise import MaskNoise
@@ -175,6 +176,7 @@ def train_run(
             workers=workers,
             reads=plan_of(recipe, store.task).reads(steps),
             mask_noise=MaskNoise.of(recipe, store.task),
+            augmentation=Augmentation.of(recipe),
         ) as batches:
             data = TrainingData(
                 batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store)
@@ -231,7 +233,15 @@ def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
         return None
     recipe = config.recipe
     reads, noise = plan_of(recipe, store.task).reads(1), MaskNoise.of(recipe, store.task)
-    with training_batches(store, recipe.seed, recipe.batch_size, workers=0, reads=reads, mask_noise=noise) as batches:
+    with training_batches(
+        store,
+        recipe.seed,
+        recipe.batch_size,
+        workers=0,
+        reads=reads,
+        mask_noise=noise,
+        augmentation=Augmentation.of(recipe),
+    ) as batches:
         return next(batches)
 
 
