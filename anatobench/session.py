@@ -144,6 +144,11 @@ def train_run(
     store = with_training_cases(store, config.recipe.cases, config.recipe.draw)
     _refuse_unannotated(store, config)
     steps = steps_per_epoch(store, config.recipe.batch_size)
+    if config.patience is not None and not store.split("validation"):
+        raise UsageError(
+            f"--patience {config.patience}: {store.root} has no validation cases to judge by: prepare it with "
+            "--validation-fraction, or leave --patience out"
+        )
     if config.sharpness_every and not processes.alone:
         raise UsageError("--sharpness-every: for runs of one process only")
     # What cannot be trained is refused before a folder is made, and before anybody waits for anybody.

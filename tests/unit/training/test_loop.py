@@ -31,7 +31,7 @@ from anatobench.system.processes import Processes
 from anatobench.system.signals import Interrupted
 from anatobench.tasks import Size
 from anatobench.training.checkpoints import Progress, read_best, read_newest, save_checkpoint
-from anatobench.training.loop import TrainingData, train
+from anatobench.training.loop import Judgement, TrainingData, train
 from anatobench.training.metrics_log import MetricsLog
 from anatobench.training.run_folder import RunConfig, begin_run
 from anatobench.training.schedule import learning_rate
@@ -534,3 +534,49 @@ def test_an_epoch_that_is_cut_short_has_one_number(
     said = capsys.readouterr().err
     assert "step 6/6, epoch 2, loss" in said
     assert "epoch 2: validation AUC" in said
+
+
+SCORES = (0.5, 0.7, 0.6, None, 0.8, 0.8, 0.75, 0.9)
+"""Of the epochs of `scripted`: undefined once, equal to the best once."""
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """Have validation say `SCORES`; a run long enough for all of them."""
+
+    def judged(engine: NumpyEngine, *rest: object) -> Callable[[Callable[[], None]], Judgement]:
+        return lambda check: Judgement("auc_macro", "AUC", SCORES[taken[0] // 4 - 1], {})
+
+    def counted(self: NumpyEngine, batch: Batch, rate: float, step: int, *rest: Any) -> Measured:
+        taken[0] = step + 1
+        return plain(self, batch, rate, step, *rest)
+
+    taken = [0]
+    plain = NumpyEngine.train_step
+    monkeypatch.setattr(NumpyEngine, "train_step", counted)
+    monkeypatch.setitem(globals(), "validator", judged)
+    return replace(CONFIG, recipe=replace(RECIPE, epochs=len(SCORES)))
+
+
+@pytest.mark.parametrize(("patience", "ends", "best"), [(1, 12, 8), (2, 16, 8), (3, 32, 32), (None, 32, 32)])
+def test_patience_ends_a_run_and_keeps_its_best(
+    tmp_path: Path, store: Store, scripted: RunConfig, patience: int | None, ends: int, best: int
+) -> None:
+    reached = Session(tmp_path, store, replace(scripted, patience=patience)).train()
+    assert reached.step == newest_checkpoint(tmp_path).progress.step == ends
+    assert reached.best is not None
+    assert reached.best.step == json.loads((tmp_path / "checkpoints" / "best.json").read_text())["step"] == best
+
+
+@pytest.mark.parametrize("moment", [4, 9, 13, 15])
+def test_a_killed_run_has_the_patience_that_was_left(
+    tmp_path: Path, store: Store, scripted: RunConfig, moment: int
+) -> None:
+    config = replace(scripted, patience=2)
+    Session(tmp_path / "whole", store, config).train()
+    with pytest.raises(Killed):
+        Session(tmp_path / "killed", store, config).train(kill_at(moment))
+    Session(tmp_path / "killed", store, config).train()
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    Session(tmp_path / "killed", store, config).train()  # one that ended stays as it is
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
