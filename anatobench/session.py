@@ -184,8 +184,9 @@ def train_run(
             augmentation=Augmentation.of(recipe),
         ) as batches:
             data = TrainingData(
-                batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store)
-            )
+                batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store),
+                store.synthetic,
+            )  # fmt: skip
             try:
                 reached = train(
                     out, config, engine, data, say or _say_nothing, not progress, trace,

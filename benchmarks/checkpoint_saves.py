@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.quiet import OtherWork
 from anatobench.bench.rounds import Rounds, measure_in_turns, median_with_interval, processor_seconds
 from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe
+from anatobench.system.host import describe_code, host_record
 from anatobench.tasks import get_task
 from anatobench.training.checkpoints import Checkpoint, CheckpointSaver, Progress, save_checkpoint
 

@@ -22,7 +22,6 @@ from anatobench.bench.arm_cache import FILLED, arm_cache
 from anatobench.bench.arms import Arm
 from anatobench.bench.commands import Job
 from anatobench.bench.gpu_watch import watched_gpu
-from anatobench.bench.host import describe_host
 from anatobench.bench.quiet import busy_before, disturbances, gpu_use
 from anatobench.bench.suite import (
     CHECK,
@@ -41,6 +40,7 @@ from anatobench.errors import UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, paper_recipe
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.gpus import visible_gpus
+from anatobench.system.host import describe_host
 from anatobench.system.signals import interrupted_by_signals
 from anatobench.system.worker_pool import usable_cores
 from anatobench.tasks import TASKS

@@ -23,7 +23,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from anatobench.bench.host import describe_code, describe_host
+from anatobench.system.host import describe_code, describe_host
 from anatobench.tasks import Size
 from torch_ref.layers import depthwise_conv3d as depthwise_layer
 from torch_ref.layers.segmentation_kernels import segmentation_loss_fused, segmentation_loss_plain

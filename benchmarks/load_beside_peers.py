@@ -24,7 +24,6 @@ import nibabel
 import numpy as np
 from tqdm import tqdm
 
-from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.loading import (
     MEMORY_COPY,
     PLAIN_COPY,
@@ -41,6 +40,7 @@ from anatobench.bench.rounds import Closable, measure_in_turns, rates, ratio_wit
 from anatobench.errors import AnatoBenchError
 from anatobench.store.crops import centre_crop_start
 from anatobench.store.reader import Store
+from anatobench.system.host import describe_code, host_record
 from anatobench.tasks import TASKS
 
 OURS = "anatobench"

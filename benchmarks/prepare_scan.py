@@ -23,8 +23,8 @@ import numpy as np
 from tqdm import tqdm
 
 import anatobench
-from anatobench.bench.host import cpu_name
 from anatobench.bench.rounds import ratio_with_interval
+from anatobench.system.host import cpu_name
 from anatobench.tasks import Spacing
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import resample_mask, resample_volume, resampled_grid

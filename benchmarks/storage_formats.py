@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import measure_in_turns, ratio_with_interval
 from anatobench.datasets.case import Case
 from anatobench.errors import AnatoBenchError
 from anatobench.store.case_file import encode_case, read_crop
 from anatobench.store.crops import random_crop_start
 from anatobench.store.prepare import prepare_case
+from anatobench.system.host import describe_code, host_record
 from anatobench.tasks import Size, get_task
 
 PRESENT = "safetensors, read in pieces"

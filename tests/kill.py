@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from tiny_store import write_store
 
-from anatobench.bench.host import describe_code, host_record
 from anatobench.engine import framework_module
+from anatobench.system.host import describe_code, host_record
 
 STEPS = 12
 KILLS_PER_RUN = 8

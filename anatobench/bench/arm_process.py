@@ -26,7 +26,6 @@ from safetensors.numpy import load_file
 
 from anatobench.bench.arm_group import MEMBER, Group
 from anatobench.bench.energy import Spent, energy_counter
-from anatobench.bench.host import describe_code
 from anatobench.bench.random_batch import read_batch
 from anatobench.engine import Arrays, Collective, Instruments, ModelSpec, PendingMetrics, load_engine
 from anatobench.errors import AnatoBenchError, UsageError
@@ -35,6 +34,7 @@ from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.device_memory import is_out_of_memory
+from anatobench.system.host import describe_code
 from anatobench.system.host_memory import host_memory
 from anatobench.system.parent import end_with_parent, signal_at_parents_end
 from anatobench.system.processes import ALONE, Processes, find_processes

@@ -15,9 +15,9 @@ from typing import Any
 
 from anatobench.bench.arm_cache import ArmCache, arm_cache
 from anatobench.bench.arms import Arm, ArmError, ArmProcess
-from anatobench.bench.host import describe_code, describe_host
 from anatobench.bench.random_batch import random_batch, write_batch
 from anatobench.bench.step import StepBenchmark, build_request
+from anatobench.system.host import describe_code, describe_host
 
 WARM_UP = 1
 """A second step: frameworks may compile again when the optimizer has its state."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from anatobench.bench.host import output_of
+from anatobench.system.host import output_of
 
 SAMPLES_EVERY_MS = 500
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from anatobench.bench.host import describe_code, host_record, resident_bytes
 from anatobench.bench.rounds import Closable, Rounds, measure_in_turns, rates, ratio_with_interval
 from anatobench.errors import AnatoBenchError
 from anatobench.store.batch import Batch
 from anatobench.store.batches import Batches, training_batches
 from anatobench.store.reader import Store, data_file
+from anatobench.system.host import describe_code, host_record, resident_bytes
 from anatobench.system.progress import progress_bar
 
 PLAIN_COPY = "plain copy"

@@ -20,13 +20,13 @@ import numpy as np
 from anatobench.bench.arm_cache import arm_cache
 from anatobench.bench.arms import Arm, ArmError, ArmProcess
 from anatobench.bench.gpu_watch import watched_gpu
-from anatobench.bench.host import describe_code, describe_host
 from anatobench.bench.quiet import OtherWork, disturbances, gpu_use
 from anatobench.bench.random_batch import random_batch, write_batch
 from anatobench.bench.step import build_request
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError
 from anatobench.recipes import Recipe
+from anatobench.system.host import describe_code, describe_host
 
 SHARE_OF_HOST_MEMORY = 0.5
 """What a CPU's search may take of the memory that is free, unless told otherwise."""

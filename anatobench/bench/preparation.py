@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import measure_in_turns, rates
 from anatobench.datasets.case import Listing
 from anatobench.errors import AnatoBenchError
 from anatobench.store.prepare import prepare
+from anatobench.system.host import describe_code, host_record
 from anatobench.system.progress import progress_bar
 
 

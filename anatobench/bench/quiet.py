@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from anatobench.bench.host import output_of
 from anatobench.bench.rounds import processor_seconds
 from anatobench.system.gpus import visible_gpus
+from anatobench.system.host import output_of
 
 BUSY_SHARE, BUSY_CORES = 0.1, 0.5
 """Others' work beyond this share of the cores, and beyond so much of one, disturbs."""

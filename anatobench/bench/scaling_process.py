@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from anatobench.bench.all_reduce import FLOAT_BYTES, REPEATS, sizes
-from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.random_batch import random_batch
 from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import paper_recipe
 from anatobench.store.batch import Batch
 from anatobench.system.gpus import refuse_unwanted_cpu
+from anatobench.system.host import describe_code, host_record
 from anatobench.system.parent import end_with_parent
 from anatobench.system.processes import find_processes
 from anatobench.system.worker_pool import usable_cores

@@ -27,7 +27,6 @@ from anatobench.bench.arms import Arm, ArmError, ArmProcess
 from anatobench.bench.energy import Spent, energy_record
 from anatobench.bench.flops import count
 from anatobench.bench.gpu_watch import GpuWatch, watched_gpu
-from anatobench.bench.host import describe_code, describe_host
 from anatobench.bench.intervals import median_interval, paired_ratio
 from anatobench.bench.peaks import peak_flops
 from anatobench.bench.quiet import OtherWork, disturbances, gpu_use
@@ -38,6 +37,7 @@ from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import Recipe
 from anatobench.system.compile_cache import compile_cache
 from anatobench.system.gpus import gpus_of_the_job
+from anatobench.system.host import describe_code, describe_host
 
 SHARE_FOR_PREPARING = 0.7
 """Of a limited time: what is not compiled by then is left out."""

@@ -18,8 +18,8 @@ from typing import Any
 
 from anatobench.bench.arms import Arm
 from anatobench.bench.commands import Job, Outcome, run_command, run_jobs
-from anatobench.bench.host import describe_code
 from anatobench.errors import UsageError
+from anatobench.system.host import describe_code
 from anatobench.system.json_text import parse_json
 
 COMPILE, CHECK = "compile", "parity"

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from anatobench.bench.host import describe_code, host_record
 from anatobench.bench.rounds import Closable, Rounds, measure_in_turns, median_with_interval, ratio_with_interval
 from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.objectives.heads import diagnosis_heads
@@ -18,6 +17,7 @@ from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.store.batches import Batches, training_batches
 from anatobench.store.reader import Store
+from anatobench.system.host import describe_code, host_record
 from anatobench.system.progress import progress_bar
 
 WITH_LOADING, SAME_BATCH, LOADING_ALONE = "with_loading", "same_batch", "loading_alone"

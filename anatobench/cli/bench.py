@@ -7,8 +7,8 @@ import importlib
 import sys
 from typing import Any
 
-from anatobench.bench.host import describe_host
 from anatobench.bench.quiet import busy_before
+from anatobench.system.host import describe_host
 
 MEASUREMENTS = {
     "step": "forward, backward and optimizer step on random scans",

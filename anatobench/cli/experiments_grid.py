@@ -252,6 +252,8 @@ def run_collect(args: argparse.Namespace) -> dict[str, Any]:
     tiny = [dataset for dataset, size in record["sizes"].items() if size == "tiny"]
     if tiny:
         print(f"{', '.join(tiny)}: tiny models on tiny scans, which the paper's figures are not about")
+    if record["synthetic"]:
+        print(f"{', '.join(record['synthetic'])}: a synthetic cohort, which the paper's figures are not about")
     for kind, what in (("missing", "not done yet"), ("undefined", "evaluated, but the macro AUC is undefined")):
         if record[kind]:
             print(f"{len(record[kind])} runs {what}: {_shortened(record[kind])}")

@@ -22,16 +22,16 @@ from anatobench.experiments.runs import run_folder
 from anatobench.experiments.statistics import equivalence_of, interval_of
 from anatobench.recipes import FRAMEWORKS
 from anatobench.system.json_text import parse_json
-from anatobench.training.loop import SESSIONS_FILE
 from anatobench.training.metrics_records import read_records
 from anatobench.training.run_folder import RunConfig
+from anatobench.training.sessions import SESSIONS_FILE
 
 FORMAT = 1
 POOLED = "all"
 DIFFERENCES = {"JAX - PyTorch": "framework_difference", "PyTorch nudged - PyTorch": "control_difference"}
 """What the tables call a list of the record."""
 DIFFERENCE_HEADER = ("difference", "pairs", "mean [95 % interval], AUC points", "p (two one-sided)", "verdict")
-GAIN_HEADER = ("with - without segmentation", "pairs", "mean [95 % interval], AUC points", "the paper's, AUC points")
+GAIN_HEADER = ("with - without segmentation", "pairs", "mean [95 % interval], AUC points")
 AUC_HEADER = ("model", "segmentation", "framework", "test AUC of each seed", "mean")
 
 
@@ -156,7 +156,6 @@ def gain_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
             f"{row['model']}, {names[row['framework']]}",
             str(row["count"]),
             points(row),
-            "-" if row["paper"] is None else f"{100 * row['paper']:+.1f}",
         )
         for row in record["segmentation_gain"]
     ]

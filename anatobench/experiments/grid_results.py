@@ -9,7 +9,8 @@ Record, format 1, AUC as fractions:
   seed, the same way;
 - `framework_differences`: per condition, JAX minus PyTorch, paired by seed;
 - `missing`: cells that were not evaluated, `undefined`: evaluated ones whose macro AUC is undefined;
-- `sizes`: by data set; the paper's numbers are of size full;
+- `sizes`, by data set, and `synthetic`, the data sets that are a synthetic cohort: the paper's numbers, of size full on
+  patients, stand beside no others;
 - `versions`: of both frameworks' packages.
 
 An interval is Student's t over seeds, None for a single one; that of an AUC ends at 0 and 1. It holds what the seed
@@ -58,6 +59,7 @@ def collect(selection: Selection, settings: GridSettings, out: Path) -> dict[str
         "missing": [cell.name for cell in selection.cells if cell not in runs],
         "undefined": [cell.name for cell, run in found.evaluations.items() if run["auc"][MACRO] is None],
         "sizes": found.sizes,
+        "synthetic": list(found.synthetic),
         "versions": found.versions,
     }
 
@@ -65,9 +67,10 @@ def collect(selection: Selection, settings: GridSettings, out: Path) -> dict[str
 def _results(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
     for table in selection.tables:
         for condition in selection.conditions(table):
-            paper = TABLES[table].get(condition, {})
+            classes = TABLES[table].get(condition, {})
+            paper = classes if found.beside_the_paper(condition.dataset) else {}
             for framework in selection.frameworks:
-                for name in paper or (MACRO,):
+                for name in classes or (MACRO,):
                     auc = found.auc(condition, framework, name)
                     if auc:
                         yield {
@@ -105,9 +108,12 @@ def _gains(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
         for framework in selection.frameworks:
             gains = paired(found.auc(Condition(*key), framework), found.auc(condition, framework))
             if gains:
-                published = published_gain(*key)
+                compared = found.beside_the_paper(condition.dataset)
+                published = published_gain(*key) if compared else None
                 interval = interval_of(list(gains.values()))
-                notes = [auc.note for arm in (False, True) if (auc := published_auc(*key, arm)) and auc.note]
+                notes = [
+                    auc.note for arm in (False, True) if compared and (auc := published_auc(*key, arm)) and auc.note
+                ]
                 yield {
                     "dataset": condition.dataset,
                     "model": condition.model,

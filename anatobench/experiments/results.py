@@ -12,6 +12,7 @@ from anatobench.experiments.grid import MACRO, Cell, Condition
 from anatobench.recipes import FRAMEWORKS
 from anatobench.system.json_text import read_json
 from anatobench.training.run_folder import RunConfig, evaluation_file
+from anatobench.training.sessions import trained_on_synthetic
 
 FRAMEWORK_NAMES = dict(zip(FRAMEWORKS, ("PyTorch", "JAX"), strict=True))
 Arm = tuple[Condition, str, bool]
@@ -28,12 +29,18 @@ class Results:
     """Of both frameworks' packages, when the runs began."""
     sizes: Mapping[str, str]
     """`full` or `tiny`, by data set."""
+    synthetic: tuple[str, ...] = ()
+    """The data sets of which a run was trained on a synthetic cohort."""
     _by_arm: dict[Arm, dict[int, Mapping[str, float | None]]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for cell, evaluation in self.evaluations.items():
             arm = self._by_arm.setdefault((cell.condition, cell.framework, cell.nudged), {})
             arm[cell.seed] = evaluation["auc"]
+
+    def beside_the_paper(self, dataset: str) -> bool:
+        """Return whether the paper's figures are about such runs: full-size models on patients."""
+        return self.sizes[dataset] == "full" and dataset not in self.synthetic
 
     def auc(self, condition: Condition, framework: str, name: str = MACRO, nudged: bool = False) -> dict[int, float]:
         """Return that of a class by seed, where it is there and defined."""
@@ -51,7 +58,8 @@ def read_results(runs: Mapping[Cell, Path]) -> Results:
         config = RunConfig.read(run)
         versions |= config.versions
         sizes[dataset] = config.size
-    return Results(evaluations, versions, sizes)
+    synthetic = {dataset for (dataset, _), run in configs.items() if trained_on_synthetic(run)}
+    return Results(evaluations, versions, sizes, tuple(sorted(synthetic)))
 
 
 def paired(minuend: Mapping[int, float], subtrahend: Mapping[int, float]) -> dict[int, float]:

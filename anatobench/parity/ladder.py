@@ -18,6 +18,22 @@ from anatobench.parity.comparison import Difference, difference_of_norms, exact_
 from anatobench.parity.inputs import learning_rate, parity_batch, perturbed_weights
 
 BUFFERS = ("running_mean", "running_var")
+KINDS = {
+    "shapes": "names and shapes of every parameter, stage and moment",
+    "weights": "weights converted to the other framework and back",
+    "activations": "the output of every stage of the backbone",
+    "logits": "the classifier's scores in one forward pass",
+    "seg_logits": "the segmentation head's scores in one forward pass",
+    "loss": "every term of the loss, per case and as a mean",
+    "grads": "the gradient of every parameter, array by array",
+    "whole_gradient": "all gradients as one vector",
+    "gradient_norm": "the norm that clipping looks at",
+    "optimizer": "AdamW's moments and step count",
+    "params": "parameters after the optimizer steps",
+    "batch_stats": "BatchNorm's running statistics after those steps",
+    "prediction": "scores in evaluation mode after those steps; returned in float32, so 1e-6 passes",
+}
+"""What each kind of rung compares, for a reader; heads of an objective have kinds of their own names."""
 
 
 @dataclass(frozen=True)

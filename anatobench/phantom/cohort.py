@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from anatobench.datasets.synthetic import MARK
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.phantom import write_ct_rate, write_rad_chestct, write_ratic
 from anatobench.phantom.dicom_files import PARTIAL_SUFFIX
@@ -25,9 +26,6 @@ from anatobench.system.atomic_files import TEMPORARY_SUFFIX, write_atomically
 from anatobench.system.progress import progress_bar
 from anatobench.system.worker_pool import WorkerDied, run_in_workers
 from anatobench.tasks import Task, get_task
-
-MARK = "phantom.json"
-"""Names the arguments of the cohort in its folder."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from anatobench.report.benchmark_records import (
 from anatobench.report.html_parts import folded, header, html_page, paragraph, pictures, section, table
 
 GIB = 2**30
+MFU = ("mfu", "mfu_data_sheet", "mfu_measured")
 PANEL_REM = 26
 """Least width of a plot beside others."""
 
@@ -71,13 +72,25 @@ def _step(record: Record) -> str:
     arms = step_arms([record])
     if not arms:
         return ""
-    plots = (
+    plots = [
         _step_times(arms),
         ratios(_step_ratios(record), "ratio of step times, log scale"),
         *_utilisation(arms),
         _memory(arms),
+    ]
+    return _heading(record) + pictures([plot for plot in plots if plot], PANEL_REM) + paragraph(_beyond_peak(arms))
+
+
+def _beyond_peak(arms: Sequence[Record]) -> str:
+    """Say why a share of the peak can be above 100 %, where one is."""
+    above = [arm_name(arm) for arm in arms if any((arm.get(name) or 0) > 1 for name in MFU)]
+    if not above:
+        return ""
+    return (
+        f"Above 100 % ({'; '.join(above)}): the measured matrix product is no limit of the hardware. A convolution "
+        "that multiplies less often than is counted (as Winograd's) goes beyond it, and so does a step on a machine "
+        "that was quieter than when the product was measured."
     )
-    return _heading(record) + pictures([plot for plot in plots if plot], PANEL_REM)
 
 
 def _heading(record: Record) -> str:
@@ -86,10 +99,16 @@ def _heading(record: Record) -> str:
     batch = f"batch {record['batch_size']}" if record.get("batch_size") else ""
     words = [record.get("model"), _geometry(record), crop, batch]
     environment = (record.get("machine") or {}).get("environment") or {}
-    details = [device_name(record), record.get("file"), *(f"{k}={v}" for k, v in environment.items())]
+    details = [device_name(record), *_code(record), record.get("file"), *(f"{k}={v}" for k, v in environment.items())]
     title, detail = (", ".join(str(word) for word in some if word) for some in (words, details))
     warnings = [f"Warning: {warning}" for warning in record.get("warnings") or []]
     return (f"<h3>{html.escape(title)}</h3>" if title else "") + paragraph(detail, *warnings)
+
+
+def _code(record: Record) -> list[str]:
+    """Return the commit and the day, where the record has them."""
+    commit, started = (record.get("code") or {}).get("commit"), str(record.get("started") or "")[:10]
+    return [*([f"commit {str(commit)[:12]}"] if commit else []), *([started] if started else [])]
 
 
 def _geometry(record: Record) -> str:

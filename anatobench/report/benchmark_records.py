@@ -89,7 +89,7 @@ def _read(file: Path) -> Any:
 
 def step_arms(records: Sequence[Record]) -> list[Record]:
     """Return every configuration that was timed, with what its record says of all of them."""
-    shared = ("model", "size", "geometry", "batch_size", "file")
+    shared = ("model", "size", "geometry", "batch_size", "file", "device")
     arms = []
     for record in records:
         common = {name: record[name] for name in shared if name in record}
@@ -105,10 +105,16 @@ def device_name(record: Record) -> str:
     return str(host.get("cpu") or name or "unknown") if device.get("kind") != "gpu" else name
 
 
+def precision_of(arm: Record) -> str | None:
+    """Return what was computed in: tf32 is a way of GPUs alone, on a processor the same program computes in fp32."""
+    on_cpu = (arm.get("device") or {}).get("kind") == "cpu"
+    return "fp32" if on_cpu and arm.get("precision") == "tf32" else arm.get("precision")
+
+
 def arm_name(arm: Record) -> str:
     """Return who was timed in one record: framework or peer and precision, without the head or with it."""
     name = str(arm.get("name") or "")
-    words = [name.removesuffix(WITHOUT_HEAD) if arm.get("peer") and name else _who(arm), arm.get("precision")]
+    words = [name.removesuffix(WITHOUT_HEAD) if arm.get("peer") and name else _who(arm), precision_of(arm)]
     return ", ".join(str(word) for word in words if word) + (WITHOUT_HEAD if arm.get("segmentation") is False else "")
 
 
@@ -119,7 +125,7 @@ def _who(arm: Record) -> str:
 
 def arm_label(arm: Record) -> str:
     """Return who was timed: framework or peer, model, precision, batch, with or without segmentation."""
-    words = [_who(arm), arm.get("model"), arm.get("precision")]
+    words = [_who(arm), arm.get("model"), precision_of(arm)]
     if arm.get("batch_size"):
         words.append(f"batch {arm['batch_size']}")
     if arm.get("segmentation") is False:

@@ -12,21 +12,29 @@ PAPER_HEADER = ("run", "test AUC, macro", "the paper's", "difference, AUC points
 
 
 def beside_paper(runs: Sequence[RunResults]) -> str:
-    """Macro AUC of every evaluated run beside the same cell of the paper's Table 1; empty where the paper has none."""
-    rows, remarks = [], []
+    """Macro AUC of every evaluated run beside the same cell of the paper's Table 1; empty where the paper has none. A
+    run that cannot be compared is named without a number."""
+    rows, remarks, others = [], [], []
     for run in runs:
         paper = _published(run)
         macro = None if run.test is None else run.test["auc"]["macro"]
         if paper is None or macro is None:
             continue
+        if not _comparable(run):
+            others.append(run.label)
+            continue
         points = f"{100 * (macro - paper.auc):+.1f}"
         rows.append((run.label, f"{macro:.3f}", f"{paper.auc:.4f}", points, paper.source))
         if paper.note:
             remarks.append(f"{run.label}: {paper.note}")
+    left_out = (
+        f"Not set beside the paper's figures, which are of full-size models on patients: {'; '.join(others)} (tiny "
+        "model or synthetic cohort)."
+        if others
+        else ""
+    )
     if not rows:
-        return ""
-    if any(run.config.size != "full" for run in runs):
-        remarks.insert(0, "These runs are of tiny models: only the order of the rows can be compared with the paper.")
+        return paragraph(left_out)
     if any(run.config.initial_weights is not None and run.config.pretrained is None for run in runs):
         remarks.append(
             "A run that began with --initial-weights is set beside the paper's model from scratch, since nothing says "
@@ -36,7 +44,7 @@ def beside_paper(runs: Sequence[RunResults]) -> str:
         "The paper's figures are of full-size models on the published data sets; a difference means something only for "
         "runs on the same data."
     )
-    return paragraph(text) + table(PAPER_HEADER, rows) + notes(remarks)
+    return paragraph(text, left_out) + table(PAPER_HEADER, rows) + notes(remarks)
 
 
 def class_table(runs: Sequence[RunResults]) -> str:
@@ -82,6 +90,10 @@ def dice_table(runs: Sequence[RunResults]) -> str:
     return paragraph(text) + table(("Dice, 0 to 1", *header, "scans"), rows)
 
 
+def _comparable(run: RunResults) -> bool:
+    return run.config.size == "full" and not run.synthetic
+
+
 def _published(run: RunResults) -> PublishedAuc | None:
     config, segmentation = run.config, run.config.plan.papers_segmentation
     if segmentation is None:
@@ -91,7 +103,7 @@ def _published(run: RunResults) -> PublishedAuc | None:
 
 def _published_classes(run: RunResults) -> ClassRow | None:
     config = run.config
-    if config.plan.papers_segmentation is None:
+    if config.plan.papers_segmentation is None or not _comparable(run):
         return None
     weight = config.recipe.segmentation_weight
     return published_classes(config.task.name, config.model, config.pretrained is not None, weight)

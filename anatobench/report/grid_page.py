@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 
 from anatobench import __version__
 from anatobench.experiments.results import FRAMEWORK_NAMES
-from anatobench.report.html_parts import folded, header, html_page, legend, notes, pictures, section, table
+from anatobench.report.html_parts import folded, header, html_page, legend, notes, notice, pictures, section, table
 from anatobench.report.plots import COLOURS, PANEL_INCHES, PANEL_REM, STYLE, image, mean_and_interval, panel, wrapped
 
 TITLE = "The paper's experiments, beside the paper"
@@ -43,7 +43,7 @@ def build_grid_page(
     macro = [row for row in results.rows if row[column] == MACRO]
     classes = [row for row in results.rows if row[column] != MACRO]
     sections = [
-        header(TITLE, remark=_remark(record)),
+        header(TITLE, remark=_remark(record)) + _notice(record),
         section("AUC of every condition", _plots(record, results) + table(results.header, macro)),
         section("What segmentation supervision gains", _filled(gains)),
         section("JAX minus PyTorch", _filled(frameworks)),
@@ -52,6 +52,17 @@ def build_grid_page(
         section("Not there", _not_there(record)),
     ]
     return html_page(TITLE, sections)
+
+
+def _notice(record: Mapping[str, Any]) -> str:
+    """Say of which data sets the paper's numbers are left out, and why."""
+    synthetic = record.get("synthetic", ())
+    tiny = [dataset for dataset, size in record.get("sizes", {}).items() if size != "full"]
+    said = [(synthetic, "synthetic cohort, drawn by a program, no patient's"), (tiny, "tiny models on tiny scans")]
+    sentences = [f"{', '.join(datasets)}: {what}." for datasets, what in said if datasets]
+    return notice(
+        " ".join([*sentences, "The paper's numbers are not about these and are left out."]) if sentences else ""
+    )
 
 
 def _remark(record: Mapping[str, Any]) -> str:

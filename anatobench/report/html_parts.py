@@ -35,6 +35,8 @@ th { color: var(--soft); font-weight: 600; } .pass { color: var(--pass); } .fail
 figure { margin: 0; } figure img { width: 100%; } figcaption { font-size: .82rem; color: var(--soft);
   line-height: 1.35; margin-top: .2rem; }
 img.slice { image-rendering: pixelated; background: #000; }
+.notice { border-left: 4px solid var(--fail); background: var(--wash); padding: .5rem .9rem; }
+.scroll:focus-visible, summary:focus-visible { outline: 2px solid var(--soft); outline-offset: 2px; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; padding: 0; margin: .4rem 0;
   font-size: .88rem; }
 .legend span { display: inline-block; vertical-align: middle; margin-right: .45rem; }
@@ -87,6 +89,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def paragraph(*texts: str) -> str:
     """Return remarks in soft ink, a paragraph each; empty ones are left out."""
     return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts if text)
+
+
+def notice(text: str) -> str:
+    """Return what must not be overlooked; nothing for no text."""
+    return f'<p class="notice">{html.escape(text)}</p>' if text else ""
 
 
 def folded(summary: str, body: str, is_open: bool = False) -> str:

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anatobench import __version__
+from anatobench.parity.ladder import KINDS
 from anatobench.report.beside_paper import beside_paper, class_table, dice_table
 from anatobench.report.curves import learning_curves, training_dynamics
 from anatobench.report.html_parts import folded, header, html_page, paragraph, section, table
 from anatobench.report.reliability import probabilities_section
 from anatobench.report.roc import roc_plots
 from anatobench.report.run_results import RunResults
+from anatobench.report.setting import setting, speed, synthetic_notice
 from anatobench.report.slices import example_slices
 from anatobench.report.summary import HEADER, agreements, summary_rows
 from anatobench.report.worst import worst_cases
@@ -25,9 +27,11 @@ def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = No
     `parity` is what `anatobench parity --json` printed, or None if it was not run.
     """
     sections = [
-        header(title, _facts(runs), ", ".join(_versions(runs))),
+        header(title, _facts(runs), ", ".join(_versions(runs))) + synthetic_notice(runs),
+        section("What ran", setting(runs)),
         section("Results", table(HEADER, summary_rows(runs)) + _reading(runs)),
         section("Do the two frameworks agree?", _parity(parity) + _agreement(runs)),
+        section("Speed", speed(runs)),
         section("Beside the paper", beside_paper(runs)),
         section("Learning curves", learning_curves(runs)),
         section("Training dynamics", training_dynamics(runs)),
@@ -71,11 +75,21 @@ def _parity(parity: Mapping[str, Any] | None) -> str:
         else '<span class="fail">FAILED: do not trust this</span>'
     )
     rows = [
-        (name, f"{error:.1e}", f"{parity['tolerance']:.0e}")
+        (name, KINDS.get(name, "the scores of this head"), f"{error:.1e}", f"{parity['tolerance']:.0e}")
         for name, error in parity["max_rel_error"].items()
         if error is not None
     ]
-    return f"<p>Parity ladder in float64: {verdict}.</p>" + table(("rung", "largest relative error", "bound"), rows)
+    ladder = f"Parity ladder in {parity.get('dtype', 'float64')}{_climbed(parity)}"
+    columns = ("rung", "what is compared", "largest relative error", "bound")
+    return f"<p>{html.escape(ladder)}: {verdict}.</p>" + table(columns, rows)
+
+
+def _climbed(parity: Mapping[str, Any]) -> str:
+    """Say what climbed, where the figures hold it."""
+    if "model" not in parity:
+        return ""
+    steps = f"{parity['steps']} optimizer steps" if parity.get("steps") else "one pass"
+    return f", {parity['model']} ({parity.get('size', '')}) on {parity.get('task', '')}, {steps}"
 
 
 def _agreement(runs: Sequence[RunResults]) -> str:

@@ -21,6 +21,7 @@ from anatobench.system.json_text import parse_json
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
 from anatobench.training.metrics_records import read_records
 from anatobench.training.run_folder import RunConfig, evaluation_file
+from anatobench.training.sessions import read_sessions
 
 SPLIT = "test"
 
@@ -59,6 +60,8 @@ class RunResults:
     """Of the test split; None before `evaluate` ran, and for a model without the auxiliary head."""
     beginning: str = ""
     """A digest of the weights it began with; "" where they were not kept."""
+    sessions: tuple[dict[str, Any], ...] = ()
+    """A record per start of the run; see training/sessions.py."""
     distinction: str = ""
     """What sets the run apart from others of the same label in one report."""
 
@@ -70,10 +73,19 @@ class RunResults:
         return f"{framework}{pretrained}, {self.config.plan.label}{self.distinction}"
 
     @property
+    def synthetic(self) -> bool:
+        """Whether it was trained on a synthetic cohort, as far as the run says."""
+        return any(session.get("synthetic") for session in self.sessions)
+
+    @property
+    def step_seconds(self) -> list[float]:
+        """Time of every step, the first ones (compilation, warm-up) left out."""
+        return [step["seconds"] for step in self.steps[3:]]
+
+    @property
     def median_step_seconds(self) -> float | None:
-        """Median time of a step, the first ones (compilation, warm-up) left out."""
-        seconds = [step["seconds"] for step in self.steps[3:]]
-        return float(np.median(seconds)) if seconds else None
+        """Median of `step_seconds`."""
+        return float(np.median(self.step_seconds)) if self.step_seconds else None
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunResults]:
@@ -115,6 +127,7 @@ def read_run(path: Path) -> RunResults:
         examples=_read_examples(path / f"examples_{SPLIT}.safetensors"),
         worst=_read_examples(path / f"worst_cases_{SPLIT}.safetensors"),
         beginning=_digest_of_weights(path / INITIAL_WEIGHTS_FILE),
+        sessions=read_sessions(path),
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from anatobench.datasets.annotation import annotated_classes, annotated_row
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, check_patient_leakage
+from anatobench.datasets.synthetic import is_synthetic
 from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.store.reader import StoredCase, file_checksum, targets_fault
 from anatobench.store.writer import CaseOrigin, PreparedCase, StoreWriter, scan_digest, slice_digests
@@ -169,7 +170,7 @@ def prepare(
     writer = StoreWriter(store_root)
     tally = _Tally()
     with disk_errors_named("prepare"):
-        writer.create(listing.task, size, dataset, options or {})
+        writer.create(listing.task, size, dataset, options or {}, is_synthetic(raw_root))
         with shard_locked(store_root, shard):
             own = {case.case_id for case in cases}
             writer.remove_leftovers(own)

@@ -151,6 +151,8 @@ class Store:
     """How the data set was listed: splits, seed, rescale."""
     cases: tuple[StoredCase, ...]
     """Sorted by case id; positions here are the `case_index` of batches."""
+    synthetic: bool = False
+    """Whether `anatobench phantom` wrote the raw data; a store older than this field does not say."""
 
     @staticmethod
     def open(path: Path | str) -> Store:
@@ -331,6 +333,7 @@ def read_description(root: Path) -> dict[str, Any]:
             "geometry": Geometry.from_json(data["geometry"]),
             "dataset": str(data["dataset"]),
             "options": dict(data["options"]),
+            "synthetic": bool(data.get("synthetic", False)),
         }
     except (ValueError, KeyError, TypeError, IndexError, AnatoBenchError) as error:
         raise AnatoBenchError(f"{path}: is damaged ({error!r}): prepare into a new folder") from None

@@ -43,6 +43,8 @@ DIGEST_POINTS = 16
 """Per axis."""
 SLICE_DIGESTS = 16
 """Of so many slices: of two scans of which one is half of the other, about 8 are the same."""
+_NO_ARGUMENTS = ("anatobench_version", "synthetic")
+"""What a store says of itself that no argument asks for; older ones do not say whether they are synthetic."""
 _LEFTOVER = re.compile(r"\.(?P<case_id>.+)\.(safetensors|json)\.[0-9a-f]+\.tmp")
 
 
@@ -97,10 +99,11 @@ class StoreWriter:
         self.leakage: str | None = None
         """What the last `finish` found: a sentence on one scan that stands in two splits under two names."""
 
-    def create(self, task: Task, size: str, dataset: str, options: Mapping[str, Any]) -> None:
+    def create(self, task: Task, size: str, dataset: str, options: Mapping[str, Any], synthetic: bool = False) -> None:
         """Make the store's folder, or go on with the one that is there.
 
-        Raises AnatoBenchError if the folder holds a store made with other arguments, or something else.
+        `synthetic`: the raw data is no patient's. Raises AnatoBenchError if the folder holds a store made with other
+        arguments, or something else.
         """
         description: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
@@ -110,6 +113,7 @@ class StoreWriter:
             "size": size,
             "options": dict(options),
             "geometry": asdict(task.geometry(size)),
+            "synthetic": synthetic,
         }
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / STORE_FILE
@@ -270,7 +274,7 @@ def _check_same_arguments(path: Path, description: dict[str, Any]) -> None:
     except (ValueError, TypeError, OSError) as error:
         raise AnatoBenchError(f"{path}: is damaged ({error}): prepare into a new folder") from None
     for name in description:
-        if name != "anatobench_version" and found.get(name) != description[name]:
+        if name not in _NO_ARGUMENTS and found.get(name) != description[name]:
             before, now = (json.dumps(value) for value in (found.get(name), description[name]))
             change = f"{name} {before}, not {now}" if len(before) + len(now) < 200 else f"another {name}"
             raise AnatoBenchError(

@@ -23,7 +23,7 @@ from anatobench.objectives.registry import plan_of
 from anatobench.store.batch import Batch
 from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.gpus import refuse_unwanted_cpu
-from anatobench.system.image import describe_image
+from anatobench.system.host import cpu_name, describe_code
 from anatobench.system.signals import Interrupted, StopSignals
 from anatobench.training.checkpoints import (
     Best,
@@ -39,12 +39,10 @@ from anatobench.training.metrics_log import MetricsLog, NoLog
 from anatobench.training.mllog import NO_MLLOG, MlLog
 from anatobench.training.run_folder import CONFIG_FILE, RunConfig
 from anatobench.training.schedule import learning_rate
+from anatobench.training.sessions import SESSIONS_FILE
 from anatobench.training.sharpness import sharpness
 from anatobench.training.step_progress import StepProgress
 from anatobench.training.step_trace import NO_TRACE, StepTrace
-
-SESSIONS_FILE = "sessions.jsonl"
-"""One line per start of a run: when, from which step, in which framework, on which device."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,8 @@ class TrainingData:
     """Judges the model on the validation split, calling its argument between batches; None without such a split."""
     sharpness_batch: Batch | None = None
     """On which sharpness is measured: the same one all along, so that a curve is a property of the weights."""
+    synthetic: bool = False
+    """Whether the cases are known to be no patient's."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,9 @@ class _Training:
             "step": self.step,
             "framework": self._engine.name,
             "device": self._engine.device(),
-            "image": describe_image(),
+            "cpu": cpu_name(),
+            **describe_code(),
+            "synthetic": self._data.synthetic,
             "fast": self._config.recipe.fast,
             "compile": self._config.recipe.compile,
         }

@@ -222,10 +222,11 @@ class StockStep:
     """One stock model with its optimizer on one device, the GPU if there is one."""
 
     def __init__(self, variant: Variant, spec: ModelSpec, recipe: Recipe) -> None:
-        # Its precision is what the operations are counted against: PyTorch's default lets convolutions use TF32.
-        self.recipe = replace(recipe, precision="bf16" if variant.autocast else "tf32")
         self._spec, self._variant = spec, variant
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # What the operations are counted against: PyTorch's default lets convolutions use TF32 where a GPU has it.
+        single = "tf32" if self._device.type == "cuda" else "fp32"
+        self.recipe = replace(recipe, precision="bf16" if variant.autocast else single)
         torch.manual_seed(recipe.seed)
         self._model = _stock_model(spec).to(self._device).train()
         self._optimizer = build_optimizer(self._model.parameters(), recipe)

@@ -13,6 +13,7 @@ from anatobench.cli.main import main
 from anatobench.datasets import registry
 from anatobench.datasets.case import Listing
 from anatobench.datasets.options import ListingOptions
+from anatobench.datasets.synthetic import MARK
 from anatobench.store.reader import Store, data_file
 
 MakeCohort = Callable[[int], Listing]
@@ -55,6 +56,18 @@ def test_a_cohort_is_prepared_once(cohort: Path, tmp_path: Path, capsys: pytest.
     assert "0 cases prepared, 4 were there already\n" in said
     assert "per second" not in said, "nothing was done whose speed could be told"
     assert "prepare:" not in said, "no bar for nothing to do"
+
+
+def test_a_store_says_whether_its_cohort_is_synthetic(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--dataset", "noise", "--raw", cohort, "--store", tmp_path / "store")
+    assert call(capsys, *arguments)[0] == 0
+    assert not Store.open(tmp_path / "store").synthetic
+    (cohort / MARK).write_text("{}")  # as `phantom` does
+    assert call(capsys, *arguments)[0] == 0, "a store that does not know goes on as it is"
+    assert call(capsys, *arguments[:-1], tmp_path / "marked")[0] == 0
+    assert Store.open(tmp_path / "marked").synthetic
 
 
 def test_shards_add_up(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

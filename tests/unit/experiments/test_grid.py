@@ -38,6 +38,7 @@ from anatobench.experiments.runs import (
 from anatobench.store.mask_noise import supervising_organs
 from anatobench.tasks import RATIC, TASKS
 from anatobench.training.run_folder import RunConfig
+from anatobench.training.sessions import SESSIONS_FILE
 
 SWIN = Condition("ratic", "swin3d_t", pretrained=True)
 EVERYTHING = Selection(seeds=1)
@@ -240,10 +241,10 @@ def test_runs_that_begin_with_anothers_weights_wait_for_its_array(stores: Path, 
     assert "dependency" not in shell_lines([alone])[0], "what it begins with is there"
 
 
-def write_evaluation(out: Path, cell: Cell, macro: float | None) -> None:
+def write_evaluation(out: Path, cell: Cell, macro: float | None, size: str = "full") -> None:
     run = run_folder(out, cell.name)
     run.mkdir(parents=True)
-    config = RunConfig(RATIC, "store", cell.framework, "r3d_18", "tiny", GridSettings("s").recipe(cell),
+    config = RunConfig(RATIC, "store", cell.framework, "r3d_18", size, GridSettings("s").recipe(cell),
                        versions={cell.framework: "1"})  # fmt: skip
     (run / "config.json").write_text(json.dumps(config.to_json()))
     auc = {name: macro for name in RATIC.class_names} | {MACRO: macro}
@@ -283,6 +284,19 @@ def test_results_stand_beside_the_papers(collected: dict[str, Any]) -> None:
     assert row["mean"] == pytest.approx(0.72)
 
 
+@pytest.mark.parametrize(("size", "synthetic"), [("tiny", False), ("full", True)])
+def test_the_papers_numbers_stand_beside_their_like_alone(tmp_path: Path, size: str, synthetic: bool) -> None:
+    for cell in SMALL.cells:
+        write_evaluation(tmp_path, cell, 0.7, size)
+        (run_folder(tmp_path, cell.name) / SESSIONS_FILE).write_text(json.dumps({"synthetic": synthetic}) + "\n")
+    record = collect(SMALL, GridSettings("s", True), tmp_path)
+    assert (record["sizes"], record["synthetic"]) == ({"ratic": size}, ["ratic"] if synthetic else [])
+    assert {row["table"] for row in record["results"]} == {"1", "12"}, "the conditions and classes are the paper's"
+    for row in (*record["results"], *record["gains"]):
+        assert row["published"] is row["difference"] is None
+    assert notes_of(record) == []
+
+
 def test_no_interval_of_an_auc_leaves_the_range_of_an_auc(tmp_path: Path) -> None:
     two_seeds = replace(SMALL, seeds=2, frameworks=("torch",))
     for cell in two_seeds.cells:  # with two seeds Student's t is 12.7
@@ -306,7 +320,7 @@ def test_what_is_missing_or_undefined_is_named(collected: dict[str, Any], tmp_pa
     assert collected["missing"] == ["ratic_r3d_18_scratch_no_seg_jax_seed2"]
     assert collected["undefined"] == ["ratic_r3d_18_scratch_seg_jax_seed2"]
     assert collected["versions"] == {"torch": "1", "jax": "1"}
-    assert collected["sizes"] == {"ratic": "tiny"}
+    assert collected["sizes"] == {"ratic": "full"}
     with pytest.raises(AnatoBenchError, match="none of the"):
         collect(replace(SMALL, models=("mvit_v2_s",)), GridSettings("s"), tmp_path)
 

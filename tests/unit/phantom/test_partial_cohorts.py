@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from anatobench.datasets.registry import list_cases
+from anatobench.datasets.synthetic import MARK
 from anatobench.engine import Engine, load_engine
 from anatobench.errors import UsageError
 from anatobench.evaluation.organ_dice import dice_of_split
 from anatobench.objectives.heads import PARTIAL_MASKS
-from anatobench.phantom.cohort import FORMATS, MARK, write_cohort
+from anatobench.phantom.cohort import FORMATS, write_cohort
 from anatobench.phantom.plan import CohortPlan
 from anatobench.session import configure, train_run
 from anatobench.store.prepare import prepare

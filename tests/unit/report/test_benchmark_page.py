@@ -127,6 +127,27 @@ def test_every_figure_is_said_with_its_unit(tmp_path: Path) -> None:
     assert 'name="viewport"' in page
 
 
+def test_where_when_and_of_which_code_a_step_was_timed_is_in_sight(tmp_path: Path) -> None:
+    told = {"code": {"commit": "0123456789abcdef"}, "started": "2026-03-04T05:06:07+00:00"}
+    page = page_of(tmp_path, {**STEP, **told, "device": {"kind": "gpu", "name": "Card 80GB"}})
+    assert "Card 80GB, commit 0123456789ab, 2026-03-04" in page
+    assert "100 %" not in page, "nothing is beyond the peak"
+
+
+def test_a_share_above_100_per_cent_is_explained(tmp_path: Path) -> None:
+    arms = [{**ARM, "mfu": 1.15, "mfu_of": "measured matrix product"}, {**ARM, "framework": "jax", "mfu": 0.5}]
+    page = page_of(tmp_path, {**STEP, "arms": arms, "device": {"kind": "cpu", "name": "x86_64"}})
+    assert "Above 100 % (PyTorch, bf16): the measured matrix product is no limit" in page
+
+
+def test_no_processor_is_said_to_compute_in_tf32(tmp_path: Path) -> None:
+    for kind, said in (("cpu", "PyTorch, fp32"), ("gpu", "PyTorch, tf32")):
+        (tmp_path / kind).mkdir()
+        arm = {**ARM, "precision": "tf32", "device": {"kind": kind, "name": "it"}}
+        alts = Images(page_of(tmp_path / kind, {**STEP, "arms": [arm]})).alts
+        assert any(said in alt for alt in alts)
+
+
 def test_a_record_of_many_parts_is_opened(tmp_path: Path) -> None:
     suite = {"kind": "gpu_suite", "parts": {"step": {"record": STEP}, "failed": {"record": None}}}
     assert "time of a step in seconds" in page_of(tmp_path, suite)

@@ -63,6 +63,10 @@ def test_every_number_stands_beside_the_papers() -> None:
     assert "<td>66.00</td>" not in before_classes, "single classes are folded away"
     assert "<td>66.00</td>" in classes
     assert "[1] a &lt;contradiction&gt;" in text
+    assert "left out" not in text
+    assert "ratic: synthetic cohort" in build_grid_page(
+        {**RECORD, "synthetic": ["ratic"]}, TextTable(HEADER, ROWS), GAINS, TextTable(("a",), []), []
+    )
     assert "not evaluated: ratic_mvit_v2_s_scratch_seg_jax_seed0" in text
     assert "JAX minus PyTorch" not in text, "a table without rows has no section"
 

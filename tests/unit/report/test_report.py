@@ -17,11 +17,16 @@ from tiny_store import write_store
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError
 from anatobench.evaluation.worst_cases import most_wrong, worst_case_ids
+from anatobench.parity.climb import SUMMARY_KINDS
+from anatobench.parity.ladder import KINDS
+from anatobench.report.benchmark_plots import number
 from anatobench.report.beside_paper import beside_paper, class_table
 from anatobench.report.curves import training_dynamics
+from anatobench.report.page import build_page
 from anatobench.report.plots import debiased_average, line_styles
 from anatobench.report.roc import class_curves, macro_curve
 from anatobench.report.run_results import read_run, read_runs
+from anatobench.report.setting import setting, speed, synthetic_notice
 from anatobench.report.slices import ORGAN_COLOURS, OVERLAY_OPACITY, border, colour_slice
 from anatobench.report.summary import agreements, summary_rows, text_table
 from anatobench.report.worst import worst_cases
@@ -182,16 +187,51 @@ def test_organs_are_laid_over_the_window() -> None:
 def test_results_stand_beside_the_papers_with_its_contradictions(runs: list[Path]) -> None:
     first = read_run(runs[0])
     assert first.test is not None
-    page = Page(beside_paper([first]))
+    full = replace(first, config=replace(first.config, size="full"))
+    page = Page(beside_paper([full]))
     assert {f"{first.test['auc']['macro']:.3f}", "0.7975", "Table 1"} <= set(page.cells)
-    assert "tiny models" in beside_paper([first])
-    assert any(cell.startswith("paper's Table 12") for cell in Page(class_table([first])).cells)
-    assert "Tr.0" in class_table([first]), "the cell that the scan damaged carries its note"
+    assert any(cell.startswith("paper's Table 12") for cell in Page(class_table([full])).cells)
+    assert "Tr.0" in class_table([full]), "the cell that the scan damaged carries its note"
     swin = replace(first, config=replace(first.config, model="swin3d_t", size="full", pretrained="a.pth"))
     assert "classes average 80.30" in beside_paper([swin])
-    assert "tiny models" not in beside_paper([swin])
+    assert "tiny model" not in beside_paper([swin])
+    for incomparable in (first, replace(full, sessions=({"synthetic": True},))):
+        assert "tiny model or synthetic cohort" in beside_paper([incomparable])
+        assert not {"0.7975", "Table 1"} & set(Page(beside_paper([incomparable])).cells)
+        assert not any("paper" in cell for cell in Page(class_table([incomparable])).cells)
+        both = Page(beside_paper([full, replace(incomparable, distinction=", other")])).cells
+        assert both.count("0.7975") == 1
     other = replace(first, config=replace(first.config, task=replace(RATIC, name="own")))
     assert beside_paper([other]) == ""
+
+
+def test_what_ran_is_in_sight(runs: list[Path]) -> None:
+    first, second = read_run(runs[0]), read_run(runs[1])
+    session = {
+        "started": "2026-03-04T05:06:07+00:00", "device": {"kind": "gpu", "name": "Card 80GB", "count": 2},
+        "cpu": "A processor", "commit": "0123456789abcdef", "dirty": True,
+    }  # fmt: skip
+    on_gpu = replace(first, sessions=(session, session), distinction=", a")
+    on_cpu = replace(second, sessions=({**session, "device": {"kind": "cpu", "name": "x86_64"}, "dirty": False},))
+    cells = Page(setting([on_gpu, on_cpu])).cells
+    assert {"2 x Card 80GB", "2026-03-04 05:06, resumed once", "0123456789ab with changes"} <= set(cells)
+    assert {"A processor", "2026-03-04 05:06", "0123456789ab", "2", "fp32"} <= set(cells)
+    assert Page(setting([replace(first, sessions=())])).cells.count("not recorded") == 3, "of an older run"
+    assert synthetic_notice([on_gpu]) == ""
+    synthetic = replace(on_cpu, sessions=({"synthetic": True},))
+    assert "Synthetic cohort: drawn" in synthetic_notice([synthetic])
+    assert f"Synthetic cohort ({synthetic.label}): drawn" in synthetic_notice([on_gpu, synthetic])
+    assert f"{first.label}: {number(first.median_step_seconds or 0)}" in speed([first])
+
+
+def test_every_rung_of_the_ladder_is_explained(runs: list[Path]) -> None:
+    text = build_page([read_run(runs[0])], {**PARITY, "max_rel_error": dict.fromkeys(SUMMARY_KINDS, 1e-15)})
+    assert set(SUMMARY_KINDS) <= set(KINDS)
+    assert {KINDS[kind] for kind in SUMMARY_KINDS} <= set(Page(text).cells)
+    assert "Parity ladder in float32, swin3d_t (full) on ratic, one pass" in build_page(
+        [read_run(runs[0])],
+        {**PARITY, "dtype": "float32", "model": "swin3d_t", "size": "full", "task": "ratic", "steps": 0},
+    )
 
 
 def test_sharpness_is_shown_where_it_was_logged(runs: list[Path]) -> None:

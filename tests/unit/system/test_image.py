@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from anatobench import __version__
-from anatobench.bench.host import describe_code
 from anatobench.errors import AnatoBenchError
 from anatobench.system import cuda_driver, image
 from anatobench.system.cuda_driver import OLDEST_DRIVER, cuda_of, describe_cuda, driver_version, refuse_old_driver
+from anatobench.system.host import describe_code
 from anatobench.system.image import DESCRIPTION_VARIABLE, DIGEST_VARIABLE, describe_image, digest_of, in_words, labels
 
 CONTAINERS = Path(__file__).parents[3] / "containers"

@@ -27,6 +27,7 @@ from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.store.batches import steps_per_epoch, training_batches
 from anatobench.store.reader import Store
+from anatobench.system.host import cpu_name, describe_code
 from anatobench.system.processes import Processes
 from anatobench.system.signals import Interrupted
 from anatobench.tasks import Size
@@ -371,6 +372,9 @@ def test_sessions_say_where_a_run_was_trained(tmp_path: Path, store: Store) -> N
         (0, "torch", "cpu"),
         (7, "torch", "cpu"),
     ]
+    code = describe_code()
+    assert all(session["commit"] == code["commit"] and session["cpu"] == cpu_name() for session in sessions)
+    assert not any(session["synthetic"] for session in sessions), "this store does not say that it is"
 
 
 class ResourceExhaustedError(RuntimeError):

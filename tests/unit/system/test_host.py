@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from anatobench.bench.host import COMMIT_VARIABLE, TIMING_VARIABLES, describe_code, host_record
+from anatobench.system.host import COMMIT_VARIABLE, TIMING_VARIABLES, describe_code, host_record
 
 
 def test_a_copy_without_history_can_be_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,7 +14,7 @@ def test_a_copy_without_history_can_be_told_its_commit(monkeypatch: pytest.Monke
     if head.returncode == 0:
         assert code["commit"] == head.stdout.strip()
     monkeypatch.setenv(COMMIT_VARIABLE, "c0ffee")
-    monkeypatch.setattr("anatobench.bench.host.output_of", lambda command: None)
+    monkeypatch.setattr("anatobench.system.host.output_of", lambda command: None)
     assert describe_code()["commit"] == "c0ffee"
 
 

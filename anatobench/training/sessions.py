@@ -1,0 +1,32 @@
+"""Reads `RUN/sessions.jsonl`: every start of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from anatobench.errors import AnatoBenchError
+from anatobench.system.json_text import parse_json
+
+SESSIONS_FILE = "sessions.jsonl"
+"""One line per start: when, from which step, in which framework, on which device, with which code, and whether the
+cohort is synthetic. Older runs say less."""
+
+
+def read_sessions(run: Path) -> tuple[dict[str, Any], ...]:
+    """Return a record per start; none where the run does not say. `AnatoBenchError` if the file is damaged."""
+    path = run / SESSIONS_FILE
+    if not path.is_file():
+        return ()
+    try:
+        found = tuple(parse_json(line) for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise AnatoBenchError(f"{path}: damaged ({error}): copy the run again") from None
+    if not all(isinstance(session, dict) for session in found):
+        raise AnatoBenchError(f"{path}: a line is no record: copy the run again")
+    return found
+
+
+def trained_on_synthetic(run: Path) -> bool:
+    """Return whether the run says that its cohort is synthetic."""
+    return any(session.get("synthetic") for session in read_sessions(run))
