@@ -57,6 +57,15 @@ class Recipe:
     The segmentation head keeps an output for each."""
     boundary_distortion: float = 0.0
     """Percent of the organs' boundary voxels that are eroded or dilated in training batches (store/mask_noise.py)."""
+    augment_rotation: float = 0.0
+    """Training cases are turned by up to so many degrees about each axis (store/augmentation.py). The paper names no
+    augmentation."""
+    augment_scaling: float = 0.0
+    """They are enlarged or made smaller by up to so many percent."""
+    augment_noise: float = 0.0
+    """Normal noise of a standard deviation of up to so many HU is added to each voxel."""
+    augment_shift: float = 0.0
+    """All voxels of a case are shifted by up to so many HU."""
     any_injury_weight: float = 0.1
     """The paper's lambda, RATIC alone."""
     precision: str = "fp32"
@@ -103,6 +112,10 @@ class Recipe:
             "dice_smooth": (self.dice_smooth > 0, "more than 0"),
             "supervising_organs": (all(self.supervising_organs.split(",")), "all, or names with commas between them"),
             "boundary_distortion": (0 <= self.boundary_distortion <= 100, "from 0 to 100"),
+            "augment_rotation": (0 <= self.augment_rotation <= 45, "from 0 to 45 degrees"),
+            "augment_scaling": (0 <= self.augment_scaling <= 50, "from 0 to 50 percent"),
+            "augment_noise": (0 <= self.augment_noise <= 500, "from 0 to 500 HU"),
+            "augment_shift": (0 <= self.augment_shift <= 500, "from 0 to 500 HU"),
             "any_injury_weight": (self.any_injury_weight >= 0, "0 or more"),
             "seed": (0 <= self.seed < 2**32, "from 0 to 4294967295"),
             "cases": (self.cases >= 0, "0 or more"),

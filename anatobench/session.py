@@ -23,6 +23,7 @@ from anatobench.evaluation.judges import check_judge, validator
 from anatobench.evaluation.run_evaluation import fitting, open_store
 from anatobench.objectives.heads import SEGMENTATION, auxiliary_heads
 from anatobench.objectives.registry import plan_of
+from anatobench.store.augmentation import Augmentation
 from anatobench.store.batch import Batch
 from anatobench.store.batches import steps_per_epoch, training_batches
 from anatobench.store.mask_noise import MaskNoise
@@ -143,6 +144,11 @@ def train_run(
     store = with_training_cases(store, config.recipe.cases, config.recipe.draw)
     _refuse_unannotated(store, config)
     steps = steps_per_epoch(store, config.recipe.batch_size)
+    if config.patience is not None and not store.split("validation"):
+        raise UsageError(
+            f"--patience {config.patience}: {store.root} has no validation cases to judge by: prepare it with "
+            "--validation-fraction, or leave --patience out"
+        )
     if config.sharpness_every and not processes.alone:
         raise UsageError("--sharpness-every: for runs of one process only")
     # What cannot be trained is refused before a folder is made, and before anybody waits for anybody.
@@ -175,6 +181,7 @@ def train_run(
             workers=workers,
             reads=plan_of(recipe, store.task).reads(steps),
             mask_noise=MaskNoise.of(recipe, store.task),
+            augmentation=Augmentation.of(recipe),
         ) as batches:
             data = TrainingData(
                 batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store),
@@ -232,7 +239,15 @@ def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
         return None
     recipe = config.recipe
     reads, noise = plan_of(recipe, store.task).reads(1), MaskNoise.of(recipe, store.task)
-    with training_batches(store, recipe.seed, recipe.batch_size, workers=0, reads=reads, mask_noise=noise) as batches:
+    with training_batches(
+        store,
+        recipe.seed,
+        recipe.batch_size,
+        workers=0,
+        reads=reads,
+        mask_noise=noise,
+        augmentation=Augmentation.of(recipe),
+    ) as batches:
         return next(batches)
 
 

@@ -21,7 +21,7 @@ from anatobench.training.run_folder import AUTO, CONFIG_FILE, OF_THE_MACHINE, Ru
 if TYPE_CHECKING:
     from anatobench.session import Introduction
 
-RUN_FIELDS = ("evaluate_every", "checkpoint_every", "sharpness_every")
+RUN_FIELDS = ("patience", "evaluate_every", "checkpoint_every", "sharpness_every")
 """Options that are `RunConfig`'s fields."""
 NAMED = ("task", "model", "no_seg", "pretrained")
 """Options that a named run stands for."""
@@ -68,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              f"{', '.join(asdict(Recipe()))}")  # fmt: skip
     parser.add_argument("--epochs", type=whole(1), help="short for --set epochs=N")
     parser.add_argument("--steps", type=whole(1), help="end after so many steps, the learning rate's decay with it")
+    parser.add_argument("--patience", type=whole(1), metavar="EVALUATIONS",
+                        help="end after so many validations in a row that were no better than the best one (default: "
+                             "never); the best checkpoint stands for the run")  # fmt: skip
     parser.add_argument("--evaluate-every", type=whole(1), metavar="EPOCHS", help="validation (default: 1)")
     parser.add_argument("--checkpoint-every", type=whole(1), metavar="STEPS",
                         help="besides those after each validation (default: 500)")  # fmt: skip

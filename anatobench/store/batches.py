@@ -17,6 +17,7 @@ import numpy as np
 
 from anatobench.datasets.case import SPLITS
 from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.store.augmentation import Augmentation
 from anatobench.store.batch import DIAGNOSIS, Batch
 from anatobench.store.crops import centre_crop_start, random_crop_start
 from anatobench.store.mask_noise import MaskNoise
@@ -36,6 +37,17 @@ WORKERS = 2
 
 CropPlan = tuple[int, Size]
 """Position of a case in the store, and where its crop starts (D, H, W)."""
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """One process's part of a batch, before anything is read."""
+
+    reads: tuple[str, ...]
+    """The arrays that it holds."""
+    plans: Sequence[CropPlan]
+    step: int = 0
+    """From 0; of training batches alone."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +166,13 @@ def training_batches(
     workers: int = WORKERS,
     reads: Callable[[int], Sequence[str]] = lambda step: DIAGNOSIS,
     mask_noise: MaskNoise | None = None,
+    augmentation: Augmentation | None = None,
 ) -> Batches:
     """Endless training batches: the cases in a new order every epoch, each cropped at a random place.
 
     `batch_size` counts cases over all processes; each process gets as many of each global batch, one process's
     behind the other's. `workers` threads read ahead, none if 0: the same bytes. `reads` names the arrays of a step's
-    batch, from 0, in the order of its digest; `mask_noise` changes the organs.
+    batch, from 0, in the order of its digest; `mask_noise` changes the organs, and then `augmentation` the crops.
     """
     import grain
 
@@ -179,10 +192,11 @@ def training_batches(
         .batch(batch_size, batch_fn=list)
         .map(lambda plans: plans[part])
         .repeat()
-        .map_with_index(lambda step, plans: (tuple(reads(step)), plans))
+        .map_with_index(lambda step, plans: PlannedBatch(tuple(reads(step)), plans, step))
     )
     identity = {"seed": seed, "batch_size": batch_size, "cases": _fingerprint(store, indices)}
-    return Batches(plan, _CropReader(store, mask_noise), identity, start_step, workers)
+    reader = _CropReader(store, mask_noise, augmentation, part.start)
+    return Batches(plan, reader, identity, start_step, workers)
 
 
 def evaluation_batches(
@@ -208,7 +222,8 @@ def evaluation_batches(
     centre = centre_crop_start(store.geometry.padded_size, store.geometry.crop_size)
     padded = indices + [PADDING] * (-len(indices) % batch_size)
     plans: list[CropPlan] = [(index, centre) for index in padded]
-    plan = grain.MapDataset.source(plans).batch(batch_size, batch_fn=list).map(lambda batch: (DIAGNOSIS, batch[part]))
+    batched = grain.MapDataset.source(plans).batch(batch_size, batch_fn=list)
+    plan = batched.map(lambda batch: PlannedBatch(DIAGNOSIS, batch[part]))
     identity = {"split": split, "batch_size": batch_size, "cases": _fingerprint(store, indices)}
     return Batches(plan, _CropReader(store), identity, 0, workers)
 
@@ -216,23 +231,32 @@ def evaluation_batches(
 class _CropReader:
     """Reads the crops of one planned batch straight into the batch's arrays."""
 
-    def __init__(self, store: Store, mask_noise: MaskNoise | None = None):
+    def __init__(
+        self,
+        store: Store,
+        mask_noise: MaskNoise | None = None,
+        augmentation: Augmentation | None = None,
+        first_place: int = 0,
+    ):
         self._store = store
         self._memory = RecycledMemory()
         self._mask_noise = mask_noise
+        self._augmentation = augmentation
+        self._first_place = first_place
+        """Of this process's part in the global batch."""
 
-    def __call__(self, planned: tuple[tuple[str, ...], Sequence[CropPlan]]) -> Batch:
-        reads, plans = planned
-        arrays = {name: self._empty(name, len(plans)) for name in dict.fromkeys(("volume", *reads))}
+    def __call__(self, planned: PlannedBatch) -> Batch:
+        plans = planned.plans
+        arrays = {name: self._empty(name, len(plans)) for name in dict.fromkeys(("volume", *planned.reads))}
         for place, (index, start) in enumerate(plans):
             rows = {name: array[place] for name, array in arrays.items()}
             if index == PADDING:
                 for name, row in rows.items():
                     row[...] = _WITHOUT_CASE.get(name, MISSING_TARGET)
             else:
-                self._read(index, start, rows)
+                self._read(index, start, rows, planned.step, self._first_place + place)
         case_index = np.array([index for index, _ in plans], np.int32)
-        return Batch({name: arrays[name] for name in reads}, case_index)
+        return Batch({name: arrays[name] for name in planned.reads}, case_index)
 
     def _empty(self, name: str, cases: int) -> np.ndarray:
         """Return an array of the batch without content."""
@@ -241,15 +265,20 @@ class _CropReader:
         table = TABLES[name]
         return np.empty((cases, len(table.row(self._store, 0))), table.dtype)
 
-    def _read(self, index: int, start: Size, rows: dict[str, np.ndarray]) -> None:
+    def _read(self, index: int, start: Size, rows: dict[str, np.ndarray], step: int, place: int) -> None:
         volume = rows["volume"]
         out = (volume, rows["organs"] if "organs" in rows else np.empty(volume.shape, np.uint8))
-        if self._mask_noise is None:
-            self._store.read_crop(index, start, self._store.geometry.crop_size, out)
+        read = _read_crop if self._mask_noise is None else self._mask_noise.read_crop
+        if self._augmentation is None:
+            read(self._store, index, start, out)
         else:
-            self._mask_noise.read_crop(self._store, index, start, out)
+            self._augmentation.read_crop(read, self._store, index, start, out, step, place)
         for name in rows.keys() & TABLES.keys():
             rows[name][...] = TABLES[name].row(self._store, index)
+
+
+def _read_crop(store: Store, index: int, start: Size, out: tuple[np.ndarray, np.ndarray]) -> None:
+    store.read_crop(index, start, out[0].shape, out)
 
 
 def _part_of_batch(batch_size: int, process_index: int, process_count: int) -> slice:

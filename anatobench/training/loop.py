@@ -229,7 +229,8 @@ class _Training:
         }
         with (self._run / SESSIONS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(session) + "\n")
-        if (self.step if self._data.validate is None else self.evaluated_step) == self.total_steps:
+        reached = self.step if self._data.validate is None else self.evaluated_step
+        if reached == self.total_steps or self._out_of_patience:
             self._mllog = NO_MLLOG  # the run has ended, and its log with it
         epoch, rest = divmod(self.step, self._data.steps_per_epoch)
         self._mllog.begin(self.step, self.evaluated_step, epoch + 1 if rest else None)
@@ -252,7 +253,7 @@ class _Training:
             if self.step == 0:
                 self._measure_sharpness_if_due(log, progress)
             self._evaluate_if_due(stop, saver, log, progress)  # the run may have been stopped while it evaluated
-            while self.step < self.total_steps:
+            while self.step < self.total_steps and not self._out_of_patience:
                 self._start_step(stop, saver, log, progress)
                 self._end_epoch_if_due(log, progress)
                 self._measure_sharpness_if_due(log, progress)
@@ -260,6 +261,9 @@ class _Training:
                 if self.step % self._config.checkpoint_every == 0 or self.step == self.total_steps:
                     self._save(saver, log, progress)
                 self._check_stop(stop, saver)
+            if self._out_of_patience and self._best is not None:
+                told = f"no better validation in {self._config.patience} evaluations"
+                progress.say(f"{told}: ended after step {self.step}, the best is that of step {self._best.step}")
             saver.wait()
         except Interrupted as interrupted:
             self._save(saver, log, progress)
@@ -270,6 +274,15 @@ class _Training:
             ) from None
         finally:
             self._wait_for_the_others()
+
+    @property
+    def _out_of_patience(self) -> bool:
+        """Whether as many evaluations as the run has patience for followed the best one. It is told from steps alone,
+        which checkpoints keep, so that a resumed run ends where the whole one does."""
+        if self._config.patience is None or self._best is None:
+            return False
+        between = self._config.evaluate_every * self._data.steps_per_epoch
+        return -(-(self.evaluated_step - self._best.step) // between) >= self._config.patience
 
     def raise_together(self, failure: BaseException | None) -> None:
         """See `anatobench.system.processes.raise_together`."""

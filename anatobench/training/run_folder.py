@@ -38,7 +38,7 @@ OF_THE_MACHINE = ("fast", "compile")
 where one of them does not work."""
 
 
-OTHER_FIELDS = ("max_steps", "evaluate_every", "checkpoint_every", "sharpness_every")
+OTHER_FIELDS = ("max_steps", "patience", "evaluate_every", "checkpoint_every", "sharpness_every")
 """Fields of `RunConfig` that `configure` takes by name."""
 PATHS = (str, Path)
 
@@ -67,6 +67,9 @@ class RunConfig:
     Read when the run begins, never when it resumes; `RUN/initial.safetensors` holds what came of it."""
     max_steps: int | None = None
     """Ends the run, and its learning-rate schedule, before `recipe.epochs` are over."""
+    patience: int | None = None
+    """Ends the run after so many evaluations in a row that were not better than the best one (early stopping); the best
+    checkpoint stands for the run as ever. The learning rate decays as if the run went on. None: never."""
     evaluate_every: int = 1
     """Epochs between evaluations on the validation split; there is always one at the end."""
     checkpoint_every: int = 500
@@ -90,7 +93,7 @@ class RunConfig:
                 f"there are no pretrained weights of size {self.size}: use a store of size full, or train from scratch "
                 "(without --pretrained, or --named without /pretrained)"
             )
-        for name in ("max_steps", "evaluate_every", "checkpoint_every"):
+        for name in ("max_steps", "patience", "evaluate_every", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name}={value} must be at least 1")
@@ -206,8 +209,9 @@ def configure(
 
     `settings` are changes of the recipe, `field=value` as after `--set`. `pretrained` is a file of torchvision's
     Kinetics-400 weights or "auto", `initial_weights` a file or a run's folder to begin with instead; `others` are
-    `RunConfig`'s other fields (`max_steps`, `evaluate_every`, `checkpoint_every`, `sharpness_every`). `AnatoBenchError`
-    if there is no store, `UsageError` if an argument is none that there is, or the parts do not go together.
+    `RunConfig`'s other fields (`max_steps`, `patience`, `evaluate_every`, `checkpoint_every`, `sharpness_every`).
+    `AnatoBenchError` if there is no store, `UsageError` if an argument is none that there is, or the parts do not go
+    together.
     """
     check_choice("framework", framework, FRAMEWORKS)
     check_choice("model", model, MODELS)

@@ -64,7 +64,7 @@ def refused(call: Callable[[], object], said: str) -> None:
         ({"initial_weights": 3}, "initial_weights must be a path, not 3"),
         ({"max_steps": "4"}, "max_steps must be a whole number or null, not '4'"),
         ({"checkpoint_every": 2.5}, "checkpoint_every must be a whole number, not 2.5"),
-        ({"steps": 3}, "field='steps': choose one of max_steps, evaluate_every, checkpoint_every, sharpness_every"),
+        ({"steps": 3}, "field='steps': choose one of max_steps, patience, evaluate_every, checkpoint_every"),
     ],
     ids=str,
 )

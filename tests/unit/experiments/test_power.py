@@ -1,0 +1,48 @@
+"""Power against simulation, Holm against its definition, and an interval that widens with both kinds of chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anatobench.errors import UsageError
+from anatobench.experiments.power import equivalence_power, holm, seeds_and_patients, seeds_needed
+from anatobench.experiments.statistics import equivalence_of
+
+
+@pytest.mark.parametrize(("deviation", "seeds"), [(0.01, 4), (0.02, 6), (0.03, 8), (0.03, 25)])
+def test_power_is_the_share_of_studies_that_show_it(deviation: float, seeds: int) -> None:
+    rng = np.random.default_rng(0)
+    studies = rng.normal(0, deviation, (3000, seeds))
+    shown = np.mean([bool(equivalence_of(list(study), 0.02).equivalent) for study in studies])
+    assert equivalence_power(deviation, 0.02, seeds) == pytest.approx(shown, abs=0.03)
+
+
+def test_the_fewest_seeds_that_suffice() -> None:
+    seeds = seeds_needed(0.03, 0.02)
+    assert equivalence_power(0.03, 0.02, seeds) >= 0.8 > equivalence_power(0.03, 0.02, seeds - 1)
+    assert seeds_needed(0.0, 0.02) == 2
+    assert seeds_needed(0.01, 0.02) < seeds < seeds_needed(0.04, 0.02)
+    with pytest.raises(UsageError, match="more than"):
+        seeds_needed(1.0, 0.02)
+
+
+def test_holm_keeps_the_order_and_never_falls() -> None:
+    assert holm({"a": 0.04, "b": 0.01, "c": 0.03}) == pytest.approx({"a": 0.06, "b": 0.03, "c": 0.06})
+    assert list(holm({"a": 0.9, "b": 0.8})) == ["a", "b"]
+    assert holm({"a": 0.9, "b": 0.8})["b"] == 1.0
+
+
+def test_the_interval_holds_the_chance_of_seeds_and_of_patients() -> None:
+    rng = np.random.default_rng(1)
+    of_seeds, of_patients = rng.normal(0, 1, (8, 1)), rng.normal(0, 1, (1, 4000))
+
+    def width(differences: np.ndarray) -> float:
+        low, high = seeds_and_patients(differences)
+        return high - low
+
+    everything = np.ones((8, 4000))
+    seeds_alone, patients_alone = width(of_seeds * everything), width(of_patients * everything)
+    assert seeds_alone > 0.5
+    assert patients_alone == pytest.approx(2 * 1.96, rel=0.05)  # the same patients for every seed: no mean removes it
+    assert width(of_seeds + of_patients) == pytest.approx(np.hypot(seeds_alone, patients_alone), rel=0.1)
