@@ -80,31 +80,42 @@ def at_work(pid: int) -> bool:
 
 
 def stopped(
-    words: Sequence[str | Path], tmp_path: Path, depth: int, seconds: float, number: signal.Signals = signal.SIGTERM
+    words: Sequence[str | Path],
+    tmp_path: Path,
+    depth: int,
+    seconds: float,
+    number: signal.Signals = signal.SIGTERM,
+    after: str = "",
 ) -> str:
-    """Start Python with `words`, send the signal `seconds` after it has `depth` descendants, and see that it ends with
-    all of them; its last line. Who is killed leaves its temporary files, but none of its descendants."""
+    """Start Python with `words`, send the signal `seconds` after it has `depth` descendants and has said `after`, and
+    see that it ends with all of them; its last line. Who is killed leaves its temporary files, but none of its
+    descendants."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     path = os.pathsep.join([str(Path(__file__).parents[1] / "support"), *sys.path])
     environment = os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
-    ) as process:
+    told = tmp_path / "stderr"
+    with (
+        told.open("wb") as stderr,
+        subprocess.Popen(
+            [sys.executable, *map(str, words)], stdout=subprocess.DEVNULL, stderr=stderr, env=environment
+        ) as process,
+    ):
         try:
             deadline = time.monotonic() + 400
-            while len(descendants(process.pid)) < depth:
-                assert process.poll() is None, process.communicate()[1].decode()
+            while len(descendants(process.pid)) < depth or after not in told.read_text():
+                assert process.poll() is None, told.read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
             time.sleep(seconds)
             below = descendants(process.pid)
             assert len(below) >= depth, "it was done before it could be stopped"
             process.send_signal(number)
-            said = "" if number == signal.SIGKILL else process.communicate(timeout=400)[1].decode()
+            process.wait(timeout=400)
         finally:
             process.kill()
             process.wait()
+    said = told.read_text()
     assert process.returncode == (-number if number == signal.SIGKILL else 130), said
     assert "Traceback" not in said
     deadline = time.monotonic() + 100
@@ -113,7 +124,7 @@ def stopped(
         time.sleep(0.05)
     if number == signal.SIGKILL:
         return ""
-    assert list(scratch.iterdir()) == []
+    assert [path for path in scratch.iterdir() if not path.name.startswith("torchinductor_")] == []  # PyTorch's cache
     half_written = [path for suffix in (".tmp", ".partial") for path in tmp_path.rglob(f".*{suffix}")]
     assert half_written == []
     return said.replace("\r", "\n").strip().splitlines()[-1]
@@ -191,6 +202,13 @@ def test_commands_that_call_commands(tmp_path: Path, words: list[str]) -> None:
     assert last == f"anatobench {words[0]}: {GOES_ON}"
 
 
+def test_parity(tmp_path: Path) -> None:
+    """XLA still executes what the ladder asked for when the command ends."""
+    words = [*ANATOBENCH, "parity", "--model", "mvit_v2_s", "--task", "ratic"]
+    last = stopped(words, tmp_path, depth=0, seconds=1, after="forward and backward")
+    assert last.rpartition("anatobench parity: ")[2] == STOPPED
+
+
 MODEL = ["--model", "r3d_18", "--geometry", "abdomen", "--size", "tiny"]
 STOPPED = "stopped by SIGTERM"
 WITH_CHILDREN = {
@@ -199,6 +217,8 @@ WITH_CHILDREN = {
     "bench scaling": (
         ["bench", "scaling", "--framework", "torch", *MODEL, "--processes", "2", "--repeats", "200"], 1, STOPPED,
     ),
+    "bench memory": (["bench", "memory", *MODEL, "--framework", "torch", "--limit", "2"], 1, STOPPED),
+    "experiments transfer demo": (["experiments", "transfer", "demo", "--out", "OUT"], 2, GOES_ON),
     "experiments auc": (["experiments", "auc", "--out", "OUT", "--cases", "40"], 1, GOES_ON),
 }  # fmt: skip
 
