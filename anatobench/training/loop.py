@@ -119,11 +119,9 @@ def train(
     training = _Training(run, config, engine, data, trace, mllog)
     training.restore(say)
     leads = engine.processes.leads
-    if leads:
-        training.begin_session()
     with (
         StopSignals() as stop,
-        closing(MetricsLog(run, training.step, training.evaluated_step) if leads else NoLog()) as log,
+        closing(training.open_log()) as log,
         closing(CheckpointSaver(run, engine.saver(), leads, log.sync, training.raise_together)) as saver,
         closing(StepProgress(training.step, training.total_steps, silent=silent or not leads)) as progress,
         closing(trace),
@@ -260,7 +258,7 @@ class _Training:
                 self._evaluate_if_due(stop, saver, log, progress)
                 if self.step % self._config.checkpoint_every == 0 or self.step == self.total_steps:
                     self._save(saver, log, progress)
-                self._check_stop(stop, saver)
+                self._check_stop(stop, saver, log)
             if self._out_of_patience and self._best is not None:
                 told = f"no better validation in {self._config.patience} evaluations"
                 progress.say(f"{told}: ended after step {self.step}, the best is that of step {self._best.step}")
@@ -284,26 +282,42 @@ class _Training:
         between = self._config.evaluate_every * self._data.steps_per_epoch
         return -(-(self.evaluated_step - self._best.step) // between) >= self._config.patience
 
+    def open_log(self) -> MetricsLog:
+        """Begin the session and open the log, which forgets what came after the present step, where this process leads;
+        what it cannot write ends all of them."""
+        log: MetricsLog = NoLog()
+        failure: Exception | None = None
+        if self._processes.leads:
+            try:
+                self.begin_session()
+                log = MetricsLog(self._run, self.step, self.evaluated_step, held=not self._processes.alone)
+            except (AnatoBenchError, OSError) as error:
+                failure = error
+        self.raise_together(failure)
+        return log
+
     def raise_together(self, failure: BaseException | None) -> None:
         """See `anatobench.system.processes.raise_together`."""
         raise_together(self._processes, self._engine.gather, failure)
 
-    def _check_stop(self, stop: StopSignals, saver: CheckpointSaver) -> None:
+    def _check_stop(self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog) -> None:
         """Raise what ends the run after the same step in every process: signals do not reach all of them at once, and a
-        save may fail in one alone."""
+        save or the log may fail in one alone."""
         if self._processes.alone:
             if saver.failed:
                 saver.wait()
             stop.check()
         elif self._stop_agreed:
+            self.raise_together(log.failure)
             saver.wait()
             stop.check()
             raise Interrupted("another process was asked to stop")
 
-    def _stop_together(self, stop: StopSignals, saver: CheckpointSaver) -> None:
+    def _stop_together(self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog) -> None:
         """Raise it between the same batches of an evaluation in every process."""
-        self._stop_agreed = bool(self._engine.gather(np.array([stop.received or saver.failed])).any())
-        self._check_stop(stop, saver)
+        ends = stop.received or saver.failed or log.failure is not None
+        self._stop_agreed = bool(self._engine.gather(np.array([ends])).any())
+        self._check_stop(stop, saver, log)
 
     def _wait_for_the_others(self) -> None:
         """Nobody leaves before the first process has written its files; who comes here by an error goes at once."""
@@ -322,7 +336,7 @@ class _Training:
         rate = learning_rate(self._config.recipe, self.step, self.total_steps)
         with nullcontext() if self._compiled else progress.compiling(), self._trace.named_range("step"):
             phase = self._plan.phase_of_epoch(epoch)
-            ends = stop.received or saver.failed
+            ends = stop.received or saver.failed or log.failure is not None
             pending = self._engine.train_step(batch, rate, self.step, ends, phase)
         self._compiled = True
         self.step += 1
@@ -372,7 +386,9 @@ class _Training:
         self._finish_step(log, progress)
         epoch = self._epoch_of(self.step)
         self._mllog.epoch("eval_start", epoch, self.step)
-        found = self._data.validate(stop.check if self._processes.alone else partial(self._stop_together, stop, saver))
+        found = self._data.validate(
+            stop.check if self._processes.alone else partial(self._stop_together, stop, saver, log)
+        )
         self._mllog.accuracy(found.score, found.name, epoch, self.step)
         self._mllog.epoch("eval_stop", epoch, self.step)
         record = {"kind": "evaluation", "step": self.step, "epoch": epoch, "split": "validation"}

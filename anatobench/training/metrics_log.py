@@ -27,8 +27,11 @@ _NOT_PLOTTED = ("kind", "step", "epoch", "batch_digest")
 class MetricsLog:
     """Appends records; opened at the step a run goes on from, it forgets what was logged after it."""
 
-    def __init__(self, run: Path, step: int, evaluated_step: int) -> None:
+    def __init__(self, run: Path, step: int, evaluated_step: int, held: bool = False) -> None:
+        """With `held`, what the disk refuses is kept in `failure`, not raised: several processes end together."""
         self._path, events = run / METRICS_FILE, run / TENSORBOARD_FOLDER
+        self._held = held
+        self.failure: AnatoBenchError | None = None
         with self._disk_named(), ExitStack() as opened:
             if self._path.exists():
                 _forget_later(self._path, step, evaluated_step)
@@ -45,15 +48,11 @@ class MetricsLog:
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Log a training step: a flat JSON object with `kind` "step"."""
-        self._append(record)
-        self._plot(
-            record["step"], {f"train/{name}": value for name, value in record.items() if name not in _NOT_PLOTTED}
-        )
+        self._write(record, {f"train/{name}": value for name, value in record.items() if name not in _NOT_PLOTTED})
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Log an evaluation: `kind` "evaluation", `split`, `epoch`, the judge's score under its name and its details,
         None where undefined."""
-        self._append(record)
         values: dict[str, float | None] = {}
         for name, value in record.items():
             if isinstance(value, Mapping):
@@ -61,15 +60,16 @@ class MetricsLog:
             elif name not in ("kind", "step", "epoch", "split"):
                 values[name] = value
         defined = {f"{record['split']}/{name}": value for name, value in values.items() if value is not None}
-        self._plot(record["step"], defined)
+        self._write(record, defined)
 
     def sharpness(self, record: Mapping[str, Any]) -> None:
         """Log a measurement of sharpness: `kind` "sharpness", `largest_eigenvalue`, `iterations`, `converged`."""
-        self._append(record)
-        self._plot(record["step"], {"train/sharpness": record["largest_eigenvalue"]})
+        self._write(record, {"train/sharpness": record["largest_eigenvalue"]})
 
     def sync(self) -> None:
         """Wait until everything logged is on the disk, so that a checkpoint is never ahead of its log."""
+        if self.failure is not None:
+            raise self.failure
         with self._disk_named():
             os.fsync(self._file.fileno())
 
@@ -77,6 +77,17 @@ class MetricsLog:
         """Close both files."""
         with self._disk_named(), self._events, self._file:  # the second one, too, if the first one cannot be
             pass
+
+    def _write(self, record: Mapping[str, Any], plotted: Mapping[str, float]) -> None:
+        """Add a record to both files; nothing comes after a line that the disk may have cut off."""
+        try:
+            if self.failure is None:
+                self._append(record)
+                self._plot(record["step"], plotted)
+        except AnatoBenchError as error:
+            if not self._held:
+                raise
+            self.failure = error
 
     def _append(self, record: Mapping[str, Any]) -> None:
         with self._disk_named():
@@ -108,7 +119,7 @@ class NoLog(MetricsLog):
     """For the processes of a run that do not write."""
 
     def __init__(self) -> None:
-        pass
+        self.failure = None
 
     def sync(self) -> None:
         """Wait for nothing."""

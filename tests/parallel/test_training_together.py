@@ -191,3 +191,20 @@ def test_a_save_that_fails_in_one_of_them_ends_all_of_them(
     assert f"going on after step {newest}" in ended[0][2]
     assert newest_checkpoint(run).progress.step == TOTAL_STEPS
     assert sorted(path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_a_log_that_cannot_be_written_ends_all_of_them(framework: str, store: Store, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    pair = train(store, run, framework, 2)
+    while all(process.poll() is None for process in pair) and not (run / "checkpoints" / "step_00000004").exists():
+        time.sleep(0.01)
+    full = (run / "metrics.jsonl").stat().st_size
+    resource.prlimit(pair[0].pid, resource.RLIMIT_FSIZE, (full, full))
+    for status, _, errors in finish(pair):
+        assert status == 1, errors
+        assert "Traceback" not in errors
+        assert "metrics.jsonl: cannot be written (File too large)" in errors
+    ended = finish(train(store, run, framework, 2))
+    assert [status for status, *_ in ended] == [0, 0], ended
+    assert [record["step"] for record in logged(run, "step")] == list(range(1, TOTAL_STEPS + 1))
