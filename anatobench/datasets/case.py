@@ -174,6 +174,7 @@ def similar_patients_note(cases: Iterable[Case]) -> str | None:
     by_form: dict[str, dict[str, str]] = defaultdict(dict)
     for case in cases:
         plain = unicodedata.normalize("NFKC", case.patient_id).casefold()
+        plain = "".join(letter for letter in plain if unicodedata.category(letter) != "Cf")  # seen by nobody
         form = re.sub(r"(?<![0-9.])0+(?=[0-9])", "", re.sub(r"\.0+$", "", re.sub(r"[\s_-]+", "", plain)))
         by_form[form][case.patient_id] = case.split
     pairs = [ids for ids in by_form.values() if len(set(ids.values())) > 1]

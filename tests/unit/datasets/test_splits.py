@@ -39,7 +39,16 @@ def test_validation_is_carved_from_train_patients_whole() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("007", "7"), ("7", "7.0"), ("7", "7.00"), ("P7", "p7"), ("P-07", "P-7"), ("\uff17", "7"), ("A B", "a_b")],
+    [
+        ("007", "7"),
+        ("7", "7.0"),
+        ("7", "7.00"),
+        ("P7", "p7"),
+        ("P-07", "P-7"),
+        ("\uff17", "7"),
+        ("A B", "a_b"),
+        ("7\u200b", "7"),
+    ],
 )
 def test_patients_that_a_table_made_two_of_are_named(one: str, other: str) -> None:
     pair = [
