@@ -25,21 +25,22 @@ def run() -> int:
     status = main()
     if heeded:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done but the interpreter's own end
-    if status == INTERRUPTED:
-        _leave_as_it_is()
+    if status != 0:
+        _leave_as_it_is(status)
     return status
 
 
-def _leave_as_it_is() -> None:
-    """End without taking the interpreter apart. What was interrupted may still run in threads that Python knows nothing
-    of: XLA's executions on a CPU then read what is gone (seen: `parity`, a segmentation fault in one of four)."""
+def _leave_as_it_is(status: int) -> None:
+    """End without taking the interpreter apart. What was left in the middle may still run in threads that Python knows
+    nothing of, which then read what is gone (seen: XLA's executions after an interrupted `parity`, a segmentation fault
+    in one of four) or are ended while they run (gloo's after a failed save, `terminate called`, seen once)."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it, or it is closed
             stream.flush()
-    os._exit(INTERRUPTED)
+    os._exit(status)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
