@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tiny_store import FINDINGS, write_store
 
-TIMES = int(os.environ.get("ANATOBENCH_RACES", "10"))
-"""Set to 50 or more for the long form."""
+TIMES = int(os.environ.get("ANATOBENCH_RACES", "50"))
+"""How often they start; more is a longer search."""
 RATES = (0.05, 0.025)
 
 
