@@ -260,13 +260,14 @@ def raise_together(
 def after_leader(
     processes: Processes, gather: Callable[[np.ndarray], np.ndarray], action: Callable[[], Result]
 ) -> Result | None:
-    """Return the first process acts while the others wait; its result, None in the others. `AnatoBenchError` in all of
-    them if it fails."""
-    result, failure = None, None
+    """Let the first process act while the others wait; its result, None in the others. `AnatoBenchError` in all of them
+    if it fails, in the first one OSError where the disk refuses."""
+    result: Result | None = None
+    failure: Exception | None = None
     if processes.leads:
         try:
             result = action()
-        except AnatoBenchError as error:
+        except (AnatoBenchError, OSError) as error:
             failure = error
     failed = gather(np.array([failure is not None]))[0, 0]
     if failure is not None:

@@ -23,7 +23,7 @@ from anatobench.store.batch import Batch
 from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.gpus import refuse_unwanted_cpu
 from anatobench.system.host import cpu_name, describe_code
-from anatobench.system.processes import raise_together
+from anatobench.system.processes import after_leader, raise_together
 from anatobench.system.signals import Interrupted, StopSignals
 from anatobench.training.checkpoints import (
     Best,
@@ -285,16 +285,11 @@ class _Training:
     def open_log(self) -> MetricsLog:
         """Begin the session and open the log, which forgets what came after the present step, where this process leads;
         what it cannot write ends all of them."""
-        log: MetricsLog = NoLog()
-        failure: Exception | None = None
-        if self._processes.leads:
-            try:
-                self.begin_session()
-                log = MetricsLog(self._run, self.step, self.evaluated_step, held=not self._processes.alone)
-            except (AnatoBenchError, OSError) as error:
-                failure = error
-        self.raise_together(failure)
-        return log
+        return after_leader(self._processes, self._engine.gather, self._begin_log) or NoLog()
+
+    def _begin_log(self) -> MetricsLog:
+        self.begin_session()
+        return MetricsLog(self._run, self.step, self.evaluated_step, held=not self._processes.alone)
 
     def raise_together(self, failure: BaseException | None) -> None:
         """See `anatobench.system.processes.raise_together`."""
@@ -315,8 +310,7 @@ class _Training:
 
     def _stop_together(self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog) -> None:
         """Raise it between the same batches of an evaluation in every process."""
-        ends = stop.received or saver.failed or log.failure is not None
-        self._stop_agreed = bool(self._engine.gather(np.array([ends])).any())
+        self._stop_agreed = bool(self._engine.gather(np.array([_ends(stop, saver, log)])).any())
         self._check_stop(stop, saver, log)
 
     def _wait_for_the_others(self) -> None:
@@ -336,8 +330,7 @@ class _Training:
         rate = learning_rate(self._config.recipe, self.step, self.total_steps)
         with nullcontext() if self._compiled else progress.compiling(), self._trace.named_range("step"):
             phase = self._plan.phase_of_epoch(epoch)
-            ends = stop.received or saver.failed or log.failure is not None
-            pending = self._engine.train_step(batch, rate, self.step, ends, phase)
+            pending = self._engine.train_step(batch, rate, self.step, _ends(stop, saver, log), phase)
         self._compiled = True
         self.step += 1
         digest = batch.digest()  # while the device works
@@ -439,3 +432,8 @@ class _Training:
         sealed = 0 if self._saver is None else self._saver.settle()
         newest = sealed or self._restored_step
         return f"; the checkpoint of step {newest} is intact" if newest else ""
+
+
+def _ends(stop: StopSignals, saver: CheckpointSaver, log: MetricsLog) -> bool:
+    """Return whether this process wants all of them to end."""
+    return stop.received or saver.failed or log.failure is not None

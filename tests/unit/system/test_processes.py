@@ -121,6 +121,18 @@ def test_a_failure_of_the_first_process_ends_all_of_them() -> None:
         after_leader(Processes(0, 2), of_two(True), fail)
     with pytest.raises(AnatoBenchError, match="the first process gave up"):
         after_leader(Processes(1, 2), of_two(True), fail)
+    asked: list[bool] = []
+
+    def full() -> int:
+        raise OSError(28, "No space left on device")
+
+    def told(array: np.ndarray) -> np.ndarray:
+        asked.append(bool(array[0]))
+        return of_two(True)(array)
+
+    with pytest.raises(OSError, match="No space left"):
+        after_leader(Processes(0, 2), told, full)
+    assert asked == [True], "the others are told"
     assert after_leader(Processes(1, 2), of_two(False), fail) is None
     assert after_leader(Processes(0, 2), of_two(False), lambda: 7) == 7
 
