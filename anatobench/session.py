@@ -25,7 +25,7 @@ from anatobench.objectives.heads import SEGMENTATION, auxiliary_heads
 from anatobench.objectives.registry import plan_of
 from anatobench.store.augmentation import Augmentation
 from anatobench.store.batch import Batch
-from anatobench.store.batches import steps_per_epoch, training_batches
+from anatobench.store.batches import Batches, steps_per_epoch, training_batches
 from anatobench.store.mask_noise import MaskNoise
 from anatobench.store.reader import Store
 from anatobench.store.training_cases import with_training_cases
@@ -172,17 +172,7 @@ def train_run(
             masks, total = sum(case.has_mask for case in cases), config.total_steps(steps)
             told = (engine.name, device["name"], processes.count, len(cases), masks, total, validate is not None)
             introduce(Introduction(config, *told))
-        with training_batches(
-            store,
-            recipe.seed,
-            recipe.batch_size,
-            process_index=processes.index,
-            process_count=processes.count,
-            workers=workers,
-            reads=plan_of(recipe, store.task).reads(steps),
-            mask_noise=MaskNoise.of(recipe, store.task),
-            augmentation=Augmentation.of(recipe),
-        ) as batches:
+        with _batches_of(config, store, steps, workers, processes) as batches:
             data = TrainingData(
                 batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store),
                 store.synthetic,
@@ -237,18 +227,26 @@ def _sharpness_batch(config: RunConfig, store: Store) -> Batch | None:
     """Return the run's first batch, if it is needed."""
     if not config.sharpness_every:
         return None
+    with _batches_of(config, store, steps_of_an_epoch=1) as batches:
+        return next(batches)
+
+
+def _batches_of(
+    config: RunConfig, store: Store, steps_of_an_epoch: int, workers: int = 0, processes: Processes = ALONE
+) -> Batches:
+    """Return this process's part of the batches that the run is trained on."""
     recipe = config.recipe
-    reads, noise = plan_of(recipe, store.task).reads(1), MaskNoise.of(recipe, store.task)
-    with training_batches(
+    return training_batches(
         store,
         recipe.seed,
         recipe.batch_size,
-        workers=0,
-        reads=reads,
-        mask_noise=noise,
+        process_index=processes.index,
+        process_count=processes.count,
+        workers=workers,
+        reads=plan_of(recipe, store.task).reads(steps_of_an_epoch),
+        mask_noise=MaskNoise.of(recipe, store.task),
         augmentation=Augmentation.of(recipe),
-    ) as batches:
-        return next(batches)
+    )
 
 
 def _refuse_unannotated(store: Store, config: RunConfig) -> None:

@@ -64,6 +64,12 @@ def wait_for_steps(processes: list[subprocess.Popen[str]], run: Path, count: int
         time.sleep(0.01)
 
 
+def wait_for_the_first_checkpoint(processes: list[subprocess.Popen[str]], run: Path) -> None:
+    saved = run / "checkpoints" / "step_00000004"
+    while all(process.poll() is None for process in processes) and not saved.exists():
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_a_run_stopped_in_two_processes_ends_in_one_as_if_it_had_always_been_one(
     framework: str, store: Store, tmp_path: Path
@@ -175,8 +181,7 @@ def test_a_save_that_fails_in_one_of_them_ends_all_of_them(
     run = tmp_path / "run"
     longer = ("--epochs", "12")  # so that there is time to fill the disk; every epoch is saved
     pair = train(store, run, framework, 2, *longer)
-    while all(process.poll() is None for process in pair) and not (run / "checkpoints" / "step_00000004").exists():
-        time.sleep(0.01)
+    wait_for_the_first_checkpoint(pair, run)
     resource.prlimit(pair[full].pid, resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
     ended = finish(pair)  # which fails if one waits for what never comes
     assert all(status not in (0, 130) for status, *_ in ended), ended
@@ -196,8 +201,7 @@ def test_a_save_that_fails_in_one_of_them_ends_all_of_them(
 def test_a_log_that_cannot_be_written_ends_all_of_them(store: Store, tmp_path: Path) -> None:
     run, longer = tmp_path / "run", ("--epochs", "12")
     pair = train(store, run, "torch", 2, *longer)
-    while all(process.poll() is None for process in pair) and not (run / "checkpoints" / "step_00000004").exists():
-        time.sleep(0.01)
+    wait_for_the_first_checkpoint(pair, run)
     full = (run / "metrics.jsonl").stat().st_size
     resource.prlimit(pair[0].pid, resource.RLIMIT_FSIZE, (full, full))
     for status, _, errors in finish(pair):

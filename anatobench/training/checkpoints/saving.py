@@ -22,14 +22,13 @@ from anatobench.training.checkpoints.folder import publish, step_folder, unfinis
 from anatobench.training.checkpoints.progress import MODEL, Checkpoint, Progress
 from anatobench.training.checkpoints.state_file import seal
 
+_WORDS = {MODEL: "weight", "optimizer": "moment"}
+
 
 def raised_alone(failure: BaseException | None) -> None:
     """Raise it, if there is any: what one process agrees on with itself."""
     if failure is not None:
         raise failure
-
-
-_WORDS = {MODEL: "weight", "optimizer": "moment"}
 
 
 class CheckpointSaver:
