@@ -6,6 +6,7 @@ own with character devices that stand for GPUs; nothing of it is left when it is
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -178,10 +179,13 @@ class VirtualCluster:
         (self.root / "gres.conf").write_text("\n".join(gres) + "\n")
 
     def _start_munge(self) -> None:
-        if subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode:
-            Path("/run/munge").mkdir(mode=0o755, exist_ok=True)
-            shutil.chown("/run/munge", "munge", "munge")
-            self._run("runuser", "-u", "munge", "--", "munged")
+        # One daemon serves every cluster of the machine: two test processes that both saw none start one of them.
+        with open("/tmp/anatobench-munge.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode:
+                Path("/run/munge").mkdir(mode=0o755, exist_ok=True)
+                shutil.chown("/run/munge", "munge", "munge")
+                self._run("runuser", "-u", "munge", "--", "munged")
 
     def _run(self, *words: str, settings: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
         environment = {**self.environment, **(settings or {})}
