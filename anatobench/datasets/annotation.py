@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 
 from anatobench.datasets.case import Case
 from anatobench.errors import CaseError
@@ -38,13 +39,42 @@ def classes_of_structures(task: Task, structures: Collection[str]) -> tuple[str,
 
 def annotated_classes(case: Case, task: Task) -> tuple[str, ...] | None:
     """Return what the case says, or else its mask: the template that names its source, or the files of a folder. None
-    for all of them."""
-    if case.annotated is not None or case.mask is None:
+    for all of them.
+
+    Raises `CaseError`: `bad-annotated` for classes that the mask does not annotate (they would be taken for absent) and
+    for a template of a folder, `duplicate-organ` as `structure_files`.
+    """
+    if case.mask is None:
         return case.annotated
     template = template_of(case.mask_labels)
-    if template is not None:
-        return classes_of_structures(task, template)
-    return classes_of_structures(task, structure_files(case.mask)) if case.mask.is_dir() else None
+    if case.mask.is_dir():
+        if template is not None:
+            raise CaseError(
+                "bad-annotated",
+                f"{case.mask}: its files say which organs are annotated, {case.mask_labels} says it too: leave the "
+                "template out",
+            )
+        drawn, source = classes_of_structures(task, structure_files(case.mask)), "has no file"
+    elif template is not None:
+        drawn, source = classes_of_structures(task, template), f"is of {case.mask_labels}, which has no structure"
+    else:
+        return case.annotated
+    beyond = [name for name in case.annotated or () if name not in drawn]
+    if beyond:
+        raise CaseError(
+            "bad-annotated", f"{case.mask}: {source} for {', '.join(beyond)}: take {beyond[0]} out of its annotated"
+        )
+    return drawn if case.annotated is None else case.annotated
+
+
+def annotated_note(task: Task, cases: Iterable[Case]) -> str:
+    """Return the summary's sentence on how many scans annotate each class; of cases that `annotated_classes` takes."""
+    counts = Counter[str]()
+    for case in cases:
+        if case.mask is not None:
+            names = annotated_classes(case, task)
+            counts.update([one.name for one in task.mask_classes] if names is None else names)
+    return "annotated: " + ", ".join(f"{one.name} in {counts[one.name]}" for one in task.mask_classes)
 
 
 def annotated_row(task: Task, names: Sequence[str] | None) -> tuple[int, ...] | None:

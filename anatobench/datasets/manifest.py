@@ -19,7 +19,7 @@ import os
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from anatobench.datasets.annotation import named_classes
+from anatobench.datasets.annotation import annotated_classes, annotated_note, named_classes
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, case_id_of_path, check_scan_leakage
 from anatobench.datasets.mask_files import find_mask, mask_note
 from anatobench.datasets.options import MASK_LABELS, ListingOptions
@@ -28,6 +28,7 @@ from anatobench.datasets.table import Row, Table, read_table
 from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.tasks import MISSING_TARGET, Geometry, LabelGroup, Task, get_task, multi_label_task
 from anatobench.volumes.mask_templates import template_of
+from anatobench.volumes.organs import AUTO
 
 LABEL_PREFIX = "label:"
 KNOWN_COLUMNS = ("scan", "split", "patient", "case", "mask", "mask_labels", "annotated")
@@ -57,6 +58,8 @@ def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
     cases = carve_validation(cases, options.validation_fraction, options.seed)
     check_scan_leakage(cases)
     notes = [mask_note(sum(case.mask is not None for case in cases), len(cases))]
+    if "annotated" in table.header:
+        notes.append(annotated_note(task, cases))  # an empty field is every class: seen here if it was not meant
     return Listing(task, tuple(cases), tuple(rejected), tuple(notes))
 
 
@@ -113,12 +116,14 @@ def _case(root: Path, row: Row, task: Task, columns: tuple[str, ...], options: L
         targets = tuple(_grade(group, row[column]) for group, column in groups)
         mask, mask_labels = _mask(root, row, case_id, options)
         annotated = _annotated(row, task, mask)
+        patient = row.get("patient") or case_id
+        case = Case(case_id, patient, scan, row["split"], targets, mask, mask_labels, annotated=annotated)
+        annotated_classes(case, task)  # refuses what does not go together
     except CaseError as error:
         return Rejection(case_id, row["scan"], error.reason, f"line {row.line}: {error}")
     except OSError as error:  # a name that no file can have, a folder that may not be entered
         return Rejection(case_id, row["scan"], "bad-path", f"line {row.line}: {row['scan'][:80]}: {error.strerror}")
-    patient = row.get("patient") or case_id
-    return Case(case_id, patient, scan, row["split"], targets, mask, mask_labels, annotated=annotated)
+    return case
 
 
 def _path(root: Path, text: str, options: ListingOptions) -> Path:
@@ -166,7 +171,7 @@ def _annotated(row: Row, task: Task, mask: Path | None) -> tuple[str, ...] | Non
     text = row.get("annotated")
     if not text:
         return None
-    if template_of(text) is not None and row.get("mask_labels") in ("", text):
+    if template_of(text) is not None:
         return None  # as its label map says: see `_mask`
     if mask is None:
         raise CaseError("bad-annotated", f"annotated {text!r}: there is no mask: give one, or leave the field empty")
@@ -176,14 +181,25 @@ def _annotated(row: Row, task: Task, mask: Path | None) -> tuple[str, ...] | Non
 def _mask(root: Path, row: Row, case_id: str, options: ListingOptions) -> tuple[Path | None, str]:
     from_folder = find_mask(options.masks, (case_id,))
     if from_folder is not None:
-        return from_folder, options.mask_labels
+        return from_folder, _mask_labels(row, options.mask_labels)
     if not row.get("mask"):
         return None, "auto"
-    annotated = row.get("annotated")
-    mask_labels = row.get("mask_labels") or (annotated if template_of(annotated) is not None else "auto")
+    mask_labels = _mask_labels(row, row.get("mask_labels") or AUTO)
     if mask_labels not in MASK_LABELS:
         raise CaseError("bad-mask-labels", f"mask_labels {mask_labels!r}: choose one of {', '.join(MASK_LABELS)}")
     mask = _path(root, row["mask"], options)
     if not mask.is_file() and not mask.is_dir():
         raise CaseError("missing-mask", f"{mask} is missing: leave the field empty if there is no mask")
     return mask, mask_labels
+
+
+def _mask_labels(row: Row, stated: str) -> str:
+    """Return the label map of the row's mask: the template that says what is annotated, or else the one stated."""
+    annotated = row.get("annotated")
+    if template_of(annotated) is None or stated == annotated:
+        return stated
+    if stated != AUTO:
+        raise CaseError(
+            "bad-annotated", f"annotated {annotated!r} is a label map, too, and {stated} is another: choose"
+        )
+    return annotated

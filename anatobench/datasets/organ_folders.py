@@ -9,16 +9,15 @@ The task gives the organs that are wanted and the grid; each of its labels count
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
-from anatobench.datasets.annotation import classes_of_structures
+from anatobench.datasets.annotation import annotated_note, classes_of_structures
 from anatobench.datasets.case import SAFE_CASE_ID, Case, Listing, Rejection
 from anatobench.datasets.mask_files import mask_note
 from anatobench.datasets.options import ListingOptions
 from anatobench.datasets.splits import carve_validation
 from anatobench.datasets.table import read_table
-from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.errors import AnatoBenchError, CaseError, UsageError
 from anatobench.tasks import MISSING_TARGET, TASKS, Task, get_task
 from anatobench.volumes.organ_folder import structure_files
 
@@ -36,20 +35,24 @@ def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
     cases: list[Case] = []
     rejected: list[Rejection] = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        fault = _fault(folder, splits)
-        if fault is None:
+        try:
             cases.append(_case(folder, task, splits))
-        else:
-            rejected.append(Rejection(folder.name, str(folder), *fault))
+        except CaseError as error:
+            rejected.append(Rejection(folder.name, str(folder), error.reason, str(error)))
     if not cases and not rejected:
         raise AnatoBenchError(f"{root}: has no folder <case>/{SCAN}: give the folder that holds the cases' folders")
+    for name in sorted((splits or {}).keys() - {case.case_id for case in cases} - {one.case_id for one in rejected}):
+        message = f"{root / TABLE} lists {name}, and there is no folder of that name: copy it here, or take its row out"
+        rejected.append(Rejection(name, str(root / name), "missing-scan", message))
     if options.validation_fraction and any(case.split == "validation" for case in cases):
         raise UsageError(f"{root / TABLE} has a validation split already: drop the validation fraction")
     cases = carve_validation(cases, options.validation_fraction, options.seed)
-    return Listing(task, tuple(cases), tuple(rejected), (*_notes(task, cases),))
+    return Listing(task, tuple(cases), tuple(rejected), _notes(task, cases))
 
 
 def _case(folder: Path, task: Task, splits: dict[str, str] | None) -> Case:
+    """Return the case of a folder; `CaseError` if it is none."""
+    _check(folder, splits)
     segmentations = folder / SEGMENTATIONS
     annotated = classes_of_structures(task, structure_files(segmentations)) if segmentations.is_dir() else ()
     return Case(
@@ -63,26 +66,26 @@ def _case(folder: Path, task: Task, splits: dict[str, str] | None) -> Case:
     )
 
 
-def _fault(folder: Path, splits: dict[str, str] | None) -> tuple[str, str] | None:
-    """Return the reason and the sentence, if a folder is no case."""
+def _check(folder: Path, splits: dict[str, str] | None) -> None:
     if not SAFE_CASE_ID.fullmatch(folder.name):
-        return "bad-id", f"{folder.name!r}: start with a letter or digit, go on with those, '.', '_', '-'"
+        raise CaseError("bad-id", f"{folder.name!r}: start with a letter or digit, go on with those, '.', '_', '-'")
     if not (folder / SCAN).is_file():
-        return "missing-scan", f"{folder / SCAN} is missing"
+        raise CaseError("missing-scan", f"{folder / SCAN} is missing")
     if splits is not None and splits.get(folder.name) not in SPLITS:
-        return "bad-split", f"{TABLE} says split {splits.get(folder.name)!r}, none of {', '.join(SPLITS)}"
-    return None
+        raise CaseError("bad-split", f"{TABLE} says split {splits.get(folder.name)!r}, none of {', '.join(SPLITS)}")
 
 
 def _splits(path: Path) -> dict[str, str] | None:
-    """Return each case's split as TotalSegmentator's table has it; None without the table."""
+    """Return each case's split as TotalSegmentator's table has it; None without the table. `AnatoBenchError` for a case
+    that stands in it twice: of two splits one would leak."""
     if not path.is_file():
         return None
     table = read_table(path, ("image_id", "split"), "TotalSegmentator's data set brings it", separator=";")
-    return {row["image_id"]: row["split"] for row in table.rows}
+    rows, repeated = table.by_id("image_id")
+    for name, lines in repeated.items():
+        raise AnatoBenchError(f"{path}: {name} stands in lines {', '.join(map(str, lines))}: leave one of them")
+    return {name: row["split"] for name, row in rows.items()}
 
 
-def _notes(task: Task, cases: list[Case]) -> list[str]:
-    counts = Counter(name for case in cases for name in case.annotated or ())
-    annotated = ", ".join(f"{one.name} in {counts[one.name]}" for one in task.mask_classes)
-    return [mask_note(sum(case.mask is not None for case in cases), len(cases)), f"annotated: {annotated}"]
+def _notes(task: Task, cases: list[Case]) -> tuple[str, str]:
+    return mask_note(sum(case.mask is not None for case in cases), len(cases)), annotated_note(task, cases)

@@ -14,7 +14,7 @@ from anatobench.phantom.body import STRUCTURES
 from anatobench.system.atomic_files import write_atomically
 from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
 from anatobench.volumes.nifti import write_nifti
-from anatobench.volumes.organ_folder import SUFFIX as ORGAN_FILE_SUFFIX
+from anatobench.volumes.organ_folder import SUFFIXES as ORGAN_FILE_SUFFIXES
 from anatobench.volumes.organs import STRUCTURES as PARTS_OF_ORGANS
 
 
@@ -45,8 +45,8 @@ def write_mask(
     if organs is None:
         write_nifti(path, *reoriented(labels, affine, axes), TOTALSEGMENTATOR_V2)
         return
-    folder = path.with_name(path.name.removesuffix(ORGAN_FILE_SUFFIX))
+    folder = path.with_name(path.name.removesuffix(ORGAN_FILE_SUFFIXES[0]))
     for organ in organs:
         for structure in [name for name in PARTS_OF_ORGANS.get(organ, (organ,)) if name in STRUCTURES]:
             inside = (labels == STRUCTURES[structure]).astype(np.uint8)
-            write_nifti(folder / f"{structure}{ORGAN_FILE_SUFFIX}", *reoriented(inside, affine, axes))
+            write_nifti(folder / f"{structure}{ORGAN_FILE_SUFFIXES[0]}", *reoriented(inside, affine, axes))

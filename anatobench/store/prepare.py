@@ -239,8 +239,7 @@ def _check_listing(listing: Listing, raw_root: Path) -> tuple[list[Case], list[R
         if fault is None:
             usable[case.case_id] = case
         else:
-            source = _origin(case, listing.task, raw_root).source
-            rejections.append(Rejection(case.case_id, source, fault.reason, str(fault)))
+            rejections.append(Rejection(case.case_id, _source(case, raw_root), fault.reason, str(fault)))
     return list(usable.values()), rejections
 
 
@@ -252,6 +251,10 @@ def _listing_fault(case: Case, task: Task) -> CaseError | None:
     fault = targets_fault(case.targets, task)
     if fault is not None:
         return CaseError("bad-label", fault)
+    try:
+        annotated_classes(case, task)
+    except CaseError as error:
+        return error
     return None
 
 

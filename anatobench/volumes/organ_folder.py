@@ -18,7 +18,8 @@ from anatobench.volumes.organs import STRUCTURES
 from anatobench.volumes.read import read_mask
 from anatobench.volumes.volume import Mask
 
-SUFFIX = ".nii.gz"
+SUFFIXES = (".nii.gz", ".nii")
+"""Capitals count as small letters, in names as well."""
 OTHER_NAMES: Mapping[str, str] = {
     "gall_bladder": "gallbladder",
     "postcava": "inferior_vena_cava",
@@ -28,13 +29,24 @@ OTHER_NAMES: Mapping[str, str] = {
 """AbdomenAtlas's names of structures that TotalSegmentator calls otherwise."""
 LARGEST_SHIFT_MM = 0.01
 """Between the files of one folder: they are written on one grid."""
+LARGEST_OVERLAP = 0.25
+"""Of two organs, as a share of the smaller: more than a common border."""
 
 
 def structure_files(folder: Path) -> dict[str, Path]:
-    """Return the file of each structure in the folder, by TotalSegmentator's names, sorted."""
-    files = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIX) and not path.name.startswith("."))
-    stems = {path.name.removesuffix(SUFFIX): path for path in files}
-    return {OTHER_NAMES.get(stem, stem): path for stem, path in stems.items()}
+    """Return the file of each structure in the folder, by TotalSegmentator's names, sorted; `CaseError`
+    (`duplicate-organ`) if a structure has two."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        name = path.name.lower()
+        suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+        if suffix is None or name.startswith("."):
+            continue
+        stem = name.removesuffix(suffix)
+        other = found.setdefault(OTHER_NAMES.get(stem, stem), path)
+        if other != path:
+            raise CaseError("duplicate-organ", f"{path}: is of the same organ as {other.name} beside it: leave one")
+    return found
 
 
 def files_of_task(folder: Path, task: Task) -> dict[str, Path]:
@@ -51,13 +63,14 @@ def read_organ_folder(folder: Path, task: Task) -> Mask:
 
     Where files overlap, the voxel is that of what lies within the other, and of the later name otherwise. Raises
     `CaseError`: `empty-mask` without a file of the task's organs, `not-binary` for a file with labels above 1,
-    `mask-off-grid` for files of different grids.
+    `mask-off-grid` for files of different grids, `overlapping-organs` for two organs in one place, `duplicate-organ` as
+    `structure_files`.
     """
     files = files_of_task(folder, task)
     if not files:
         raise CaseError("empty-mask", f"{folder}: has no file of {', '.join(task.organs)}: it belongs to another task")
     together: Mask | None = None
-    for label, path in enumerate(files.values(), start=1):
+    for label, (name, path) in enumerate(files.items(), start=1):
         mask = read_mask(path)
         if mask.labels.max(initial=0) > 1:
             raise CaseError(
@@ -67,9 +80,31 @@ def read_organ_folder(folder: Path, task: Task) -> Mask:
             together = Mask(np.zeros(mask.labels.shape, np.uint8), mask.affine, names=_numbered(files))
         elif not _same_grid(mask, together):
             raise CaseError("mask-off-grid", f"{path}: lies on another grid than the organs beside it")
-        together.labels[mask.labels == 1] = label
+        inside = mask.labels == 1
+        _check_overlap(together, inside, path, _organs(name, task), task)
+        together.labels[inside] = label
     assert together is not None
     return together
+
+
+def _organs(structure: str, task: Task) -> set[str]:
+    """Return the organs that a structure may count as."""
+    around = {structure, *WITHIN.get(structure, ())}
+    return {organ for organ in task.organs if around.intersection((organ, *STRUCTURES.get(organ, ())))}
+
+
+def _check_overlap(before: Mask, inside: np.ndarray, path: Path, organs: set[str], task: Task) -> None:
+    """Raise `CaseError` if a file lies where another organ's does: one of them would lose its voxels."""
+    covered, size = np.bincount(before.labels[inside], minlength=256), int(inside.sum())
+    for label in np.flatnonzero(covered[1:]) + 1:
+        name = (before.names or {})[int(label)]
+        smaller = min(size, int((before.labels == label).sum()))
+        if not organs & _organs(name, task) and covered[label] > LARGEST_OVERLAP * smaller:
+            raise CaseError(
+                "overlapping-organs",
+                f"{path}: {covered[label]} of its voxels are {name}'s, too: one of the two files is not what it is "
+                "called: mend it, or take it out",
+            )
 
 
 def _numbered(names: Iterable[str]) -> dict[int, str]:

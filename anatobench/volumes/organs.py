@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from anatobench.errors import CaseError, UsageError
-from anatobench.tasks import Spacing, Task
+from anatobench.tasks import IGNORED_ORGAN, Spacing, Task
 from anatobench.volumes.label_evidence import check_sides, check_upright, choose_by_anatomy, contradicted_by_anatomy
 from anatobench.volumes.label_maps import RATIC_LABELS, TOTALSEGMENTATOR_V1, TOTALSEGMENTATOR_V2
 from anatobench.volumes.mask_templates import CLIP_DRIVEN, TEMPLATE_NAMES, WITHIN, template_of
@@ -65,7 +65,11 @@ def organ_table(mask: Mask, task: Task, mask_labels: str) -> np.ndarray:
         if table[label] == 0:
             table[label] = _organ_around(structures.get(label, ""), task)
     if not table.any():
-        raise CaseError("empty-mask", f"the mask shows none of {', '.join(task.organs)}: it belongs to another task")
+        raise CaseError(
+            "empty-mask",
+            f"the mask shows none of {', '.join(task.organs)}: it belongs to another task, or the scan does not reach "
+            "them: leave the mask out",
+        )
     return table
 
 
@@ -82,7 +86,8 @@ def _organ_around(structure: str, task: Task) -> int:
 
 
 def sides_told(organs: np.ndarray, spacing: Spacing, task: Task) -> np.ndarray:
-    """Return uint8 [D, H, W] with each voxel of `EITHER_KIDNEY` given to the kidney whose voxels are nearest, in mm."""
+    """Return uint8 [D, H, W] with each voxel of `EITHER_KIDNEY` given to the kidney whose voxels are nearest, in mm; to
+    none, and not known, where there is no kidney."""
     either = organs == EITHER_KIDNEY
     if not either.any():
         return organs
@@ -90,7 +95,9 @@ def sides_told(organs: np.ndarray, spacing: Spacing, task: Task) -> np.ndarray:
     voxels = np.argwhere(either)
     distances = [_distance(voxels * spacing, np.argwhere(organs == kidney) * spacing) for kidney in kidneys]
     told = organs.copy()
-    told[either] = np.array(kidneys, np.uint8)[np.argmin(distances, axis=0)]
+    told[either] = np.where(
+        np.isfinite(distances).any(axis=0), np.array(kidneys, np.uint8)[np.argmin(distances, axis=0)], IGNORED_ORGAN
+    )
     return told
 
 
@@ -120,7 +127,7 @@ def _structures(mask: Mask, present: list[int], mask_labels: str) -> Mapping[int
     """Label to structure name, from the mask's own names or from the map that was given or found."""
     template = template_of(mask_labels)
     if template is not None:
-        return _of_template(present, template, mask_labels)
+        return _of_template(mask, present, template, mask_labels)
     if mask_labels != AUTO and mask_labels not in LABEL_MAPS:
         choices = (*LABEL_MAPS, AUTO, *TEMPLATE_NAMES)
         raise UsageError(f"mask labels {mask_labels!r}: choose one of {', '.join(choices)}")
@@ -146,14 +153,21 @@ def _structures(mask: Mask, present: list[int], mask_labels: str) -> Mapping[int
     return labels
 
 
-def _of_template(present: list[int], template: frozenset[str], name: str) -> Mapping[int, str]:
-    """Return the numbering that templates share, if the mask has no other labels than its template's."""
+def _of_template(mask: Mask, present: list[int], template: frozenset[str], name: str) -> Mapping[int, str]:
+    """Return the numbering that templates share, if the mask has no other labels than its template's, and its organs
+    lie where the numbering has them."""
     others = [label for label in present if CLIP_DRIVEN.get(label) not in template]
     if others:
         raise CaseError(
             "template-misfit",
             f"the mask has label {others[0]} ({CLIP_DRIVEN.get(others[0], 'of no template')}), which {name} does not "
             "annotate: name the template of its source",
+        )
+    others_maps = {map_name: labels for map_name, labels in LABEL_MAPS.items() if all(one in labels for one in present)}
+    better = contradicted_by_anatomy(mask, {name: CLIP_DRIVEN} | others_maps, name)
+    if better is not None:
+        raise CaseError(
+            "wrong-mask-labels", f"the mask's organs lie where {better} has them, not where the numbering of {name} has"
         )
     return CLIP_DRIVEN
 

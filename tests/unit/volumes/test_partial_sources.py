@@ -151,6 +151,52 @@ def test_files_that_do_not_go_together_cost_their_case(tmp_path: Path) -> None:
     assert found == {"labels": "not-binary", "grid": "mask-off-grid"}
 
 
+def test_an_organ_has_one_file_in_any_spelling_and_no_other_organ_in_it(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    files = {
+        "twice": {"small_bowel": "small_bowel", "intestine": "duodenum", "liver": "liver"},
+        "covered": {"liver": "liver", "spleen": "liver"},
+        "capitals": {"Liver": "liver", "SPLEEN": "spleen"},
+    }
+    for number, (name, structures) in enumerate(files.items()):
+        write_scan(raw / name / "ct.nii.gz", number)
+        write_organ_files(raw / name / "segmentations", structures)
+    loose = raw / "capitals" / "segmentations" / "Kidney_Left.nii"
+    write_nifti_file(loose, *turned(np.zeros(SIZE, np.uint8), AFFINE, "RAS"))
+    store = prepared(raw, "organ_folders")
+    assert annotated(store) == {"capitals": (1, 1, 1, 0, 0)}
+    faults = rejected(store.root)
+    assert {name: row["reason"] for name, row in faults.items()} == {
+        "twice": "duplicate-organ", "covered": "overlapping-organs"
+    }  # fmt: skip
+    assert "small_bowel.nii.gz: is of the same organ as intestine.nii.gz" in faults["twice"]["message"]
+    assert "spleen.nii.gz: 20196 of its voxels are liver's, too" in faults["covered"]["message"]
+
+
+def test_organs_that_share_a_border_or_an_inner_structure_go_together(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_scan(raw / "a" / "ct.nii.gz", 0)
+    folder = raw / "a" / "segmentations"
+    write_organ_files(folder, {name: name for name in ("liver", "liver_tumour", "kidney_right", "kidney_tumour")})
+    mask = np.zeros(SIZE, np.uint8)
+    mask[box("spleen")] = mask[35:52, 44:45, 8:44] = 1  # of the liver's 33 planes one
+    write_nifti_file(folder / "spleen.nii.gz", *turned(mask, AFFINE, "RAS"))
+    store = prepared(raw, "organ_folders")
+    assert [at(store, "a", name) for name in ("liver", "liver_tumour", "kidney_tumour", "spleen")] == [1, 1, 4, 2]
+
+
+def test_totalsegmentators_table_names_each_folder_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = tmp_path / "raw"
+    write_scan(raw / "s0" / "ct.nii.gz", 0)
+    write_organ_files(raw / "s0" / "segmentations", {"liver": "liver"})
+    (raw / "meta.csv").write_text("image_id;split\ns0;train\ns1;test\n")
+    assert rejected(prepared(raw, "organ_folders").root)["s1"]["reason"] == "missing-scan"
+    (raw / "meta.csv").write_text("image_id;split\ns0;train\ns0;test\n")
+    words = ["prepare", "--dataset", "organ_folders", "--raw", str(raw), "--store", str(tmp_path / "store")]
+    assert main([*words, "--size", "tiny", "--task", "ratic", "--workers", "0"]) == 1
+    assert "meta.csv: s0 stands in lines 2, 3: leave one of them" in capsys.readouterr().err
+
+
 LABEL = {name: label for label, name in CLIP_DRIVEN.items()}
 
 
@@ -203,6 +249,86 @@ def test_a_folder_of_masks_with_a_template(tmp_path: Path) -> None:
     assert annotated(store) == {"a": (1, 0, 0, 0, 0)}
 
 
+def test_what_the_mask_does_not_annotate_cannot_be_said_to_be(tmp_path: Path) -> None:
+    """It would be taken for absent."""
+    raw = tmp_path / "raw"
+    write_scan(raw / "a.nii.gz", 0)
+    write_template(raw / "liver.nii.gz", "liver")
+    write_organ_files(raw / "organs", {"liver": "liver"})
+    rows = {
+        "no_file": ("organs", "liver;spleen", ""),
+        "no_structure": ("liver.nii.gz", "liver;spleen", "clip_driven/04"),
+        "two_templates": ("liver.nii.gz", "clip_driven/04", "clip_driven/03"),
+        "folder": ("organs", "clip_driven/08", ""),
+        "good": ("organs", "liver", ""),
+    }
+    lines = [f"{name},a.nii.gz,train,{','.join(row)},,,,," for name, row in rows.items()]
+    header = "case,scan,split,mask,annotated,mask_labels,bowel,extravasation,kidney,liver,spleen"
+    (raw / "manifest.csv").write_text("\n".join([header, *lines]) + "\n")
+    store = prepared(raw, "manifest")
+    assert annotated(store) == {"good": (1, 0, 0, 0, 0)}
+    faults = rejected(store.root)
+    assert {row["reason"] for row in faults.values()} == {"bad-annotated"}
+    assert "organs: has no file for spleen: take spleen out" in faults["no_file"]["message"]
+    assert "line 3: " in faults["no_structure"]["message"]
+    assert "which has no structure for spleen" in faults["no_structure"]["message"]
+    assert "its files say which organs are annotated" in faults["folder"]["message"]
+
+
+def test_what_is_annotated_follows_the_manifest_without_reading_again(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_scan(raw / "a.nii.gz", 0)
+    write_organ_files(raw / "organs", {"liver": "liver", "spleen": "spleen"})
+    header = "scan,split,mask,annotated,bowel,extravasation,kidney,liver,spleen"
+    for names, row in (("liver;spleen", (1, 1, 0, 0, 0)), ("liver", (1, 0, 0, 0, 0)), ("", (1, 1, 0, 0, 0))):
+        (raw / "manifest.csv").write_text(f"{header}\na.nii.gz,train,organs,{names},,,,,\n")
+        assert annotated(prepared(raw, "manifest")) == {"a": row}
+
+
+def test_a_template_in_the_manifest_holds_for_masks_that_lie_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, masks = tmp_path / "raw", tmp_path / "masks"
+    masks.mkdir()
+    for name in ("a", "b"):
+        write_scan(raw / f"{name}.nii.gz", ord(name))
+        write_template(masks / f"{name}.nii.gz", "liver")
+    header, row = "scan,split,annotated,bowel,extravasation,kidney,liver,spleen", "nii.gz,train,clip_driven/04,,,,,"
+    (raw / "manifest.csv").write_text(f"{header}\na.{row}\nb.{row}\n")
+    store = prepared(raw, "manifest", "--masks", str(masks))
+    assert annotated(store) == {"a": (1, 0, 0, 0, 0), "b": (1, 0, 0, 0, 0)}
+    assert at(store, "a", "liver") == 1
+    assert "annotated: liver in 2, spleen in 0" in capsys.readouterr().out
+    words = [
+        "prepare",
+        "--dataset",
+        "manifest",
+        "--raw",
+        str(raw),
+        "--store",
+        str(tmp_path / "other"),
+        "--size",
+        "tiny",
+    ]
+    main([*words, "--task", "ratic", "--workers", "0", "--masks", str(masks), "--mask-labels", "clip_driven/08"])
+    assert "bad-annotated" in (tmp_path / "other" / "rejected.csv").read_text()
+
+
+def test_a_numbering_that_a_template_also_has_is_told_by_anatomy(tmp_path: Path) -> None:
+    """The labels of a template, drawn by the numbering of TotalSegmentator, of which 5 is the liver."""
+    raw = tmp_path / "raw"
+    write_scan(raw / "a.nii.gz", 0)
+    mask = np.zeros(SIZE, np.uint8)
+    for label, name in ((1, "spleen"), (2, "kidney_right"), (3, "kidney_left"), (5, "liver"), (6, "stomach")):
+        mask[box(name)] = label
+    write_nifti_file(raw / "mask.nii.gz", *turned(mask, AFFINE, "LPS"))
+    header = "scan,split,mask,annotated,bowel,extravasation,kidney,liver,spleen"
+    (raw / "manifest.csv").write_text(f"{header}\na.nii.gz,train,mask.nii.gz,clip_driven/15,,,,,\n")
+    fault = rejected(prepared(raw, "manifest").root)["a"]
+    assert fault["reason"] == "wrong-mask-labels"
+    assert "lie where totalsegmentator_v2 has them" in fault["message"]
+
+
 def test_the_templates_are_of_the_numbering() -> None:
     assert len(CLIP_DRIVEN) == 32
     assert (CLIP_DRIVEN[6], CLIP_DRIVEN[25], CLIP_DRIVEN[32]) == ("liver", "celiac_trunk", "kidney_cyst")
@@ -216,6 +342,8 @@ def test_a_side_is_told_in_millimetres() -> None:
     organs = np.zeros((1, 1, 9), np.uint8)
     organs[0, 0, [0, 8]], organs[0, 0, [3, 6]] = (3, 4), EITHER_KIDNEY
     assert sides_told(organs, (1.0, 1.0, 2.0), RATIC).reshape(-1).tolist() == [3, 0, 0, 3, 0, 0, 4, 0, 4]
+    alone = np.where(np.isin(organs, (3, 4)), 0, organs)
+    assert sides_told(alone, (1.0, 1.0, 2.0), RATIC).reshape(-1).tolist() == [0, 0, 0, 255, 0, 0, 255, 0, 0]
     deep = np.zeros((5, 1, 3), np.uint8)
     deep[0, 0, 0], deep[4, 0, 1], deep[4, 0, 0] = 3, 4, EITHER_KIDNEY
     deep[0, 0, 2] = EITHER_KIDNEY
