@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from tiny_store import FINDINGS, write_store
+from tiny_store import write_store
 
 import jax_impl.losses
 import torch_ref.losses
@@ -21,9 +21,15 @@ from anatobench.cli.main import main
 from anatobench.errors import UsageError
 from anatobench.evaluation.organ_dice import dice_of_classes
 from anatobench.objectives.registry import plan_of
-from anatobench.recipes import FRAMEWORKS, Recipe
+from anatobench.recipes import FRAMEWORKS, Recipe, override
+from anatobench.session import configure, train_run
+from anatobench.store.augmentation import Augmentation
 from anatobench.store.batches import training_batches
+from anatobench.store.mask_noise import MaskNoise
+from anatobench.store.reader import Store
+from anatobench.store.writer import CaseOrigin, PreparedCase, StoreWriter
 from anatobench.tasks import IGNORED_ORGAN, RATIC, MaskClass, Task
+from anatobench.training.metrics_records import read_records
 
 RECIPE = Recipe(objective="partial_masks")
 CLASSES = (
@@ -140,16 +146,67 @@ def test_dice_by_hand_of_overlapping_classes() -> None:
     np.testing.assert_allclose(found, [2 / 3, 4 / 5, 1, np.nan])
 
 
-def test_batches_say_which_classes_are_annotated(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "store")
-    reads = ("volume", "organs", "annotated")
-    with training_batches(store, 0, 4, workers=0, reads=lambda step: reads) as batches:
+BY_TURNS = ((1, 0, 0, 1, 0), (0, 1, 0, 0, 1), (0, 0, 0, 0, 0), (1, 1, 1, 1, 1))
+"""What cases annotate, one after the other."""
+
+
+@pytest.mark.parametrize("changed", [(), ("augment_rotation=20",), ("augment_noise=9",), ("boundary_distortion=10",)])
+def test_batches_say_which_classes_are_annotated(changed: tuple[str, ...], tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", RATIC)
+    cases = [replace(case, annotated=BY_TURNS[index // 2 % 4]) for index, case in enumerate(store.cases)]
+    store = replace(store, cases=tuple(cases))
+    reads, recipe = ("volume", "organs", "annotated"), override(Recipe(), changed)
+    with training_batches(
+        store, 0, 8, workers=0, reads=lambda step: reads, augmentation=Augmentation.of(recipe),
+        mask_noise=MaskNoise.of(recipe, RATIC),
+    ) as batches:  # fmt: skip
         batch = next(batches)
     assert tuple(batch.arrays) == reads
     assert batch["annotated"].dtype == np.int8
     for row, index in zip(batch["annotated"], batch.case_index, strict=True):
-        assert (row == int(store.cases[index].has_mask)).all()
-    assert batch["annotated"].shape == (4, len(FINDINGS.organs))
+        case = store.cases[index]
+        assert tuple(row) == (case.annotated if case.has_mask else (0,) * 5)
+    assert len(set(map(tuple, batch["annotated"]))) == 4
+
+
+def write_partial_store(root: Path, kept: bool) -> Store:
+    """Every mask has a liver, a spleen and a bowel; those that its case does not annotate are `kept`, or erased."""
+    rng, writer = np.random.default_rng(0), StoreWriter(root)
+    writer.create(RATIC, "tiny", "synthetic", {})
+    shape = RATIC.geometry("tiny").padded_size
+    for split, count in {"train": 4, "validation": 2, "test": 2}.items():
+        for number in range(count):
+            annotated, organs = BY_TURNS[number % 2], np.zeros(shape, np.uint8)
+            for organ in (1, 2, 5):
+                if kept or annotated[organ - 1]:
+                    organs[12:36, 10 * organ : 10 * organ + 9, 10:60] = organ
+            volume = rng.normal(0, 100, shape).astype(np.int16)
+            name = f"{split}_{number}"
+            origin = CaseOrigin(name, name, split, (0,) * 5, "scan", None, annotated=annotated)
+            writer.write(origin, PreparedCase(volume, organs, np.eye(4)))
+    writer.finish()
+    return Store.open(root)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_run_is_blind_to_what_is_not_annotated(framework: str, tmp_path: Path) -> None:
+    """Training, validation and evaluation say the same of masks that hold more organs than are annotated."""
+    told = []
+    for kept in (False, True):
+        store, run = write_partial_store(tmp_path / f"store_{kept}", kept), tmp_path / f"run_{kept}"
+        settings = ["objective=partial_masks", "batch_size=2", "augment_rotation=10"]
+        train_run(run, configure(store.root, "r3d_18", framework, settings, max_steps=2, evaluate_every=2))
+        assert main(["evaluate", str(run)]) == 0
+        figures = [
+            {name: record.get(name) for name in ("kind", "loss", "mask_cross_entropy", "mask_dice", "dice")}
+            for record in read_records(run)
+        ]
+        told.append((figures, (run / "organ_dice_test.csv").read_text()))
+    assert told[0] == told[1]
+    steps = [record for record in told[0][0] if record["kind"] == "step"]
+    assert len(steps) == 2
+    assert all(0 < float(str(step["mask_dice"])) < 1 for step in steps)
 
 
 @pytest.mark.slow
