@@ -97,9 +97,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _selection(args: argparse.Namespace) -> TransferSelection:
     words = {name: words_of(getattr(args, name)) for name in ("weights", "modes", "frameworks")}
     try:
-        counts = tuple(ALL_CASES if word == "all" else int(word) for word in words_of(args.counts))
-    except ValueError:
-        raise UsageError(f"--counts {args.counts}: numbers separated by commas, or all") from None
+        counts = tuple(ALL_CASES if word == "all" else whole(1)(word) for word in words_of(args.counts))
+    except argparse.ArgumentTypeError:
+        raise UsageError(f"--counts {args.counts}: numbers above 0 separated by commas, or all") from None
     return TransferSelection(**words, counts=counts, repetitions=args.repetitions)
 
 

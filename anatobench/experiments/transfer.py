@@ -82,6 +82,9 @@ class TransferSettings:
         rates = (*self.frozen_rates, *self.fine_tuned_rates, self.pretraining_rate)
         if not self.frozen_rates or not self.fine_tuned_rates or min(rates) <= 0:
             raise UsageError("learning rates must be above 0, one for each way of transfer at least")
+        for tried in (self.frozen_rates, self.fine_tuned_rates):
+            if len({rate_name(rate) for rate in tried}) < len(tried):
+                raise UsageError(f"learning rates {', '.join(map(str, tried))}: two are one in the name of their run")
         for changes in (self.settings, self.pretraining_settings):
             check_changes(changes, OWN_SETTINGS, "the experiment")
 
@@ -110,7 +113,8 @@ class TransferCell:
     @property
     def name(self) -> str:
         """Stable and unique: a run lies in the folder of that name."""
-        return f"{self.weights}_{self.mode}_{count_name(self.cases)}_rate{self.rate:g}_{self.framework}_seed{self.seed}"
+        condition = f"{self.weights}_{self.mode}_{count_name(self.cases)}_rate{rate_name(self.rate)}"
+        return f"{condition}_{self.framework}_seed{self.seed}"
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -127,6 +131,11 @@ class TransferCell:
 def count_name(cases: int) -> str:
     """Return a number of cases for a person."""
     return "all" if cases == ALL_CASES else str(cases)
+
+
+def rate_name(rate: float) -> str:
+    """Return a learning rate as the name of a run has it."""
+    return f"{rate:g}"
 
 
 @dataclass(frozen=True)
@@ -244,6 +253,10 @@ def what_is_missing(selection: TransferSelection, settings: TransferSettings) ->
             tasks[option] = Store.read_index(path)
         except AnatoBenchError as error:
             found.append(f"{option}: {error}")
+    if "--store" in tasks:
+        found += _too_few_cases("--store", tasks["--store"], max(selection.counts))
+    if PRETRAINED_HERE[ALL] in tasks:
+        found += _partly_annotated(PRETRAINED_HERE[ALL], tasks[PRETRAINED_HERE[ALL]])
     for option, store in tasks.items():
         other = tasks.get("--store", store)
         if (store.task, store.size) != (other.task, other.size):
@@ -257,6 +270,19 @@ def what_is_missing(selection: TransferSelection, settings: TransferSettings) ->
         elif find(published) is None:
             found.append(how_to_fetch(published))
     return found
+
+
+def _too_few_cases(option: str, store: Store, count: int) -> list[str]:
+    there = len(store.split("train"))
+    return [] if count <= there else [f"{option}: {store.root}: has {there} training cases: give no --counts above it"]
+
+
+def _partly_annotated(option: str, store: Store) -> list[str]:
+    """Return what is wrong with a store of whole masks that are not."""
+    partly = sum(store.cases[index].has_mask and not all(store.annotated(index)) for index in store.split("train"))
+    if not partly:
+        return []
+    return [f"{option}: {store.root}: {partly} of its training cases are annotated in part: it is a --partial-store"]
 
 
 def _tested_on_what_was_seen(option: str, store: Store, diagnosis: Store) -> list[str]:

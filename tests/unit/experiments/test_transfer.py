@@ -104,6 +104,33 @@ def test_what_cannot_be_compared_is_refused_before_anything_begins(settings: Tra
         TransferSelection(weights=("imagenet",))
 
 
+def test_counts_and_rates_that_name_no_run_of_their_own_are_refused(
+    settings: TransferSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    too_many = what_is_missing(replace(SELECTION, counts=(2, 9)), settings)
+    assert too_many == [f"--store: {settings.store}: has 8 training cases: give no --counts above it"]
+    for rates in ((1e-2, 0.01), (1e-2, 0.01000000001)):
+        with pytest.raises(UsageError, match="two are one in the name of their run"):
+            replace(settings, fine_tuned_rates=rates)
+    for counts in ("0", "2,-1", "few"):
+        words = ["--out", str(tmp_path / "new"), "--store", settings.store, f"--counts={counts}"]
+        assert main(["experiments", "transfer", "list", *words]) == 2
+        assert f"--counts {counts}: numbers" in capsys.readouterr().err
+
+
+def test_whole_masks_have_every_class(settings: TransferSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def annotated_in_part(path: str) -> Store:
+        store = read_index(path)
+        cases = [replace(case, annotated=(1, 0, 1, 1, 1)) for case in store.cases]
+        return replace(store, cases=tuple(cases))
+
+    read_index = Store.read_index
+    monkeypatch.setattr(Store, "read_index", staticmethod(annotated_in_part))
+    (found,) = what_is_missing(SELECTION, settings)
+    assert found.startswith("--whole-store: ")
+    assert found.endswith("4 of its training cases are annotated in part: it is a --partial-store")
+
+
 def test_pretraining_on_test_scans_is_refused(
     settings: TransferSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
