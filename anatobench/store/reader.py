@@ -219,6 +219,12 @@ class Store:
             return (0,) * count
         return (1,) * count if case.annotated is None else case.annotated
 
+    def annotated_organs(self, index: int) -> tuple[bool, ...]:
+        """Whether the mask says of each organ of the task where it is: those of which an annotated class is made."""
+        classes = zip(self.task.organ_sets, self.annotated(index), strict=True)
+        known = {organ for organs, annotated in classes if annotated for organ in organs}
+        return tuple(organ in known for organ in range(1, len(self.task.organs) + 1))
+
     def read_crop(
         self, index: int, start: Size, size: Size, out: tuple[np.ndarray, np.ndarray] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """Dice of the auxiliary head, by hand and over a store."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from anatobench.evaluation.predictions import Predictions
 from anatobench.evaluation.worst_cases import most_wrong, worst_case_ids
 from anatobench.recipes import Recipe
 from anatobench.store.crops import centre_crop_start
-from anatobench.tasks import IGNORED_ORGAN, RATIC
+from anatobench.tasks import IGNORED_ORGAN, RATIC, MaskClass
 
 
 def test_dice_by_hand() -> None:
@@ -53,6 +54,24 @@ def test_every_case_with_a_mask_is_measured_and_survives_the_file(tmp_path: Path
     assert again.case_ids == found.case_ids
     with pytest.raises(AnatoBenchError, match="not organ Dice of task ratic"):
         read_organ_dice(tmp_path / "dice.csv", RATIC)
+
+
+def test_organs_that_a_case_does_not_annotate_do_not_count(tmp_path: Path) -> None:
+    """The head of segmentation is trained on whole masks; those of the other splits may be partly annotated."""
+    size = FINDINGS.geometry("tiny").crop_size
+    whole = write_store(tmp_path / "store", sizes={"train": 2, "test": 4})
+    engine = NumpyEngine(ModelSpec("r3d_18", "tiny", FINDINGS, size), Recipe())
+    classes = (MaskClass("both", FINDINGS.organs[:2]), MaskClass("last", FINDINGS.organs[-1:]))
+    for task, annotated, counts in (
+        (FINDINGS, (0, 1, 1, 1, 1, 1), False),
+        (FINDINGS, (1, 0, 0, 0, 0, 0), True),
+        (replace(FINDINGS, classes=classes), (1, 0), True),
+        (replace(FINDINGS, classes=classes), (0, 1), False),
+    ):
+        cases = tuple(replace(case, annotated=annotated) for case in whole.cases)
+        found = dice_of_split(engine, replace(whole, task=task, cases=cases), "test", 2)
+        assert np.isfinite(found.dice[:, 0]).all() == counts
+        assert np.isnan(found.dice[:, 1:]).all()
 
 
 def predictions() -> Predictions:
