@@ -109,8 +109,8 @@ def dice_of_split(
                     if overlapping:
                         found[row] = dice_of_classes(truth, predicted[row], task.organ_sets, store.annotated(index))
                     else:
-                        dice = dice_of_organs(truth, predicted[row], len(names))
-                        found[row] = np.where(store.annotated_organs(index), dice, np.nan)
+                        of_organs = dice_of_organs(truth, predicted[row], len(names))
+                        found[row] = np.where(store.annotated_organs(index), of_organs, np.nan)
             indices.append(np.where(has_mask, batch.case_index, PADDING))
             rows.append(found)
             progress.update(int((batch.case_index != PADDING).sum()) * processes.count)
