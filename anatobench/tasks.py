@@ -184,6 +184,9 @@ class Task:
             for g in data["groups"]
         )
         weights = data["any_injury_sample_weights"]
+        if weights is not None:
+            none, some = weights
+            weights = (float(none), float(some))
         low, high = data["window"]
         own = data.get("own_geometry")
         return Task(
@@ -192,7 +195,7 @@ class Task:
             groups=groups,
             organs=tuple(data["organs"]),
             window=(float(low), float(high)),
-            any_injury_sample_weights=None if weights is None else (float(weights[0]), float(weights[1])),
+            any_injury_sample_weights=weights,
             report_all_grades=bool(data["report_all_grades"]),
             classes=tuple(MaskClass(c["name"], tuple(c["organs"])) for c in data.get("classes", ())),
             own_geometry=None if own is None else Geometry.from_json(own),

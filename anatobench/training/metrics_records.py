@@ -65,7 +65,11 @@ def read_records(run: Path) -> list[dict[str, Any]]:
     if not metrics.is_file():
         raise AnatoBenchError(f"{run}: no {METRICS_FILE}, so nothing was trained here; run `anatobench train` first")
     records = []
-    for number, line in enumerate(metrics.read_text().splitlines(), start=1):
+    try:
+        lines = metrics.read_bytes().splitlines()
+    except OSError as error:
+        raise AnatoBenchError(f"{metrics}: cannot be read ({error.strerror})") from None
+    for number, line in enumerate(lines, start=1):
         try:
             record = parse_json(line)
             record["kind"], record["step"]
