@@ -291,7 +291,7 @@ def _read_index(path: Path) -> tuple[StoredCase, ...]:
             raise ValueError("it differs from its checksum")
     except OSError as error:
         raise AnatoBenchError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise AnatoBenchError(f"{path}: is damaged ({error}): {_PREPARE_AGAIN}") from None
     return cases
 
@@ -335,7 +335,7 @@ def read_description(root: Path) -> dict[str, Any]:
             "options": dict(data["options"]),
             "synthetic": bool(data.get("synthetic", False)),
         }
-    except (ValueError, KeyError, TypeError, IndexError, AnatoBenchError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, AnatoBenchError) as error:
         raise AnatoBenchError(f"{path}: is damaged ({error!r}): prepare into a new folder") from None
 
 

@@ -140,7 +140,7 @@ class StoreWriter:
         try:
             record = StoredCase.from_json(parse_json(record_file(self.root, case_id).read_bytes()))
             size = data_file(self.root, case_id).stat().st_size
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None
         return record if record.case_id == case_id and record.byte_size == size else None
 
@@ -220,7 +220,7 @@ class StoreWriter:
             return from_json(parse_json(path.read_bytes()))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise AnatoBenchError(
                 f"{path}: is damaged ({error}): delete it and run `anatobench prepare` again"
             ) from None

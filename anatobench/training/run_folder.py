@@ -157,7 +157,7 @@ class RunConfig:
         found = typed_fields(RunConfig, data)
         try:
             task = Task.from_json(found["task"])
-        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
             raise ValueError(f"task: {type(error).__name__}, {error}") from None
         if not isinstance(found.get("versions", {}), Mapping):
             raise ValueError(f"versions must be an object of texts, not {found['versions']!r:.80}")
