@@ -97,10 +97,15 @@ def read_settings(path: Path, kind: type[Settings]) -> Settings | None:
     if not path.exists():
         return None
     try:
-        data = typed_fields(kind, read_json(path))
-        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        return settings_from(read_json(path), kind)
     except (ValueError, TypeError, AnatoBenchError) as error:
         raise AnatoBenchError(f"{path}: not this command's settings ({error}): choose another --out") from None
+
+
+def settings_from(data: object, kind: type[Settings]) -> Settings:
+    """Return settings, a dataclass, from their fields in plain JSON types; ValueError or TypeError if they are none."""
+    given = typed_fields(kind, data)
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 def settings_asked(path: Path, kind: type[Settings], asked: Mapping[str, Any]) -> Settings | None:
