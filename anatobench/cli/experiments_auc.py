@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ from anatobench.cli.experiment_actions import (
 )
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.auc_study import AucStudy, begin, choice_planned, cohort_commands, planned
-from anatobench.experiments.child_processes import Chain, run_chains
+from anatobench.experiments.child_processes import Chain, OutOfTimeError, run_chains
 from anatobench.experiments.runs import DONE, logs_folder, state_of, train_here
 from anatobench.phantom.plan import INJURIES
 from anatobench.recipes import MODELS, PRECISIONS, SIZES
@@ -60,6 +62,9 @@ def add_parser(experiments: Any) -> None:
         "--workers", type=whole(1), default=min(os.cpu_count() or 1, 8), metavar="W",
         help="runs at a time; 1 where they would share a GPU (default here: %(default)s)",
     )  # fmt: skip
+    auc.add_argument("--minutes", type=positive, metavar="M",
+                     help="stop after so long, what is at work having saved its state, and make the record of the "
+                          "seeds that are done; called again it goes on")  # fmt: skip
     auc.add_argument("--submit", action="store_true",
                      help="prepare the cohort here, give the runs to Slurm, and end; the same command without it then "
                           "makes the record")  # fmt: skip
@@ -168,24 +173,35 @@ def run_declare(args: argparse.Namespace) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     study = _begun(args)
-    out: Path = args.out
+    handed_over: dict[str, Any] | None = None
     args.goes_on = True
-    if args.collect:
-        return _results(args, study)
+    try:
+        if not args.collect:
+            handed_over = _train(args, study)
+    except OutOfTimeError as error:
+        print(f"experiments auc: {error}: the same command goes on", file=sys.stderr)
+        args.collect = True
+    return _results(args, study) if handed_over is None else handed_over
+
+
+def _train(args: argparse.Namespace, study: AucStudy) -> dict[str, Any] | None:
+    """Do what is not done yet; the figures of a submission, if the runs were given to Slurm instead."""
+    out: Path = args.out
+    until = math.inf if args.minutes is None else time.monotonic() + 60 * args.minutes
     log = logs_folder(out) / "cohort.log"
     print(f"experiments auc: the cohort is made or checked; what is done is in {log}", file=sys.stderr)
-    list(run_chains([Chain("cohort", cohort_commands(study, out))], logs_folder(out), workers=1))
+    list(run_chains([Chain("cohort", cohort_commands(study, out))], logs_folder(out), workers=1, until=until))
     choosing, done = _to_do(choice_planned(study, out), out)
     if choosing and args.submit:
         print("the runs that choose learning rates; when they are done, the same command submits the rest",
               file=sys.stderr)  # fmt: skip
         return hand_over(args, choosing, done)
-    train_here(choosing, out, args.workers, "experiments auc, learning rates", done)
+    train_here(choosing, out, args.workers, "experiments auc, learning rates", done, until)
     waiting, done = _to_do(planned(study, out), out)
     if args.submit:
         return hand_over(args, waiting, done)
-    train_here(waiting, out, args.workers, "experiments auc", done)
-    return _results(args, study)
+    train_here(waiting, out, args.workers, "experiments auc", done, until)
+    return None
 
 
 def _begun(args: argparse.Namespace) -> AucStudy:

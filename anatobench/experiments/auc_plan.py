@@ -169,7 +169,7 @@ def _pilot_values(one: Hypothesis, cells: Sequence[Mapping[str, Any]]) -> Iterab
 def _cells_of(pilot: Path) -> list[dict[str, Any]]:
     record = read_json(pilot)
     try:
-        if record["kind"] != "auc_study":
+        if record["kind"] not in ("auc_study", "auc_pilot"):
             raise KeyError("kind")
         return [{name: cell[name] for name in ("model", "framework", "segmentation", "seed", "nudged", "auc")}
                 for cell in record["cells"]]  # fmt: skip
