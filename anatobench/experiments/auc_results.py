@@ -12,12 +12,14 @@ Record, format 2, AUC as fractions:
 - `hypotheses`: of every member of the family its p value, the same after Holm, and whether it was shown;
 - `versions`, `device`.
 
-A mean has an interval of Student's t over seeds (`low`, `high`) and one for which seeds and patients are both drawn
-anew (`seeds_patients`); null for a single seed.
+Runs that are compared began with the same weights and saw the same batches in the same order, to the bit: no record is
+made otherwise. A mean has an interval of Student's t over seeds (`low`, `high`) and one for which seeds and patients
+are both drawn anew (`seeds_patients`); null for a single seed.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +45,7 @@ from anatobench.experiments.statistics import SIGNIFICANCE, above, equivalence_o
 from anatobench.recipes import FRAMEWORKS
 from anatobench.store.reader import Store
 from anatobench.system.json_text import parse_json
+from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
 from anatobench.training.metrics_records import read_records
 from anatobench.training.run_folder import RunConfig
 from anatobench.training.sessions import SESSIONS_FILE
@@ -70,6 +73,7 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
     for cell, evaluation in found.evaluations.items():
         if evaluation["auc"][MACRO] is None:
             raise AnatoBenchError(f"{folders[cell]}: the AUC is undefined: the cohort is too small, give more --cases")
+    _check_pairs(study, folders)
     samples = read_samples(folders)
     store = Store.open(store_of(out))
     told = given_away(store)
@@ -95,6 +99,27 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
         "versions": found.versions,
         "device": parse_json((first / SESSIONS_FILE).read_text().splitlines()[0])["device"]["name"],
     }  # fmt: skip
+
+
+def _check_pairs(study: AucStudy, folders: Mapping[Cell, Path]) -> None:
+    """Raise `AnatoBenchError` if runs that are compared did not begin with the same weights, bit for bit, or did not
+    see the same batches in the same order: then more than rounding parts them."""
+    for group in study.groups:
+        runs = [folders[cell] for cell in group if cell in folders]
+        for run in runs[1:]:
+            if _began_with(run) != _began_with(runs[0]):
+                raise AnatoBenchError(f"{run}: began with other weights than {runs[0].name}: they are no pair")
+            if _batches(run) != _batches(runs[0]):
+                raise AnatoBenchError(f"{run}: saw other batches than {runs[0].name}: they are no pair")
+
+
+def _began_with(run: Path) -> str:
+    return hashlib.sha256((run / INITIAL_WEIGHTS_FILE).read_bytes()).hexdigest()
+
+
+def _batches(run: Path) -> list[tuple[int, str]]:
+    steps = (record for record in read_records(run) if record["kind"] == "step")
+    return [(int(record["step"]), str(record["batch_digest"])) for record in steps]
 
 
 def supervised(condition: Condition) -> bool:

@@ -167,8 +167,8 @@ def _curves(record: Mapping[str, Any]) -> list[str]:
         found = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
         figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3, frameon=False)
     said = paragraph(
-        "A line per run. Runs of one seed begin with the same weights and see the same batches, both equal to the bit "
-        "(the logs name each batch's digest); where their lines part, rounding alone has parted them."
+        "A line per run. Runs of one seed and arm began with the same weights and saw the same batches, compared to "
+        "the bit when this record was made; where their lines part, rounding alone has parted them."
     )
     return [section("Why single runs part", said + image(figure, "AUC of validation cases by training step"))]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import html
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +135,15 @@ def test_a_part_of_it_is_collected(study: Path, tmp_path: Path) -> None:
     assert all(row["p_value"] is None for row in record["hypotheses"])
     with pytest.raises(AnatoBenchError, match="r3d_18_seg_seed1_jax"):
         collect(read, tmp_path)
+    jax = tmp_path / "runs" / "r3d_18_seg_seed0_jax"
+    whole = jax.resolve()
+    jax.unlink()
+    shutil.copytree(whole, jax)
+    log = jax / "metrics.jsonl"
+    first = next(digest for digest in re.findall(r'"batch_digest": ?"(\w+)"', log.read_text()))
+    log.write_text(log.read_text().replace(first, "0" * len(first)))
+    with pytest.raises(AnatoBenchError, match="saw other batches than r3d_18_seg_seed0_torch"):
+        collect(read, tmp_path, (0,))
 
 
 @pytest.mark.slow
