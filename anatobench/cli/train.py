@@ -212,13 +212,21 @@ def _take_named(args: argparse.Namespace) -> None:
     args.framework = args.framework or FRAMEWORKS[0]
 
 
+def _what_to_do_without(missing: list[str], args: argparse.Namespace) -> str:
+    """Return the sentence for a new run that lacks options, which may have been meant as one that exists."""
+    options = ", ".join(missing)
+    if (args.out / CONFIG_FILE).exists():
+        return f"{args.out}: holds a run: add --resume to go on with it, or give another --out and {options}"
+    if args.resume:
+        return f"{args.out}: no run here to go on with, and a new one lacks {options}: is --out right?"
+    return f"{options}: missing (only a run that exists goes on with --resume --out RUN alone)"
+
+
 def _new_configuration(args: argparse.Namespace) -> RunConfig:
     if args.named is not None:
         _take_named(args)
     if missing := _missing(args):
-        raise UsageError(
-            f"{', '.join(missing)}: missing (only a run that exists goes on with --resume --out RUN alone)"
-        )
+        raise UsageError(_what_to_do_without(missing, args))
     epochs = [] if args.epochs is None else [f"epochs={args.epochs}"]
     baseline = ["segmentation_weight=0"] if args.no_seg else []
     config = configure(

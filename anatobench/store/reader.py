@@ -37,7 +37,7 @@ CASES_FOLDER = "cases"
 REJECTED_FOLDER = "rejected"
 
 CHECKSUMS_VARIABLE = "ANATOBENCH_CASE_CHECKSUMS"
-"""`off` leaves out that a case's file is compared with its checksum when a process first reads from it."""
+"""`off`: a case's file is not compared with its checksum when a process first reads from it; `on` or unset: it is."""
 
 _sound: set[tuple[Path, str]] = set()
 """Files, with their checksums, that this process has compared: each once."""
@@ -170,6 +170,7 @@ class Store:
         Raises AnatoBenchError, naming the file and what to do, if it is not a finished store of this format, or if
         its cases do not fit the task or the files; `PatientLeakageError` if one patient or scan stands in two splits.
         """
+        _compares_checksums()  # said before hours of work, where it is misspelt
         store = Store.read_index(path)
         for kind, fault in store._index_faults():
             raise kind(fault)
@@ -239,11 +240,11 @@ class Store:
         damaged.
         """
         volume, organs = out or (np.empty(size, np.int16), np.empty(size, np.uint8))
-        case = self.cases[index]
+        case, compares = self.cases[index], _compares_checksums()
         path = data_file(self.root, case.case_id)
         try:
             read_crop(path, self.geometry.padded_size, start, volume, organs)  # which knows better what is wrong
-            if (path, case.checksum) not in _sound and os.environ.get(CHECKSUMS_VARIABLE) != "off":
+            if compares and (path, case.checksum) not in _sound:
                 _compare(path, case.checksum)
         except (OSError, AnatoBenchError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
@@ -307,6 +308,14 @@ def _read_index(path: Path) -> tuple[StoredCase, ...]:
 
 def _checksum(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=32).hexdigest()
+
+
+def _compares_checksums() -> bool:
+    """Return what `CHECKSUMS_VARIABLE` says; AnatoBenchError if it is neither `on`, as without it, nor `off`."""
+    stated = os.environ.get(CHECKSUMS_VARIABLE) or "on"
+    if stated not in ("on", "off"):
+        raise AnatoBenchError(f"{CHECKSUMS_VARIABLE}={stated}: is neither on nor off: give one of them, or unset it")
+    return stated == "on"
 
 
 def _compare(path: Path, checksum: str) -> None:
