@@ -7,9 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from anatobench.cli.arguments import SEED, crop, shard, share, spacing, whole, window
+from anatobench.cli.arguments import SEED, crop, grades, shard, share, spacing, whole, window
 from anatobench.datasets.mask_files import check_masks_fit
-from anatobench.datasets.options import MASK_LABELS, RESCALE, ListingOptions
+from anatobench.datasets.options import MASK_LABELS, RESCALE, WEIGHTS, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
 from anatobench.errors import UsageError
 from anatobench.recipes import SIZES
@@ -41,13 +41,15 @@ same shard twice, another n, with and without --shard) may not: the second one s
 a manifest (RAW/manifest.csv, or --csv) has one row per scan:
   scan           NIfTI file, or folder of one DICOM series, relative to RAW
   split          train, validation or test
-  label:<name>   one column per finding, 0, 1 or empty for not known (with --task: one per group, under its own name)
+  label:<name>   one column per finding, 0, 1 or empty for not known; with --grades the grade's name, or its number from
+                 0 (with --task: one per group, under its own name)
   patient        optional: without it every scan is a patient of its own
   case           optional name of the case
   mask           optional organ mask, with mask_labels optionally naming its label map; or a folder with one file per
                  organ, such as segmentations/liver.nii.gz
   annotated      optional: the organs that the mask annotates, where that is not all of them, such as liver;spleen,
                  or the template of its source, such as clip_driven/04
+  weight         optional: what the scan's classification loss is multiplied by in training; empty for 1
 """
 
 
@@ -96,6 +98,13 @@ def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
                        help="manifest: voxels that the model sees; stored is a quarter more on each axis")  # fmt: skip
     group.add_argument("--window", type=window, metavar="LOW,HIGH",
                        help="manifest: HU that the model tells apart, as in --window=-150,250")  # fmt: skip
+    group.add_argument("--grades", type=grades, action="append", metavar="FINDING=GRADE,...",
+                       help="manifest: grades of a finding that is not just absent or present, the healthy one first, "
+                            "as liver=healthy,low,high; with weights of their losses as "
+                            "liver=healthy:1,low:2,high:4; once per finding")  # fmt: skip
+    group.add_argument("--weights", choices=WEIGHTS,
+                       help="manifest: weigh the loss of every grade by its share of the training cases, so that all "
+                            "grades of a finding have the same part in it")  # fmt: skip
     group.add_argument(
         "--allow-absolute", action="store_true", help="manifest: follow absolute paths, and links out of RAW"
     )
@@ -112,6 +121,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for field in fields(ListingOptions)
         if getattr(args, field.name) not in (None, False)
     }
+    if args.grades:
+        options["grades"] = tuple(args.grades)
     args.goes_on = True
     listing = list_cases(args.dataset, args.raw, **options)
     if args.masks is not None:
@@ -138,7 +149,7 @@ def _recorded(dataset: str, options: ListingOptions) -> dict[str, Any]:
     move."""
     recorded = {}
     for name in sorted(DATASETS[dataset].options - {"masks"}):
-        if name in ("window", "spacing", "crop"):
+        if name in ("window", "spacing", "crop", "grades", "weights"):
             continue  # the task has them
         value = getattr(options, name)
         if name == "rescale" and not DATASETS[dataset].raw_values:

@@ -290,6 +290,7 @@ def _origin(case: Case, task: Task, raw_root: Path) -> CaseOrigin:
         mask_source=None if case.mask is None else _relative(case.mask, raw_root) or case.mask.name,
         reading=_reading(case),
         annotated=annotated_row(task, annotated_classes(case, task)),
+        weight=case.weight,
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -77,12 +78,16 @@ class StoredCase:
     annotated: tuple[int, ...] | None = None
     """1 or 0 for each of the task's `mask_classes`: whether the mask says where it is, and where it is not. None: all
     of them are, if there is a mask, as in a store older than this field."""
+    weight: float = 1.0
+    """What its classification loss is multiplied by in training."""
 
     def to_json(self) -> dict[str, Any]:
         """Everything, in plain JSON types."""
         data = asdict(self)
         if self.annotated is None:
             del data["annotated"]
+        if self.weight == 1.0:
+            del data["weight"]
         return data
 
     @staticmethod
@@ -93,6 +98,9 @@ class StoredCase:
         annotated = data.get("annotated")
         if annotated is not None and any(value not in (0, 1) for value in annotated):
             raise ValueError(f"annotated {annotated!r:.80} holds others than 0 and 1")
+        weight = float(data.get("weight", 1.0))
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"weight {weight} is no number above 0")
         if not SAFE_CASE_ID.fullmatch(data["case_id"]) or data["split"] not in SPLITS:
             raise ValueError(f"case id {data['case_id']!r} or split {data['split']!r} is not allowed")
         return StoredCase(
@@ -112,11 +120,12 @@ class StoredCase:
             slice_digests=tuple(str(digest) for digest in data.get("slice_digests", ())),
             notes=tuple(str(note) for note in data["notes"]),
             annotated=None if annotated is None else tuple(int(value) for value in annotated),
+            weight=weight,
         )
 
 
 _RECORD_FIELDS = {field.name for field in fields(StoredCase)}
-_LATER_FIELDS = {"mask_checksum", "reading", "volume_checksum", "slice_digests", "annotated"}
+_LATER_FIELDS = {"mask_checksum", "reading", "volume_checksum", "slice_digests", "annotated", "weight"}
 """What older stores do not have."""
 
 
