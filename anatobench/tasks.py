@@ -87,6 +87,20 @@ class Geometry:
         if math.prod(self.padded_size) > MAX_STORED_VOXELS:
             raise UsageError(f"{self.padded_size} voxels per scan are over the limit of {MAX_STORED_VOXELS}")
 
+    @property
+    def field_of_view(self) -> Spacing:
+        """What the model sees, in millimetres (D, H, W)."""
+        depth, height, width = (n * mm for n, mm in zip(self.crop_size, self.spacing, strict=True))
+        return depth, height, width
+
+    @property
+    def in_words(self) -> str:
+        """Voxels, what each covers, and what all of them do."""
+        voxels, spacing, view = (
+            " x ".join(f"{n:g}" for n in three) for three in (self.crop_size, self.spacing, self.field_of_view)
+        )
+        return f"{voxels} voxels of {spacing} mm, {view} mm in all"
+
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Geometry:
         """Return a geometry from its fields in plain JSON types."""

@@ -17,8 +17,11 @@ from anatobench.store.prepare import Summary, prepare
 from anatobench.store.reader import REJECTED_FILE, Store, file_checksum
 from anatobench.system.progress import progress_bar
 from anatobench.system.worker_pool import usable_cores
-from anatobench.tasks import ORGANS, TASKS
+from anatobench.tasks import GEOMETRIES, ORGANS, TASKS
 
+MANY_TIMES = 8
+"""A store that takes so many times the bytes of its scans is remarked upon: a compressed scan on its own grid is 2 to 4
+times as large without compression, and with room for random crops."""
 EXAMPLES = """\
 examples:
   anatobench prepare --dataset ratic --raw rsna-2023/ --store stores/ratic --validation-fraction 0.1
@@ -59,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", choices=list(DATASETS), help="format of the raw data")
     parser.add_argument("--raw", type=Path, metavar="DIR", help="folder of the raw data, laid out as it is published")
     parser.add_argument("--store", type=Path, metavar="DIR", required=True, help="folder to write, or to go on with")
-    parser.add_argument("--size", choices=SIZES, default="full", help="grid: the paper's, or a quarter of it per axis")
+    parser.add_argument("--size", choices=SIZES, default="full", help=_sizes())
     parser.add_argument(
         "--workers",
         type=whole(0),
@@ -71,6 +74,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", action="store_true", help="then compare every file of the store with its checksum")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     _add_listing_arguments(parser.add_argument_group("how the raw data is listed"))
+
+
+def _sizes() -> str:
+    """Say what each size means in millimetres."""
+    grids = (
+        f"{size}: " + "; ".join(f"{anatomy} {geometries[size].in_words}" for anatomy, geometries in GEOMETRIES.items())
+        for size in SIZES
+    )
+    return (
+        "what the model sees of a scan, from head to feet, front to back, right to left (the paper's, or the same "
+        f"millimetres with a quarter of the voxels per axis). {'. '.join(grids)}. Default full; with --spacing and "
+        "--crop it names the network alone"
+    )
 
 
 def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
@@ -137,7 +153,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raw_root=args.raw,
         options=_recorded(args.dataset, ListingOptions(**options)),
     )
-    _show(summary)
+    _show(summary, "crop" in DATASETS[args.dataset].options)
     figures = summary.to_json()
     if args.verify and summary.passed:
         figures |= _verify(args.store)
@@ -158,7 +174,9 @@ def _recorded(dataset: str, options: ListingOptions) -> dict[str, Any]:
     return recorded
 
 
-def _show(summary: Summary) -> None:
+def _show(summary: Summary, chosen_grid: bool) -> None:
+    """Tell a person; `chosen_grid`: whether the data set lets one choose spacing and crop."""
+
     def say(line: str) -> None:
         print(line)
 
@@ -177,6 +195,12 @@ def _show(summary: Summary) -> None:
     if summary.cases_in_store:
         store = Store.read_index(summary.store)
         say(f"{summary.store} holds {store.contents}, {sum(case.has_mask for case in store.cases)} with organ masks")
+        if chosen_grid and (summary.times_its_scans or 0) >= MANY_TIMES:
+            padded = " x ".join(map(str, store.geometry.padded_size))
+            say(
+                f"it takes {summary.times_its_scans:.0f} times the bytes of its scans: each is kept as {padded} voxels,"
+            )
+            say(f"and the model sees {store.geometry.in_words}: small scans want a smaller grid (--spacing, --crop)")
     for reason, count in summary.rejected.items():
         say(f"  rejected as {reason}: {count}")
     if summary.rejected:

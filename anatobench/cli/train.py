@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from anatobench.cli.arguments import whole
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override
+from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe, override
 from anatobench.system.cuda_driver import describe_cuda, driver_version
 from anatobench.system.gpus import insist_on_cpu
 from anatobench.system.image import describe_image, in_words
@@ -205,10 +205,14 @@ def _take_named(args: argparse.Namespace) -> None:
     stated = _given(args, NAMED)
     if stated:
         raise UsageError(f"{', '.join(stated)}: --named says it already: leave one of them out")
-    condition = named_run(args.named).condition
+    named = named_run(args.named)
+    condition = named.condition
     args.task, args.model = condition.dataset, condition.model
     args.pretrained = AUTO if condition.pretrained else None
     args.no_seg = condition.segmentation_weight == 0
+    args.settings = [*named.settings, *args.settings]
+    if named.size != SIZES[0]:  # full models may be tried on a tiny store
+        args.size = args.size or named.size
     args.framework = args.framework or FRAMEWORKS[0]
 
 
