@@ -17,7 +17,7 @@ SMALL = ("--size", "tiny", "--precision", "fp32", "--cases", "40", "--steps", "6
 
 def test_a_preempted_study_goes_on_to_its_record(cluster: VirtualCluster, tmp_path: Path) -> None:
     out, log = tmp_path / "study", tmp_path / "log"
-    job = cluster.submit(f"--output={log}", "--gpus-per-node=1", SCRIPT, "--out", str(out), *SMALL)
+    job = cluster.submit(f"--output={log}", SCRIPT, "--out", str(out), *SMALL)
     runs = out / "study" / "runs"
     wait_for(lambda: len(list(runs.glob("*/evaluation_test.json"))) > 0, 240, "no run was evaluated")
     declared = (out / "plan.json").read_bytes()
