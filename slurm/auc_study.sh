@@ -24,11 +24,6 @@ source "$repository/slurm/job.sh"
 
 load_site
 read_allocation
-venv=${ANATOBENCH_VENV:-$repository/.venv}
-"$venv/bin/python" -c 'import torch, torchvision, jax, flax' 2>/dev/null ||
-  fail "$venv: has not both frameworks: set ANATOBENCH_VENV to one that has, or submit the runs one by one (--submit)"
-if [ "$gpus_per_node" -gt 0 ]; then gpus_per_node=1; fi
-tasks_per_node=1 nodes=1 tasks=1
-set_srun_options
+one_task_with_both "submit the runs one by one (anatobench experiments auc --submit)"
 run_step "${srun_options[@]}" env "PATH=$venv/bin:$PATH" "$repository/benchmarks/gpu_auc.sh" "$@"
 finish

@@ -50,9 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "--task, --model, --pretrained and --no-seg; --framework is torch unless it is "
                              "given")  # fmt: skip
     parser.add_argument("--config", type=Path, metavar="FILE",
-                        help="train what this file says, which holds what a run's config.json does; fields that it "
-                             "lacks have their defaults. Of the options that say what is trained only --store, "
-                             "--framework, --set fast= and --set compile= can stand beside it")  # fmt: skip
+                        help="train what this file says, which holds what a run's config.json does: task, store, "
+                             "framework, model, size and recipe; other fields have defaults. Of the options that say "
+                             "what is trained only --store, --framework, --set fast= and --set compile= can stand "
+                             "beside it")  # fmt: skip
     parser.add_argument("--task", help="ratic, ct_rate, rad_chestct, or the name in the store's manifest")
     parser.add_argument("--store", help="folder that `anatobench prepare` has written; it says whether full or tiny")
     parser.add_argument("--store-copy", type=Path, metavar="DIR",

@@ -2,7 +2,7 @@
 
 Record, format 1, AUC as fractions:
 - `settings` (transfer.py), of stores their names alone, and `selection`; `cohort`: the cases of each split of the
-  diagnosis' store;
+  diagnosis' store; `synthetic`: whether that is a cohort drawn by a program (records before say nothing);
 - `results`: per weights, transfer, number of cases and framework the learning rate, the test AUC of each seed with its
   mean and 95 % interval (`mean`, `low`, `high`, `count`); `gain`, over weights that were drawn, `class_gains`, the same
   of each class, and `frozen_loss`, frozen minus fine-tuned, all paired by seed; `published`, what the abstract printed
@@ -47,6 +47,7 @@ from anatobench.recipes import FRAMEWORKS
 from anatobench.store.reader import Store
 from anatobench.system.json_text import read_json
 from anatobench.training.run_folder import RunConfig, evaluation_file
+from anatobench.training.sessions import trained_on_synthetic
 
 FORMAT = 1
 WORDS = {"none": "none", "kinetics": "Kinetics", "partial_masks": "partial masks", "all_masks": "all masks",
@@ -100,6 +101,7 @@ def collect(selection: TransferSelection, settings: TransferSettings, out: Path)
         "selection": asdict(selection),
         "task": store.task.name,
         "size": store.size,
+        "synthetic": any(trained_on_synthetic(run_folder(out, cell.name)) for cell in done),
         "cohort": {split: len(store.split(split)) for split in ("train", "validation", "test")},
         "results": list(_results(found)),
         "rates": [{**asdict(condition), "validation": {f"{rate:g}": auc for rate, auc in of.tried.items()}}
