@@ -179,6 +179,18 @@ def test_a_damaged_file_is_found_when_a_process_first_reads_it(
     store.read_crop(2, (0, 0, 0), crop)
 
 
+def test_the_switch_for_checksums_is_on_or_off(make_noise_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word that is neither must not leave a person in the belief that it was heard."""
+    store = make_noise_store(1)
+    for stated in ("0", "OFF", "false"):
+        monkeypatch.setenv(CHECKSUMS_VARIABLE, stated)
+        with pytest.raises(AnatoBenchError, match=f"{CHECKSUMS_VARIABLE}={stated}: is neither on nor off"):
+            Store.open(store.root)
+    for stated in ("on", "", "off"):
+        monkeypatch.setenv(CHECKSUMS_VARIABLE, stated)
+        Store.open(store.root).read_crop(0, (0, 0, 0), store.geometry.crop_size)
+
+
 def test_all_faults_are_named(make_noise_store: MakeStore) -> None:
     store = make_noise_store(6)
     cases = [replace(case, targets=(9,) * 18) if case.case_id == "case_004" else case for case in store.cases]
