@@ -18,7 +18,8 @@ from anatobench.volumes.medmnist3d_npz import read_medmnist3d_labels, read_medmn
 
 PARTS = {"train": "train", "val": "validation", "test": "test"}
 GREY_VALUES = (0.0, 255.0)
-PUBLISHED = "MedMNIST v2, ResNet-50 + 3D"
+BENCHMARK = "MedMNIST v2"
+PUBLISHED = f"{BENCHMARK}, ResNet-50 + 3D"
 """Whose AUC `Set.published_auc` is. The paper was not at hand: the numbers are those of the benchmark table on
 medmnist.com/v2 as the public repository habib-analyst/MedMNIST_v2_Reproducibility_Benchmark copied it on 2026-09-21
 (configs/benchmark-references.json). A second copy, in another repository, has the same ones, but 0.905 for vessels and

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from anatobench.backbones import CARDS
-from anatobench.datasets.medmnist3d import PUBLISHED, SETS
+from anatobench.datasets.medmnist3d import BENCHMARK, SETS
 from anatobench.experiments.grid import Condition
 from anatobench.experiments.published import PublishedAuc
 
@@ -24,7 +24,7 @@ def conditions() -> Mapping[str, tuple[Condition, PublishedAuc]]:
     return {
         f"{name}/{model}": (
             Condition(name, model, pretrained=False, segmentation_weight=0.0),
-            PublishedAuc(one.published_auc, PUBLISHED, _NOTES.get(name, "")),
+            PublishedAuc(one.published_auc, BENCHMARK, _NOTES.get(name, "")),
         )
         for name, one in SETS.items()
         for model in CARDS

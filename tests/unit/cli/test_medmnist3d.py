@@ -57,7 +57,7 @@ def test_every_backbone_has_a_named_recipe_on_every_set(capsys: pytest.CaptureFi
     assert main(["experiments", "named"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("fracturemnist3d/swin3d_t"))
     assert "72.50" in line
-    assert "MedMNIST v2, ResNet-50 + 3D" in line
+    assert "MedMNIST v2" in line
 
 
 @pytest.mark.parametrize(
