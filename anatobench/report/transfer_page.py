@@ -33,8 +33,8 @@ def build_transfer_page(record: Mapping[str, Any]) -> str:
     settings, cohort = record["settings"], record["cohort"]
     synthetic = "synthetic cohorts, drawn by a program, no patient's; " if record.get("synthetic") else ""
     facts = (
-        f"{synthetic}{settings['model']} ({record['size']}) on {record['task']}: {cohort['train']} training cases, some of them "
-        f"labelled, {cohort['validation']} validation and {cohort['test']} test cases; "
+        f"{synthetic}{settings['model']} ({record['size']}) on {record['task']}: {cohort['train']} training cases, "
+        f"some of them labelled, {cohort['validation']} validation and {cohort['test']} test cases; "
         f"{settings['pretraining_steps']} steps of pre-training, {settings['steps']} of transfer; "
         f"AnatoBench {__version__}"
     )
