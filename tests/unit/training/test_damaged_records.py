@@ -13,7 +13,9 @@ from anatobench.training.checkpoints.folder import BEST_FILE, FOLDER, best_step
 from anatobench.training.metrics_log import MetricsLog
 from anatobench.training.metrics_records import METRICS_FILE, read_records
 
-GOOD = b'{"kind": "step", "step": 1}\n'
+STEP = {"kind": "step", "step": 1, "epoch": 1, "loss": 0.5, "classification": 0.5, "gradient_norm": 1.0,
+        "learning_rate": 1e-3, "batch_digest": "ab", "seconds": 0.1}  # fmt: skip
+GOOD = json.dumps(STEP).encode() + b"\n"
 
 
 @pytest.mark.parametrize("line", [b"null", b"[]", b"5", b"{}", b'{"kind": "x", "step": 1}', b'{"kind": [], "step": 1}'])
@@ -28,6 +30,28 @@ def test_a_log_with_a_line_that_is_no_record_is_named_when_a_run_goes_on(tmp_pat
 def test_a_log_that_is_no_text_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / METRICS_FILE).write_bytes(GOOD + b"\xa7\x00\n")
     with pytest.raises(AnatoBenchError, match=rf"{METRICS_FILE}, line 2: not a record"):
+        read_records(tmp_path)
+
+
+WRONG: list[dict[str, object]] = [
+    *({name: value for name, value in STEP.items() if name != lost} for lost in ("step", "loss", "gradient_norm")),
+    {**STEP, "seconds": "0.1"},
+    {**STEP, "classification": None},
+    {**STEP, "loss": True},
+    {"kind": "sharpness", "step": 1},
+    {"kind": "evaluation", "step": 1, "auc_macro": "0.7"},
+    {"kind": "evaluation", "step": None},
+]
+
+
+@pytest.mark.parametrize("record", WRONG, ids=str)
+def test_a_record_without_its_figures_is_named_with_its_line(tmp_path: Path, record: dict[str, object]) -> None:
+    good = [STEP, {"kind": "evaluation", "step": 1, "auc_macro": None}]
+    log = tmp_path / METRICS_FILE
+    log.write_text("\n".join(map(json.dumps, good)))
+    assert read_records(tmp_path) == good
+    log.write_text("\n".join(map(json.dumps, [*good, record])))
+    with pytest.raises(AnatoBenchError, match=rf"{METRICS_FILE}, line 3: not a record"):
         read_records(tmp_path)
 
 
