@@ -34,8 +34,9 @@ from anatobench.system.progress import named_if_slow
 from anatobench.system.signals import Interrupted
 from anatobench.training.checkpoints import Best
 from anatobench.training.loop import TrainingData, train
+from anatobench.training.metrics_records import METRICS_FILE
 from anatobench.training.mllog import MLLOG_FILE, NO_MLLOG, MlLog, Submission
-from anatobench.training.run_folder import CONFIG_FILE, PATHS, RunConfig, as_on, begun, configure
+from anatobench.training.run_folder import PATHS, RunConfig, as_on, begun, configure
 from anatobench.training.step_trace import NO_TRACE, StepTrace
 
 __all__ = ["Introduction", "Outcome", "configure", "train_run"]
@@ -143,7 +144,7 @@ def train_run(
         store = _copy_of(store, Path(store_copy))
     store = with_training_cases(store, config.recipe.cases, config.recipe.draw)
     _refuse_unannotated(store, config)
-    if not (resume and (out / CONFIG_FILE).is_file()):  # a run of an earlier version goes on as it began
+    if not (resume and (out / METRICS_FILE).is_file()):  # a run of an earlier version goes on as it began
         _refuse_unsupervised(store, config)
     steps = steps_per_epoch(store, config.recipe.batch_size)
     if config.patience is not None and not store.split("validation"):

@@ -15,6 +15,7 @@ from anatobench.cli.main import main
 from anatobench.store.batch import Batch
 from anatobench.store.reader import Store
 from anatobench.training.metrics_records import read_records
+from anatobench.training.run_folder import CONFIG_FILE, configure
 from jax_impl.engine import JaxEngine
 from torch_ref.engine import TorchEngine
 
@@ -180,11 +181,17 @@ def test_without_a_mask_nothing_is_called_supervised(
     assert "none of the 4 training cases has an organ mask" in said
     assert "--no-seg" in said
     assert not (tmp_path / "run").exists()
+    (tmp_path / "grid").mkdir()  # as an experiment leaves what it is to train, which `train --resume` begins
+    config = configure(store, "r3d_18", "torch", ["batch_size=2"], max_steps=1)
+    config.write(tmp_path / "grid" / CONFIG_FILE)
+    words = ["train", "--config", str(tmp_path / "grid" / CONFIG_FILE), "--out", str(tmp_path / "grid"), "--resume"]
+    assert main(words) == 2
+    assert "none of the 4 training cases has an organ mask" in capsys.readouterr().err
     assert train(store, tmp_path / "run", "torch", "--steps", "1") == 0
     assert "without segmentation supervision" in capsys.readouterr().err
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["segmentation"] is False
-    assert config["recipe"]["segmentation_weight"] == 0
+    told = json.loads((tmp_path / "run" / CONFIG_FILE).read_text())
+    assert told["segmentation"] is False
+    assert told["recipe"]["segmentation_weight"] == 0
     assert main(["report", str(runs["torch"]), "--out", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
     assert "without segmentation" in page
