@@ -93,7 +93,8 @@ class Recipe:
     """Train the heads alone, on the features of the weights that the run begins with."""
 
     # Losses are means over the batch of sample weight times loss, not divided by the sum of weights: the paper names
-    # no normalisation, and this one gives the same gradient however a batch is spread over processes. The two binary
+    # no normalisation, and this one gives the same gradient however a batch is spread over processes. A case's own
+    # weight (a manifest's column) multiplies its loss over all findings in the same way. The two binary
     # groups of RATIC are averaged, and so are its three graded groups, so that each term of equation 5 has the scale
     # of one loss.
 

@@ -34,6 +34,7 @@ from anatobench.system.progress import named_if_slow
 from anatobench.system.signals import Interrupted
 from anatobench.training.checkpoints import Best
 from anatobench.training.loop import TrainingData, train
+from anatobench.training.metrics_records import METRICS_FILE
 from anatobench.training.mllog import MLLOG_FILE, NO_MLLOG, MlLog, Submission
 from anatobench.training.run_folder import PATHS, RunConfig, as_on, begun, configure
 from anatobench.training.step_trace import NO_TRACE, StepTrace
@@ -143,6 +144,8 @@ def train_run(
         store = _copy_of(store, Path(store_copy))
     store = with_training_cases(store, config.recipe.cases, config.recipe.draw)
     _refuse_unannotated(store, config)
+    if not (resume and (out / METRICS_FILE).is_file()):  # a run of an earlier version goes on as it began
+        _refuse_unsupervised(store, config)
     steps = steps_per_epoch(store, config.recipe.batch_size)
     if config.patience is not None and not store.split("validation"):
         raise UsageError(
@@ -260,6 +263,21 @@ def _refuse_unannotated(store: Store, config: RunConfig) -> None:
             f"{store.root}: in {partly} of {len(train)} training cases only some of the organs are annotated, and the "
             "segmentation head would take the others for background: train with --set objective=partial_masks, or "
             "without masks (--no-seg)"
+        )
+
+
+def _refuse_unsupervised(store: Store, config: RunConfig) -> None:
+    """Refuse a head for organ masks where there are none: the run would be called supervised, and nothing supervises
+    it."""
+    reads_masks = any("organs" in phase.objective.reads for phase in config.plan.phases)
+    train = store.split("train")
+    if not reads_masks or not auxiliary_heads(config.plan.heads) or not train:
+        return
+    if not any(store.cases[index].has_mask for index in train):
+        raise UsageError(
+            f"{store.root}: none of the {len(train)} training cases has an organ mask, so nothing would supervise the "
+            "head for them: train with --no-seg (segmentation_weight=0), or prepare with masks (`anatobench masks` "
+            "makes them)"
         )
 
 

@@ -41,6 +41,10 @@ class LabelGroup:
     def __post_init__(self) -> None:
         if len(self.grades) < 2 or len(self.grades) != len(self.sample_weights):
             raise UsageError(f"label group {self.name}: needs at least two grades and one weight per grade")
+        if len(set(self.grades)) < len(self.grades):
+            raise UsageError(f"label group {self.name}: grades {', '.join(self.grades)}: each needs a name of its own")
+        if not all(math.isfinite(weight) and weight > 0 for weight in self.sample_weights):
+            raise UsageError(f"label group {self.name}: weights {self.sample_weights}: give numbers above 0")
 
     @property
     def binary(self) -> bool:
@@ -83,6 +87,20 @@ class Geometry:
         if math.prod(self.padded_size) > MAX_STORED_VOXELS:
             raise UsageError(f"{self.padded_size} voxels per scan are over the limit of {MAX_STORED_VOXELS}")
 
+    @property
+    def field_of_view(self) -> Spacing:
+        """What the model sees, in millimetres (D, H, W)."""
+        depth, height, width = (n * mm for n, mm in zip(self.crop_size, self.spacing, strict=True))
+        return depth, height, width
+
+    @property
+    def in_words(self) -> str:
+        """Voxels, what each covers, and what all of them do."""
+        voxels, spacing, view = (
+            " x ".join(f"{n:g}" for n in three) for three in (self.crop_size, self.spacing, self.field_of_view)
+        )
+        return f"{voxels} voxels of {spacing} mm, {view} mm in all"
+
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Geometry:
         """Return a geometry from its fields in plain JSON types."""
@@ -115,6 +133,8 @@ class Task:
     """Whether metrics list every grade of a group (RATIC's 14 columns) or the positive grade alone."""
     classes: tuple[MaskClass, ...] = ()
     """What masks annotate, where that is not each organ by itself; see `mask_classes`."""
+    case_weights: bool = False
+    """Whether cases have weights of their own (`StoredCase.weight`), which batches then hold as `weight`."""
     own_geometry: Geometry | None = None
     """Of a cohort whose spacing and crop somebody chose: it is that of both sizes, which then name the model alone."""
 
@@ -171,7 +191,7 @@ class Task:
     def to_json(self) -> dict[str, Any]:
         """Everything, in plain JSON types, so that a store or a run can be read without this file."""
         data = asdict(self)
-        for later in ("classes", "own_geometry"):
+        for later in ("classes", "case_weights", "own_geometry"):
             if not data[later]:
                 del data[later]  # as it is written in stores that are older
         return data
@@ -184,6 +204,9 @@ class Task:
             for g in data["groups"]
         )
         weights = data["any_injury_sample_weights"]
+        if weights is not None:
+            none, some = weights
+            weights = (float(none), float(some))
         low, high = data["window"]
         own = data.get("own_geometry")
         return Task(
@@ -192,9 +215,10 @@ class Task:
             groups=groups,
             organs=tuple(data["organs"]),
             window=(float(low), float(high)),
-            any_injury_sample_weights=None if weights is None else (float(weights[0]), float(weights[1])),
+            any_injury_sample_weights=weights,
             report_all_grades=bool(data["report_all_grades"]),
             classes=tuple(MaskClass(c["name"], tuple(c["organs"])) for c in data.get("classes", ())),
+            case_weights=bool(data.get("case_weights", False)),
             own_geometry=None if own is None else Geometry.from_json(own),
         )
 
@@ -281,16 +305,20 @@ RAD_CHESTCT_LABELS = (
 def multi_label_task(
     name: str,
     anatomy: str,
-    labels: tuple[str, ...],
+    labels: tuple[str | LabelGroup, ...],
     window: tuple[float, float] | None = None,
     own_geometry: Geometry | None = None,
 ) -> Task:
-    """Return a task of independent present/absent findings, as CT-RATE, RAD-ChestCT and most own cohorts are; window
-    and geometry are the anatomy's unless they are given."""
+    """Return a task of independent findings, as CT-RATE, RAD-ChestCT and own cohorts are: present or absent, where no
+    label group says otherwise; window and geometry are the anatomy's unless they are given. If a finding has more than
+    two grades, all grades are listed, as RATIC's are."""
     if anatomy not in ORGANS:
         raise UsageError(f"anatomy {anatomy!r}: choose one of {', '.join(ORGANS)}")
-    groups = tuple(LabelGroup(label) for label in labels)
-    return Task(name, anatomy, groups, ORGANS[anatomy], window or WINDOWS[anatomy], own_geometry=own_geometry)
+    groups = tuple(label if isinstance(label, LabelGroup) else LabelGroup(label) for label in labels)
+    return Task(
+        name, anatomy, groups, ORGANS[anatomy], window or WINDOWS[anatomy],
+        report_all_grades=not all(group.binary for group in groups), own_geometry=own_geometry,
+    )  # fmt: skip
 
 
 TASKS: Mapping[str, Task] = {

@@ -36,8 +36,6 @@ _SYSTEM_ERROR = re.compile(r"os_error_code=\\?'(?P<number>[0-9]+)")
 """How tensorstore says why the disk refuses; the quote has a backslash where a text quotes it."""
 Leaves = dict[str, dict[str, tuple[Entry, jax.Array]]]
 """By tree and canonical name: an array in the model's layout, of this process alone."""
-
-
 WHOLE_PART = "whole_part_{}"
 """An empty file beside Orbax's for every process whose part is on the disk, until the checkpoint is sealed."""
 
@@ -48,6 +46,7 @@ class _HeldErrors:
 
     def __init__(self, handler: ocp.PyTreeCheckpointHandler) -> None:
         """Take the place of the two methods that write (a class of its own would be named in what is written)."""
+        self._mark, self._held = Path(), list[Exception]()
         self._async_save, self._finalize = handler.async_save, handler.finalize
         handler.async_save, handler.finalize = self.async_save, self.finalize
 

@@ -41,11 +41,6 @@ if [ -n "$ANATOBENCH_IMAGE_TORCH$ANATOBENCH_IMAGE_JAX$ANATOBENCH_VENV_TORCH$ANAT
   finish
 fi
 
-venv=${ANATOBENCH_VENV:-$repository/.venv}
-"$venv/bin/python" -c 'import torch, torchvision, jax, flax' 2>/dev/null ||
-  fail "$venv: has not both frameworks: set ANATOBENCH_VENV to one that has, or an image or environment for each"
-if [ "$gpus_per_node" -gt 0 ]; then gpus_per_node=1; fi
-tasks_per_node=1 nodes=1 tasks=1
-set_srun_options
+one_task_with_both "an image or environment for each"
 run_step "${srun_options[@]}" env "PATH=$venv/bin:$PATH" "$repository/benchmarks/gpu_suite.sh" "${words[@]}"
 finish

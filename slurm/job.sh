@@ -205,6 +205,16 @@ set_image_digest() {
   image_digests[$1]=$image_digest
 }
 
+# one_task_with_both ADVICE: sets venv to an environment with both frameworks, and srun_options for one task on one GPU.
+one_task_with_both() {
+  venv=${ANATOBENCH_VENV:-$repository/.venv}
+  "$venv/bin/python" -c 'import torch, torchvision, jax, flax' 2>/dev/null ||
+    fail "$venv: has not both frameworks: set ANATOBENCH_VENV to one that has, or $1"
+  if [ "$gpus_per_node" -gt 0 ]; then gpus_per_node=1; fi
+  tasks_per_node=1 nodes=1 tasks=1
+  set_srun_options
+}
+
 # run_step WORDS: srun WORDS, in the background so that signals are taken at once. Sets status to its exit status.
 # SIGUSR1 (the time limit or preemption is near) and SIGTERM are passed on as SIGUSR1, on which the suite saves and
 # exits with 130. srun passes it to every task. The suite takes any number of them for one.

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-import safetensors
 import torch
 from torch import Tensor
 
 from anatobench.system.processes import Processes
-from anatobench.system.state_files import SAFETENSORS, check_finite, write_trees
+from anatobench.system.state_files import check_finite, safetensors_writer, write_trees
 from torch_ref.step import TrainState
 from torch_ref.weights import named_tensors, optimizer_tensors
 
@@ -33,7 +32,7 @@ class CopiedState:
     @property
     def writer(self) -> Mapping[str, str]:
         """See `anatobench.engine.PendingSave.writer`."""
-        return {"form": SAFETENSORS, "version": safetensors.__version__}
+        return safetensors_writer()
 
     def finish(self) -> None:
         """See `anatobench.engine.PendingSave.finish`."""

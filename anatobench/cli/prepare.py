@@ -7,9 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from anatobench.cli.arguments import SEED, crop, shard, share, spacing, whole, window
+from anatobench.cli.arguments import SEED, crop, grades, shard, share, spacing, whole, window
 from anatobench.datasets.mask_files import check_masks_fit
-from anatobench.datasets.options import MASK_LABELS, RESCALE, ListingOptions
+from anatobench.datasets.options import MASK_LABELS, RESCALE, WEIGHTS, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
 from anatobench.errors import UsageError
 from anatobench.recipes import SIZES
@@ -17,8 +17,11 @@ from anatobench.store.prepare import Summary, prepare
 from anatobench.store.reader import REJECTED_FILE, Store, file_checksum
 from anatobench.system.progress import progress_bar
 from anatobench.system.worker_pool import usable_cores
-from anatobench.tasks import ORGANS, TASKS
+from anatobench.tasks import GEOMETRIES, ORGANS, TASKS
 
+MANY_TIMES = 8
+"""A store that takes so many times the bytes of its scans is remarked upon: a compressed scan on its own grid is 2 to 4
+times as large without compression, and with room for random crops."""
 EXAMPLES = """\
 examples:
   anatobench prepare --dataset ratic --raw rsna-2023/ --store stores/ratic --validation-fraction 0.1
@@ -41,13 +44,15 @@ same shard twice, another n, with and without --shard) may not: the second one s
 a manifest (RAW/manifest.csv, or --csv) has one row per scan:
   scan           NIfTI file, or folder of one DICOM series, relative to RAW
   split          train, validation or test
-  label:<name>   one column per finding, 0, 1 or empty for not known (with --task: one per group, under its own name)
+  label:<name>   one column per finding, 0, 1 or empty for not known; with --grades the grade's name, or its number from
+                 0 (with --task: one per group, under its own name)
   patient        optional: without it every scan is a patient of its own
   case           optional name of the case
   mask           optional organ mask, with mask_labels optionally naming its label map; or a folder with one file per
                  organ, such as segmentations/liver.nii.gz
   annotated      optional: the organs that the mask annotates, where that is not all of them, such as liver;spleen,
                  or the template of its source, such as clip_driven/04
+  weight         optional: what the scan's classification loss is multiplied by in training; empty for 1
 """
 
 
@@ -57,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", choices=list(DATASETS), help="format of the raw data")
     parser.add_argument("--raw", type=Path, metavar="DIR", help="folder of the raw data, laid out as it is published")
     parser.add_argument("--store", type=Path, metavar="DIR", required=True, help="folder to write, or to go on with")
-    parser.add_argument("--size", choices=SIZES, default="full", help="grid: the paper's, or a quarter of it per axis")
+    parser.add_argument("--size", choices=SIZES, default="full", help=_sizes())
     parser.add_argument(
         "--workers",
         type=whole(0),
@@ -69,6 +74,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", action="store_true", help="then compare every file of the store with its checksum")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     _add_listing_arguments(parser.add_argument_group("how the raw data is listed"))
+
+
+def _sizes() -> str:
+    """Say what each size means in millimetres."""
+    grids = (
+        f"{size}: " + "; ".join(f"{anatomy} {geometries[size].in_words}" for anatomy, geometries in GEOMETRIES.items())
+        for size in SIZES
+    )
+    return (
+        "what the model sees of a scan, from head to feet, front to back, right to left (the paper's, or the same "
+        f"millimetres with a quarter of the voxels per axis). {'. '.join(grids)}. Default full; with --spacing and "
+        "--crop it names the network alone"
+    )
 
 
 def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
@@ -96,6 +114,13 @@ def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
                        help="manifest: voxels that the model sees; stored is a quarter more on each axis")  # fmt: skip
     group.add_argument("--window", type=window, metavar="LOW,HIGH",
                        help="manifest: HU that the model tells apart, as in --window=-150,250")  # fmt: skip
+    group.add_argument("--grades", type=grades, action="append", metavar="FINDING=GRADE,...",
+                       help="manifest: grades of a finding that is not just absent or present, the healthy one first, "
+                            "as liver=healthy,low,high; with weights of their losses as "
+                            "liver=healthy:1,low:2,high:4; once per finding")  # fmt: skip
+    group.add_argument("--weights", choices=WEIGHTS,
+                       help="manifest: weigh the loss of every grade by its share of the training cases, so that all "
+                            "grades of a finding have the same part in it")  # fmt: skip
     group.add_argument(
         "--allow-absolute", action="store_true", help="manifest: follow absolute paths, and links out of RAW"
     )
@@ -112,6 +137,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for field in fields(ListingOptions)
         if getattr(args, field.name) not in (None, False)
     }
+    if args.grades:
+        options["grades"] = tuple(args.grades)
     args.goes_on = True
     listing = list_cases(args.dataset, args.raw, **options)
     if args.masks is not None:
@@ -126,7 +153,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raw_root=args.raw,
         options=_recorded(args.dataset, ListingOptions(**options)),
     )
-    _show(summary)
+    _show(summary, "crop" in DATASETS[args.dataset].options)
     figures = summary.to_json()
     if args.verify and summary.passed:
         figures |= _verify(args.store)
@@ -138,7 +165,7 @@ def _recorded(dataset: str, options: ListingOptions) -> dict[str, Any]:
     move."""
     recorded = {}
     for name in sorted(DATASETS[dataset].options - {"masks"}):
-        if name in ("window", "spacing", "crop"):
+        if name in ("window", "spacing", "crop", "grades", "weights"):
             continue  # the task has them
         value = getattr(options, name)
         if name == "rescale" and not DATASETS[dataset].raw_values:
@@ -147,7 +174,9 @@ def _recorded(dataset: str, options: ListingOptions) -> dict[str, Any]:
     return recorded
 
 
-def _show(summary: Summary) -> None:
+def _show(summary: Summary, chosen_grid: bool) -> None:
+    """Tell a person; `chosen_grid`: whether the data set lets one choose spacing and crop."""
+
     def say(line: str) -> None:
         print(line)
 
@@ -166,6 +195,12 @@ def _show(summary: Summary) -> None:
     if summary.cases_in_store:
         store = Store.read_index(summary.store)
         say(f"{summary.store} holds {store.contents}, {sum(case.has_mask for case in store.cases)} with organ masks")
+        if chosen_grid and (summary.times_its_scans or 0) >= MANY_TIMES:
+            padded = " x ".join(map(str, store.geometry.padded_size))
+            say(
+                f"it takes {summary.times_its_scans:.0f} times the bytes of its scans: each is kept as {padded} voxels,"
+            )
+            say(f"and the model sees {store.geometry.in_words}: small scans want a smaller grid (--spacing, --crop)")
     for reason, count in summary.rejected.items():
         say(f"  rejected as {reason}: {count}")
     if summary.rejected:

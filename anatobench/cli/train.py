@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from anatobench.cli.arguments import whole
 from anatobench.errors import AnatoBenchError, UsageError
-from anatobench.recipes import FRAMEWORKS, MODELS, Recipe, override
+from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe, override
 from anatobench.system.cuda_driver import describe_cuda, driver_version
 from anatobench.system.gpus import insist_on_cpu
 from anatobench.system.image import describe_image, in_words
@@ -50,9 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "--task, --model, --pretrained and --no-seg; --framework is torch unless it is "
                              "given")  # fmt: skip
     parser.add_argument("--config", type=Path, metavar="FILE",
-                        help="train what this file says, which holds what a run's config.json does; fields that it "
-                             "lacks have their defaults. Of the options that say what is trained only --store, "
-                             "--framework, --set fast= and --set compile= can stand beside it")  # fmt: skip
+                        help="train what this file says, which holds what a run's config.json does: task, store, "
+                             "framework, model, size and recipe; other fields have defaults. Of the options that say "
+                             "what is trained only --store, --framework, --set fast= and --set compile= can stand "
+                             "beside it")  # fmt: skip
     parser.add_argument("--task", help="ratic, ct_rate, rad_chestct, or the name in the store's manifest")
     parser.add_argument("--store", help="folder that `anatobench prepare` has written; it says whether full or tiny")
     parser.add_argument("--store-copy", type=Path, metavar="DIR",
@@ -205,20 +206,32 @@ def _take_named(args: argparse.Namespace) -> None:
     stated = _given(args, NAMED)
     if stated:
         raise UsageError(f"{', '.join(stated)}: --named says it already: leave one of them out")
-    condition = named_run(args.named).condition
+    named = named_run(args.named)
+    condition = named.condition
     args.task, args.model = condition.dataset, condition.model
     args.pretrained = AUTO if condition.pretrained else None
     args.no_seg = condition.segmentation_weight == 0
+    args.settings = [*named.settings, *args.settings]
+    if named.size != SIZES[0]:  # full models may be tried on a tiny store
+        args.size = args.size or named.size
     args.framework = args.framework or FRAMEWORKS[0]
+
+
+def _what_to_do_without(missing: list[str], args: argparse.Namespace) -> str:
+    """Return the sentence for a new run that lacks options, which may have been meant as one that exists."""
+    options = ", ".join(missing)
+    if (args.out / CONFIG_FILE).exists():
+        return f"{args.out}: holds a run: add --resume to go on with it, or give another --out and {options}"
+    if args.resume:
+        return f"{args.out}: no run here to go on with, and a new one lacks {options}: is --out right?"
+    return f"{options}: missing (only a run that exists goes on with --resume --out RUN alone)"
 
 
 def _new_configuration(args: argparse.Namespace) -> RunConfig:
     if args.named is not None:
         _take_named(args)
     if missing := _missing(args):
-        raise UsageError(
-            f"{', '.join(missing)}: missing (only a run that exists goes on with --resume --out RUN alone)"
-        )
+        raise UsageError(_what_to_do_without(missing, args))
     epochs = [] if args.epochs is None else [f"epochs={args.epochs}"]
     baseline = ["segmentation_weight=0"] if args.no_seg else []
     config = configure(

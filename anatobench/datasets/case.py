@@ -46,6 +46,8 @@ class Case:
     """Names of the task's `mask_classes` that the mask annotates; None: all of them, if there is a mask."""
     member: str | None = None
     """Which volume of `scan`, where one file holds many (volumes/medmnist3d_npz.py): it is taken as it is, no HU."""
+    weight: float = 1.0
+    """What its classification loss is multiplied by in training."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ patient       optional; without it every scan is a patient of its own
 case          optional; without it the scan's path names the case
 mask          optional organ mask, or folder with one file per organ; mask_labels (optional) its label map
 annotated     optional: which organs the mask annotates, as liver;spleen, or its source's template, as clip_driven/04
+weight        optional: what the scan's classification loss is multiplied by in training, 1 where it is empty
 label:<name>  one column per finding, or, with a built-in task, a column per group under the group's own name
 
-Labels are 0/1 (or present/absent), for graded groups the grade's number or name; an empty field is "not known".
+Labels are 0/1 (or absent/present), for findings with grades (`ListingOptions.grades`) and graded groups the grade's
+name or number from 0; an empty field is "not known".
 Paths are relative to the CSV's folder and stay inside it, also where they are links or a folder of DICOM files holds
 links. Absolute paths, and links that lead out, are followed only where the person allows it.
 """
@@ -17,10 +19,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from anatobench.datasets.annotation import annotated_classes, annotated_note, named_classes
 from anatobench.datasets.case import SAFE_CASE_ID, SPLITS, Case, Listing, Rejection, case_id_of_path, check_scan_leakage
+from anatobench.datasets.grades import allowed_grades, balanced, grade_of, parse_case_weight
 from anatobench.datasets.mask_files import find_mask, mask_note
 from anatobench.datasets.options import MASK_LABELS, ListingOptions
 from anatobench.datasets.splits import carve_validation
@@ -31,7 +35,7 @@ from anatobench.volumes.mask_templates import template_of
 from anatobench.volumes.organs import AUTO
 
 LABEL_PREFIX = "label:"
-KNOWN_COLUMNS = ("scan", "split", "patient", "case", "mask", "mask_labels", "annotated")
+KNOWN_COLUMNS = ("scan", "split", "patient", "case", "mask", "mask_labels", "annotated", "weight")
 ADVICE = "see `anatobench prepare --help` for the columns of a manifest"
 
 
@@ -60,6 +64,11 @@ def list_cases(root: Path, options: ListingOptions | None = None) -> Listing:
     notes = [mask_note(sum(case.mask is not None for case in cases), len(cases))]
     if "annotated" in table.header:
         notes.append(annotated_note(task, cases))  # an empty field is every class: seen here if it was not meant
+    if options.weights is not None:
+        groups, told = balanced(task.groups, cases)
+        task, notes = replace(task, groups=groups), [*notes, *told]
+    if any(case.weight != 1 for case in cases):
+        task = replace(task, case_weights=True)
     return Listing(task, tuple(cases), tuple(rejected), tuple(notes))
 
 
@@ -69,6 +78,8 @@ def _task(table: Table, options: ListingOptions) -> Task:
             raise UsageError(
                 "a built-in task has its own window, spacing and crop: give an anatomy instead of the task"
             )
+        if options.grades or options.weights is not None:
+            raise UsageError("a built-in task has its own grades and weights: give an anatomy instead of the task")
         return get_task(options.task)
     if not options.anatomy:
         raise UsageError("a manifest needs a built-in task or an anatomy (chest or abdomen)")
@@ -79,7 +90,23 @@ def _task(table: Table, options: ListingOptions) -> Task:
             raise AnatoBenchError(f"{table.path}: column {shouted[0]!r}: write {LABEL_PREFIX!r} in small letters")
         raise AnatoBenchError(f"{table.path} has no columns label:<name>: {ADVICE}")
     own = None if options.spacing is None or options.crop is None else Geometry.around(options.spacing, options.crop)
-    return multi_label_task("manifest", options.anatomy, labels, options.window, own)
+    return multi_label_task("manifest", options.anatomy, _graded(table, labels, options), options.window, own)
+
+
+def _graded(table: Table, labels: tuple[str, ...], options: ListingOptions) -> tuple[str | LabelGroup, ...]:
+    """Return the findings, those in `options.grades` with their grades."""
+    groups = {group.name: group for group in options.grades}
+    if len(groups) < len(options.grades):
+        raise UsageError("a finding's grades were given twice: give each finding's once")
+    for group in groups.values():
+        if group.name not in labels:
+            raise UsageError(
+                f"grades of {group.name!r}: {table.path} has no column {LABEL_PREFIX}{group.name}: its findings are "
+                f"{', '.join(labels)}"
+            )
+        if options.weights is not None and set(group.sample_weights) != {1.0}:
+            raise UsageError(f"grades of {group.name!r} have weights already: leave them out, or weights=balanced")
+    return tuple(groups.get(label, label) for label in labels)
 
 
 def _label_columns(table: Table, task: Task) -> tuple[str, ...]:
@@ -116,8 +143,11 @@ def _case(root: Path, row: Row, task: Task, columns: tuple[str, ...], options: L
         targets = tuple(_grade(group, row[column]) for group, column in groups)
         mask, mask_labels = _mask(root, row, case_id, options)
         annotated = _annotated(row, task, mask)
+        weight = _weight(row)
         patient = row.get("patient") or case_id
-        case = Case(case_id, patient, scan, row["split"], targets, mask, mask_labels, annotated=annotated)
+        case = Case(
+            case_id, patient, scan, row["split"], targets, mask, mask_labels, annotated=annotated, weight=weight
+        )
         annotated_classes(case, task)  # refuses what does not go together
     except CaseError as error:
         return Rejection(case_id, row["scan"], error.reason, f"line {row.line}: {error}")
@@ -157,13 +187,17 @@ def _refuse_leaving(root: Path, text: str) -> None:
 def _grade(group: LabelGroup, text: str) -> int:
     if not text:
         return MISSING_TARGET
-    if text in group.grades:
-        return group.grades.index(text)
-    allowed = {str(grade): grade for grade in range(len(group.grades))}
-    allowed |= {f"{grade}.0": grade for grade in range(len(group.grades))}
-    if text not in allowed:
-        raise CaseError("bad-label", f"{group.name} is {text!r}: write one of 0 to {len(group.grades) - 1} or nothing")
-    return allowed[text]
+    grade = grade_of(group, text)
+    if grade is None:
+        raise CaseError("bad-label", f"{group.name} is {text!r}: write one of {allowed_grades(group)}, or nothing")
+    return grade
+
+
+def _weight(row: Row) -> float:
+    weight = parse_case_weight(row.get("weight"))
+    if weight is None:
+        raise CaseError("bad-weight", f"weight {row['weight']!r}: give a number from 1e-6 to 1e6, or nothing for 1")
+    return weight
 
 
 def _annotated(row: Row, task: Task, mask: Path | None) -> tuple[str, ...] | None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anatobench.errors import UsageError
-from anatobench.tasks import STORED_HU, Size, Spacing
+from anatobench.tasks import STORED_HU, LabelGroup, Size, Spacing
 from anatobench.volumes.mask_templates import TEMPLATE_NAMES
 
+WEIGHTS = ("balanced",)
 RESCALE = ("auto", "raw", "hu")
 MASK_LABELS = ("auto", "totalsegmentator_v2", "totalsegmentator_v1", "ratic", *TEMPLATE_NAMES)
 
@@ -44,6 +45,10 @@ class ListingOptions:
     """Manifest: millimetres (D, H, W) between the voxels of the store, where not the anatomy's; with `crop`."""
     crop: Size | None = None
     """Manifest: voxels (D, H, W) that the model sees."""
+    grades: tuple[LabelGroup, ...] = ()
+    """Manifest: findings that are not just absent or present, or whose grades have weights."""
+    weights: str | None = None
+    """Manifest: `balanced`, for weights of all grades from their shares of the training cases."""
     allow_absolute: bool = False
     """Manifest: whether absolute paths and links out of its folder, which may point anywhere, are followed."""
 
@@ -58,5 +63,7 @@ class ListingOptions:
             raise UsageError("spacing and crop go together: millimetres between voxels, and how many the model sees")
         if self.window is not None and not STORED_HU[0] <= self.window[0] < self.window[1] <= STORED_HU[1]:
             raise UsageError(f"window {self.window}: give two HU, the lower one first, within {STORED_HU}")
+        if self.weights not in (None, *WEIGHTS):
+            raise UsageError(f"weights {self.weights!r}: choose {', '.join(WEIGHTS)}, or leave it out")
         if self.masks is not None and not self.masks.is_dir():
             raise UsageError(f"{self.masks}: there is no such folder of masks")

@@ -37,7 +37,9 @@ DATASETS: Mapping[str, Dataset] = {
     "medmnist3d": Dataset(medmnist3d.list_cases, frozenset(), one_file=True),
     "manifest": Dataset(
         manifest.list_cases,
-        frozenset({*_EVERYWHERE, "csv", "task", "anatomy", "window", "spacing", "crop", "allow_absolute"}),
+        frozenset(
+            {*_EVERYWHERE, "csv", "task", "anatomy", "window", "spacing", "crop", "grades", "weights", "allow_absolute"}
+        ),
     ),
 }
 

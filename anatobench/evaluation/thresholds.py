@@ -56,7 +56,7 @@ def find_thresholds(weights: Path, task: Task, step: int | None) -> Thresholds:
             chosen = {name: figures["thresholds"][name] for name in task.class_names}
             rule, chosen_on, of_step = str(figures["threshold_rule"]), figures["threshold_split"], figures["step"]
             values = {name: DEFAULT_THRESHOLD if value is None else float(value) for name, value in chosen.items()}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             raise AnatoBenchError(f"{path}: not what evaluate writes: run `anatobench evaluate` again") from None
         if of_step != step:
             return _fixed(task, f"{path.name} is of step {of_step}, these weights of step {step}: evaluate again")

@@ -8,29 +8,41 @@ of cases, crops and dropout; the cohort and its split are the same for all.
 Training amplifies rounding, so two runs part that begin as good as equal. How far is measured by a control: the first
 framework once more, its learning rate larger by a millionth.
 
-Its runs are cells of the grid, of a table of its own: `AucStudy.conditions`.
+With several learning rates to choose from, every model is first trained with each of them, with and without the head
+alike, in the first framework and from seeds of its own; the rate whose run validation likes best is the arm's.
+
+Its runs are cells of the grid, of a table of its own: `AucStudy.conditions`. A study that was declared before it runs
+has a plan beside its settings (auc_plan.py).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from anatobench.backbones import CARDS, card_of
-from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.errors import AnatoBenchError, UsageError, check_choice
 from anatobench.experiments.child_processes import Command
 from anatobench.experiments.grid import Cell, Condition
-from anatobench.experiments.runs import PlannedRun, initial_weights_of, keep_settings, read_settings
+from anatobench.experiments.results import validation_auc
+from anatobench.experiments.runs import PlannedRun, initial_weights_of, keep_settings, read_settings, run_folder
 from anatobench.phantom.cohort import FORMATS
 from anatobench.phantom.plan import CohortPlan
-from anatobench.recipes import FRAMEWORKS, MODELS
+from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS
+from anatobench.store.reader import Store
 from anatobench.tasks import get_task
-from anatobench.training.run_folder import configure
+from anatobench.training.run_folder import RunConfig, configure
 
 STUDY_FILE = "study.json"
 GROWING = ("models", "seeds", "control_seeds")
 """Settings that may name more runs when a study goes on."""
+CHOICE_SEED = 1000
+"""The first seed of the runs that choose a learning rate: no run of the study has one of theirs."""
+EVALUATIONS = 10
+"""How often a run is judged on validation cases, about."""
 COHORT_SEED = 5
 NUDGE = 1e-6
 """By what part the control's learning rate is larger."""
@@ -52,9 +64,19 @@ class AucStudy:
     """Synthetic patients, about 80 % of them for training."""
     steps: int = 2000
     batch_size: int = 4
+    size: str = "tiny"
+    """Of the scans and the models."""
     learning_rate: float | None = None
-    """Of every model; None takes those of the cards, higher than the paper's: the models are tiny and trained
-    for minutes."""
+    """Of every run; None takes the paper's or, for tiny models, those of the cards, which are higher: tiny models are
+    trained for minutes."""
+    learning_rates: tuple[float, ...] = ()
+    """Those that each arm chooses from, in place of `learning_rate`; needs validation patients."""
+    choice_seeds: int = 1
+    """Runs per arm and rate, by whose mean it is chosen."""
+    validation_fraction: float = 0.0
+    """Share of the training patients by whom rates are chosen and checkpoints judged."""
+    cohort_seed: int = COHORT_SEED
+    precision: str = "fp32"
     dropout: bool = False
     """Dropout and stochastic depth. Off, a pair's difference is not blurred by what each framework draws at random."""
     injuries: str = "typical"
@@ -70,15 +92,33 @@ class AucStudy:
         if self.control_seeds is not None and not 1 <= self.control_seeds <= self.seeds:
             raise UsageError(f"--control-seeds {self.control_seeds}: from 1 to --seeds")
         get_task(self.task)
-        CohortPlan(self.task, "tiny", COHORT_SEED, self.cases, self.injuries)  # refuses what no cohort can be of
+        check_choice("precision", self.precision, PRECISIONS)
+        CohortPlan(
+            self.task, self.size, self.cohort_seed, self.cases, self.injuries
+        )  # refuses what no cohort can be of
         if not ((self.learning_rate is None or self.learning_rate > 0) and 0 < self.margin < 0.5):
             raise UsageError("--learning-rate must be above 0 and --margin between 0 and 0.5")
-        for model in self.models:
-            self.learning_rate_of(model)  # refuses a backbone for which nobody has chosen one
+        self._check_choice_of_rates()
+        for condition in self.conditions:
+            if not self.learning_rates:
+                self.learning_rate_of(condition)  # refuses a backbone for which nobody has chosen one
+
+    def _check_choice_of_rates(self) -> None:
+        if not 0 <= self.validation_fraction <= 0.5:
+            raise UsageError(f"--validation-fraction {self.validation_fraction:g}: from 0 to 0.5")
+        if not self.learning_rates:
+            return
+        if self.learning_rate is not None or min(self.learning_rates) <= 0:
+            raise UsageError("--learning-rates: above 0, and in place of --learning-rate")
+        if self.validation_fraction == 0 or self.choice_seeds < 1:
+            raise UsageError(
+                "--learning-rates: are chosen from on validation patients: give --validation-fraction above 0, and "
+                "--choice-seeds of 1 at least"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {**asdict(self), "models": list(self.models)}
+        return {**asdict(self), "models": list(self.models), "learning_rates": list(self.learning_rates)}
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -107,20 +147,37 @@ class AucStudy:
             for condition in self.conditions
         )
 
-    def learning_rate_of(self, model: str) -> float:
-        """Return the rate of the model's runs but the control's."""
-        return self.learning_rate or card_of(model).study_learning_rate()
+    def learning_rate_of(self, condition: Condition, chosen: Mapping[Condition, float] | None = None) -> float:
+        """Return the rate of a condition's runs but the control's: what was `chosen` for it, if there was a choice."""
+        if self.learning_rates:
+            return (chosen or {})[condition]
+        if self.learning_rate is not None:
+            return self.learning_rate
+        card = card_of(condition.model)
+        if self.size == "tiny":
+            return card.study_learning_rate()
+        return card.recipe_row(get_task(self.task).anatomy).learning_rate
 
-    def settings_of(self, cell: Cell) -> tuple[str, ...]:
+    def settings_of(self, cell: Cell, learning_rate: float) -> tuple[str, ...]:
         """Return the changes of the paper's recipe for a run."""
-        learning_rate = self.learning_rate_of(cell.condition.model)
         return (
             f"batch_size={self.batch_size}",
             f"learning_rate={learning_rate * (1 + NUDGE) if cell.nudged else learning_rate}",
             f"dropout={self.dropout}",
+            f"precision={self.precision}",
             f"epochs={self.steps}",  # more than enough: max_steps ends the run and its schedule
             f"seed={cell.seed}",
             *cell.condition.settings,
+        )
+
+    @property
+    def choice(self) -> tuple[tuple[Cell, float], ...]:
+        """The runs that choose a learning rate, each with its rate."""
+        return tuple(
+            (Cell(condition, FRAMEWORKS[0], CHOICE_SEED + number), rate)
+            for number in range(self.choice_seeds)
+            for condition in self.conditions
+            for rate in self.learning_rates
         )
 
 
@@ -135,45 +192,78 @@ def store_of(out: Path) -> Path:
     return out / "store"
 
 
+def choice_name_of(cell: Cell, rate: float) -> str:
+    """Return the name of the folder of a run that chooses a rate."""
+    return f"choice_{name_of(cell)}_rate{rate:g}"
+
+
 def cohort_commands(study: AucStudy, out: Path) -> list[Command]:
     """Write the cohort and prepare it; both go on where they stopped."""
-    raw = out / "raw"
-    phantom = ["phantom", "--format", study.task, "--size", "tiny", "--injuries", study.injuries,
-               "--cases", str(study.cases), "--seed", str(COHORT_SEED), "--out", str(raw)]  # fmt: skip
-    prepare = ["prepare", "--dataset", study.task, "--size", "tiny", "--raw", str(raw),
-               "--store", str(store_of(out)), "--validation-fraction", "0", "--seed", str(COHORT_SEED)]  # fmt: skip
+    raw, seed = out / "raw", str(study.cohort_seed)
+    phantom = ["phantom", "--format", study.task, "--size", study.size, "--injuries", study.injuries,
+               "--cases", str(study.cases), "--seed", seed, "--out", str(raw)]  # fmt: skip
+    prepare = ["prepare", "--dataset", study.task, "--size", study.size, "--raw", str(raw),
+               "--store", str(store_of(out)), "--validation-fraction", f"{study.validation_fraction:g}",
+               "--seed", seed]  # fmt: skip
     if FORMATS[study.task].masks_apart:
         prepare += ["--masks", str(raw / "masks")]
     return [phantom, prepare]
 
 
+def choice_planned(study: AucStudy, out: Path) -> list[PlannedRun]:
+    """Return what the runs that choose a learning rate are trained with, the cohort being prepared."""
+    return [PlannedRun(choice_name_of(cell, rate), _config(study, out, cell, rate)) for cell, rate in study.choice]
+
+
+def chosen_rates(study: AucStudy, out: Path) -> dict[Condition, dict[float, float]]:
+    """Return of every condition the mean validation AUC of each rate, the best first; of equals the smaller rate.
+
+    `AnatoBenchError` if a run is missing.
+    """
+    scores: dict[Condition, dict[float, list[float]]] = {condition: {} for condition in study.conditions}
+    for cell, rate in study.choice:
+        found = validation_auc(run_folder(out, choice_name_of(cell, rate)))
+        scores[cell.condition].setdefault(rate, []).append(found)
+    return {
+        condition: dict(sorted(((rate, math.fsum(auc) / len(auc)) for rate, auc in rates.items()),
+                               key=lambda one: (-one[1], one[0])))
+        for condition, rates in scores.items()
+    }  # fmt: skip
+
+
 def planned(study: AucStudy, out: Path) -> list[PlannedRun]:
-    """Return what every run is trained with, the cohort being prepared: the second framework and the control begin with
-    the weights that the first framework drew."""
-    return [_planned(study, out, cell, group[0]) for group in study.groups for cell in group]
+    """Return what every run is trained with, the cohort being prepared and the rates chosen: the second framework and
+    the control begin with the weights that the first framework drew."""
+    chosen = {condition: next(iter(rates)) for condition, rates in chosen_rates(study, out).items() if rates}
+    return [_planned(study, out, cell, group[0], chosen) for group in study.groups for cell in group]
 
 
-def _planned(study: AucStudy, out: Path, cell: Cell, first: Cell) -> PlannedRun:
+def _planned(study: AucStudy, out: Path, cell: Cell, first: Cell, chosen: Mapping[Condition, float]) -> PlannedRun:
     after = None if cell == first else name_of(first)
-    config = configure(
-        store_of(out),
-        cell.condition.model,
-        cell.framework,
-        study.settings_of(cell),
-        initial_weights=None if after is None else initial_weights_of(out, after),
-        max_steps=study.steps,
-        checkpoint_every=study.steps,
-    )
-    return PlannedRun(name_of(cell), config, after)
+    rate = study.learning_rate_of(cell.condition, chosen)
+    begins = None if after is None else initial_weights_of(out, after)
+    return PlannedRun(name_of(cell), _config(study, out, cell, rate, begins), after)
 
 
-def begin(study: AucStudy, out: Path) -> None:
-    """Keep the settings, or check that the folder holds the same study, or one that this one only adds runs to."""
+def _config(study: AucStudy, out: Path, cell: Cell, rate: float, begins: Path | None = None) -> RunConfig:
+    every: dict[str, Any] = {}
+    if study.validation_fraction:
+        per_epoch = max(len(Store.read_index(store_of(out)).split("train")) // study.batch_size, 1)
+        every = {"evaluate_every": max(round(study.steps / per_epoch / EVALUATIONS), 1)}
+    return configure(
+        store_of(out), cell.condition.model, cell.framework, study.settings_of(cell, rate),
+        initial_weights=begins, max_steps=study.steps, checkpoint_every=study.steps, **every,
+    )  # fmt: skip
+
+
+def begin(study: AucStudy, out: Path, changeable: Collection[str] = GROWING) -> None:
+    """Keep the settings, or check that the folder holds the same study, or one that differs in what is `changeable` and
+    has no fewer runs."""
     saved, asked = read_settings(out / STUDY_FILE, AucStudy), study.to_json()
     if saved is not None:
         was = saved.to_json()
         changed = [name for name in asked if was[name] != asked[name]]
-        if set(changed) - set(GROWING) or not set(saved.cells) <= set(study.cells):
+        if set(changed) - set(changeable) or not set(saved.cells) <= set(study.cells):
             told = "; ".join(f"{name}: {was[name]} -> {asked[name]}" for name in changed)
             raise AnatoBenchError(
                 f"{out}: holds a study with other settings ({told}): choose another --out; seeds and models alone may "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -87,6 +88,11 @@ class _Running:
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which then stops each child once
             )
 
+    @property
+    def name(self) -> str:
+        """That of the chain."""
+        return self.chain.name
+
     def advance(self) -> bool:
         """Return whether the whole chain is done. `AnatoBenchError` if one of its commands failed."""
         status = self._process.poll()
@@ -110,10 +116,19 @@ class _Running:
         _await_end(self._process, seconds)
 
 
+class OutOfTimeError(AnatoBenchError):
+    """The time that was given is over; what was at work has saved its state."""
+
+
 def run_chains(
-    chains: Sequence[Chain], logs: Path, workers: int, begun: Callable[[Chain, Path], None] | None = None
+    chains: Sequence[Chain],
+    logs: Path,
+    workers: int,
+    begun: Callable[[Chain, Path], None] | None = None,
+    until: float = math.inf,
 ) -> Iterator[Chain]:
     """Yield every chain when it is done; `begun` is told of each that is begun, and which file has what it says.
+    `OutOfTimeError` if something is left to do when `time.monotonic()` has passed `until`.
 
     The first failure stops the rest and is raised as `AnatoBenchError`; so does leaving the iterator. The cores are
     shared out evenly, and JAX keeps compiled programs beside the logs, unless the environment names another place.
@@ -135,6 +150,8 @@ def run_chains(
                 if current.advance():
                     running.remove(current)
                     yield current.chain
+            if (waiting or running) and time.monotonic() > until:
+                raise OutOfTimeError(f"out of time before {(running or waiting)[0].name} was done")
             time.sleep(POLL_SECONDS)
     finally:
         for current in running:

@@ -1,7 +1,7 @@
 """The paper's models by name, each with what the paper found: `anatobench train --named ratic/r3d_18`.
 
 A name is a data set and a backbone of Table 6, trained from scratch with segmentation supervision unless more words say
-otherwise: `ratic/r3d_18/pretrained/no_seg`.
+otherwise: `ratic/r3d_18/pretrained/no_seg`. MedMNIST's 3D sets are beside them (named_medmnist.py).
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from anatobench.datasets.medmnist3d import task_of_set
 from anatobench.errors import UsageError
+from anatobench.experiments import named_medmnist
 from anatobench.experiments.grid import Condition
 from anatobench.experiments.published import TABLE_1, PublishedAuc
-from anatobench.recipes import paper_recipe
+from anatobench.recipes import Recipe, override, paper_recipe
 from anatobench.tasks import get_task
 
 GPU_HOURS: Mapping[str, float] = {}
@@ -23,16 +25,26 @@ NAMED_HEADER = ("name", "epochs", "batch", "rate", "its AUC, %", "source", "GPU-
 
 @dataclass(frozen=True)
 class NamedRun:
-    """One model of the paper."""
+    """One model of the paper, or of a public benchmark."""
 
     name: str
     condition: Condition
     expected: PublishedAuc
     """Macro AUC on the test split of real, full-size scans."""
+    settings: tuple[str, ...] = ()
+    """Changes of Table 6's recipe, as after `--set`."""
+    size: str = "full"
+    """What store it is meant for. (A tiny one may stand for a full one, to try whether all works.)"""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What it is trained with."""
+        dataset = self.condition.dataset
+        return override(paper_recipe(task_of_set(dataset) or get_task(dataset), self.condition.model), self.settings)
 
     def to_json(self) -> dict[str, Any]:
         """Return it with Table 6's recipe, the hours on one H100 (None where not measured) and what trains it."""
-        recipe = paper_recipe(get_task(self.condition.dataset), self.condition.model)
+        recipe = self.recipe
         place = f"--store stores/{self.condition.dataset} --out runs/{self.name.replace('/', '_')}"
         return {
             "name": self.name,
@@ -64,6 +76,9 @@ NAMED_RUNS: Mapping[str, NamedRun] = {
     (name := _name_of(condition)): NamedRun(name, condition, auc)
     for (dataset, model, pretrained, segmentation), auc in TABLE_1.items()
     for condition in (Condition(dataset, model, pretrained, float(segmentation)),)
+} | {
+    name: NamedRun(name, condition, auc, named_medmnist.SETTINGS, named_medmnist.SIZE)
+    for name, (condition, auc) in named_medmnist.conditions().items()
 }
 
 

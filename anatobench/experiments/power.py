@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy import integrate, stats
@@ -39,16 +39,22 @@ def equivalence_power(deviation: float, margin: float, seeds: int, alpha: float 
     return float(integrate.quad(shown, low, high, limit=200)[0]) if low < high else 0.0
 
 
-def seeds_needed(deviation: float, margin: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Return the fewest seeds with that power; `UsageError` if it takes more than `MOST_SEEDS`."""
+def gain_power(deviation: float, gain: float, seeds: int, alpha: float = 0.05) -> float:
+    """Return the chance that a one-sided t test shows a gain that is there; `deviation` is that of one seed's."""
+    if seeds < 2 or deviation < 0 or gain <= 0 or not 0 < alpha < 0.5:
+        raise UsageError("power: at least 2 seeds, a deviation of 0 or more, a gain above 0, alpha from 0 to 0.5")
+    if deviation == 0:
+        return 1.0
+    quantile = float(stats.t.ppf(1 - alpha, seeds - 1))
+    return float(stats.nct.sf(quantile, seeds - 1, gain / deviation * math.sqrt(seeds)))
+
+
+def fewest_seeds(chance: Callable[[int], float], power: float) -> int | None:
+    """Return the fewest seeds with whose `chance` of showing what is there is so large; None if it takes more than
+    `MOST_SEEDS`."""
     if not 0 < power < 1:
         raise UsageError(f"power {power}: between 0 and 1")
-    for seeds in range(2, MOST_SEEDS + 1):
-        if equivalence_power(deviation, margin, seeds, alpha) >= power:
-            return seeds
-    raise UsageError(
-        f"pairs part by {deviation:g} (standard deviation): more than {MOST_SEEDS} seeds for a margin of {margin:g}"
-    )
+    return next((seeds for seeds in range(2, MOST_SEEDS + 1) if chance(seeds) >= power), None)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

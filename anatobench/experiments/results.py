@@ -11,6 +11,7 @@ from anatobench.errors import AnatoBenchError
 from anatobench.experiments.grid import MACRO, Cell, Condition
 from anatobench.recipes import FRAMEWORKS
 from anatobench.system.json_text import read_json
+from anatobench.training.metrics_records import read_records
 from anatobench.training.run_folder import RunConfig, evaluation_file
 from anatobench.training.sessions import trained_on_synthetic
 
@@ -91,3 +92,23 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         return {**found, "auc": {MACRO: found["auc"][MACRO], **found["auc"]}}
     except (KeyError, TypeError) as error:
         raise AnatoBenchError(f"{path}: not an evaluation ({error!r}): run `anatobench evaluate` again") from None
+
+
+def validation_curve(run: Path) -> list[tuple[int, float]]:
+    """Return steps and macro AUC on validation cases, of every evaluation of a run that has one."""
+    return [
+        (int(record["step"]), float(record["auc_macro"]))
+        for record in read_records(run)
+        if record["kind"] == "evaluation" and record["auc_macro"] is not None
+    ]
+
+
+def validation_auc(run: Path) -> float:
+    """Return that of the checkpoint which is evaluated, the best; `AnatoBenchError` if there is none."""
+    curve = validation_curve(run)
+    if not curve:
+        raise AnatoBenchError(
+            f"{run}: has no AUC on validation cases, by which a learning rate would be chosen: give one rate for each "
+            "arm, or validation patients (--validation-fraction)"
+        )
+    return max(auc for _, auc in curve)

@@ -10,6 +10,7 @@ What is done is never run again, and what was stopped goes on.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -97,10 +98,15 @@ def read_settings(path: Path, kind: type[Settings]) -> Settings | None:
     if not path.exists():
         return None
     try:
-        data = typed_fields(kind, read_json(path))
-        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        return settings_from(read_json(path), kind)
     except (ValueError, TypeError, AnatoBenchError) as error:
         raise AnatoBenchError(f"{path}: not this command's settings ({error}): choose another --out") from None
+
+
+def settings_from(data: object, kind: type[Settings]) -> Settings:
+    """Return settings, a dataclass, from their fields in plain JSON types; ValueError or TypeError if they are none."""
+    given = typed_fields(kind, data)
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 def settings_asked(path: Path, kind: type[Settings], asked: Mapping[str, Any]) -> Settings | None:
@@ -161,8 +167,11 @@ def chains_of(runs: Sequence[PlannedRun], out: Path) -> list[Chain]:
     return list(found.values())
 
 
-def train_here(runs: Sequence[PlannedRun], out: Path, workers: int, what: str, done_before: int = 0) -> None:
-    """Train and evaluate these runs on this machine, `workers` chains at a time, with a bar called `what`."""
+def train_here(
+    runs: Sequence[PlannedRun], out: Path, workers: int, what: str, done_before: int = 0, until: float = math.inf
+) -> None:
+    """Train and evaluate these runs on this machine, `workers` chains at a time, with a bar called `what`;
+    `OutOfTimeError` if that takes longer than `until`."""
     write_configs(runs, out)
     chains = chains_of(runs, out)
     with progress_bar(done_before + len(runs), what, "run", initial=done_before) as bar:
@@ -170,5 +179,5 @@ def train_here(runs: Sequence[PlannedRun], out: Path, workers: int, what: str, d
         def begun(chain: Chain, log: Path) -> None:
             tqdm.write(f"{what}: {chain.name} is at work and says it in {log}", file=sys.stderr)
 
-        for chain in run_chains(chains, logs_folder(out), workers, begun):
+        for chain in run_chains(chains, logs_folder(out), workers, begun, until):
             bar.update(len(chain.commands) // 2)

@@ -68,5 +68,15 @@ def equivalence_of(differences: Sequence[float], margin: float) -> Equivalence:
     return Equivalence(margin, p_value, p_value < SIGNIFICANCE)
 
 
+def above(values: Sequence[float], limit: float) -> float | None:
+    """Return the p value of a one-sided t test that the mean of independent values is above a limit; None for one."""
+    if len(values) < 2:
+        return None
+    distance, error = float(np.mean(values)) - limit, _standard_error(values)
+    if error == 0:
+        return 0.0 if distance > 0 else 1.0
+    return float(stats.t.sf(distance / error, len(values) - 1))
+
+
 def _standard_error(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1) / np.sqrt(len(values)))

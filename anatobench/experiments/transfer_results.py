@@ -2,7 +2,7 @@
 
 Record, format 1, AUC as fractions:
 - `settings` (transfer.py), of stores their names alone, and `selection`; `cohort`: the cases of each split of the
-  diagnosis' store;
+  diagnosis' store; `synthetic`: whether that is a cohort drawn by a program (records before say nothing);
 - `results`: per weights, transfer, number of cases and framework the learning rate, the test AUC of each seed with its
   mean and 95 % interval (`mean`, `low`, `high`, `count`); `gain`, over weights that were drawn, `class_gains`, the same
   of each class, and `frozen_loss`, frozen minus fine-tuned, all paired by seed; `published`, what the abstract printed
@@ -29,7 +29,7 @@ import numpy as np
 from anatobench.errors import AnatoBenchError
 from anatobench.evaluation.organ_dice import read_organ_dice
 from anatobench.experiments.grid import MACRO
-from anatobench.experiments.results import FRAMEWORK_NAMES, TextTable, paired, points, read_evaluation
+from anatobench.experiments.results import FRAMEWORK_NAMES, TextTable, paired, points, read_evaluation, validation_auc
 from anatobench.experiments.runs import DONE, run_folder, state_of
 from anatobench.experiments.statistics import interval_of, interval_of_shares
 from anatobench.experiments.transfer import (
@@ -46,8 +46,8 @@ from anatobench.experiments.transfer import (
 from anatobench.recipes import FRAMEWORKS
 from anatobench.store.reader import Store
 from anatobench.system.json_text import read_json
-from anatobench.training.metrics_records import read_records
 from anatobench.training.run_folder import RunConfig, evaluation_file
+from anatobench.training.sessions import trained_on_synthetic
 
 FORMAT = 1
 WORDS = {"none": "none", "kinetics": "Kinetics", "partial_masks": "partial masks", "all_masks": "all masks",
@@ -101,6 +101,7 @@ def collect(selection: TransferSelection, settings: TransferSettings, out: Path)
         "selection": asdict(selection),
         "task": store.task.name,
         "size": store.size,
+        "synthetic": any(trained_on_synthetic(run_folder(out, cell.name)) for cell in done),
         "cohort": {split: len(store.split(split)) for split in ("train", "validation", "test")},
         "results": list(_results(found)),
         "rates": [{**asdict(condition), "validation": {f"{rate:g}": auc for rate, auc in of.tried.items()}}
@@ -128,25 +129,12 @@ def _chosen(
             common = set.intersection(*(set(seeds) for seeds in rates.values()))
             for rate in rates if common else ():
                 cell = TransferCell(**asdict(condition), seed=0, rate=rate)
-                scores = [_validation_auc(out, replace(cell, seed=seed)) for seed in sorted(common)]
+                scores = [validation_auc(run_folder(out, replace(cell, seed=seed).name)) for seed in sorted(common)]
                 tried[rate] = float(np.mean(scores))
         rate = max(tried, key=lambda one: tried[one]) if tried else next(iter(rates))
         chosen = rates[rate]
         found[condition] = _Found(rate, {seed: of[MACRO] for seed, of in chosen.items()}, dict(chosen), tried)
     return found
-
-
-def _validation_auc(out: Path, cell: TransferCell) -> float:
-    """Return that of the checkpoint which was evaluated, the best."""
-    run = run_folder(out, cell.name)
-    scores = [record["auc_macro"] for record in read_records(run) if record["kind"] == "evaluation"]
-    known = [float(score) for score in scores if score is not None]
-    if not known:
-        raise AnatoBenchError(
-            f"{run}: has no AUC on validation cases, by which a learning rate would be chosen: give one rate for each "
-            "way of transfer, or prepare the store with --validation-fraction"
-        )
-    return max(known)
 
 
 def _results(found: Mapping[_Condition, _Found]) -> Iterator[dict[str, Any]]:

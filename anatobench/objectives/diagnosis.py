@@ -13,7 +13,7 @@ def diagnosis(recipe: Recipe, task: Task) -> Plan:
     """Return one phase: the classifier's loss, any_injury's, and, with a weight above 0, the segmentation head's."""
     objective = Objective(
         kind="diagnosis",
-        reads=DIAGNOSIS,
+        reads=(*DIAGNOSIS, "weight") if task.case_weights else DIAGNOSIS,
         terms={
             "classification": 1.0,
             "any_injury": recipe.any_injury_weight,

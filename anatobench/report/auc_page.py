@@ -11,13 +11,23 @@ from matplotlib.axes import Axes
 
 from anatobench import __version__
 from anatobench.evaluation.predictions import default_aggregation
-from anatobench.experiments.auc_results import DIFFERENCES, POOLED, auc_table, difference_table, gain_table
+from anatobench.experiments.auc_results import (
+    DIFFERENCES,
+    arm_name,
+    arm_table,
+    auc_table,
+    class_table,
+    difference_table,
+    gain_table,
+    hypothesis_table,
+)
 from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.phantom.plan import WITH_INJURIES
 from anatobench.report.html_parts import header, html_page, paragraph, section, table
 from anatobench.report.plots import COLOURS, STYLE, image, mean_and_interval, panels_in_a_row
 from anatobench.tasks import get_task
 
+GAIN_COLOUR = "#2f7d4f"
 TITLE = "AUC of both frameworks, with and without segmentation supervision"
 
 
@@ -25,22 +35,69 @@ def build_auc_page(record: Mapping[str, Any]) -> str:
     """Return the whole page from a record of `experiments.auc_results`."""
     sections = [
         header(TITLE, _facts(record), ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
-        section("Test AUC of every run", _every_run(record) + table(*auc_table(record))),
-        section("Do the frameworks reach the same AUC?",
-                _same(record) + _differences(record) + table(*difference_table(record))),
-        section("What does segmentation supervision gain?", _gain(record) + table(*gain_table(record))),
+        section("What was declared, and what was shown", _declared(record) + table(*hypothesis_table(record))),
+        section("Pairs, control and gain at one look", _one_look(record)),
+        section("Test AUC of every run", table(*arm_table(record)) + table(*auc_table(record))),
+        section("Do the frameworks reach the same AUC?", table(*difference_table(record))),
+        section("What does segmentation supervision gain?",
+                table(*gain_table(record)) + table(*class_table(record))),
+        *_curves(record),
+        *_choice(record),
         section("How to read this", _reading(record)),
     ]  # fmt: skip
     return html_page(TITLE, sections)
 
 
 def _facts(record: Mapping[str, Any]) -> str:
-    study = record["study"]
+    study, cohort = record["study"], record["cohort"]
     injuries = f", {study['injuries']} injuries" if study["task"] in WITH_INJURIES else ""
     return (
-        f"{study['cases']} synthetic patients ({study['task']}{injuries}), tiny models, {study['steps']} steps of "
-        f"{study['batch_size']} cases, {study['seeds']} seeds, on {record['device']}. AnatoBench {__version__}"
+        f"{study['cases']} synthetic patients ({study['task']}{injuries}; scans: {cohort['train']} training, "
+        f"{cohort['validation']} validation, {cohort['test']} test), {study['size']} models, {study['steps']} steps of "
+        f"{study['batch_size']} cases, {len(record['seeds'])} of {study['seeds']} seeds, on {record['device']}. "
+        f"AnatoBench {__version__}"
     )
+
+
+def _declared(record: Mapping[str, Any]) -> str:
+    kept = record["plan"]
+    if kept is None:
+        return paragraph("A pilot: nobody declared this study before it ran, so its tests are orientation.")
+    plan = kept["plan"]
+    items = "".join(f"<li>{html.escape(name)}: {html.escape(said)}</li>" for name, said in plan["analysis"].items())
+    powers = [
+        f"{html.escape(row['statement'])}: {_seeds(row['seeds_needed'])} for a power of {plan['wished_power']:g}, "
+        f"{_power(row['power'])} with the declared {plan['study']['seeds']}"
+        for row in plan["hypotheses"]
+        if row["deviation"] is not None
+    ]
+    changes = [
+        f"{change['day']}, {change['runs_done']} runs being done: {html.escape(_changed(change['changed']))} "
+        f"({html.escape(change['reason'])})"
+        for change in kept["changes"]
+    ]
+    return (
+        f"<p>Declared on {html.escape(plan['declared'])}, before its runs; SHA-256 of the plan "
+        f"<code>{html.escape(kept['digest'])}</code>. Changed since: {'; '.join(changes) or 'nothing'}.</p>"
+        f"<ul>{items}</ul>" + (f"<p>By the pilot's deviations: {'; '.join(powers)}.</p>" if powers else "")
+    )
+
+
+def _seeds(needed: int | None) -> str:
+    return "over 1000 seeds" if needed is None else f"{needed} seeds"
+
+
+def _power(power: float | None) -> str:
+    return "none" if power is None else f"{power:.2f}"
+
+
+def _changed(changed: Mapping[str, Sequence[Any]]) -> str:
+    return "; ".join(f"{name}: {was} -> {now}" for name, (was, now) in changed.items()) or "words"
+
+
+def _one_look(record: Mapping[str, Any]) -> str:
+    """Every run a point, without and with supervision; beside it all differences and gains with their intervals."""
+    return _every_run(record) + _differences(record)
 
 
 def _every_run(record: Mapping[str, Any]) -> str:
@@ -70,10 +127,12 @@ def _points_of(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _differences(record: Mapping[str, Any]) -> str:
-    """Means and 95 % intervals of the frameworks' differences and the control's, with the margin."""
+    """Means and 95 % intervals over seeds of differences, control and gains, with the margin."""
     kinds = {"framework_difference": COLOURS["jax"], "control_difference": COLOURS["torch"]}
     rows = [(row, kinds[kind]) for kind in DIFFERENCES.values() for row in record[kind]]
+    rows += [(row, GAIN_COLOUR) for row in record["segmentation_gain"]]
     names = [cells[0] for cells in difference_table(record).rows]
+    names += [f"gain, {cells[0]}" for cells in gain_table(record).rows]
     shown = [(name, row, colour) for name, (row, colour) in zip(names, rows, strict=True) if row["low"] is not None]
     if not shown:
         return ""
@@ -87,37 +146,52 @@ def _differences(record: Mapping[str, Any]) -> str:
         axes.set_yticks(range(len(shown)), [name for name, _, _ in shown])
         axes.invert_yaxis()
         axes.set_xlabel("AUC points (grey: margin of equivalence)")
-    return image(figure, "Differences of AUC with 95 % intervals and the margin of equivalence")
+    return image(figure, "Differences of AUC and gains with 95 % intervals and the margin of equivalence")
 
 
-def _same(record: Mapping[str, Any]) -> str:
-    row = next(row for row in record["framework_difference"] if row["model"] == POOLED)
-    margin = f"{100 * record['study']['margin']:.0f} AUC points"
-    if row["equivalent"] is None:
-        return "<p>One seed is no basis for a test.</p>"
-    verdict = (
-        f"are equivalent within {margin}" if row["equivalent"] else f"were not shown to be equivalent within {margin}"
+def _curves(record: Mapping[str, Any]) -> list[str]:
+    """AUC of validation cases by step, of both frameworks and the control, a panel per model and arm."""
+    arms = [(model, segmentation) for model in record["study"]["models"] for segmentation in (True, False)]
+    if not any(cell["curve"] for cell in record["cells"]):
+        return []
+    with plt.rc_context(STYLE):
+        figure, panels = panels_in_a_row(len(arms), (3.4, 3.0))
+        for axes, (model, segmentation) in zip(panels, arms, strict=True):
+            for cell in record["cells"]:
+                if (cell["model"], cell["segmentation"]) == (model, segmentation) and cell["curve"]:
+                    _curve(axes, cell)
+            axes.axhline(0.5, color="#5b6670", linewidth=0.6)
+            axes.set_title(arm_name({"model": model, "segmentation": segmentation}), fontsize=9)
+            axes.set_xlabel("step")
+        panels[0].set_ylabel("AUC of validation cases, macro")
+        found = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3, frameon=False)
+    said = paragraph(
+        "A line per run. Runs of one seed and arm began with the same weights and saw the same batches, compared to "
+        "the bit when this record was made; where their lines part, rounding alone has parted them."
     )
-    low, high = 100 * row["low"], 100 * row["high"]
-    return (
-        f"<p>Over all pairs of runs the frameworks {verdict}: JAX - PyTorch is {100 * row['mean']:+.2f} AUC points, "
-        f"95 % interval {low:+.2f} to {high:+.2f}, two one-sided t tests p = {row['p_value']:.2g}.</p>"
-    )
+    return [section("Why single runs part", said + image(figure, "AUC of validation cases by training step"))]
 
 
-def _gain(record: Mapping[str, Any]) -> str:
-    sentences = []
-    for row in record["segmentation_gain"]:
-        if row["framework"] != POOLED:
-            continue
-        if row["low"] is None:
-            shown = "one seed"
-        elif row["low"] > 0:
-            shown = "a gain"
-        else:
-            shown = "a loss" if row["high"] < 0 else "no difference shown"
-        sentences.append(f"{row['model']} {100 * row['mean']:+.1f} AUC points ({shown})")
-    return f"<p>{html.escape('; '.join(sentences))}.</p>"
+def _curve(axes: Axes, cell: Mapping[str, Any]) -> None:
+    steps, values = zip(*cell["curve"], strict=True)
+    name = FRAMEWORK_NAMES[cell["framework"]] + (" nudged (control)" if cell["nudged"] else "")
+    axes.plot(steps, values, color=COLOURS[cell["framework"]], linewidth=0.8, alpha=0.8,
+              linestyle=":" if cell["nudged"] else "-", label=name)  # fmt: skip
+
+
+def _choice(record: Mapping[str, Any]) -> list[str]:
+    """How each arm came to its learning rate."""
+    if not record["choice"]:
+        return []
+    rows = [
+        (arm_name(row), "  ".join(f"{rate}: {auc:.3f}" for rate, auc in row["validation"].items()),
+         f"{row['chosen']:g}")
+        for row in record["choice"]
+    ]  # fmt: skip
+    said = paragraph("Every arm was given the same effort: one run per rate and seed of its own, judged by the AUC of "
+                     "validation patients.")  # fmt: skip
+    return [section("Learning rates", said + table(("arm", "validation AUC by rate", "taken"), rows))]
 
 
 def _reading(record: Mapping[str, Any]) -> str:
@@ -131,7 +205,8 @@ def _reading(record: Mapping[str, Any]) -> str:
     )
     return paragraph(
         "A seed moves the initial weights, the order of cases, the crops and what dropout draws, if it is on. The "
-        "cohort and its split are the same for all runs, so the intervals are over trainings, not over cohorts.",
+        "cohort and its split are the same for all runs, so the first interval is over trainings alone; for the second "
+        "the test patients are drawn anew as well.",
         "Both frameworks of a pair begin with the same weights and see the same batches. They part by rounding, which "
         f"training amplifies{draws}. How much rounding alone can do shows the control: PyTorch once more, from the "
         "same weights on the same batches, its learning rate larger by a millionth.",

@@ -9,7 +9,7 @@ from typing import Any
 
 from anatobench import __version__
 from anatobench.parity.ladder import KINDS
-from anatobench.report.beside_paper import beside_paper, class_table, dice_table
+from anatobench.report.beside_paper import beside_benchmark, beside_paper, class_table, dice_table
 from anatobench.report.curves import learning_curves, training_dynamics
 from anatobench.report.html_parts import folded, header, html_page, paragraph, section, table
 from anatobench.report.reliability import probabilities_section
@@ -33,6 +33,7 @@ def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = No
         section("Do the two frameworks agree?", _parity(parity) + _agreement(runs)),
         section("Speed", speed(runs)),
         section("Beside the paper", beside_paper(runs)),
+        section("Beside MedMNIST's benchmark", beside_benchmark(runs)),
         section("Learning curves", learning_curves(runs)),
         section("Training dynamics", training_dynamics(runs)),
         section("ROC curves, test split", roc_plots(runs)),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -145,8 +146,15 @@ def _digest_of_weights(path: Path) -> str:
 def _read_evaluation(path: Path) -> dict[str, Any]:
     try:
         figures: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
-        figures["auc"]["macro"], figures["ci95"]["auc"]["macro"], figures["sensitivity"], figures["specificity"]
-    except (OSError, ValueError, KeyError, TypeError):
+        for name in ("auc", "sensitivity", "specificity"):
+            if not all(isinstance(value, (int, float, NoneType)) for value in figures[name].values()):
+                raise ValueError(name)
+        for ends in figures["ci95"]["auc"].values():
+            low, high = (0.0, 0.0) if ends is None else ends
+            if not isinstance(low + high, (int, float)):
+                raise ValueError("ci95")
+        figures["auc"]["macro"], figures["ci95"]["auc"]["macro"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise AnatoBenchError(f"{path}: not what evaluate writes: run `anatobench evaluate` again") from None
     return figures
 
@@ -166,5 +174,5 @@ def _read_examples(path: Path) -> list[Examples]:
             )
             for case_id in case_ids
         ]
-    except (OSError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise AnatoBenchError(f"{path}: damaged ({error}): run `anatobench evaluate` again") from None

@@ -31,9 +31,10 @@ PUBLISHED_NOTE = (
 def build_transfer_page(record: Mapping[str, Any]) -> str:
     """Return the whole page from a record of `experiments.transfer_results`."""
     settings, cohort = record["settings"], record["cohort"]
+    synthetic = "synthetic cohorts, drawn by a program, no patient's; " if record.get("synthetic") else ""
     facts = (
-        f"{settings['model']} ({record['size']}) on {record['task']}: {cohort['train']} training cases, some of them "
-        f"labelled, {cohort['validation']} validation and {cohort['test']} test cases; "
+        f"{synthetic}{settings['model']} ({record['size']}) on {record['task']}: {cohort['train']} training cases, "
+        f"some of them labelled, {cohort['validation']} validation and {cohort['test']} test cases; "
         f"{settings['pretraining_steps']} steps of pre-training, {settings['steps']} of transfer; "
         f"AnatoBench {__version__}"
     )

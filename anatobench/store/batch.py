@@ -20,7 +20,8 @@ class Batch:
     """Each [B, ...]; what the objective reads. A diagnosis has
     `volume`, int16 [B, D, H, W], HU: the device clips, normalises and casts;
     `organs`, uint8 [B, D, H, W], organ indices, `IGNORED_ORGAN` where a case has no mask;
-    `targets`, int8 [B, groups], grade per label group, `MISSING_TARGET` where unknown."""
+    `targets`, int8 [B, groups], grade per label group, `MISSING_TARGET` where unknown;
+    and, of a task whose cases have weights of their own, `weight`, float32 [B, 1]."""
     case_index: np.ndarray
     """int32 [B], position of each case in the store's index; -1 for padding of an evaluation batch."""
 

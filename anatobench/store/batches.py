@@ -56,7 +56,7 @@ class Table:
     `MISSING_TARGET`."""
 
     dtype: np.dtype
-    row: Callable[[Store, int], Sequence[int]]
+    row: Callable[[Store, int], Sequence[float]]
     """Of the case at that position of the store."""
     drawn: Callable[[np.random.Generator, Task, int], np.ndarray]
     """[cases, columns] drawn at random, for what needs no data set: parity and benchmarks."""
@@ -72,9 +72,14 @@ def _random_annotation(generator: np.random.Generator, task: Task, cases: int) -
     return order < (len(task.mask_classes) + 1) // 2
 
 
+def _random_weights(generator: np.random.Generator, task: Task, cases: int) -> np.ndarray:
+    return generator.uniform(0.25, 4.0, (cases, 1))
+
+
 TABLES: dict[str, Table] = {
     "targets": Table(np.dtype(np.int8), lambda store, index: store.cases[index].targets, _random_targets),
     "annotated": Table(np.dtype(np.int8), lambda store, index: store.annotated(index), _random_annotation),
+    "weight": Table(np.dtype(np.float32), lambda store, index: (store.cases[index].weight,), _random_weights),
 }
 DENSE = {"volume": np.int16, "organs": np.uint8}
 """The arrays that are cropped, with their types; `TABLES` are the others."""

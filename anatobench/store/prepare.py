@@ -37,6 +37,9 @@ from anatobench.volumes.read import read_mask, read_member, read_volume
 from anatobench.volumes.resample import padded_or_cropped_grid, resample_mask, resample_volume, resampled_grid
 from anatobench.volumes.volume import Grid, Volume
 
+SIZED_CASES = 32
+"""So many cases say how large a store is beside its scans."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -55,6 +58,8 @@ class Summary:
     cases_per_second: float
     volumes_per_second: float
     """Scans and masks."""
+    times_its_scans: float | None = None
+    """How many times the bytes of its scans the store takes, by some of the cases; None if there are none."""
     leakage: str | None = None
     """A sentence if one scan stands in two splits under two names; such a store is not trained on."""
     notes: tuple[str, ...] = ()
@@ -181,6 +186,7 @@ def prepare(
                 writer.remove_leftovers(own)  # of workers stopped in the middle
                 raise
             in_store = writer.finish(listed_rejections)
+            times = _times_its_scans(writer, cases)
     seconds = time.monotonic() - began
     rejected = tally.rejected + Counter(rejection.reason for rejection in listed_rejections)
     return Summary(
@@ -193,9 +199,32 @@ def prepare(
         seconds=round(seconds, 3),
         cases_per_second=round(tally.prepared / seconds, 3),
         volumes_per_second=round(tally.volumes / seconds, 3),
+        times_its_scans=times,
         leakage=writer.leakage,
         notes=(*listing.notes, *tally.mended()),
     )
+
+
+def _times_its_scans(writer: StoreWriter, cases: list[Case]) -> float | None:
+    """Return how many times the bytes of their scans, as these lie on the disk, cases take in the store: of a few,
+    since a folder of DICOM files has hundreds to look at. Volumes in one file share it out."""
+    volumes = Counter(case.scan for case in cases)
+    scanned, stored = 0.0, 0
+    for case in cases[:: max(1, len(cases) // SIZED_CASES)]:
+        record, size = writer.finished(case.case_id), _bytes_on_disk(case.scan)
+        if record is not None and size:
+            scanned += size / volumes[case.scan]
+            stored += record.byte_size
+    return round(stored / scanned, 2) if scanned else None
+
+
+def _bytes_on_disk(scan: Path) -> int:
+    """Return the size of a file, or of the files in a folder; 0 if that cannot be told any more."""
+    try:
+        files = [scan] if scan.is_file() else [path for path in scan.iterdir() if path.is_file()]
+        return sum(path.stat().st_size for path in files)
+    except OSError:
+        return 0
 
 
 @dataclass
@@ -293,6 +322,7 @@ def _origin(case: Case, task: Task, raw_root: Path) -> CaseOrigin:
         mask_source=None if case.mask is None else _relative(case.mask, raw_root) or case.mask.name,
         reading=_reading(case),
         annotated=annotated_row(task, annotated_classes(case, task)),
+        weight=case.weight,
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -36,7 +37,7 @@ CASES_FOLDER = "cases"
 REJECTED_FOLDER = "rejected"
 
 CHECKSUMS_VARIABLE = "ANATOBENCH_CASE_CHECKSUMS"
-"""`off` leaves out that a case's file is compared with its checksum when a process first reads from it."""
+"""`off`: a case's file is not compared with its checksum when a process first reads from it; `on` or unset: it is."""
 
 _sound: set[tuple[Path, str]] = set()
 """Files, with their checksums, that this process has compared: each once."""
@@ -77,12 +78,16 @@ class StoredCase:
     annotated: tuple[int, ...] | None = None
     """1 or 0 for each of the task's `mask_classes`: whether the mask says where it is, and where it is not. None: all
     of them are, if there is a mask, as in a store older than this field."""
+    weight: float = 1.0
+    """What its classification loss is multiplied by in training."""
 
     def to_json(self) -> dict[str, Any]:
         """Everything, in plain JSON types."""
         data = asdict(self)
         if self.annotated is None:
             del data["annotated"]
+        if self.weight == 1.0:
+            del data["weight"]
         return data
 
     @staticmethod
@@ -93,6 +98,9 @@ class StoredCase:
         annotated = data.get("annotated")
         if annotated is not None and any(value not in (0, 1) for value in annotated):
             raise ValueError(f"annotated {annotated!r:.80} holds others than 0 and 1")
+        weight = float(data.get("weight", 1.0))
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"weight {weight} is no number above 0")
         if not SAFE_CASE_ID.fullmatch(data["case_id"]) or data["split"] not in SPLITS:
             raise ValueError(f"case id {data['case_id']!r} or split {data['split']!r} is not allowed")
         return StoredCase(
@@ -112,11 +120,12 @@ class StoredCase:
             slice_digests=tuple(str(digest) for digest in data.get("slice_digests", ())),
             notes=tuple(str(note) for note in data["notes"]),
             annotated=None if annotated is None else tuple(int(value) for value in annotated),
+            weight=weight,
         )
 
 
 _RECORD_FIELDS = {field.name for field in fields(StoredCase)}
-_LATER_FIELDS = {"mask_checksum", "reading", "volume_checksum", "slice_digests", "annotated"}
+_LATER_FIELDS = {"mask_checksum", "reading", "volume_checksum", "slice_digests", "annotated", "weight"}
 """What older stores do not have."""
 
 
@@ -161,6 +170,7 @@ class Store:
         Raises AnatoBenchError, naming the file and what to do, if it is not a finished store of this format, or if
         its cases do not fit the task or the files; `PatientLeakageError` if one patient or scan stands in two splits.
         """
+        _compares_checksums()  # said before hours of work, where it is misspelt
         store = Store.read_index(path)
         for kind, fault in store._index_faults():
             raise kind(fault)
@@ -236,11 +246,11 @@ class Store:
         damaged.
         """
         volume, organs = out or (np.empty(size, np.int16), np.empty(size, np.uint8))
-        case = self.cases[index]
+        case, compares = self.cases[index], _compares_checksums()
         path = data_file(self.root, case.case_id)
         try:
             read_crop(path, self.geometry.padded_size, start, volume, organs)  # which knows better what is wrong
-            if (path, case.checksum) not in _sound and os.environ.get(CHECKSUMS_VARIABLE) != "off":
+            if compares and (path, case.checksum) not in _sound:
                 _compare(path, case.checksum)
         except (OSError, AnatoBenchError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
@@ -297,13 +307,21 @@ def _read_index(path: Path) -> tuple[StoredCase, ...]:
             raise ValueError("it differs from its checksum")
     except OSError as error:
         raise AnatoBenchError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise AnatoBenchError(f"{path}: is damaged ({error}): {_PREPARE_AGAIN}") from None
     return cases
 
 
 def _checksum(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=32).hexdigest()
+
+
+def _compares_checksums() -> bool:
+    """Return what `CHECKSUMS_VARIABLE` says; AnatoBenchError if it is neither `on`, as without it, nor `off`."""
+    stated = os.environ.get(CHECKSUMS_VARIABLE) or "on"
+    if stated not in ("on", "off"):
+        raise AnatoBenchError(f"{CHECKSUMS_VARIABLE}={stated}: is neither on nor off: give one of them, or unset it")
+    return stated == "on"
 
 
 def _compare(path: Path, checksum: str) -> None:
@@ -341,7 +359,7 @@ def read_description(root: Path) -> dict[str, Any]:
             "options": dict(data["options"]),
             "synthetic": bool(data.get("synthetic", False)),
         }
-    except (ValueError, KeyError, TypeError, IndexError, AnatoBenchError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, AnatoBenchError) as error:
         raise AnatoBenchError(f"{path}: is damaged ({error!r}): prepare into a new folder") from None
 
 

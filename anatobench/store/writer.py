@@ -79,16 +79,16 @@ class CaseOrigin:
     mask_source: str | None
     reading: str | None = None
     annotated: tuple[int, ...] | None = None
+    weight: float = 1.0
 
     def has_same_sources(self, record: StoredCase) -> bool:
         """Return whether the record's data file came from a scan and a mask of the same names, read in the same way."""
         return all(getattr(record, name) == getattr(self, name) for name in ("source", "mask_source", "reading"))
 
     def relabelled(self, record: StoredCase) -> StoredCase:
-        """Return the record with this listing's patient, split, targets and annotated classes."""
-        return replace(
-            record, patient_id=self.patient_id, split=self.split, targets=self.targets, annotated=self.annotated
-        )
+        """Return the record with this listing's patient, split, targets, annotated classes and weight."""
+        taken = ("patient_id", "split", "targets", "annotated", "weight")
+        return replace(record, **{name: getattr(self, name) for name in taken})
 
 
 class StoreWriter:
@@ -140,7 +140,7 @@ class StoreWriter:
         try:
             record = StoredCase.from_json(parse_json(record_file(self.root, case_id).read_bytes()))
             size = data_file(self.root, case_id).stat().st_size
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None
         return record if record.case_id == case_id and record.byte_size == size else None
 
@@ -220,7 +220,7 @@ class StoreWriter:
             return from_json(parse_json(path.read_bytes()))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise AnatoBenchError(
                 f"{path}: is damaged ({error}): delete it and run `anatobench prepare` again"
             ) from None
@@ -267,6 +267,14 @@ def _is_record(name: str) -> bool:
     return name.endswith(".json") and not name.startswith(".")
 
 
+def _other(name: str, found: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say which parts of a long argument differ."""
+    if not isinstance(found.get(name), Mapping):
+        return f"another {name}"
+    parts = [part for part in now[name].keys() | found[name].keys() if found[name].get(part) != now[name].get(part)]
+    return f"another {name} ({', '.join(sorted(parts))})"
+
+
 def _check_same_arguments(path: Path, description: dict[str, Any]) -> None:
     """Compare `store.json` with what this call would write, leaving out the version that wrote it."""
     try:
@@ -276,7 +284,7 @@ def _check_same_arguments(path: Path, description: dict[str, Any]) -> None:
     for name in description:
         if name not in _NO_ARGUMENTS and found.get(name) != description[name]:
             before, now = (json.dumps(value) for value in (found.get(name), description[name]))
-            change = f"{name} {before}, not {now}" if len(before) + len(now) < 200 else f"another {name}"
+            change = f"{name} {before}, not {now}" if len(before) + len(now) < 200 else _other(name, found, description)
             raise AnatoBenchError(
                 f"{path.parent}: was prepared with {change}: give the same arguments or choose a new folder"
             )

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import safetensors
 
 Trees = Mapping[str, Mapping[str, np.ndarray]]
 SAFETENSORS, ORBAX = "safetensors", "orbax"
@@ -26,6 +27,11 @@ class NotFiniteError(ValueError):
     def __init__(self, tree: str, name: str) -> None:
         super().__init__(f"{tree}: {name} is not finite")
         self.tree, self.name = tree, name
+
+
+def safetensors_writer() -> dict[str, str]:
+    """Return who writes `<tree>.safetensors`: its form and the library's version."""
+    return {"form": SAFETENSORS, "version": safetensors.__version__}
 
 
 def check_finite(trees: Trees) -> None:

@@ -21,7 +21,7 @@ from anatobench.objectives.heads import CLASSIFIER, UNTRAINED, of_auxiliary
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.processes import after_leader
-from anatobench.training.checkpoints import read_best, read_checkpoint
+from anatobench.training.checkpoints import STATE_FILE, read_best, read_checkpoint
 from anatobench.training.pretrained.transfer import pretrained_weights
 from anatobench.training.pretrained.weights_file import WeightsFile, find_or_download, read_weights_file
 from anatobench.training.run_folder import CONFIG_FILE, RunConfig
@@ -103,13 +103,23 @@ def _read(path: Path) -> tuple[Arrays, bool]:
     """Return the weights, and whether their classifier was trained as far as the file says."""
     if (path / CONFIG_FILE).is_file():
         return read_best(path).weights, RunConfig.read(path).trains_classifier
-    if path.is_dir():
+    if (path / STATE_FILE).is_file():
         return read_checkpoint(path).weights, True
+    if path.is_dir():
+        raise AnatoBenchError(
+            f"{path}: neither a run's folder ({CONFIG_FILE} is missing) nor a checkpoint's ({STATE_FILE} is missing)"
+        )
     if not path.is_file():
         raise AnatoBenchError(f"{path}: no such file of weights")
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return arrays, (file.metadata() or {}).get(CLASSIFIER) != UNTRAINED
+            classifier_trained = (file.metadata() or {}).get(CLASSIFIER) != UNTRAINED
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise AnatoBenchError(f"{path}: cannot be read as weights: {error}") from None
+    if arrays and all("/" in name for name in arrays):  # `<tree>/<name>`, and no parameter's name has a slash
+        raise AnatoBenchError(
+            f"{path}: holds the whole state of a run, as `export --state` writes it: begin with the run's folder, its "
+            "initial.safetensors, or an export without --state"
+        )
+    return arrays, classifier_trained

@@ -141,14 +141,19 @@ def _events_file() -> str:
 
 
 def _forget_later(path: Path, step: int, evaluated_step: int) -> None:
-    """Drop steps after `step`, evaluations after `evaluated_step`, and a last line that a kill cut off."""
+    """Drop steps after `step`, evaluations after `evaluated_step`, and a last line that a kill cut off;
+    `AnatoBenchError` names a line that is JSON and no record."""
     last = {"step": step, "evaluation": evaluated_step, "sharpness": step or -1}  # a run that begins measures anew
     kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
         try:
             record = parse_json(line)
         except ValueError:
             continue
-        if line.endswith(b"\n") and record["step"] <= last[record["kind"]]:
+        try:
+            wanted = record["step"] <= last[record["kind"]]
+        except (KeyError, TypeError):
+            raise AnatoBenchError(f"{path}, line {number}: not a record: delete the line and resume") from None
+        if line.endswith(b"\n") and wanted:
             kept.append(line)
     write_atomically(path, b"".join(kept))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from anatobench.engine import StepMetrics
@@ -12,6 +13,9 @@ from anatobench.errors import AnatoBenchError
 from anatobench.system.json_text import parse_json
 
 METRICS_FILE = "metrics.jsonl"
+_WORDS = ("kind", "batch_digest")
+_FIGURES = {"step": ("loss", "gradient_norm", "learning_rate", "seconds"), "sharpness": ("largest_eigenvalue",)}
+"""What every record of a kind has beside its step."""
 _NO_TERMS = ("kind", "step", "epoch", "loss", "gradient_norm", "learning_rate", "batch_digest", "seconds")
 
 
@@ -59,16 +63,32 @@ def term_names(steps: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in names if any(step.get(name) for step in steps)]
 
 
+def _check(record: Mapping[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError if a record lacks a figure that its kind has, or one is no number."""
+    kind = record["kind"]
+    needed = ("step", *_FIGURES.get(kind, ()))
+    told = [name for name in record if name not in _WORDS] if kind == "step" else needed
+    for name in dict.fromkeys((*needed, *told)):
+        if isinstance(record[name], bool) or not isinstance(record[name], (int, float)):
+            raise ValueError(f"{name} is {record[name]!r:.80}, not a number")
+    if not isinstance(record.get("auc_macro"), (int, float, NoneType)):
+        raise ValueError(f"auc_macro is {record['auc_macro']!r:.80}, not a number")
+
+
 def read_records(run: Path) -> list[dict[str, Any]]:
     """Return what was logged while the run trained; `AnatoBenchError` names the line that is no record."""
     metrics = run / METRICS_FILE
     if not metrics.is_file():
         raise AnatoBenchError(f"{run}: no {METRICS_FILE}, so nothing was trained here; run `anatobench train` first")
     records = []
-    for number, line in enumerate(metrics.read_text().splitlines(), start=1):
+    try:
+        lines = metrics.read_bytes().splitlines()
+    except OSError as error:
+        raise AnatoBenchError(f"{metrics}: cannot be read ({error.strerror})") from None
+    for number, line in enumerate(lines, start=1):
         try:
             record = parse_json(line)
-            record["kind"], record["step"]
+            _check(record)
         except (ValueError, KeyError, TypeError) as error:
             raise AnatoBenchError(f"{metrics}, line {number}: not a record ({error}); was the file edited?") from None
         records.append(record)

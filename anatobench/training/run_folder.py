@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,6 +39,8 @@ OF_THE_MACHINE = ("fast", "compile")
 where one of them does not work."""
 
 
+CHECKSUM = "checksum"
+"""Of the rest of a run's config.json."""
 OTHER_FIELDS = ("max_steps", "patience", "evaluate_every", "checkpoint_every", "sharpness_every")
 """Fields of `RunConfig` that `configure` takes by name."""
 PATHS = (str, Path)
@@ -153,11 +156,11 @@ class RunConfig:
             raise ValueError(f"format is {data['format']!r:.80}, this version reads {FORMAT}")
         said = data.get("segmentation") if isinstance(data, Mapping) else None
         if isinstance(data, Mapping):  # what follows from the recipe is no field
-            data = {name: value for name, value in data.items() if name != "segmentation"}
+            data = {name: value for name, value in data.items() if name not in ("segmentation", CHECKSUM)}
         found = typed_fields(RunConfig, data)
         try:
             task = Task.from_json(found["task"])
-        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
             raise ValueError(f"task: {type(error).__name__}, {error}") from None
         if not isinstance(found.get("versions", {}), Mapping):
             raise ValueError(f"versions must be an object of texts, not {found['versions']!r:.80}")
@@ -172,18 +175,27 @@ class RunConfig:
 
     @staticmethod
     def read(run: Path | str) -> RunConfig:
-        """Read `RUN/config.json`; `AnatoBenchError` if there is no run or the file is damaged."""
+        """Read `RUN/config.json`; `AnatoBenchError` if there is no run, or if the file is damaged or was edited: then
+        its weights were trained with something else. Files before 0.2 have no checksum."""
         check_kind("run", run, PATHS, "a path")
         run = Path(run)
         if not (run / CONFIG_FILE).is_file():
             raise AnatoBenchError(
                 f"{run}: no run here ({CONFIG_FILE} is missing): give a folder that train has written"
             )
-        return RunConfig.read_file(run / CONFIG_FILE)
+        config = RunConfig.read_file(run / CONFIG_FILE)
+        data = read_json(run / CONFIG_FILE)
+        if CHECKSUM in data and data[CHECKSUM] != _checksum(data):
+            raise AnatoBenchError(
+                f"{run / CONFIG_FILE}: is not what the run was begun with (its checksum differs): put the file back; "
+                "to train something else, give an edited copy to `anatobench train --config` with another --out"
+            )
+        return config
 
     @staticmethod
     def read_file(path: Path) -> RunConfig:
-        """Read a file that holds what `config.json` does; `AnatoBenchError` names it and the field that is wrong."""
+        """Read a file that holds what `config.json` does, edited or not; `AnatoBenchError` names it and the field that
+        is wrong."""
         data = read_json(path)
         try:
             return RunConfig.from_json(data)
@@ -191,8 +203,15 @@ class RunConfig:
             raise AnatoBenchError(f"{path}: not a run's configuration: {error}") from None
 
     def write(self, path: Path) -> None:
-        """Write what `read_file` reads; OSError if that fails, and nothing is left behind then."""
-        write_atomically(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
+        """Write what `read_file` reads, with a checksum; OSError if that fails, and nothing is left behind then."""
+        data = json.loads(json.dumps(self.to_json()))
+        write_atomically(path, (json.dumps({**data, CHECKSUM: _checksum(data)}, indent=2) + "\n").encode())
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    """Return the BLAKE2b of a configuration's other fields, however they are laid out in the file."""
+    told = {name: value for name, value in data.items() if name != CHECKSUM}
+    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def configure(

@@ -1,7 +1,8 @@
 """The terms of a diagnosis with organ masks, per case; the engine takes the mean over the batch.
 
 Equations 1 to 5 of the AutoSeg paper with the choices named in `anatobench/recipes.py`: a sample's weight multiplies
-its loss, and nothing is divided by the sum of weights. A missing target and a voxel without mask contribute 0.
+its loss, and nothing is divided by the sum of weights. A missing target and a voxel without mask contribute 0. A
+case's own weight multiplies what its findings cost, not what its organs do.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from jax_impl.step import View
 def diagnosis_terms(task: Task, recipe: Recipe, view: View, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """`classification`, `any_injury` and `segmentation` (0 without that head), each [B].
 
-    arrays: targets int8 [B, groups], organs uint8 [B, D, H, W].
+    arrays: targets int8 [B, groups], organs uint8 [B, D, H, W], and weight float32 [B, 1] if the cases have weights.
     """
     classification = classification_loss(task, view.logits, arrays["targets"])
     any_injury = any_injury_loss(task, view.logits, arrays["targets"])
+    if "weight" in arrays:
+        weight = arrays["weight"][:, 0].astype(classification.dtype)
+        classification, any_injury = weight * classification, weight * any_injury
     segmentation = segmentation_term(recipe, view, arrays["organs"])
     if segmentation is None:
         segmentation = jnp.zeros_like(classification)

@@ -177,7 +177,7 @@ def test_pages_run_as_printed(page: Path, after_readme: Path) -> None:
 
 def provide(folder: Path) -> None:
     """Put data under the names that pages give it, once: README's cohort as Kaggle's folder, two chest cohorts, a
-    manifest of two scans, and a folder of scans to predict."""
+    manifest of two chests, one with its mask, and a folder of scans to predict."""
     if (folder / "MASKS").exists():
         return
     (folder / "rsna-2023-abdominal-trauma-detection").symlink_to(folder / "raw")
@@ -191,8 +191,10 @@ def provide(folder: Path) -> None:
     shutil.copytree(scans[0], folder / "dicom_folder")
     for scan in scans[:2]:
         shutil.copytree(scan, folder / "scans" / scan.name)
-    for path, scan in (("scan", scans[0]), ("cohort/scan", scans[0]), ("cohort/second", scans[1])):
+    chests = sorted((folder / "rad-chestct").glob("*.npz"))
+    for path, scan in (("scan", scans[0]), ("cohort/scan", chests[0]), ("cohort/second", chests[1])):
         volume = read_volume(scan)
         write_nifti(folder / f"{path}.nii.gz", volume.voxels, volume.affine)
-    rows = ("scan,split,label:finding", "scan.nii.gz,train,1", "second.nii.gz,train,0", "")
+    shutil.copy(folder / "rad-chestct" / "masks" / f"{chests[0].stem}.nii.gz", folder / "cohort" / "mask.nii.gz")
+    rows = ("scan,split,mask,label:effusion", "scan.nii.gz,train,mask.nii.gz,1", "second.nii.gz,train,,0", "")
     (folder / "cohort" / "manifest.csv").write_text("\n".join(rows))

@@ -48,7 +48,7 @@ def figures(name: str, read: dict[str, Any]) -> Iterator[str]:
         for arm in read["results"].values():
             if "times_ours" in arm:
                 yield interval(arm["times_ours"], *arm["times_ours_ci95"])
-    elif kind == "auc_study":
+    elif kind in ("auc_pilot", "auc_study"):
         for one in (*read["framework_difference"], *read["segmentation_gain"]):
             mean, low, high = (100 * one[key] for key in ("mean", "low", "high"))
             for digits in (1, 2):

@@ -1,8 +1,12 @@
-"""The AUC study, small: both frameworks, with and without segmentation, two seeds, interrupted and taken up again."""
+"""The AUC study, small and declared: both frameworks, with and without segmentation, two seeds, every arm with a
+learning rate that validation chose, interrupted and taken up again."""
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +22,17 @@ from tiny_store import write_store
 from anatobench.cli.main import build_parser, main
 from anatobench.cli.train import _configuration
 from anatobench.errors import AnatoBenchError
-from anatobench.experiments.auc_results import collect, difference_table, gain_table
-from anatobench.experiments.auc_study import AucStudy, name_of, planned, store_of
+from anatobench.experiments.auc_plan import read_plan
+from anatobench.experiments.auc_results import (
+    arm_table,
+    class_table,
+    collect,
+    complete_seeds,
+    difference_table,
+    gain_table,
+    hypothesis_table,
+)
+from anatobench.experiments.auc_study import AucStudy, begin, name_of, planned, store_of
 from anatobench.experiments.child_processes import Chain, run_chains
 from anatobench.experiments.runs import DONE, chains_of, run_folder, state_of
 from anatobench.report.auc_page import build_auc_page
@@ -27,6 +40,8 @@ from anatobench.tasks import get_task
 from anatobench.training.run_folder import RunConfig, evaluation_file
 
 SMALL = ["--models", "r3d_18", "--seeds", "2", "--cases", "40", "--steps", "24", "--workers", "2"]
+DECLARED = ["--models", "r3d_18", "--cases", "40", "--steps", "12", "--learning-rates", "1e-5,4e-3",
+            "--validation-fraction", "0.2", "--cohort-seed", "6"]  # fmt: skip
 STUDY = AucStudy(models=("r3d_18",), seeds=2, cases=40, steps=24)
 
 
@@ -35,23 +50,36 @@ def evaluations(out: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in out.rglob(evaluation_file("test"))}
 
 
+def declared(folder: Path, seeds: int = 1, margin: float = 0.02) -> Path:
+    """Declare the study for so many seeds and that margin."""
+    plan = folder / f"plan_{seeds}_{margin}.json"
+    words = [*DECLARED, "--seeds", str(seeds), "--margin", str(margin)]
+    assert main(["experiments", "declare", "--out", str(plan), *words]) == 0
+    return plan
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Begun with one seed, interrupted after the first finished pair of runs, then run to its end with two."""
-    out = tmp_path_factory.mktemp("studies") / "auc"
-    command = [sys.executable, "-m", "anatobench", "experiments", "auc", "--out", str(out), *SMALL, "--seeds", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    """Declare and begin it, interrupt it after the first finished run, let its time run out, then run it to its end
+    with another margin, which is a change."""
+    folder = tmp_path_factory.mktemp("studies")
+    out, plan = folder / "auc", str(declared(folder))
+    words = ["experiments", "auc", "--out", str(out), "--workers", "2", "--plan"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anatobench", *words, plan], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     while process.poll() is None and not evaluations(out):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=180)
     assert process.returncode == 130, errors
     before = evaluations(out)
-    assert 1 <= len(before) < len(STUDY.cells)
-    assert main(["experiments", "auc", "--out", str(out), *SMALL]) == 0
+    assert before
+    assert main([*words, plan, "--minutes", "0.01"]) == 1, "no seed is complete"
+    assert main([*words, str(declared(folder, margin=0.05)), "--amend", "a reviewer asked"]) == 0
     after = evaluations(out)
     assert before.items() <= after.items(), "a finished run was run again"
-    assert len(after) == len(STUDY.cells)
+    assert len(after) == 6 + 4, "both arms in three forms, and two rates for each"
     return out
 
 
@@ -59,17 +87,53 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_frameworks_reach_the_same_auc(study: Path) -> None:
     record = json.loads((study / "record.json").read_text())
     assert_valid(record, "auc_study")
-    assert len(record["cells"]) == 12
-    # The same weights and batches and nothing drawn at random: in 24 steps only rounding parts them.
-    assert [abs(row["mean"]) for row in record["framework_difference"]] == pytest.approx([0, 0, 0], abs=0.02)
-    assert record["framework_difference"][-1]["count"] == record["control_difference"][-1]["count"] == 4
-    assert [abs(row["mean"]) for row in record["control_difference"]] == pytest.approx([0, 0, 0], abs=0.02)
-    configs = [json.loads((study / "runs" / f"r3d_18_seg_seed0_{arm}" / "config.json").read_text())
-               for arm in ("torch", "jax", "torch_nudged")]  # fmt: skip
-    rates = {config["recipe"]["learning_rate"] for config in configs}
-    assert sorted(rates) == pytest.approx([4e-3, 4.000004e-3], rel=1e-9)
-    seeds = {(cell["seed"], cell["segmentation"]): cell["auc"]["macro"] for cell in record["cells"]}
-    assert len(set(seeds.values())) == 4, "seeds and the head must make a difference"
+    assert len(record["cells"]) == 6
+    # The same weights and batches and nothing drawn at random: in 12 steps only rounding parts them.
+    for kind in ("framework_difference", "control_difference"):
+        assert [abs(row["mean"]) for row in record[kind]] == pytest.approx([0, 0], abs=0.03)
+    auc = {cell["segmentation"]: cell["auc"]["macro"] for cell in record["cells"]}
+    assert auc[True] != auc[False], "the head must make a difference"
+    assert all(cell["curve"][-1][0] == 12 for cell in record["cells"]), "validation cases judge every run at its end"
+
+
+@pytest.mark.slow
+def test_every_arm_has_the_rate_that_validation_liked_best(study: Path) -> None:
+    record = json.loads((study / "record.json").read_text())
+    for row in record["choice"]:
+        rates = row["validation"]
+        best = max(rates.values())
+        assert row["chosen"] == min(float(rate) for rate, auc in rates.items() if auc == best)
+        for cell in record["cells"]:
+            if cell["segmentation"] == row["segmentation"]:
+                factor = 1 + 1e-6 * cell["nudged"]
+                assert cell["learning_rate"] == pytest.approx(row["chosen"] * factor, rel=1e-12)
+    assert len(record["choice"]) == 2
+
+
+@pytest.mark.slow
+def test_the_record_says_what_was_declared_and_what_was_changed(study: Path) -> None:
+    kept = json.loads((study / "record.json").read_text())["plan"]
+    assert kept["plan"]["study"]["margin"] == 0.02
+    assert [(one["changed"], one["reason"]) for one in kept["changes"]] == [
+        ({"margin": [0.02, 0.05]}, "a reviewer asked")]  # fmt: skip
+    page = (study / "report.html").read_text()
+    assert kept["digest"] in page
+    assert "margin: 0.02 -&gt; 0.05 (a reviewer asked)" in page
+
+
+@pytest.mark.slow
+def test_seeds_that_are_done_are_collected_and_what_is_no_pair_is_refused(study: Path, tmp_path: Path) -> None:
+    read, _ = read_plan(declared(tmp_path, seeds=2))
+    assert complete_seeds(read, study) == (0,)
+    assert collect(read, study, (0,))["seeds"] == [0]
+    with pytest.raises(AnatoBenchError, match="seed1"):
+        collect(read, study)
+    shutil.copytree(study, tmp_path / "other")
+    log = tmp_path / "other" / "runs" / "r3d_18_seg_seed0_jax" / "metrics.jsonl"
+    (first, *_) = re.findall(r'"batch_digest": ?"(\w+)"', log.read_text())
+    log.write_text(log.read_text().replace(first, "0" * len(first)))
+    with pytest.raises(AnatoBenchError, match="saw other batches than r3d_18_seg_seed0_torch"):
+        collect(read, tmp_path / "other", (0,))
 
 
 @pytest.mark.slow
@@ -77,20 +141,20 @@ def test_the_page_says_what_the_record_says(study: Path) -> None:
     record = json.loads((study / "record.json").read_text())
     page = (study / "report.html").read_text()
     assert len(page) == pytest.approx(len(build_auc_page(record)), rel=0.01)  # matplotlib names its shapes anew
-    for row in (*difference_table(record).rows, *gain_table(record).rows):
-        for cell in row:
-            assert cell in page
+    for table in (difference_table, gain_table, class_table, arm_table, hypothesis_table):
+        for row in table(record).rows:
+            for cell in row:
+                assert html.escape(cell) in page
     assert 'src="http' not in page
 
 
-@pytest.mark.slow
-def test_other_settings_and_a_missing_run_are_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["experiments", "auc", "--out", str(study), *SMALL[:-2], "--margin", "0.05"]) == 1
+def test_other_settings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin(STUDY, tmp_path)
+    words = ["experiments", "auc", "--out", str(tmp_path), *SMALL]
+    assert main([*words, "--margin", "0.05"]) == 1
     assert "margin: 0.02 -> 0.05" in capsys.readouterr().err
-    assert main(["experiments", "auc", "--out", str(study), *SMALL, "--seeds", "1"]) == 1
+    assert main([*words, "--seeds", "1"]) == 1
     assert "seeds: 2 -> 1" in capsys.readouterr().err, "runs that are there would be missing from the record"
-    with pytest.raises(AnatoBenchError, match="seed2"):
-        collect(AucStudy(models=("r3d_18",), seeds=3, cases=40, steps=24), study)
 
 
 def test_what_is_done_is_not_run_again(tmp_path: Path) -> None:
@@ -132,11 +196,11 @@ def test_folders_and_what_is_trained_in_them_are_as_ever(tmp_path: Path) -> None
 def test_it_is_handed_over_to_slurm_as_two_arrays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def prepare(chains: list[Chain], logs: Path, workers: int) -> list[Chain]:
+    def prepare(chains: list[Chain], logs: Path, workers: int, until: float) -> list[Chain]:
         write_store(store_of(logs.parent), get_task("ct_rate"), {"train": 1})
         return chains
 
-    monkeypatch.setattr("anatobench.cli.experiments.run_chains", prepare)
+    monkeypatch.setattr("anatobench.cli.experiments_auc.run_chains", prepare)
     words = ["experiments", "auc", "--out", str(tmp_path / "auc"), *SMALL, "--submit", "--dry-run"]
     assert main([*words, "--at-a-time", "2", "--sbatch=--gpus-per-node=1"]) == 0
     first, second = capsys.readouterr().out.splitlines()

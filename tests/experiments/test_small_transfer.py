@@ -54,6 +54,7 @@ def test_all_see_the_same_batches_and_both_frameworks_begin_with_the_same_weight
 def test_the_table_and_the_plot_are_there_and_nothing_is_done_twice(demo: Path) -> None:
     record = json.loads((demo / "transfer" / "record.json").read_text())
     assert_valid(record, "transfer")
+    assert record["synthetic"], "the cohorts are phantoms, and the page has to say so"
     assert record["missing"] == []
     assert len(record["results"]) + len(record["undefined"]) == 4
     (dice,) = record["pretraining"]

@@ -1,7 +1,8 @@
 """The terms of a diagnosis with organ masks, per case; the engine takes the mean over the batch.
 
 Equations 1 to 5 of the AutoSeg paper with the choices named in `anatobench/recipes.py`: a sample's weight multiplies
-its loss, and nothing is divided by the sum of weights. A missing target and a voxel without mask contribute 0.
+its loss, and nothing is divided by the sum of weights. A missing target and a voxel without mask contribute 0. A
+case's own weight multiplies what its findings cost, not what its organs do.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from torch_ref.step import View
 def diagnosis_terms(task: Task, recipe: Recipe, view: View, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`classification`, `any_injury` and `segmentation` (0 without that head), each [B].
 
-    arrays: targets int8 [B, groups], organs uint8 [B, D, H, W].
+    arrays: targets int8 [B, groups], organs uint8 [B, D, H, W], and weight float32 [B, 1] if the cases have weights.
     """
     targets = arrays["targets"].long()
     classification = classification_loss(task, view.logits, targets)
     any_injury = any_injury_loss(task, view.logits, targets)
+    if "weight" in arrays:
+        weight = arrays["weight"][:, 0].to(classification.dtype)
+        classification, any_injury = weight * classification, weight * any_injury
     segmentation = segmentation_term(recipe, view, arrays["organs"])
     if segmentation is None:
         segmentation = torch.zeros_like(classification)

@@ -16,12 +16,14 @@ from anatobench.training.checkpoints.folder import BEST_FILE, FOLDER, KEPT, clea
 from anatobench.training.checkpoints.progress import MODEL, Best, Checkpoint, Progress
 from anatobench.training.checkpoints.reading import read_best, read_checkpoint, read_newest
 from anatobench.training.checkpoints.saving import CheckpointSaver, save_checkpoint
+from anatobench.training.checkpoints.state_file import STATE_FILE
 
 __all__ = [
     "BEST_FILE",
     "FOLDER",
     "KEPT",
     "MODEL",
+    "STATE_FILE",
     "Best",
     "Checkpoint",
     "CheckpointSaver",

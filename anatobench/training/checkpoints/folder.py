@@ -110,6 +110,10 @@ def best_step(run: Path) -> int | None:
     if not path.is_file():
         return None
     try:
-        return int(parse_json(path.read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        record = parse_json(path.read_text(encoding="utf-8"))
+        step = int(record["step"])
+        if record.get("checkpoint", step_folder(run, step).name) != step_folder(run, step).name:
+            raise ValueError(f"step {step} is not that of {record['checkpoint']!r:.80}")
+        return step
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise AnatoBenchError(f"{path}: damaged ({error}): resume the run to write it again") from None

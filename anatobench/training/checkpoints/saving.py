@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors
 
 from anatobench.engine import PendingSave, StateSaver
 from anatobench.errors import AnatoBenchError
-from anatobench.system.state_files import SAFETENSORS, NotFiniteError, Trees, check_finite, write_trees
+from anatobench.system.state_files import NotFiniteError, Trees, check_finite, safetensors_writer, write_trees
 from anatobench.training.checkpoints.folder import publish, step_folder, unfinished_folder
 from anatobench.training.checkpoints.progress import MODEL, Checkpoint, Progress
 from anatobench.training.checkpoints.state_file import seal
@@ -148,11 +147,6 @@ class ArraysOnTheirWay:
         """See `anatobench.engine.PendingSave.finish`."""
         check_finite(self.trees)
         write_trees(self.folder, self.trees)
-
-
-def safetensors_writer() -> dict[str, str]:
-    """Who writes `<tree>.safetensors`."""
-    return {"form": SAFETENSORS, "version": safetensors.__version__}
 
 
 @dataclass(frozen=True)

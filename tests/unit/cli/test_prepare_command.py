@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scan_files import AFFINE, body_voxels, turned, write_nifti_file
 
 from anatobench.cli.main import main
 from anatobench.datasets import registry
@@ -15,6 +16,9 @@ from anatobench.datasets.case import Listing
 from anatobench.datasets.options import ListingOptions
 from anatobench.datasets.synthetic import MARK
 from anatobench.store.reader import Store, data_file
+from anatobench.tasks import GEOMETRIES
+
+ROOT = Path(__file__).parents[3]
 
 MakeCohort = Callable[[int], Listing]
 
@@ -150,3 +154,42 @@ def test_an_empty_listing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     status, figures, said = call(capsys, *words)
     assert (status, figures["cases_in_store"]) == (0, 0)
     assert "holds no case, since the raw data lists none: look at --raw" in said
+
+
+def test_sizes_are_said_in_voxels_and_millimetres(capsys: pytest.CaptureFixture[str]) -> None:
+    """In --help and in the pages, computed from the grids themselves."""
+    assert GEOMETRIES["chest"]["tiny"].in_words == "24 x 48 x 48 voxels of 12 x 6 x 6 mm, 288 x 288 x 288 mm in all"
+    with pytest.raises(SystemExit):
+        main(["prepare", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    pages = {name: " ".join((ROOT / "docs" / name).read_text().split()) for name in ("data.md", "own_cohort.md")}
+    for anatomy, sizes in GEOMETRIES.items():
+        for geometry in sizes.values():
+            assert f"{anatomy} {geometry.in_words}" in told
+            voxels, spacing, view = (
+                " x ".join(f"{n:g}" for n in three)
+                for three in (geometry.crop_size, geometry.spacing, geometry.field_of_view)
+            )
+            assert f"| {anatomy} | {voxels} | {spacing} | {view} |" in pages["data.md"]
+        view = " x ".join(f"{n:g}" for n in sizes["tiny"].field_of_view)
+        assert f"{view} mm ({anatomy}" in pages["own_cohort.md"]
+
+
+def test_a_store_that_takes_many_times_its_scans_names_the_options_that_mend_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for number in range(2):
+        write_nifti_file(raw / f"{number}.nii.gz", *turned(body_voxels(seed=number), AFFINE, "RAS"))
+    (raw / "manifest.csv").write_text("scan,split,label:x\n0.nii.gz,train,1\n1.nii.gz,test,0\n")
+    words = ("--dataset", "manifest", "--anatomy", "chest", "--raw", raw, "--store")
+    status, figures, said = call(capsys, *words, tmp_path / "large", "--size", "full")
+    assert status == 0
+    assert figures["times_its_scans"] > 100
+    assert "each is kept as 120 x 240 x 240 voxels" in said
+    assert "small scans want a smaller grid (--spacing, --crop)" in said
+    status, figures, said = call(capsys, *words, tmp_path / "small", "--spacing", "3,2,1.5", "--crop", "12,24,24")
+    assert status == 0
+    assert 1 < figures["times_its_scans"] < 5
+    assert "times the bytes" not in said

@@ -141,8 +141,19 @@ def test_wrong_arguments_exit_with_2_and_one_line(
 
 
 def test_what_is_missing_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--out", str(tmp_path), "--resume", "--model", "r3d_18"]) == 2
+    assert main(["train", "--out", str(tmp_path), "--model", "r3d_18"]) == 2
     assert "--task, --store, --framework: missing" in last_line(capsys)
+    assert main(["train", "--out", str(tmp_path), "--resume", "--model", "r3d_18"]) == 2
+    said = f"{tmp_path}: no run here to go on with, and a new one lacks --task, --store, --framework: is --out right?"
+    assert last_line(capsys) == f"anatobench train: {said}"
+
+
+def test_a_run_that_exists_is_named_to_who_forgets_to_resume(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(store, tmp_path / "run")) == 0
+    assert main(["train", "--out", str(tmp_path / "run")]) == 2
+    assert f"{tmp_path / 'run'}: holds a run: add --resume to go on with it" in last_line(capsys)
 
 
 @pytest.mark.parametrize("choice", [["--model", "resnet"], ["--framework", "tensorflow"]])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,3 +164,15 @@ def test_a_folder_of_another_tree_is_damaged(tmp_path: Path) -> None:
     saved(tmp_path, "jax")
     with pytest.raises(AnatoBenchError, match="damaged checkpoint"):
         read_checkpoint(tmp_path / "checkpoints")
+
+
+def test_the_pages_own_code_reads_with_orbax(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As printed, in the folder of the runs: Orbax takes no relative path."""
+    (expected,) = saved(tmp_path / "RUN", "jax")
+    page = (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code.replace("step_00000200", "step_00000001"), found)
+    name = "exp_avg/fc.weight"
+    np.testing.assert_array_equal(found["trees"]["optimizer"][name], expected["optimizer"][name])

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anatobench.errors import UsageError
-from anatobench.experiments.power import equivalence_power, holm, seeds_and_patients, seeds_needed
-from anatobench.experiments.statistics import equivalence_of
+from anatobench.experiments.power import equivalence_power, fewest_seeds, gain_power, holm, seeds_and_patients
+from anatobench.experiments.statistics import above, equivalence_of
 
 
 @pytest.mark.parametrize(("deviation", "seeds"), [(0.01, 4), (0.02, 6), (0.03, 8), (0.03, 25)])
@@ -19,12 +18,25 @@ def test_power_is_the_share_of_studies_that_show_it(deviation: float, seeds: int
 
 
 def test_the_fewest_seeds_that_suffice() -> None:
-    seeds = seeds_needed(0.03, 0.02)
+    def needed(deviation: float) -> int | None:
+        return fewest_seeds(lambda seeds: equivalence_power(deviation, 0.02, seeds), 0.8)
+
+    seeds = needed(0.03)
+    assert seeds is not None
     assert equivalence_power(0.03, 0.02, seeds) >= 0.8 > equivalence_power(0.03, 0.02, seeds - 1)
-    assert seeds_needed(0.0, 0.02) == 2
-    assert seeds_needed(0.01, 0.02) < seeds < seeds_needed(0.04, 0.02)
-    with pytest.raises(UsageError, match="more than"):
-        seeds_needed(1.0, 0.02)
+    assert needed(0.0) == 2
+    assert needed(1.0) is None
+    more = needed(0.04)
+    assert more is not None
+    assert more > seeds
+
+
+@pytest.mark.parametrize(("deviation", "seeds"), [(0.02, 3), (0.04, 6), (0.04, 20)])
+def test_the_power_to_show_a_gain_is_the_share_of_studies_that_do(deviation: float, seeds: int) -> None:
+    rng = np.random.default_rng(0)
+    studies = rng.normal(0.02, deviation, (4000, seeds))
+    shown = np.mean([(p := above(list(study), 0.0)) is not None and p < 0.05 for study in studies])
+    assert gain_power(deviation, 0.02, seeds) == pytest.approx(shown, abs=0.03)
 
 
 def test_holm_keeps_the_order_and_never_falls() -> None:

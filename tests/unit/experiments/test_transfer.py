@@ -219,6 +219,8 @@ def test_the_published_gain_stands_beside_its_number_of_cases_alone(settings: Tr
     assert table["all", "fine-tuned", "partial masks", "PyTorch"][-1] == "-"
     page = build_transfer_page(record)
     assert "they are Dice of segmentation on private scans" in page
+    assert "synthetic" not in page
+    assert "synthetic cohorts, drawn by a program" in build_transfer_page({**record, "synthetic": True})
     assert "5 cases, partial masks, fine-tuned, PyTorch 64.0" in page
 
 

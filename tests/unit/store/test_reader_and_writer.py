@@ -179,6 +179,18 @@ def test_a_damaged_file_is_found_when_a_process_first_reads_it(
     store.read_crop(2, (0, 0, 0), crop)
 
 
+def test_the_switch_for_checksums_is_on_or_off(make_noise_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word that is neither must not leave a person in the belief that it was heard."""
+    store = make_noise_store(1)
+    for stated in ("0", "OFF", "false"):
+        monkeypatch.setenv(CHECKSUMS_VARIABLE, stated)
+        with pytest.raises(AnatoBenchError, match=f"{CHECKSUMS_VARIABLE}={stated}: is neither on nor off"):
+            Store.open(store.root)
+    for stated in ("on", "", "off"):
+        monkeypatch.setenv(CHECKSUMS_VARIABLE, stated)
+        Store.open(store.root).read_crop(0, (0, 0, 0), store.geometry.crop_size)
+
+
 def test_all_faults_are_named(make_noise_store: MakeStore) -> None:
     store = make_noise_store(6)
     cases = [replace(case, targets=(9,) * 18) if case.case_id == "case_004" else case for case in store.cases]
@@ -320,3 +332,32 @@ def test_a_record_that_appears_while_merging_is_merged(tmp_path: Path, monkeypat
     monkeypatch.setattr(writer, "_merge", merge_while_another_shard_writes)
     assert writer.finish() == 2
     assert [case.case_id for case in Store.open(tmp_path).cases] == ["a", "b"]
+
+
+@pytest.mark.parametrize("field", ["byte_size", "targets"])
+def test_a_record_with_a_number_beyond_all_is_damaged(tmp_path: Path, field: str) -> None:
+    write_case(tmp_path, "a")
+    path, writer = record_file(tmp_path, "a"), StoreWriter(tmp_path)
+    value = [float("inf")] if field == "targets" else float("inf")
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    assert writer.finished("a") is None
+    with pytest.raises(AnatoBenchError, match=r"a\.json: is damaged.*delete it"):
+        writer.finish()
+    (tmp_path / "index.json").write_text(json.dumps({"cases": [json.loads(path.read_text())]}))
+    with pytest.raises(AnatoBenchError, match=r"index\.json: is damaged"):
+        Store.read_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "part", "value"), [("geometry", "padded_size", [1e999] * 3), ("task", "window", [0, 10**400])]
+)
+def test_a_description_with_a_number_beyond_all_is_damaged(
+    tmp_path: Path, field: str, part: str, value: object
+) -> None:
+    write_case(tmp_path, "a")
+    path = tmp_path / "store.json"
+    description = json.loads(path.read_text())
+    description[field][part] = value
+    path.write_text(json.dumps(description))
+    with pytest.raises(AnatoBenchError, match=r"store\.json: is damaged"):
+        Store.open(tmp_path)

@@ -63,3 +63,16 @@ def test_an_untrained_classifier_of_the_same_outputs_is_taken_as_it_was_drawn(fr
     path.write_bytes(safetensors_bytes(without_auxiliary(first.weights()), {CLASSIFIER: UNTRAINED}))
     load_initial_weights(path, second)
     np.testing.assert_array_equal(second.weights()["fc.weight"], first.weights()["fc.weight"])
+
+
+def test_a_whole_state_is_named_as_what_it_is(tmp_path: Path) -> None:
+    engine, path = engine_of("torch", 0), tmp_path / "state.safetensors"
+    path.write_bytes(safetensors_bytes({f"model/{name}": array for name, array in engine.weights().items()}))
+    with pytest.raises(AnatoBenchError, match=f"{path}: holds the whole state of a run, as `export --state` writes it"):
+        load_initial_weights(path, engine)
+
+
+def test_a_folder_of_other_things_is_not_called_damaged(tmp_path: Path) -> None:
+    said = f"{tmp_path}: neither a run's folder (config.json is missing) nor a checkpoint's (state.json is missing)"
+    with pytest.raises(AnatoBenchError, match=re.escape(said)):
+        load_initial_weights(tmp_path, engine_of("torch", 0))

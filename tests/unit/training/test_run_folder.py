@@ -26,13 +26,26 @@ def test_a_field_that_an_older_version_did_not_have_has_its_default(tmp_path: Pa
     begin_run(tmp_path / "run", CONFIG, resume=False)
     path = tmp_path / "run" / "config.json"
     data = json.loads(path.read_text())
-    del data["pretrained"], data["recipe"]["recompute"]
+    del data["pretrained"], data["recipe"]["recompute"], data["checksum"]
     path.write_text(json.dumps(data))
     assert RunConfig.read(tmp_path / "run") == CONFIG
     del data["model"]
     path.write_text(json.dumps(data))
     with pytest.raises(AnatoBenchError, match="model"):
         RunConfig.read(tmp_path / "run")
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 9.0}, {"seed": 99}])
+def test_what_was_edited_is_not_taken_for_what_was_trained(change: dict[str, Any], tmp_path: Path) -> None:
+    begin_run(tmp_path / "run", CONFIG, resume=False)
+    path = tmp_path / "run" / "config.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data))  # laid out anew, and still the same
+    assert RunConfig.read(tmp_path / "run") == CONFIG
+    path.write_text(json.dumps({**data, "recipe": {**data["recipe"], **change}}))
+    with pytest.raises(AnatoBenchError, match=r"config.json: is not what the run was begun with"):
+        RunConfig.read(tmp_path / "run")
+    assert RunConfig.read_file(path).recipe != CONFIG.recipe, "to train something else it may be edited"
 
 
 def test_total_steps_end_with_the_epochs_or_earlier() -> None:
