@@ -159,11 +159,11 @@ def run_submit(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_collect(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.experiments.transfer_results import collect, dice_table, result_table
-    from anatobench.report.transfer_page import PUBLISHED_NOTE, build_transfer_page
+    from anatobench.report.transfer_page import PUBLISHED_NOTE, build_transfer_page, interval_note
 
     record = collect(_selection(args), _settings(args), args.out)
     print_tables((result_table(record), dice_table(record)))
-    print(PUBLISHED_NOTE)
+    print("\n".join(note for note in (interval_note(record), PUBLISHED_NOTE) if note))
     print_absent(record)
     write_results(args.out, record, build_transfer_page(record))
     print(f"{args.out / PAGE_FILE} shows it; the record is {args.out / RECORD_FILE}")

@@ -182,7 +182,7 @@ def _framework_differences(found: Mapping[_Condition, _Found]) -> Iterator[dict[
 def _pretraining(trained: Sequence[tuple[str, int]], out: Path) -> Iterator[dict[str, Any]]:
     for weights in dict.fromkeys(weights for weights, _ in trained):
         runs = [run_folder(out, pretraining_name(*pair)) for pair in trained if pair[0] == weights]
-        means = [read_json(run / evaluation_file("test"))["organ_dice"] for run in runs]
+        means = [_organ_dice(run / evaluation_file("test")) for run in runs]
         dice = [read_organ_dice(run / "organ_dice_test.csv", RunConfig.read(run).task) for run in runs]
         by_case: dict[str, list[float]] = {}
         for of_run in dice:
@@ -194,10 +194,19 @@ def _pretraining(trained: Sequence[tuple[str, int]], out: Path) -> Iterator[dict
             "organs": {
                 organ: asdict(interval_of_shares(known))
                 for organ in means[0]
-                if (known := [run[organ] for run in means if run[organ] is not None])
+                if (known := [value for run in means if (value := run.get(organ)) is not None])
             },
             "cases": {case_id: float(np.mean(values)) for case_id, values in by_case.items()},
         }
+
+
+def _organ_dice(path: Path) -> Mapping[str, float | None]:
+    """Return the mean Dice of each organ that an evaluation found; `AnatoBenchError` if it holds none."""
+    found = read_json(path)
+    dice = found.get("organ_dice") if isinstance(found, dict) else None
+    if not isinstance(dice, dict) or not all(value is None or type(value) in (int, float) for value in dice.values()):
+        raise AnatoBenchError(f"{path}: has no organ Dice: run `anatobench evaluate {path.parent}` again")
+    return dice
 
 
 def result_table(record: Mapping[str, Any]) -> TextTable:

@@ -28,6 +28,17 @@ PUBLISHED_NOTE = (
 )
 
 
+def interval_note(record: Mapping[str, Any]) -> str:
+    """Say of which conditions the interval is undefined; empty where of none."""
+    single = sum(row["count"] == 1 for row in record["results"])
+    if not single:
+        return ""
+    return (
+        f"{single} of {len(record['results'])} conditions have one repetition alone: their intervals are undefined, "
+        "and their gains say nothing of chance. Ask for more --repetitions."
+    )
+
+
 def build_transfer_page(record: Mapping[str, Any]) -> str:
     """Return the whole page from a record of `experiments.transfer_results`."""
     settings, cohort = record["settings"], record["cohort"]
@@ -48,12 +59,16 @@ def build_transfer_page(record: Mapping[str, Any]) -> str:
         [
             header(TITLE, remark=facts),
             section("Test AUC by labelled cases", _plot(record) + paragraph(reading)),
-            section("Every condition", table(*result_table(record)) + paragraph(PUBLISHED_NOTE)),
+            section("Every condition", table(*result_table(record)) + _notes(record)),
             section("Gains of each finding, of the fewest cases", filled_table(*class_table(record))),
             section("Organ Dice of the pre-training", _filled_dice(record)),
             section("Not there", not_there(record)),
         ],
     )
+
+
+def _notes(record: Mapping[str, Any]) -> str:
+    return "".join(paragraph(note) for note in (interval_note(record), PUBLISHED_NOTE) if note)
 
 
 def _filled_dice(record: Mapping[str, Any]) -> str:

@@ -219,6 +219,7 @@ def test_the_published_gain_stands_beside_its_number_of_cases_alone(settings: Tr
     assert table["all", "fine-tuned", "partial masks", "PyTorch"][-1] == "-"
     page = build_transfer_page(record)
     assert "they are Dice of segmentation on private scans" in page
+    assert "8 of 8 conditions have one repetition alone: their intervals are undefined" in page
     assert "synthetic" not in page
     assert "synthetic cohorts, drawn by a program" in build_transfer_page({**record, "synthetic": True})
     assert "5 cases, partial masks, fine-tuned, PyTorch 64.0" in page
@@ -238,7 +239,19 @@ def test_the_command_lists_resumes_and_collects(
     assert main(["experiments", "transfer", "list", *words, "--steps", "7"]) == 1
     assert "steps: 6 -> 7" in capsys.readouterr().err
     assert main(["experiments", "transfer", "collect", *words]) == 0
-    assert "Organ Dice of the pre-training" in (finished / "report.html").read_text()
+    text = (finished / "report.html").read_text()
+    assert "Organ Dice of the pre-training" in text
+    assert "1 of 24 conditions" in text, "one AUC of its two is undefined"
+
+
+@pytest.mark.parametrize("damaged", [{}, {"organ_dice": None}, {"organ_dice": {"macro": "high"}}, []])
+def test_a_damaged_evaluation_of_the_pretraining_is_named(
+    damaged: object, settings: TransferSettings, finished: Path
+) -> None:
+    path = run_folder(finished, pretraining_name(*SELECTION.pretraining[0])) / evaluation_file("test")
+    path.write_text(json.dumps(damaged))
+    with pytest.raises(AnatoBenchError, match=r"evaluation_test\.json: (has no organ Dice|.*object)"):
+        collect(SELECTION, settings, finished)
 
 
 def test_nothing_done_is_said(settings: TransferSettings, tmp_path: Path) -> None:
