@@ -409,3 +409,11 @@ def test_a_picture_drawn_twice_has_the_same_bytes() -> None:
         return image(figure, "a line")
 
     assert drawn() == drawn()
+
+
+@pytest.mark.parametrize("mark", "\u061c\u200e\u200f\u202a\u202e\u2066\u2069")
+def test_marks_of_direction_are_seen_on_every_page(mark: str) -> None:
+    """A device's name, a version or a finding could turn the figures beside it round."""
+    page = html_page(f"a{mark}", [f"<p>b{mark}</p>"])
+    assert mark not in page
+    assert page.count(f"\\u{ord(mark):04x}") == 2
