@@ -7,9 +7,8 @@ any patient. Tables are written last, from the plan, so that a cohort without th
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.phantom import write_ct_rate, write_rad_chestct, write_ratic
 from anatobench.phantom.dicom_files import PARTIAL_SUFFIX
 from anatobench.phantom.plan import CohortPlan
-from anatobench.system.atomic_files import TEMPORARY_SUFFIX, write_atomically
+from anatobench.system.atomic_files import TEMPORARY_SUFFIX, remove_whatever, write_atomically
 from anatobench.system.progress import progress_bar
 from anatobench.system.worker_pool import WorkerDied, run_in_workers
 from anatobench.tasks import Task, get_task
@@ -105,7 +104,8 @@ def _leftovers_removed(root: Path) -> Iterator[None]:
         yield
     except BaseException:
         for path in [*root.rglob(f".*{PARTIAL_SUFFIX}"), *root.rglob(f".*{TEMPORARY_SUFFIX}")]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            with suppress(OSError):  # what went wrong first counts
+                remove_whatever(path)
         raise
 
 

@@ -64,9 +64,15 @@ SCREENS = {"desk": 130, "tablet": 90, "phone": 40}
 """Letters of a row that fit a screen, the widest first."""
 
 
+_DIRECTIONS = {
+    mark: f"\\u{mark:04x}" for mark in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+"""Marks that turn the text after them round, and how they are shown instead."""
+
+
 def html_page(title: str, sections: Sequence[str]) -> str:
     """Return a whole page; empty sections are left out."""
-    return (
+    page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'  # or a browser asks the server for one
@@ -74,6 +80,7 @@ def html_page(title: str, sections: Sequence[str]) -> str:
         + "\n".join(part for part in sections if part)
         + "\n</body></html>\n"
     )
+    return page.translate(_DIRECTIONS)
 
 
 def header(title: str, facts: str = "", remark: str = "") -> str:

@@ -42,6 +42,7 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "svg.hashsalt": "anatobench",
     "svg.fonttype": "path",
+    "text.parse_math": False,  # names of runs, findings and organs may hold dollars
 }
 PANEL_INCHES = (3.7, 2.7)
 """One plot of a row, about as wide as a telephone, so that its text is never shrunk much."""
@@ -52,7 +53,7 @@ def image(figure: Figure, alt: str, kind: str = "svg") -> str:
     """Return the figure as an <img> with its bytes inside."""
     buffer = io.BytesIO()
     options: dict[str, Any] = {"metadata": {"Date": None}, "transparent": True} if kind == "svg" else {}
-    with plt.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):  # the same figure has the same bytes
+    with plt.rc_context({name: STYLE[name] for name in ("svg.hashsalt", "text.parse_math")}):  # the same bytes again
         figure.savefig(buffer, format=kind, bbox_inches="tight", dpi=110, **options)
     plt.close(figure)
     mime = "image/svg+xml" if kind == "svg" else "image/png"

@@ -96,8 +96,8 @@ def read_runs(paths: Sequence[Path]) -> list[RunResults]:
     distinctions: tuple[Callable[[RunResults], str], ...] = (
         lambda run: f", {run.config.model}",
         lambda run: f", seed {run.config.recipe.seed}",
-        lambda run: f", {run.path.name}",
-        lambda run: f", {run.path}",
+        lambda run: f", {_readable(run.path.name)}",
+        lambda run: f", {_readable(str(run.path))}",
     )
     for describe in distinctions:
         labels = Counter(run.label for run in runs)
@@ -106,6 +106,13 @@ def read_runs(paths: Sequence[Path]) -> list[RunResults]:
     if len({run.label for run in runs}) < len(runs):
         raise AnatoBenchError(f"{paths[0]}: one of the runs was given twice: name each once")
     return runs
+
+
+def _readable(name: str) -> str:
+    """Escape what nobody sees: line breaks, marks of direction, bytes that are no text."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in name
+    )
 
 
 def read_run(path: Path) -> RunResults:

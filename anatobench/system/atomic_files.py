@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from anatobench.errors import AnatoBenchError
@@ -27,11 +28,20 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses this, too, and what it said first counts
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):  # a full disk is reported without a name, or with the temporary one
             error.filename = str(path)
         raise
     flush_folder(path.parent)
+
+
+def remove_whatever(path: Path) -> None:
+    """Remove a folder with all that is in it, a file, or a link but not where it leads; OSError if it cannot be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def flush_folder(folder: Path) -> None:

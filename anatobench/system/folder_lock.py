@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,18 +39,22 @@ def folder_locked(folder: Path) -> Iterator[bool]:
 def open_lock(path: Path, create: bool = True) -> BinaryIO:
     """Open a lock's file, which stays empty, and make it if it is not there.
 
-    OSError if it cannot be, `AnatoBenchError` if it is a link: in a folder where others write, too, it may lead to any
-    file of the one who follows it.
+    OSError if it cannot be, `AnatoBenchError` if it is a pipe, or a link: in a folder where others write, too, that may
+    lead to any file of the one who follows it.
     """
     try:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        return os.fdopen(os.open(path, flags, 0o666), "r+b")
+        descriptor = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise AnatoBenchError(
                 f"{path}: is a link, which a lock never is: look who made it, then delete it"
             ) from None
         raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise AnatoBenchError(f"{path}: is no file, which a lock always is: look who made it, then delete it")
+    return os.fdopen(descriptor, "r+b")
 
 
 @contextmanager

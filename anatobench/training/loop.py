@@ -33,6 +33,7 @@ from anatobench.training.checkpoints import (
     clear_leftovers,
     read_newest,
     record_best,
+    step_folder,
 )
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE, Say, begin_with, say_on_stderr
 from anatobench.training.metrics_log import MetricsLog, NoLog
@@ -194,7 +195,13 @@ class _Training:
             return
         progress = checkpoint.progress
         self._refuse_other_trees(checkpoint)
-        self._engine.load_state(checkpoint.trees)
+        try:
+            self._engine.load_state(checkpoint.trees)
+        except AnatoBenchError as error:  # intact, and of another model
+            folder = step_folder(self._run, progress.step)
+            raise AnatoBenchError(
+                f"{folder}: {error}: delete the folder, and resuming goes back to an older one"
+            ) from None
         self._data.batches.set_state(dict(progress.batches))
         self.step, self.evaluated_step, self._best = progress.step, progress.evaluated_step, progress.best
         self._saved, self._restored_step = (self.step, self.evaluated_step), self.step

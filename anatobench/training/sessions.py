@@ -22,9 +22,13 @@ def read_sessions(run: Path) -> tuple[dict[str, Any], ...]:
         found = tuple(parse_json(line) for line in path.read_text(encoding="utf-8").splitlines())
     except (OSError, ValueError) as error:
         raise AnatoBenchError(f"{path}: damaged ({error}): copy the run again") from None
-    if not all(isinstance(session, dict) for session in found):
+    if not all(isinstance(session, dict) and _is_device(session.get("device")) for session in found):
         raise AnatoBenchError(f"{path}: a line is no record: copy the run again")
     return found
+
+
+def _is_device(device: object) -> bool:
+    return device is None or isinstance(device, dict)
 
 
 def trained_on_synthetic(run: Path) -> bool:

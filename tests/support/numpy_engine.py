@@ -15,6 +15,7 @@ import pytest
 from numpy_peer import NumpyInstruments
 
 from anatobench.engine import Arrays, Engine, Inspection, ModelSpec, StateSaver, StepMetrics
+from anatobench.errors import AnatoBenchError
 from anatobench.objectives.heads import SEGMENTATION
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
@@ -156,6 +157,8 @@ class NumpyEngine:
         return {name: array.copy() for name, array in self._weights.items()}
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        if missing := self._weights.keys() - weights.keys():
+            raise AnatoBenchError(f"weights do not fit this model: {min(missing)} is missing")
         for name, array in self._weights.items():
             array[...] = weights[name]
 

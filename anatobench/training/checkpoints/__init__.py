@@ -12,7 +12,7 @@ RUN/checkpoints/best.json                            the checkpoint with the bes
 promised.
 """
 
-from anatobench.training.checkpoints.folder import BEST_FILE, FOLDER, KEPT, clear_leftovers, record_best
+from anatobench.training.checkpoints.folder import BEST_FILE, FOLDER, KEPT, clear_leftovers, record_best, step_folder
 from anatobench.training.checkpoints.progress import MODEL, Best, Checkpoint, Progress
 from anatobench.training.checkpoints.reading import read_best, read_checkpoint, read_newest
 from anatobench.training.checkpoints.saving import CheckpointSaver, save_checkpoint
@@ -34,4 +34,5 @@ __all__ = [
     "read_newest",
     "record_best",
     "save_checkpoint",
+    "step_folder",
 ]

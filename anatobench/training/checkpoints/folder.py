@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
-import shutil
 from pathlib import Path
 
 from anatobench.errors import AnatoBenchError
-from anatobench.system.atomic_files import TEMPORARY_SUFFIX, flush_folder, write_atomically
+from anatobench.system.atomic_files import TEMPORARY_SUFFIX, flush_folder, remove_whatever, write_atomically
 from anatobench.system.json_text import parse_json
 from anatobench.training.checkpoints.progress import Best, Progress
 
@@ -40,7 +40,7 @@ def publish(run: Path, progress: Progress) -> Path:
     """Give the sealed checkpoint of this progress its name, drop those that are no longer wanted; OSError where the
     disk refuses."""
     final = step_folder(run, progress.step)
-    if final.exists():  # damaged and reached again, or saved before its evaluation was finished
+    if os.path.lexists(final):  # damaged and reached again, or saved before its evaluation was finished
         final.rename(_condemned(final))
     unfinished_folder(run, progress.step).rename(final)
     flush_folder(run / FOLDER)
@@ -67,7 +67,7 @@ def _remove(folder: Path) -> None:
     condemned = _condemned(folder)
     folder.rename(condemned)
     flush_folder(folder.parent)
-    shutil.rmtree(condemned)
+    remove_whatever(condemned)
 
 
 def _condemned(folder: Path) -> Path:
@@ -76,7 +76,7 @@ def _condemned(folder: Path) -> Path:
 
 def _remove_condemned(run: Path) -> None:
     for path in (run / FOLDER).glob(f".step_*{TEMPORARY_SUFFIX}"):
-        shutil.rmtree(path)
+        remove_whatever(path)
 
 
 def clear_leftovers(run: Path, written: tuple[str, ...] = ()) -> None:
@@ -86,7 +86,7 @@ def clear_leftovers(run: Path, written: tuple[str, ...] = ()) -> None:
         _remove_condemned(run)
         for path in (run / FOLDER / BEST_FILE, *(run / name for name in written)):
             for leftover in path.parent.glob(f".{path.name}.????????{TEMPORARY_SUFFIX}"):
-                leftover.unlink()
+                remove_whatever(leftover)
     except OSError as error:
         raise AnatoBenchError(
             f"{error.filename}: was left by a process that was killed and cannot be removed ({error.strerror}): "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -52,7 +53,10 @@ def seal(folder: Path, progress: Progress, writer: Mapping[str, str]) -> None:
 
 def read_state(path: Path) -> State:
     """Read a `state.json`; ValueError, KeyError, TypeError, AttributeError or OverflowError if it is damaged."""
-    if path.stat().st_size > MAX_BYTES:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+        raise ValueError("not a file")
+    if found.st_size > MAX_BYTES:
         raise ValueError(f"more than {MAX_BYTES} bytes")
     state = _unsealed(path.read_bytes())
     if state["format"] not in (OLD_FORMAT, FORMAT):

@@ -1,6 +1,7 @@
 """The report of real runs (of an engine that needs no framework): what it says, and that it stands alone."""
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -122,6 +123,20 @@ def test_a_runs_name_is_text_and_nothing_else(
     assert "&lt;script&gt;" in text.partition("<figcaption>predicted")[2]
     assert "<script" not in text
     assert "<img onerror" not in text
+
+
+def test_a_name_is_no_formula_and_turns_no_text_round(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A plot would read between two dollars; a line break, a mark of direction or a byte that is no text misleads."""
+    named = [tmp_path / name for name in ("a$b_{$c", "\u202eside\nways", os.fsdecode(b"byte\xe9"))]
+    for run in named:
+        shutil.copytree(runs[0], run)
+    assert main(["report", *map(str, named), "--out", str(tmp_path / "report.html"), "--title", "\udce9"]) == 0
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for said in ("a$b_{$c", r"\u202eside\nways", r"byte\udce9"):
+        assert said in text
+    assert "\u202e" not in text
 
 
 def test_a_failed_ladder_is_not_to_be_overlooked(
@@ -395,3 +410,11 @@ def test_a_picture_drawn_twice_has_the_same_bytes() -> None:
         return image(figure, "a line")
 
     assert drawn() == drawn()
+
+
+@pytest.mark.parametrize("mark", "\u061c\u200e\u200f\u202a\u202e\u2066\u2069")
+def test_marks_of_direction_are_seen_on_every_page(mark: str) -> None:
+    """A device's name, a version or a finding could turn the figures beside it round."""
+    page = html_page(f"a{mark}", [f"<p>b{mark}</p>"])
+    assert mark not in page
+    assert page.count(f"\\u{ord(mark):04x}") == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,3 +79,11 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path, exists: bool) -> 
             pass
     assert target.exists() == exists
     assert not exists or target.read_text() == "years"
+
+
+@pytest.mark.parametrize("lock", [".shard-0-of-1.lock", ".lock"])
+def test_a_lock_that_is_a_pipe_is_named(tmp_path: Path, lock: str) -> None:
+    os.mkfifo(tmp_path / lock)
+    hold = locked(tmp_path) if lock == ".lock" else shard_locked(tmp_path, (0, 1))
+    with pytest.raises(AnatoBenchError, match=r"lock: is no file.*delete it"), hold:
+        pass

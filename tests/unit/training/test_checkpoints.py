@@ -247,3 +247,39 @@ def test_a_checkpoint_on_its_way_out_is_none(tmp_path: Path, monkeypatch: pytest
     assert_same(read_newest(tmp_path), checkpoint(12))
     clear_leftovers(tmp_path)
     assert folders(tmp_path) == ["step_00000008", "step_00000012"]
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nowhere", "file"])
+@pytest.mark.parametrize("name", ["step_00000002", "step_00000008", ".step_00000008.tmp"])
+def test_what_only_has_a_checkpoints_name_goes_and_stops_no_saving(tmp_path: Path, kind: str, name: str) -> None:
+    precious, run = tmp_path / "elsewhere" / "precious", tmp_path / "run"
+    precious.parent.mkdir()
+    precious.touch()
+    for step in (4, 6):
+        save_checkpoint(run, checkpoint(step))
+    place = run / "checkpoints" / name
+    if kind == "file":
+        place.touch()
+    else:
+        place.symlink_to(precious.parent if kind == "link" else tmp_path / "nowhere")
+    clear_leftovers(run)
+    save_checkpoint(run, checkpoint(8))
+    assert folders(run) == ["step_00000006", "step_00000008"]
+    assert_same(read_newest(run), checkpoint(8))
+    assert precious.exists()
+
+
+def test_a_pipe_for_a_state_is_damage_and_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (4, 8):
+        save_checkpoint(tmp_path, checkpoint(step))
+    state = tmp_path / "checkpoints" / "step_00000008" / "state.json"
+    state.unlink()
+    os.mkfifo(state)
+    read_bytes = Path.read_bytes
+
+    def read_but_the_pipe(path: Path) -> bytes:
+        assert path != state, "would wait for ever"
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_but_the_pipe)
+    assert_same(read_newest(tmp_path), checkpoint(4))

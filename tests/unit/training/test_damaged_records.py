@@ -12,6 +12,7 @@ from anatobench.tasks import Task, get_task
 from anatobench.training.checkpoints.folder import BEST_FILE, FOLDER, best_step
 from anatobench.training.metrics_log import MetricsLog
 from anatobench.training.metrics_records import METRICS_FILE, read_records
+from anatobench.training.sessions import SESSIONS_FILE, read_sessions
 
 STEP = {"kind": "step", "step": 1, "epoch": 1, "loss": 0.5, "classification": 0.5, "gradient_norm": 1.0,
         "learning_rate": 1e-3, "batch_digest": "ab", "seconds": 0.1}  # fmt: skip
@@ -67,3 +68,10 @@ def test_a_best_step_that_its_checkpoint_contradicts_is_named(tmp_path: Path, re
     (tmp_path / FOLDER / BEST_FILE).write_text(json.dumps(record))
     with pytest.raises(AnatoBenchError, match=f"{BEST_FILE}: damaged"):
         best_step(tmp_path)
+
+
+@pytest.mark.parametrize("device", ["gpu", [], 5, True])
+def test_a_start_on_what_is_no_device_is_named(tmp_path: Path, device: object) -> None:
+    (tmp_path / SESSIONS_FILE).write_text(json.dumps({"step": 0, "device": device}))
+    with pytest.raises(AnatoBenchError, match=f"{SESSIONS_FILE}: a line is no record"):
+        read_sessions(tmp_path)

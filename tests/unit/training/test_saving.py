@@ -50,6 +50,16 @@ def test_a_checkpoint_of_another_kind_of_state_is_not_gone_on_from(
         Session(tmp_path, store, replace(CONFIG, max_steps=3)).train()
 
 
+def test_a_checkpoint_of_another_model_is_named_with_its_folder(tmp_path: Path, store: Store) -> None:
+    """Intact by its checksums: somebody copied it there."""
+    Session(tmp_path, store, replace(CONFIG, max_steps=3)).train()
+    found = newest_checkpoint(tmp_path)
+    others = {tree: {f"other.{name}": array for name, array in arrays.items()} for tree, arrays in found.trees.items()}
+    save_checkpoint(tmp_path, replace(found, trees={**others, "optimizer": found.trees["optimizer"]}))
+    with pytest.raises(AnatoBenchError, match=r"step_00000003: weights do not fit.*: delete the folder, and"):
+        Session(tmp_path, store, replace(CONFIG, max_steps=3)).train()
+
+
 def test_going_back_before_the_best_checkpoint_forgets_it(tmp_path: Path, store: Store) -> None:
     with pytest.raises(Killed):
         Session(tmp_path, store).train(kill_at(4))
