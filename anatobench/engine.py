@@ -28,6 +28,7 @@ from anatobench.system.processes import ALONE, Processes
 from anatobench.tasks import Size, Task
 
 Arrays = dict[str, np.ndarray]
+"""By name, of any shapes; weights, moments and gradients in canonical form."""
 
 TRACE, NSYS = "trace", "nsys"
 """Kinds of profiles: the framework's own, or NVIDIA's Nsight Systems, which started the process."""
@@ -72,7 +73,8 @@ class StepMetrics:
 
     @staticmethod
     def of(figures: Mapping[str, float], case_losses: np.ndarray) -> StepMetrics:
-        """From a step's figures by name: `loss`, `gradient_norm`, `stop` (above 0: yes) and the terms."""
+        """From a step's figures by name, `loss`, `gradient_norm`, `stop` (above 0: yes) and the terms, and the losses
+        [B] of its cases."""
         terms = {n: value for n, value in figures.items() if n not in ("loss", "gradient_norm", "stop")}
         return StepMetrics(figures["loss"], terms, figures["gradient_norm"], case_losses, figures["stop"] > 0)
 
@@ -95,7 +97,7 @@ class Inspection:
     losses: dict[str, float]
     """`loss` and every term."""
     gradients: Arrays
-    """Of `loss` with respect to every parameter that the phase trains, before clipping."""
+    """Of `loss` with respect to every parameter that the phase trains, before clipping, in canonical form."""
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,8 @@ class Trainable(Protocol):
         """Parameters and buffers (BatchNorm's running values) in canonical form."""
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Take up what `weights` gave; a teacher begins as the same. Unknown, missing or misshapen names are errors; an
-        auxiliary head that this model does not have is dropped."""
+        """Take up what `weights` gave, in canonical form; a teacher begins as the same. Unknown, missing or misshapen
+        names are errors; an auxiliary head that this model does not have is dropped."""
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every parameter in canonical form, in one order in all frameworks."""
@@ -221,8 +223,8 @@ class Probe(Protocol):
         backward pass is left out (full-size crops on a CPU)."""
 
     def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays:
-        """Return the Hessian of `inspect`'s `loss` in training mode times `direction` (an array per parameter); of the
-        plan's first phase, in which every parameter is free."""
+        """Return the Hessian of `inspect`'s `loss` in training mode times `direction`, an array per parameter in
+        canonical form, as is the product; of the plan's first phase, in which every parameter is free."""
 
     def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """Grad-CAM (Selvaraju et al. 2017) on the feature map: where a score's evidence lies, [B, d, h, w], 0 or more.

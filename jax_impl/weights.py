@@ -21,7 +21,7 @@ from jax_impl.optimizer import Moments, Tree
 
 Path = tuple[str | int, ...]
 Place = Callable[[np.ndarray, DTypeLike], jax.Array]
-"""Puts an array on the device as a type."""
+"""Puts an array, of any shape, on the device as a type."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def names_of(table: Iterable[Entry], parameters: Tree) -> Tree:
 
 
 def export_moments(table: Iterable[Entry], moments: Moments, group_of: Callable[[str], str]) -> Arrays:
-    """`exp_avg/<name>`, `exp_avg_sq/<name>` and `step_counts`."""
+    """`exp_avg/<name>`, `exp_avg_sq/<name>`, each as its parameter in canonical form, and `step_counts`."""
     parameters = [entry for entry in table if not entry.buffer]
     arrays = step_counts(parameters, moments, group_of)
     for moment, tree in (("exp_avg", moments.first), ("exp_avg_sq", moments.second)):
@@ -137,8 +137,8 @@ def export_moments(table: Iterable[Entry], moments: Moments, group_of: Callable[
 
 
 def step_counts(table: Iterable[Entry], moments: Moments, group_of: Callable[[str], str]) -> Arrays:
-    """`step`, the largest count; where counts differ, each parameter's as `step/<name>`, too. `group_of` is that of a
-    parameter's name."""
+    """`step`, the largest count; where counts differ, each parameter's as `step/<name>`, too: int64 scalars. `group_of`
+    is that of a parameter's name."""
     counts = {group: np.asarray(int(count), np.int64) for group, count in moments.counts.items()}
     arrays: Arrays = {"step": max(counts.values())}
     if len({int(count) for count in counts.values()}) > 1:
@@ -200,7 +200,7 @@ def _filled(like: Tree, entries: Iterable[Entry], given: Mapping[str, np.ndarray
 
 
 def array_at(tree: Tree, path: Path) -> jax.Array:
-    """Return the array that stands at a path of the model."""
+    """Return the array, of any shape, that stands at a path of the model."""
     for key in path:
         tree = tree[key]
     leaf: jax.Array = tree

@@ -35,7 +35,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """Return a contiguous copy on the host."""
+    """Return a contiguous copy on the host, of the same shape and type."""
     return np.array(tensor.detach().cpu().numpy(), order="C")
 
 
@@ -45,7 +45,8 @@ def export_weights(model: DiagnosisModel) -> Arrays:
 
 
 def import_weights(model: DiagnosisModel, weights: Mapping[str, np.ndarray]) -> None:
-    """Fill the model. An auxiliary head that it does not have is dropped; any other mismatch is an error."""
+    """Fill the model with canonical weights. An auxiliary head that it does not have is dropped; any other mismatch is
+    an error."""
     given = {n: w for n, w in weights.items() if not is_unread(n)}
     given = {n: w for n, w in given.items() if not of_another_head(n, model.auxiliary)}
     copy_by_name(named_tensors(model), given, "weights")
@@ -71,8 +72,9 @@ def copy_by_name(targets: Mapping[str, Tensor], given: Mapping[str, np.ndarray],
 
 
 def optimizer_tensors(model: DiagnosisModel, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
-    """`exp_avg/<name>`, `exp_avg_sq/<name>` (zeros before the first step), sharing memory with the optimizer, and
-    `step`, the largest count; where counts differ, each parameter's as `step/<name>`, too."""
+    """`exp_avg/<name>`, `exp_avg_sq/<name>` of the parameter's shape (zeros before the first step), sharing memory with
+    the optimizer, and `step`, an int64 scalar, the largest count; where counts differ, each parameter's as
+    `step/<name>`, too."""
     tensors: dict[str, Tensor] = {}
     steps: dict[str, Tensor] = {}
     for name, parameter in named_parameters(model):
