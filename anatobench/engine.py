@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from anatobench.backbones import CARDS, card_of
-from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.errors import AnatoBenchError, UsageError, listed
 from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION
 from anatobench.objectives.registry import plan_of
 from anatobench.recipes import FRAMEWORKS, Recipe
@@ -38,6 +38,20 @@ def is_unread(name: str) -> bool:
     """Return whether the canonical form leaves an array of torchvision's out, which a file may have: BatchNorm's count
     of batches, which nothing reads with a fixed momentum, and what follows from a card's layout."""
     return name.endswith((".num_batches_tracked", *(end for card in CARDS.values() for end in card.unread)))
+
+
+def check_arrays(given: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Raise `AnatoBenchError` that lists every mismatch unless the arrays given have these names and shapes, and no
+    others; `what` names them in the error."""
+    problems = [f"{name} is missing" for name in shapes if name not in given]
+    problems += [f"{name} is unknown" for name in given if name not in shapes]
+    problems += [
+        f"{name} has shape {given[name].shape}, the model {shape}"
+        for name, shape in shapes.items()
+        if name in given and given[name].shape != shape
+    ]
+    if problems:
+        raise AnatoBenchError(f"{what} do not fit this model (check model, size and task): {listed(problems)}")
 
 
 @dataclass(frozen=True)

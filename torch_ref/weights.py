@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anatobench.engine import Arrays, is_unread
-from anatobench.errors import AnatoBenchError
+from anatobench.engine import Arrays, check_arrays, is_unread
 from anatobench.objectives.heads import of_another_head
 from torch_ref.models.diagnosis_model import DiagnosisModel
 
@@ -54,18 +53,7 @@ def import_weights(model: DiagnosisModel, weights: Mapping[str, np.ndarray]) -> 
 
 def copy_by_name(targets: Mapping[str, Tensor], given: Mapping[str, np.ndarray], what: str) -> None:
     """Copy arrays into tensors of the same names and shapes; an error lists every mismatch before anything changes."""
-    problems = [f"{name} is missing" for name in targets if name not in given]
-    problems += [f"{name} is unknown" for name in given if name not in targets]
-    problems += [
-        f"{name} has shape {tuple(given[name].shape)}, the model {tuple(tensor.shape)}"
-        for name, tensor in targets.items()
-        if name in given and tuple(given[name].shape) != tuple(tensor.shape)
-    ]
-    if problems:
-        raise AnatoBenchError(
-            f"{what} do not fit this model (check model, size and task): {'; '.join(problems[:8])}"
-            + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        )
+    check_arrays(given, {name: tuple(tensor.shape) for name, tensor in targets.items()}, what)
     with torch.no_grad():
         for name, tensor in targets.items():
             tensor.copy_(torch.from_numpy(np.asarray(given[name], order="C")))
