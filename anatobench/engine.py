@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from anatobench.backbones import CARDS, card_of
-from anatobench.errors import AnatoBenchError, UsageError
+from anatobench.errors import AnatoBenchError, UsageError, listed
 from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION
 from anatobench.objectives.registry import plan_of
 from anatobench.recipes import FRAMEWORKS, Recipe
@@ -28,6 +28,7 @@ from anatobench.system.processes import ALONE, Processes
 from anatobench.tasks import Size, Task
 
 Arrays = dict[str, np.ndarray]
+"""By name, of any shapes; weights, moments and gradients in canonical form."""
 
 TRACE, NSYS = "trace", "nsys"
 """Kinds of profiles: the framework's own, or NVIDIA's Nsight Systems, which started the process."""
@@ -37,6 +38,20 @@ def is_unread(name: str) -> bool:
     """Return whether the canonical form leaves an array of torchvision's out, which a file may have: BatchNorm's count
     of batches, which nothing reads with a fixed momentum, and what follows from a card's layout."""
     return name.endswith((".num_batches_tracked", *(end for card in CARDS.values() for end in card.unread)))
+
+
+def check_arrays(given: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Raise `AnatoBenchError` that lists every mismatch unless the arrays given have these names and shapes, and no
+    others; `what` names them in the error."""
+    problems = [f"{name} is missing" for name in shapes if name not in given]
+    problems += [f"{name} is unknown" for name in given if name not in shapes]
+    problems += [
+        f"{name} has shape {given[name].shape}, the model {shape}"
+        for name, shape in shapes.items()
+        if name in given and given[name].shape != shape
+    ]
+    if problems:
+        raise AnatoBenchError(f"{what} do not fit this model (check model, size and task): {listed(problems)}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,8 @@ class StepMetrics:
 
     @staticmethod
     def of(figures: Mapping[str, float], case_losses: np.ndarray) -> StepMetrics:
-        """From a step's figures by name: `loss`, `gradient_norm`, `stop` (above 0: yes) and the terms."""
+        """From a step's figures by name, `loss`, `gradient_norm`, `stop` (above 0: yes) and the terms, and the losses
+        [B] of its cases."""
         terms = {n: value for n, value in figures.items() if n not in ("loss", "gradient_norm", "stop")}
         return StepMetrics(figures["loss"], terms, figures["gradient_norm"], case_losses, figures["stop"] > 0)
 
@@ -95,7 +111,7 @@ class Inspection:
     losses: dict[str, float]
     """`loss` and every term."""
     gradients: Arrays
-    """Of `loss` with respect to every parameter that the phase trains, before clipping."""
+    """Of `loss` with respect to every parameter that the phase trains, before clipping, in canonical form."""
 
 
 @dataclass(frozen=True)
@@ -195,8 +211,8 @@ class Trainable(Protocol):
         """Parameters and buffers (BatchNorm's running values) in canonical form."""
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Take up what `weights` gave; a teacher begins as the same. Unknown, missing or misshapen names are errors; an
-        auxiliary head that this model does not have is dropped."""
+        """Take up what `weights` gave, in canonical form; a teacher begins as the same. Unknown, missing or misshapen
+        names are errors; an auxiliary head that this model does not have is dropped."""
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every parameter in canonical form, in one order in all frameworks."""
@@ -221,8 +237,8 @@ class Probe(Protocol):
         backward pass is left out (full-size crops on a CPU)."""
 
     def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays:
-        """Return the Hessian of `inspect`'s `loss` in training mode times `direction` (an array per parameter); of the
-        plan's first phase, in which every parameter is free."""
+        """Return the Hessian of `inspect`'s `loss` in training mode times `direction`, an array per parameter in
+        canonical form, as is the product; of the plan's first phase, in which every parameter is free."""
 
     def attribution(self, volume: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """Grad-CAM (Selvaraju et al. 2017) on the feature map: where a score's evidence lies, [B, d, h, w], 0 or more.

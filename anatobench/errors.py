@@ -6,7 +6,7 @@ anything else is a bug and keeps its traceback.
 """
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -59,6 +59,12 @@ def check_kind(name: str, value: object, kinds: type | tuple[type, ...], what: s
     """Raise `UsageError` that says `what` the argument `name` must be, unless its value is of these types."""
     if not isinstance(value, kinds):
         raise UsageError(f"{name} must be {what}, not {value!r:.80}")
+
+
+def listed(problems: Sequence[str], most: int = 8) -> str:
+    """Return the first of the problems in one line, and how many more there are."""
+    more = f"; and {len(problems) - most} more" if len(problems) > most else ""
+    return "; ".join(problems[:most]) + more
 
 
 def refusal_of_disk(error: OSError) -> AnatoBenchError | None:

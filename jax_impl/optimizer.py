@@ -59,9 +59,9 @@ class AdamW:
         self, phase: Phase, learning_rate: jax.Array, gradients: Tree, moments: Moments, parameters: Tree
     ) -> tuple[Tree, Moments, jax.Array]:
         """Scale the gradients by min(1, clip_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ does (optax's own
-        clipping has no 1e-6), take one AdamW step; new parameters, new moments and the norm before.
+        clipping has no 1e-6), take one AdamW step; new parameters, new moments and the norm before, a scalar.
 
-        `gradients` has None where the phase trains nothing.
+        `learning_rate` is a scalar; `gradients` has None where the phase trains nothing.
         """
         norm = optax.tree.norm(gradients)
         scale = jnp.minimum(1.0, self.recipe.clip_norm / (norm + 1e-6))

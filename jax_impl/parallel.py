@@ -94,7 +94,7 @@ def by_case(mesh: Mesh) -> NamedSharding:
 
 
 def place_whole(mesh: Mesh, array: np.ndarray, dtype: DTypeLike) -> jax.Array:
-    """Return a copy on every device, each process giving the same array."""
+    """Return a copy on every device, of the same shape, each process giving the same array."""
     return jax.make_array_from_single_device_arrays(array.shape, whole(mesh), [_own_memory(mesh, array, dtype)])
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _SYSTEM_ERROR = re.compile(r"os_error_code=\\?'(?P<number>[0-9]+)")
 """How tensorstore says why the disk refuses; the quote has a backslash where a text quotes it."""
 Leaves = dict[str, dict[str, tuple[Entry, jax.Array]]]
-"""By tree and canonical name: an array in the model's layout, of this process alone."""
+"""By tree and canonical name: an array in the model's layout (`Entry.permutation`), of this process alone."""
 WHOLE_PART = "whole_part_{}"
 """An empty file beside Orbax's for every process whose part is on the disk, until the checkpoint is sealed."""
 
@@ -112,7 +112,9 @@ class CopiedState:
     saver: JaxSaver
     folder: Path
     leaves: Leaves
+    """By tree and canonical name, in the model's layout."""
     counts: Mapping[str, np.ndarray]
+    """int64 scalars, see `step_counts`."""
 
     @property
     def writer(self) -> Mapping[str, str]:

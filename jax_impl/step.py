@@ -93,7 +93,8 @@ class Found(NamedTuple):
     statistics: Tree
     """BatchNorm's running values afterwards."""
     seen: dict[str, jax.Array]
-    """The stages' outputs and every head's logits under `Head.shown_as`, where they were asked for."""
+    """The stages' outputs [B, D, H, W, C] (token models: [B, tokens, C]) and every head's logits under `Head.shown_as`,
+    [B, logits] or [B, classes, D, H, W], where they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Objective:
     def __call__(
         self, state: TrainState, arrays: Mapping[str, jax.Array], train: bool, key: Key | None, lay_open: bool = False
     ) -> Found:
-        """Turn the batch's arrays into every term; `lay_open` keeps what lies between."""
+        """Turn the batch's arrays, each [B, ...], into every term [B]; `lay_open` keeps what lies between."""
         model = nnx.merge(self.graph, state.parameters, state.statistics)
         seen: dict[str, jax.Array] = {}
         moves, record = train and self.phase.trains_backbone, seen.__setitem__ if lay_open else None
@@ -136,7 +137,7 @@ class Objective:
         key: Key | None = None,
         record: Callable[[str, jax.Array], None] | None = None,
     ) -> jax.Array:
-        """int16 [B, D, H, W] to the feature map."""
+        """int16 [B, D, H, W] HU to the feature map [B, d, h, w, C]."""
         x = normalise(volume, self.spec.task.window, self.precision.parameter_dtype)
         return model.features(x, train, key, record)
 
@@ -165,7 +166,8 @@ def gradients(
     key: Key | None,
     lay_open: bool = False,
 ) -> tuple[Tree, Found]:
-    """Differentiate the mean loss by what the phase trains; the gradients, and what the objective found."""
+    """Differentiate the mean loss by what the phase trains; the gradients, and what the objective found. `arrays` as in
+    `Batch`, each [B, ...]."""
 
     def loss(parameters: Tree) -> tuple[jax.Array, Found]:
         merged = replace(state, parameters=merge(parameters, state.parameters))

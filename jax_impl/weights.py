@@ -14,14 +14,14 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from anatobench.engine import Arrays, is_unread
-from anatobench.errors import AnatoBenchError
+from anatobench.engine import Arrays, check_arrays, is_unread
+from anatobench.errors import AnatoBenchError, listed
 from anatobench.objectives.heads import HEADS, auxiliary_heads, of_another_head, weights_prefix
 from jax_impl.optimizer import Moments, Tree
 
 Path = tuple[str | int, ...]
 Place = Callable[[np.ndarray, DTypeLike], jax.Array]
-"""Puts an array on the device as a type."""
+"""Puts an array, of any shape, on the device as a type."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def check_table(table: Sequence[Entry], parameters: Tree, statistics: Tree) -> N
             if shapes[path] != entries[path]
         ]
     if problems:
-        raise AnatoBenchError(f"the weight table does not fit the model: {_listed(sorted(problems))}")
+        raise AnatoBenchError(f"the weight table does not fit the model: {listed(sorted(problems))}")
 
 
 def export_arrays(table: Iterable[Entry], tree: Tree) -> Arrays:
@@ -107,7 +107,7 @@ def import_weights(
     given = {n: w for n, w in weights.items() if not is_unread(n)}
     own = tuple(h for h in auxiliary_heads(tuple(HEADS)) if any(e.name.startswith(weights_prefix(h)) for e in table))
     given = {n: w for n, w in given.items() if not of_another_head(n, own)}
-    _check_names({e.name: e.shape for e in table}, given, "weights")
+    check_arrays(given, {e.name: e.shape for e in table}, "weights")
     parameters = [e for e in table if not e.buffer]
     statistics = [e for e in table if e.buffer]
     return _filled(like_parameters, parameters, given, place), _filled(like_statistics, statistics, given, place)
@@ -117,7 +117,7 @@ def import_arrays(
     table: Sequence[Entry], arrays: Mapping[str, np.ndarray], like: Tree, place: Place, what: str
 ) -> Tree:
     """Return the inverse of `export_arrays`; names and shapes are checked, and `what` names the arrays in an error."""
-    _check_names({entry.name: entry.shape for entry in table}, arrays, what)
+    check_arrays(arrays, {entry.name: entry.shape for entry in table}, what)
     return _filled(like, table, arrays, place)
 
 
@@ -128,7 +128,7 @@ def names_of(table: Iterable[Entry], parameters: Tree) -> Tree:
 
 
 def export_moments(table: Iterable[Entry], moments: Moments, group_of: Callable[[str], str]) -> Arrays:
-    """`exp_avg/<name>`, `exp_avg_sq/<name>` and `step_counts`."""
+    """`exp_avg/<name>`, `exp_avg_sq/<name>`, each as its parameter in canonical form, and `step_counts`."""
     parameters = [entry for entry in table if not entry.buffer]
     arrays = step_counts(parameters, moments, group_of)
     for moment, tree in (("exp_avg", moments.first), ("exp_avg_sq", moments.second)):
@@ -137,8 +137,8 @@ def export_moments(table: Iterable[Entry], moments: Moments, group_of: Callable[
 
 
 def step_counts(table: Iterable[Entry], moments: Moments, group_of: Callable[[str], str]) -> Arrays:
-    """`step`, the largest count; where counts differ, each parameter's as `step/<name>`, too. `group_of` is that of a
-    parameter's name."""
+    """`step`, the largest count; where counts differ, each parameter's as `step/<name>`, too: int64 scalars. `group_of`
+    is that of a parameter's name."""
     counts = {group: np.asarray(int(count), np.int64) for group, count in moments.counts.items()}
     arrays: Arrays = {"step": max(counts.values())}
     if len({int(count) for count in counts.values()}) > 1:
@@ -161,7 +161,7 @@ def import_moments(
     shapes["step"] = ()
     if any(name.startswith("step/") for name in arrays):
         shapes |= {f"step/{entry.name}": () for entry in parameters}
-    _check_names(shapes, arrays, "optimizer state")
+    check_arrays(arrays, shapes, "optimizer state")
     first = _filled(like.first, parameters, {e.name: arrays[f"exp_avg/{e.name}"] for e in parameters}, place)
     second = _filled(like.second, parameters, {e.name: arrays[f"exp_avg_sq/{e.name}"] for e in parameters}, place)
     steps: dict[str, int] = {}
@@ -176,23 +176,6 @@ def import_moments(
     return Moments(first, second, counts)
 
 
-def _check_names(shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray], what: str) -> None:
-    problems = [f"{name} is missing" for name in shapes if name not in given]
-    problems += [f"{name} is unknown" for name in given if name not in shapes]
-    problems += [
-        f"{name} has shape {tuple(given[name].shape)}, the model {shape}"
-        for name, shape in shapes.items()
-        if name in given and tuple(given[name].shape) != shape
-    ]
-    if problems:
-        raise AnatoBenchError(f"{what} do not fit this model (check model, size and task): {_listed(problems)}")
-
-
-def _listed(problems: Sequence[str]) -> str:
-    more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-    return "; ".join(problems[:8]) + more
-
-
 def _filled(like: Tree, entries: Iterable[Entry], given: Mapping[str, np.ndarray], place: Place) -> Tree:
     """Return a tree of `like`'s structure and types with the arrays given."""
     arrays = {entry.path: entry.to_jax(given[entry.name]) for entry in entries}
@@ -200,7 +183,7 @@ def _filled(like: Tree, entries: Iterable[Entry], given: Mapping[str, np.ndarray
 
 
 def array_at(tree: Tree, path: Path) -> jax.Array:
-    """Return the array that stands at a path of the model."""
+    """Return the array, of any shape, that stands at a path of the model."""
     for key in path:
         tree = tree[key]
     leaf: jax.Array = tree

@@ -15,7 +15,7 @@ from anatobench.errors import AnatoBenchError
 
 
 def read_state_dict(content: bytes, byte_limit: int) -> Arrays:
-    """Return the tensors of a file's content by name, as numpy arrays on the host.
+    """Return the tensors of a file's content by name, of any shapes, as numpy arrays on the host.
 
     torch.load's `weights_only` unpickler builds tensors and nothing else: a file with code in it is refused, and so is
     one that would unpack to more than `byte_limit`. `AnatoBenchError`, without the file's name, for those, for a

@@ -18,6 +18,7 @@ from torch_ref.weights import named_tensors, optimizer_tensors
 _ALIGNMENT = 64
 """Bytes: what a copy likes, and more than any type needs."""
 Trees = Mapping[str, Mapping[str, Tensor]]
+"""By tree and canonical name, in torch's layouts, which are the canonical ones."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class CopiedState:
 
     folder: Path
     trees: Trees
+    """In canonical form, contiguous."""
     copied: torch.cuda.Event | None
     """Comes when the device has copied everything; None where it has already."""
 
@@ -80,7 +82,7 @@ class TorchSaver:
 
 
 def state_tensors(state: TrainState) -> dict[str, dict[str, Tensor]]:
-    """Return `anatobench.engine.Trainable.state` as tensors that share memory with the state."""
+    """Return `anatobench.engine.Trainable.state`, in canonical form, as tensors that share memory with the state."""
     trees = {"model": named_tensors(state.model), "optimizer": optimizer_tensors(state.model, state.optimizer)}
     if state.teacher is not None:
         trees["teacher"] = named_tensors(state.teacher)

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anatobench.engine import Arrays, is_unread
-from anatobench.errors import AnatoBenchError
+from anatobench.engine import Arrays, check_arrays, is_unread
 from anatobench.objectives.heads import of_another_head
 from torch_ref.models.diagnosis_model import DiagnosisModel
 
@@ -35,7 +34,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """Return a contiguous copy on the host."""
+    """Return a contiguous copy on the host, of the same shape and type."""
     return np.array(tensor.detach().cpu().numpy(), order="C")
 
 
@@ -45,7 +44,8 @@ def export_weights(model: DiagnosisModel) -> Arrays:
 
 
 def import_weights(model: DiagnosisModel, weights: Mapping[str, np.ndarray]) -> None:
-    """Fill the model. An auxiliary head that it does not have is dropped; any other mismatch is an error."""
+    """Fill the model with canonical weights. An auxiliary head that it does not have is dropped; any other mismatch is
+    an error."""
     given = {n: w for n, w in weights.items() if not is_unread(n)}
     given = {n: w for n, w in given.items() if not of_another_head(n, model.auxiliary)}
     copy_by_name(named_tensors(model), given, "weights")
@@ -53,26 +53,16 @@ def import_weights(model: DiagnosisModel, weights: Mapping[str, np.ndarray]) -> 
 
 def copy_by_name(targets: Mapping[str, Tensor], given: Mapping[str, np.ndarray], what: str) -> None:
     """Copy arrays into tensors of the same names and shapes; an error lists every mismatch before anything changes."""
-    problems = [f"{name} is missing" for name in targets if name not in given]
-    problems += [f"{name} is unknown" for name in given if name not in targets]
-    problems += [
-        f"{name} has shape {tuple(given[name].shape)}, the model {tuple(tensor.shape)}"
-        for name, tensor in targets.items()
-        if name in given and tuple(given[name].shape) != tuple(tensor.shape)
-    ]
-    if problems:
-        raise AnatoBenchError(
-            f"{what} do not fit this model (check model, size and task): {'; '.join(problems[:8])}"
-            + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        )
+    check_arrays(given, {name: tuple(tensor.shape) for name, tensor in targets.items()}, what)
     with torch.no_grad():
         for name, tensor in targets.items():
             tensor.copy_(torch.from_numpy(np.asarray(given[name], order="C")))
 
 
 def optimizer_tensors(model: DiagnosisModel, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
-    """`exp_avg/<name>`, `exp_avg_sq/<name>` (zeros before the first step), sharing memory with the optimizer, and
-    `step`, the largest count; where counts differ, each parameter's as `step/<name>`, too."""
+    """`exp_avg/<name>`, `exp_avg_sq/<name>` of the parameter's shape (zeros before the first step), sharing memory with
+    the optimizer, and `step`, an int64 scalar, the largest count; where counts differ, each parameter's as
+    `step/<name>`, too."""
     tensors: dict[str, Tensor] = {}
     steps: dict[str, Tensor] = {}
     for name, parameter in named_parameters(model):

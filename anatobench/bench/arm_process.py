@@ -50,9 +50,11 @@ class Model(Protocol):
 
     def train_step(self, batch: Batch, learning_rate: float, step: int) -> PendingMetrics: ...
 
-    def weights(self) -> Arrays: ...
+    def weights(self) -> Arrays:
+        """See `anatobench.engine.Trainable.weights`."""
 
-    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None: ...
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """See `anatobench.engine.Trainable.load_weights`."""
 
     def device(self) -> dict[str, Any]: ...
 

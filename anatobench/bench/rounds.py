@@ -53,7 +53,7 @@ def measure_in_turns(
 
 
 def median_with_interval(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
-    """`median` and its bootstrap 95 % interval over rounds, `ci95`."""
+    """`median` of values [rounds] and its bootstrap 95 % interval over rounds, `ci95`, in their unit."""
     samples = np.asarray(values, np.float64)
     return {"median": float(np.median(samples)), "ci95": list(median_interval(samples))}
 
@@ -61,7 +61,8 @@ def median_with_interval(values: Sequence[float] | np.ndarray) -> dict[str, Any]
 def ratio_with_interval(
     numerator: Sequence[float] | np.ndarray, denominator: Sequence[float] | np.ndarray
 ) -> dict[str, Any]:
-    """`ratio` of the medians and its bootstrap 95 % interval, `ci95`; both sides of a round stay together."""
+    """`ratio` of the medians of two measurements [rounds] and its bootstrap 95 % interval, `ci95`; both sides of a
+    round stay together."""
     found = paired_ratio(np.asarray(numerator, np.float64), np.asarray(denominator, np.float64))
     return {"ratio": found.value, "ci95": [found.low, found.high]}
 

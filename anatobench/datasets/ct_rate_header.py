@@ -68,7 +68,8 @@ def header_override(path: Path, metadata: Row | None, rescale: str) -> HeaderOve
 
 
 def classify(affine: np.ndarray, metadata_spacing: np.ndarray) -> str:
-    """`raw`, `hu` or `ambiguous` from a header's affine and the spacing that the metadata name."""
+    """`raw`, `hu` or `ambiguous` from a header's affine [4, 4], (i, j, k) to mm, and the spacing [3] that the metadata
+    name, mm along i, j, k."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     matches = bool(np.allclose(spacing, metadata_spacing, rtol=0.005, atol=TOLERANCE_MM))
     blank = is_blank(affine)
@@ -80,7 +81,7 @@ def classify(affine: np.ndarray, metadata_spacing: np.ndarray) -> str:
 
 
 def is_blank(affine: np.ndarray) -> bool:
-    """Return whether a header says nothing: unit spacing along positive axes, and no origin."""
+    """Return whether a header's affine [4, 4] in mm says nothing: unit spacing along positive axes, and no origin."""
     signless = np.abs(affine[:3, :3])
     return bool(np.allclose(signless, np.eye(3), atol=1e-4) and np.allclose(affine[:3, 3], 0, atol=1e-3))
 

@@ -58,7 +58,8 @@ class MasksFolder:
                 )
 
     def write(self, case_id: str, labels: np.ndarray, affine: np.ndarray, names: Mapping[int, str]) -> None:
-        """Write a mask atomically, and forget that the scan was rejected."""
+        """Write a mask, uint8 [D, H, W] labels that `names` names, atomically, and forget that the scan was rejected;
+        `affine` [4, 4] maps (d, h, w) to RAS+ millimetres."""
         write_nifti(self.root / f"{case_id}.nii.gz", labels, affine, names)
         self._rejection_file(case_id).unlink(missing_ok=True)
 

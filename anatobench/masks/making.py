@@ -68,8 +68,8 @@ class Summary:
 
 
 def segment(scan: Scan, volume: Volume, segmenter: Segmenter) -> tuple[np.ndarray, Grid]:
-    """Return the labels of a scan that was read, on the resampled scan's grid, over its whole field of view;
-    `CaseError` if nothing was found in it."""
+    """Return the labels of a scan that was read, uint8 [D, H, W] on the resampled scan's grid, over its whole field of
+    view; `CaseError` if nothing was found in it."""
     grid = resampled_grid(volume.grid, SPACING)
     labels = segmenter.segment(np.clip(resample_volume(volume, grid), *SEGMENTED_HU), grid.affine)
     if labels.shape != grid.size:

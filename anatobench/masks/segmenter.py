@@ -40,7 +40,7 @@ class Segmenter(Protocol):
         """Return what made the masks, in plain JSON types: the same description, the same masks."""
 
     def segment(self, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
-        """uint8 [D, H, W] labels of int16 [D, H, W] HU; `affine` maps (d, h, w) to RAS+ millimetres."""
+        """uint8 [D, H, W] labels of int16 [D, H, W] HU; `affine` [4, 4] maps (d, h, w) to RAS+ millimetres."""
 
 
 @dataclass(frozen=True)

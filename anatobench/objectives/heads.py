@@ -66,5 +66,5 @@ def without_auxiliary(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def of_auxiliary(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return those of the auxiliary heads alone."""
+    """Canonical weights of the auxiliary heads alone."""
     return {name: array for name, array in weights.items() if of_another_head(name, ())}

@@ -49,7 +49,8 @@ def largest_difference(reference: Mapping[str, np.ndarray], candidate: Mapping[s
 
 
 def difference_of_norms(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray]) -> Difference:
-    """Return |a - b| / |b| in the Euclidean norm of all arrays as one vector; `worst` is the array furthest off.
+    """Return |a - b| / |b| in the Euclidean norm of all arrays, of any shapes, as one vector; `worst` is the array
+    furthest off.
 
     In float32 a ReLU whose input is zero but for rounding lets a gradient pass in one program and not in the other,
     and a max-pooling picks another of two equal neighbours. Single elements then differ by what they are worth, the

@@ -89,8 +89,8 @@ class Canvas:
         return float(np.prod(self.spacing) ** (1 / 3))
 
     def cover(self, shape: Shape) -> tuple[tuple[slice, slice, slice], np.ndarray, np.ndarray] | None:
-        """Return the voxels in a shape's box, the shape's level there and how much of each voxel it covers, 0 to 1;
-        None where it lies outside the scan."""
+        """Return the voxels in a shape's box, and for these [d, h, w] (or what broadcasts to it) the shape's level in
+        mm and how much of each voxel it covers, 0 to 1; None where it lies outside the scan."""
         low, high = shape.box
         pieces = []
         for axis, lower, upper in zip((self.z, self.y, self.x), low[::-1], high[::-1], strict=True):

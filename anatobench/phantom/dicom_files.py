@@ -26,7 +26,7 @@ class PixelFormat:
     intercept: int
 
     def encode(self, hu: np.ndarray) -> np.ndarray:
-        """int16 or uint16 of the stored values.
+        """Return the stored values of int16 [H, W] HU, int16 or uint16 of the same shape.
 
         In 12 bits signed the upper four bits are zero instead of repeating the sign, as in the competition's files.
         """

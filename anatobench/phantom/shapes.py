@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 Points = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""float32 x, y, z in mm."""
+"""float32 x, y, z in mm, of shapes that broadcast: [1, 1, W], [1, H, 1] and [D, 1, 1] of a grid, or each [points]."""
 Vector = tuple[float, float, float]
 
 
@@ -22,10 +22,11 @@ class Shape(Protocol):
 
     @property
     def box(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper corner, mm; may reach to infinity."""
+        """Lower and upper corner, each [3], x, y, z in mm; may reach to infinity."""
 
     def level(self, points: Points) -> np.ndarray:
-        """About the signed distance to the surface in mm, negative inside."""
+        """About the signed distance to the surface in mm, negative inside: float32 of a shape that broadcasts to that
+        of the points together, [D, H, W] for a grid."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Ripple:
         return Ripple(directions * (2 * np.pi / lengths), rng.uniform(0, 2 * np.pi, count), amplitude)
 
     def at(self, points: Points) -> np.ndarray:
+        """Return the wave in mm: float32 of the shape that the points broadcast to."""
         x, y, z = points
         total = np.float32(0)
         for (kx, ky, kz), phase in zip(self.waves.astype(np.float32), self.phases.astype(np.float32), strict=True):

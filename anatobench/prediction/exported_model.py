@@ -38,6 +38,7 @@ class ExportedModel:
 
     spec: ModelSpec
     weights: Arrays
+    """In canonical form."""
     step: int | None = None
     """Of the checkpoint; None for an exported file, which does not say."""
     classifier_trained: bool = True

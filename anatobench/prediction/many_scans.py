@@ -135,7 +135,7 @@ def predict_folder(
 
 
 def batch_settings(predictor: ScanPredictor, weights: Arrays, **options: Any) -> dict[str, Any]:
-    """Return what the figures of a batch depend on."""
+    """Return what the figures of a batch depend on; `weights` in canonical form."""
     return {
         "weights": arrays_digest(weights),
         "task": predictor.spec.task.name,

@@ -35,9 +35,10 @@ class ScanInput:
     scan: Path
     volume: Volume
     own_affine: np.ndarray | None
-    """How the voxels lie in the scan's own file, (k, j, i) to RAS+ millimetres; None for a format without axes."""
+    """How the voxels lie in the scan's own file: float64 [4, 4], (k, j, i) to RAS+ millimetres; None for a format
+    without axes."""
     crop: np.ndarray
-    """int16 [D, H, W] on the task's grid."""
+    """int16 [D, H, W] HU on the task's grid."""
     crop_grid: Grid
 
 

@@ -91,8 +91,8 @@ def run_legend(runs: Sequence[RunResults]) -> str:
 
 
 def debiased_average(values: Sequence[float], weight: float) -> np.ndarray:
-    """Exponential moving average over steps (the paper's "time weighted average"), started without bias:
-    sum of weight^(t-s) x_s over the sum of the weights."""
+    """Exponential moving average over steps (the paper's "time weighted average"), float64 [steps], started without
+    bias: sum of weight^(t-s) x_s over the sum of the weights."""
     averages, average, scale = [], 0.0, 0.0
     for value in values:
         average = weight * average + (1 - weight) * value

@@ -16,7 +16,7 @@ from anatobench.report.run_results import RunResults
 from anatobench.tasks import Task
 
 Curve = tuple[np.ndarray, np.ndarray]
-"""False and true positive rates."""
+"""False and true positive rates, each float64 [points]."""
 MACRO = "macro average"
 _MACRO_POINTS = 201
 ROC_REM = 9.8
@@ -49,7 +49,7 @@ def judged(run: RunResults) -> ClassPredictions:
 
 
 def class_curves(run: RunResults) -> dict[str, Curve]:
-    """By class, of those that have both label values."""
+    """By class, each rate float64 [points], of those that have both label values."""
     found, curves = judged(run), {}
     for name, truth, scores in zip(found.class_names, found.labels.T, found.probabilities.T, strict=True):
         known = ~np.isnan(truth)
@@ -59,7 +59,7 @@ def class_curves(run: RunResults) -> dict[str, Curve]:
 
 
 def macro_curve(curves: Sequence[Curve]) -> Curve:
-    """Return the mean true positive rate at equal false positive rates; it starts at (0, 0)."""
+    """Return the mean true positive rate at equal false positive rates, each float64 [points]; it starts at (0, 0)."""
     rates = np.linspace(0, 1, _MACRO_POINTS)
     # Where a curve rises vertically, np.interp takes its upper end.
     mean = np.mean([np.interp(rates, false, true) for false, true in curves], axis=0)

@@ -32,8 +32,8 @@ EXPLANATION = (
 def colour_slice(
     hounsfield: np.ndarray, organs: np.ndarray | None, task: Task, outlined: np.ndarray | None = None
 ) -> np.ndarray:
-    """[H, W] HU to RGB floats in [0, 1] under the task's window, organs [H, W] laid over it, and the borders of
-    `outlined` [H, W] in the same colours."""
+    """[H, W] HU to RGB floats [H, W, 3] of 0 to 1 under the task's window, organs [H, W] laid over it, and the borders
+    of `outlined` [H, W] in the same colours."""
     return coloured(hounsfield, task.window, ORGAN_COLOURS[: len(task.organs)], organs, outlined)
 
 
@@ -41,7 +41,7 @@ def coloured(
     hounsfield: np.ndarray, window: tuple[float, float], colours: Sequence[str], organs: np.ndarray | None,
     outlined: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Return the same under any window; the first of the colours is that of organ 1."""
+    """Return the same, [H, W, 3], under any window of HU; the first of the colours is that of organ 1."""
     low, high = window
     grey = np.clip((hounsfield.astype(np.float64) - low) / (high - low), 0, 1)
     rgb = np.repeat(grey[..., None], 3, axis=-1)

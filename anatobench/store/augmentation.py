@@ -64,7 +64,10 @@ class Augmentation:
         step: int,
         place: int,
     ) -> None:
-        """Read a crop by `read` and change it as is drawn for this step and place of the global batch, both from 0."""
+        """Read a crop by `read` and change it as is drawn for this step and place of the global batch, both from 0.
+
+        `out` is filled: int16 HU and uint8 organ indices, each [d, h, w].
+        """
         rng = np.random.default_rng((self.seed, _STREAM, step, place))
         angles, factor, shift = rng.uniform(-1, 1, 3), rng.uniform(-1, 1), rng.uniform(-1, 1)
         deviation = self.noise * rng.uniform()

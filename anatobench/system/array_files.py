@@ -11,8 +11,8 @@ from safetensors.numpy import save
 
 
 def safetensors_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return the file's whole content, the same bytes for the same arguments; the metadata stands in its header beside
-    `format`, as torch users expect it."""
+    """Return the whole content of a file of arrays of any shapes, the same bytes for the same arguments; the metadata
+    stands in its header beside `format`, as torch users expect it."""
     # safetensors writes an array's memory as it lies: a transposed view would be saved with its values in wrong places.
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = save(contiguous, metadata={"format": "pt", **(metadata or {})})

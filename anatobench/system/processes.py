@@ -239,7 +239,10 @@ def raise_together(
     processes: Processes, gather: Callable[[np.ndarray], np.ndarray], failure: BaseException | None
 ) -> None:
     """Raise in every process what failed in one of them: there its own exception, `AnatoBenchError` with its words in
-    the others. All of them call it at the same place."""
+    the others. All of them call it at the same place.
+
+    `gather` takes an array [...] of the same shape and type in all of them and gives all of these, [processes, ...].
+    """
     if processes.alone:
         if failure is not None:
             raise failure
@@ -261,7 +264,8 @@ def after_leader(
     processes: Processes, gather: Callable[[np.ndarray], np.ndarray], action: Callable[[], Result]
 ) -> Result | None:
     """Let the first process act while the others wait; its result, None in the others. `AnatoBenchError` in all of them
-    if it fails, in the first one OSError where the disk refuses."""
+    if it fails, in the first one OSError where the disk refuses. `gather` as in `raise_together`, [...] to
+    [processes, ...]."""
     result: Result | None = None
     failure: Exception | None = None
     if processes.leads:

@@ -26,7 +26,7 @@ class RecycledMemory:
         """By size in bytes."""
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-        """Return a C-contiguous array with any content, as `numpy.empty` gives."""
+        """Return a C-contiguous array of that shape with any content, as `numpy.empty` gives."""
         byte_size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         free = self._free.setdefault(byte_size, deque())
         try:

@@ -14,6 +14,7 @@ import numpy as np
 import safetensors
 
 Trees = Mapping[str, Mapping[str, np.ndarray]]
+"""By tree and name, arrays of any shapes."""
 SAFETENSORS, ORBAX = "safetensors", "orbax"
 """The forms that a state has on disk; the second is JAX's, in a folder of that name."""
 
@@ -35,7 +36,7 @@ def safetensors_writer() -> dict[str, str]:
 
 
 def check_finite(trees: Trees) -> None:
-    """Raise `NotFiniteError` for the first array that is not finite."""
+    """Raise `NotFiniteError` for the first array, of any shape, that is not finite."""
     for tree, arrays in trees.items():
         for name, array in arrays.items():
             if not np.isfinite(array).all():
@@ -45,7 +46,7 @@ def check_finite(trees: Trees) -> None:
 def write_trees(folder: Path, trees: Trees) -> None:
     """Write every tree into the folder and wait until the disk has it; OSError where it refuses.
 
-    The arrays' memory is written as it lies, so they must be contiguous.
+    The arrays, of any shapes, are written as their memory lies, so they must be contiguous.
     """
     for tree, arrays in trees.items():
         with open(folder / f"{tree}.safetensors", "xb") as file:

@@ -39,7 +39,8 @@ class Curved(Protocol):
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]: ...
 
-    def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays: ...
+    def hessian_product(self, batch: Batch, direction: Mapping[str, np.ndarray]) -> Arrays:
+        """See `anatobench.engine.Probe.hessian_product`."""
 
 
 def sharpness(

@@ -123,8 +123,8 @@ def why_not_hounsfield(voxels: np.ndarray) -> str | None:
 
 
 def judge_hounsfield(voxels: np.ndarray) -> tuple[str | None, bool]:
-    """Return what speaks against the voxels being HU (`why_not_hounsfield`), and whether nothing in them is as light as
-    lung or air: a crop inside the body, or a sign of something else."""
+    """Return what speaks against int16 `voxels` [D, H, W] being HU (`why_not_hounsfield`), and whether nothing in them
+    is as light as lung or air: a crop inside the body, or a sign of something else."""
     found = Histogram.of(voxels)
     return _why_not(found) or _filled_in(voxels, found), found.share(-OFFSET, -500) < NEGATIVE_SHARE
 

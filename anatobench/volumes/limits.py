@@ -38,12 +38,12 @@ def check_affine(path: Path, affine: np.ndarray) -> None:
 
 
 def plausible_spacing(spacing: Sequence[float] | np.ndarray) -> bool:
-    """Return whether each is a spacing in millimetres that a scanner may have; false for NaN."""
+    """Return whether each of [axes] is a spacing in millimetres that a scanner may have; false for NaN."""
     return all(SPACING_RANGE[0] <= float(s) <= SPACING_RANGE[1] for s in spacing)
 
 
 def check_spacing(path: Path, spacing: Sequence[float] | np.ndarray) -> None:
-    """Raise `CaseError` unless each spacing is a plausible number of millimetres."""
+    """Raise `CaseError` unless each spacing of [axes] is a plausible number of millimetres."""
     low, high = SPACING_RANGE
     if not plausible_spacing(spacing):
         shown = " x ".join(f"{float(s):g}" for s in spacing)

@@ -23,7 +23,7 @@ SAMPLED = 4
 
 
 class BatchNorm(nnx.Module):
-    """Normalises by the batch's statistics in training, by the running ones otherwise.
+    """Normalises [B, D, H, W, C] by the batch's statistics [C] in training, by the running ones otherwise.
 
     Statistics are in the parameters' type; the output is in `dtype`.
     """

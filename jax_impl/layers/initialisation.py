@@ -12,10 +12,10 @@ def kaiming_normal_fan_out(generator: np.random.Generator, shape: tuple[int, ...
 
 
 def normal(generator: np.random.Generator, shape: tuple[int, ...], deviation: float) -> np.ndarray:
-    """torch.nn.init.normal_ of mean 0, float32."""
+    """torch.nn.init.normal_ of mean 0, float32 of that shape."""
     return generator.standard_normal(shape, np.float32) * np.float32(deviation)
 
 
 def uniform(generator: np.random.Generator, shape: tuple[int, ...], bound: float) -> np.ndarray:
-    """torch.nn.init.uniform_ in +-bound, float32."""
+    """torch.nn.init.uniform_ in +-bound, float32 of that shape."""
     return (2.0 * generator.random(shape, np.float32) - 1.0) * np.float32(bound)

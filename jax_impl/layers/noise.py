@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 
 Key = jax.Array
-"""Of jax.random.key."""
+"""Of jax.random.key, a scalar."""
 
 
 def dropout(x: jax.Array, rate: float, key: Key | None) -> jax.Array:
@@ -23,7 +23,7 @@ def stochastic_depth(branch: jax.Array, rate: float, key: Key | None) -> jax.Arr
 
 
 def key_at(key: Key | None, place: int) -> Key | None:
-    """Return the key of one place in the model."""
+    """Return the key, a scalar, of one place in the model."""
     return None if key is None else jax.random.fold_in(key, place)
 
 

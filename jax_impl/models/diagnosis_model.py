@@ -23,9 +23,11 @@ class Backbone(Protocol):
 
     feature_channels: int
 
-    def stages(self, train: bool, key: Key | None) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]: ...
+    def stages(self, train: bool, key: Key | None) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
+        """Yield what leads from [B, D, H, W, 1] to the feature map [B, d, h, w, C], in order, by name."""
 
-    def classify(self, pooled: jax.Array, key: Key | None) -> jax.Array: ...
+    def classify(self, pooled: jax.Array, key: Key | None) -> jax.Array:
+        """[B, C] to [B, logits]."""
 
     def weight_table(self) -> Iterator[Entry]: ...
 

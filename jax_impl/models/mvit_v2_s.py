@@ -34,7 +34,8 @@ DEVIATION = 0.02
 
 
 class MultiscaleBlock(nnx.Module):
-    """Pooled attention and MLP; the skip around the attention is projected and max-pooled where shapes differ."""
+    """Pooled attention and MLP, [B, 1 + t h w, C] to [B, 1 + t' h' w', C'], the class token first; the skip around the
+    attention is projected and max-pooled where shapes differ."""
 
     def __init__(
         self,

@@ -20,7 +20,8 @@ from jax_impl.weights import Entry, Path, batch_norm_entries, conv3d_entries
 
 
 class ConvNorm(nnx.Module):
-    """A convolution without bias and its BatchNorm: positions 0 and 1 of torchvision's Sequential."""
+    """A convolution without bias and its BatchNorm, positions 0 and 1 of torchvision's Sequential: [B, D, H, W, C] to
+    [B, D', H', W', O]."""
 
     def __init__(
         self,
@@ -60,7 +61,8 @@ class Stem(ConvNorm):
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3x3 convolutions around which the input is added, by a strided 1x1x1 convolution where shapes differ."""
+    """Two 3x3x3 convolutions, [B, D, H, W, C] to [B, D', H', W', O], around which the input is added, by a strided
+    1x1x1 convolution where shapes differ."""
 
     def __init__(
         self,
@@ -116,7 +118,8 @@ class R3D18(nnx.Module):
         self.feature_channels = channels
 
     def stages(self, train: bool, key: Key | None) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
-        """Yield the stem, then every residual block. Nothing is drawn at random."""
+        """Yield the stem, [B, D, H, W, 1] to [B, d, h, w, C], then every residual block on such maps. Nothing is drawn
+        at random."""
         yield "stem", partial(self.stem, train=train, relu=True)
         for index, position, block in self._blocks():
             yield f"layer{index}.{position}", partial(block, train=train)

@@ -48,7 +48,7 @@ class PatchEmbed(nnx.Module):
 
 
 class SwinBlock(nnx.Module):
-    """Window attention and MLP, each normalised before and added to what it was given."""
+    """Window attention and MLP on [B, d, h, w, C], each normalised before and added to what it was given."""
 
     def __init__(
         self,

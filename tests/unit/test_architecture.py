@@ -1,6 +1,7 @@
 """The rules that hold the house up: who may import whom, and how large a room may be."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,6 +153,54 @@ def test_rooms_have_names() -> None:
     nameless = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
     found = [path for package in (*FORBIDDEN, "tests", "benchmarks") for path in python_files(package)]
     assert not [path for path in found if path.name in nameless]
+
+
+ARRAY = re.compile(r"\b(ndarray|Tensor|jax\.Array|Arrays|Trees|Leaves)\b")
+SHAPE = re.compile(r"\[[^]]+\]|\bshapes?\b|\bscalars?\b|\bcanonical\b|See `", re.IGNORECASE)
+"""`[B, C]`, `of any shape`, the canonical form of weights (engine.py), or the contract where it stands."""
+
+
+def without_shape(path: Path) -> Iterator[str]:
+    """Yield the public functions that take or return an array of which neither they, nor their class, nor the file's
+    protocol that has them says the shape."""
+    owners = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Module | ast.ClassDef)]
+    functions = [(owner, node) for owner in owners for node in owner.body if isinstance(node, ast.FunctionDef)]
+    contracts = {
+        function.name: ast.get_docstring(function)
+        for owner, function in functions
+        if isinstance(owner, ast.ClassDef) and "Protocol" in map(ast.unparse, owner.bases)
+    }
+    for owner, function in functions:
+        of_class = ast.get_docstring(owner) if isinstance(owner, ast.ClassDef) else None
+        said = f"{of_class} {ast.get_docstring(function) or contracts.get(function.name)}"
+        signature = f"{ast.unparse(function.args)} {function.returns and ast.unparse(function.returns)}"
+        public = function.name == "__call__" or not function.name.startswith("_")
+        if public and ARRAY.search(signature) and not SHAPE.search(said):
+            yield f"{path}:{function.lineno}: {function.name}"
+
+
+def test_public_functions_of_arrays_say_the_shape() -> None:
+    paths = [path for package in FORBIDDEN for path in python_files(package)]
+    assert not [wrong for path in paths for wrong in without_shape(path)]
+
+
+@pytest.mark.parametrize(
+    ("documented", "wrong"),
+    [
+        ("def mean(x: Tensor) -> float:\n    'Over the voxels.'", 1),
+        ("def load() -> tuple[np.ndarray, str]: ...", 1),
+        ("class Mean:\n    'Over the voxels.'\n    def __call__(self, x: jax.Array) -> float: ...", 1),
+        ("def mean(x: Tensor) -> float:\n    'Over the voxels of [D, H, W].'", 0),
+        ("class Mean:\n    'Of [D, H, W].'\n    def __call__(self, x: jax.Array) -> float: ...", 0),
+        ("class Mean(Protocol):\n    def of(self, x: Arrays) -> float:\n        'See `Other.of`.'\n"
+         "class Sum(Mean):\n    def of(self, x: Arrays) -> float: ...", 0),
+        ("def _mean(x: Tensor) -> float: ...\ndef size(text: str) -> int: ...", 0),
+    ],
+)  # fmt: skip
+def test_a_function_that_says_no_shape_is_seen(tmp_path: Path, documented: str, wrong: int) -> None:
+    path = tmp_path / "mean.py"
+    path.write_text(documented)
+    assert len(list(without_shape(path))) == wrong
 
 
 def test_help_needs_no_framework() -> None:

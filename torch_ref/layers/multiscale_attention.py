@@ -24,9 +24,13 @@ class FastMultiscaleAttention(MultiscaleAttention):
     forms: frozenset[str]
     """Which of `depthwise` and `attention` are on; neither is torchvision's own form."""
     picks_t: Tensor
+    """[queries, keys, table rows] along depth, see `row_picks`; as the others in the parameters' type."""
     picks_h: Tensor
+    """[queries, keys, table rows]"""
     picks_w: Tensor
+    """[queries, keys, table rows]"""
     key_places: Tensor
+    """[1 + t h w, t + h + w] of the keys' grid, see `one_hot_positions`."""
 
     def forward(self, x: Tensor, thw: Size) -> tuple[Tensor, Size]:
         """[B, 1 + t h w, C] of the grid `thw` to tokens of the pooled queries' grid, and that grid."""

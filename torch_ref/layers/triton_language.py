@@ -43,8 +43,8 @@ OFFSETS = 2**31
 
 
 def kernels_run_on(x: Tensor) -> bool:
-    """Return whether Triton can be asked to work on x: a CUDA tensor where there is a C compiler, or any while kernels
-    are interpreted."""
+    """Return whether Triton can be asked to work on x, of any shape: a CUDA tensor where there is a C compiler, or any
+    while kernels are interpreted."""
     return AVAILABLE and ((x.is_cuda and LAUNCHES) or INTERPRETED)
 
 

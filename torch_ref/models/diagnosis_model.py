@@ -20,9 +20,11 @@ class Backbone(Protocol):
     feature_channels: int
     memory_format: torch.memory_format
 
-    def stages(self) -> Iterable[tuple[str, Callable[[Tensor], Tensor]]]: ...
+    def stages(self) -> Iterable[tuple[str, Callable[[Tensor], Tensor]]]:
+        """Yield what leads from [B, 1, D, H, W] to the feature map [B, C, d, h, w], in order, by name."""
 
-    def classify(self, pooled: Tensor) -> Tensor: ...
+    def classify(self, pooled: Tensor) -> Tensor:
+        """[B, C] to [B, logits]."""
 
 
 class DiagnosisModel(nn.Module):

@@ -52,7 +52,7 @@ class R3D18(VideoResNet):
         self.apply(_initialise)
 
     def stages(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
-        """Yield the stem, then every residual block."""
+        """Yield the stem, [B, 1, D, H, W] to [B, C, d, h, w], then every residual block on such maps."""
         yield "stem", self.stem
         for index in range(1, 5):
             for position, block in enumerate(getattr(self, f"layer{index}")):

@@ -17,7 +17,7 @@ METADATA = "_METADATA"
 
 
 def read_orbax(folder: Path, total_bytes: int) -> dict[str, Arrays]:
-    """Read every tree of a checkpoint's folder, whose files were verified and take `total_bytes`.
+    """Read every tree of a checkpoint's folder, in canonical form; its files were verified and take `total_bytes`.
 
     ValueError, KeyError or TypeError if they hold anything else than two levels of arrays. They are written without
     compression, so arrays that claim more than the files have are refused before memory is taken.

@@ -74,9 +74,9 @@ class Checkpoint:
 
     progress: Progress
     trees: Mapping[str, Arrays]
-    """The engine's `state`."""
+    """The engine's `state`, in canonical form."""
 
     @property
     def weights(self) -> Arrays:
-        """The model's."""
+        """The model's, in canonical form."""
         return self.trees[MODEL]

@@ -137,6 +137,7 @@ class ArraysOnTheirWay:
 
     folder: Path
     trees: Trees
+    """In canonical form, contiguous."""
 
     @property
     def writer(self) -> Mapping[str, str]:

@@ -8,10 +8,8 @@ import numpy as np
 
 from anatobench.backbones.published_weights import PublishedWeights
 from anatobench.engine import Arrays, is_unread
-from anatobench.errors import AnatoBenchError
+from anatobench.errors import AnatoBenchError, listed
 from anatobench.objectives.heads import without_auxiliary
-
-_LISTED = 8
 
 
 def pretrained_weights(
@@ -42,8 +40,7 @@ def pretrained_weights(
             array = resized_table(array, len(drawn[name]))
         weights[name] = array.astype(drawn[name].dtype)
     if problems:
-        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise AnatoBenchError(f"does not hold the arrays of {published.file}: {'; '.join(problems[:_LISTED])}{more}")
+        raise AnatoBenchError(f"does not hold the arrays of {published.file}: {listed(problems)}")
     return weights
 
 

@@ -42,7 +42,7 @@ class WeightsFile:
     path: Path
     sha256: str
     arrays: Mapping[str, np.ndarray]
-    """Under torchvision's names."""
+    """Under torchvision's names, of any shapes: they are checked when a model takes them."""
 
 
 def read_weights_file(path: Path) -> WeightsFile:
