@@ -44,11 +44,10 @@ from anatobench.experiments.runs import DONE, run_folder, state_of
 from anatobench.experiments.statistics import SIGNIFICANCE, above, equivalence_of
 from anatobench.recipes import FRAMEWORKS
 from anatobench.store.reader import Store
-from anatobench.system.json_text import parse_json
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
 from anatobench.training.metrics_records import read_records
 from anatobench.training.run_folder import RunConfig
-from anatobench.training.sessions import SESSIONS_FILE
+from anatobench.training.sessions import read_sessions
 
 FORMAT = 2
 BOTH = "all"
@@ -97,7 +96,7 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
         **comparison.to_json(),
         "given_away": told,
         "versions": found.versions,
-        "device": parse_json((first / SESSIONS_FILE).read_text().splitlines()[0])["device"]["name"],
+        "device": read_sessions(first)[0]["device"]["name"],
     }  # fmt: skip
 
 
