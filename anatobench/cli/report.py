@@ -44,7 +44,7 @@ def _benchmarks(paths: list[Path], out: Path, title: str | None) -> dict[str, An
     records = read_records(paths)
     page = build_benchmark_page(records, title or "AnatoBench: benchmarks")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, page.encode(errors="backslashreplace"))
+    write_atomically(out, page.encode())
     for skipped in records.skipped:
         print(f"left out {skipped}", file=sys.stderr)
     print(f"wrote {out}")
@@ -64,7 +64,7 @@ def _runs(args: argparse.Namespace) -> dict[str, Any]:
     with named_if_slow("report: drawing the page"):
         page = build_page(runs, parity, args.title or "AnatoBench")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(args.out, page.encode(errors="backslashreplace"))
+    write_atomically(args.out, page.encode())
     print(text_table(HEADER, summary_rows(runs)))
     print(f"wrote {args.out}")
     return {"report": str(args.out), "runs": {str(run.path): run.test for run in runs}}

@@ -71,7 +71,7 @@ _DIRECTIONS = {
 
 
 def html_page(title: str, sections: Sequence[str]) -> str:
-    """Return a whole page; empty sections are left out."""
+    """Return a whole page, which UTF-8 holds whatever a name is made of; empty sections are left out."""
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -80,7 +80,7 @@ def html_page(title: str, sections: Sequence[str]) -> str:
         + "\n".join(part for part in sections if part)
         + "\n</body></html>\n"
     )
-    return page.translate(_DIRECTIONS)
+    return page.translate(_DIRECTIONS).encode(errors="backslashreplace").decode()
 
 
 def header(title: str, facts: str = "", remark: str = "") -> str:

@@ -77,3 +77,10 @@ def test_it_fits_a_telephone(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(page())
     seen = visit(tmp_path / "page.html", tmp_path / "profile", 375)
     assert (seen.requests, seen.complaints, seen.page_width, seen.broken_images) == ([], [], 375, 0)
+
+
+def test_bytes_of_a_name_that_are_no_text_are_shown_as_such() -> None:
+    text = build_grid_page(
+        {**RECORD, "missing": ["run_\udcff"]}, TextTable(HEADER, ROWS), GAINS, TextTable(("a",), []), []
+    )
+    assert b"run_\\udcff" in text.encode()
