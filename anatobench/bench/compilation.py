@@ -16,7 +16,7 @@ from typing import Any
 from anatobench.bench.arm_cache import ArmCache, arm_cache
 from anatobench.bench.arms import Arm, ArmError, ArmProcess
 from anatobench.bench.random_batch import random_batch, write_batch
-from anatobench.bench.step import StepBenchmark, build_request
+from anatobench.bench.step import StepBenchmark, build_request, spec_record
 from anatobench.system.host import describe_code, describe_host
 
 WARM_UP = 1
@@ -49,10 +49,7 @@ def bench_compilation(asked: StepBenchmark, progress: Callable[[str], None] = la
     return {
         "kind": "compile",
         "passed": not failed,
-        "model": asked.spec.model,
-        "size": asked.spec.size,
-        "geometry": asked.spec.task.anatomy,
-        "crop_size": list(asked.spec.crop_size),
+        **spec_record(asked.spec),
         "batch_size": asked.recipe.batch_size,
         "arms": compiled,
         "failed": failed,

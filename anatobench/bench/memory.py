@@ -22,7 +22,7 @@ from anatobench.bench.arms import Arm, ArmError, ArmProcess
 from anatobench.bench.gpu_watch import watched_gpus
 from anatobench.bench.quiet import OtherWork, disturbances, gpu_use
 from anatobench.bench.random_batch import random_batch, write_batch
-from anatobench.bench.step import build_request
+from anatobench.bench.step import build_request, spec_record
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError
 from anatobench.recipes import Recipe
@@ -101,10 +101,7 @@ def bench_memory(asked: MemoryBenchmark, progress: Callable[[str], None] = lambd
         "kind": "memory",
         "name": asked.arm.name,
         "framework": asked.arm.framework,
-        "model": asked.spec.model,
-        "size": asked.spec.size,
-        "geometry": asked.spec.task.anatomy,
-        "crop_size": list(asked.spec.crop_size),
+        **spec_record(asked.spec),
         "precision": told["precision"],
         "segmentation": asked.arm.segmentation,
         "recompute": asked.recipe.recompute,

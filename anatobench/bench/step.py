@@ -142,10 +142,7 @@ def bench_step(asked: StepBenchmark, progress: Callable[[str], None] = lambda wh
         "kind": "step",
         **arms[0],  # the figures of the first arm stand at the top, too
         "passed": not failed,
-        "model": asked.spec.model,
-        "size": asked.spec.size,
-        "geometry": asked.spec.task.anatomy,
-        "crop_size": list(asked.spec.crop_size),
+        **spec_record(asked.spec),
         "batch_size": asked.recipe.batch_size,
         "processes": gpus,
         "repeats": len(left[0].seconds),
@@ -224,6 +221,16 @@ def _prepare(turns: _Turns, asked: StepBenchmark, folder: Path, progress: Callab
         turns.all_at_once("prepare", lambda arm: {"warm_up": asked.warm_up})
     else:
         turns.each_in_turn("prepare", warm_up=asked.warm_up)
+
+
+def spec_record(spec: ModelSpec) -> dict[str, Any]:
+    """Return what a record says of the model that was measured."""
+    return {
+        "model": spec.model,
+        "size": spec.size,
+        "geometry": spec.task.anatomy,
+        "crop_size": list(spec.crop_size),
+    }
 
 
 def build_request(arm: Arm, spec: ModelSpec, recipe: Recipe, folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from anatobench.bench.rounds import Closable, Rounds, measure_in_turns, median_with_interval, ratio_with_interval
+from anatobench.bench.step import spec_record
 from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import Recipe
@@ -56,10 +57,7 @@ def bench_train(store: Store, plan: TrainingPlan) -> dict[str, Any]:
     return {
         "kind": "train",
         "framework": plan.framework,
-        "model": plan.model,
-        "size": store.size,
-        "geometry": store.task.anatomy,
-        "crop_size": list(spec.crop_size),
+        **spec_record(spec),
         "batch_size": batch_size,
         "precision": plan.recipe.precision,
         "segmentation": plan.segmentation,

@@ -23,6 +23,7 @@ from anatobench.cli.bench_step import add_cache_argument, add_model_arguments, p
 from anatobench.errors import UsageError
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import FRAMEWORKS
+from anatobench.system.progress import named_on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,12 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         seconds=args.seconds,
     )
     with tqdm(desc="bench memory", unit="probe", file=sys.stderr, leave=False, disable=None) as bar:
-
-        def progress(what: str) -> None:
-            bar.set_postfix_str(what)
-            bar.update()
-
-        record = bench_memory(asked, progress)
+        record = bench_memory(asked, named_on(bar))
     print_memory(record)
     return record
 

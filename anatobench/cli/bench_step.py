@@ -30,6 +30,7 @@ from anatobench.errors import UsageError
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS, SIZES, Recipe, override, paper_recipe
 from anatobench.system.gpus import choose_gpus, visible_gpus
+from anatobench.system.progress import named_on
 from anatobench.tasks import TASKS, Task
 
 PROFILES = ("trace", "nsys")
@@ -138,12 +139,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     measure, show = (bench_compilation, print_compilation) if args.compile_only else (bench_step, print_step)
     with tqdm(total=args.repeats + 2, desc="bench step", file=sys.stderr, leave=False, disable=None) as bar:
-
-        def progress(what: str) -> None:
-            bar.set_postfix_str(what)
-            bar.update()
-
-        record = measure(asked, progress)
+        record = measure(asked, named_on(bar))
     show(record)
     return record
 

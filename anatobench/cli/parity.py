@@ -18,6 +18,7 @@ from anatobench.parity.inputs import PRECISION_OF_DTYPE
 from anatobench.parity.suite import climb_all, whole_ladder
 from anatobench.recipes import COMPILATIONS, MODELS, SIZES
 from anatobench.system.gpus import visible_gpus
+from anatobench.system.progress import named_on
 from anatobench.tasks import TASKS
 
 AS_ONE_VECTOR = "* the gradient as one vector; elsewhere the worst of its arrays"
@@ -94,12 +95,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         compile=args.compile,
     )
     with tqdm(total=args.steps + 5, desc="parity", unit="rung", file=sys.stderr, leave=False) as bar:
-
-        def progress(what: str) -> None:
-            bar.set_postfix_str(what)
-            bar.update()
-
-        figures = climb(asked, progress)
+        figures = climb(asked, named_on(bar))
     _print_rungs(figures["rungs"])
     failed = figures["first_failure"]
     print(f"first difference: {failed}" if failed else "no difference beyond the tolerance")

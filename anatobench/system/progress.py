@@ -27,6 +27,16 @@ def progress_bar(total: int | None, what: str, unit: str, **options: Any) -> tqd
     return tqdm(total=total, desc=what, unit=unit, file=sys.stderr, mininterval=interval, **options)
 
 
+def named_on(bar: tqdm[Any]) -> Callable[[str], None]:
+    """Return what is told the name of each step that begins, to show it on the bar and count it."""
+
+    def tell(what: str) -> None:
+        bar.set_postfix_str(what)
+        bar.update()
+
+    return tell
+
+
 class SharedProgress:
     """How much is done of what several processes do together: a bar in a terminal, whole lines in a job's log, which
     `srun --label` and `torchrun --tee` can mark with who said them. Nothing if `silent`."""

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy_engine import NumpyEngine
+from kept_checkpoints import begun_run
 from scan_files import AFFINE, body_voxels
 from tiny_store import FINDINGS
 
 from anatobench.cli.main import main
 from anatobench.recipes import Recipe
-from anatobench.training.checkpoints import Checkpoint, Progress, save_checkpoint
-from anatobench.training.run_folder import RunConfig, begin_run
+from anatobench.training.run_folder import RunConfig
 from anatobench.volumes.nifti import write_nifti
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's /proc")
@@ -184,11 +183,8 @@ def test_masks(tmp_path: Path, scans: Path) -> None:
 
 def test_predict_a_folder(tmp_path: Path, scans: Path) -> None:
     config = RunConfig(FINDINGS, "store", "torch", "r3d_18", "tiny", Recipe(seed=5))
-    begin_run(tmp_path / "run", config, resume=False)
-    engine = NumpyEngine(config.spec, config.recipe)
-    progress = Progress(3, 0, {}, 0, None, "torch", {})
-    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.state()))
-    assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "model.safetensors")]) == 0
+    run = begun_run(tmp_path / "run", config)
+    assert main(["export", str(run), "--to", str(tmp_path / "model.safetensors")]) == 0
     (tmp_path / "command.py").write_text(SLOW_READING)
     words: list[str | Path] = ["predict", tmp_path / "model.safetensors", "--batch", scans, "--out", tmp_path / "out"]
     last = stopped([tmp_path / "command.py", *words], tmp_path, depth=1, seconds=1)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kept_checkpoints import begun_run
 from numpy_engine import NumpyEngine
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -16,19 +17,14 @@ from anatobench.objectives.heads import CLASSIFIER
 from anatobench.prediction.exported_model import read_exported
 from anatobench.recipes import Recipe
 from anatobench.tasks import Task
-from anatobench.training.checkpoints import Checkpoint, Progress, save_checkpoint
-from anatobench.training.run_folder import RunConfig, begin_run
+from anatobench.training.run_folder import RunConfig
 
 CONFIG = RunConfig(FINDINGS, "store", "torch", "r3d_18", "tiny", Recipe(seed=5))
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    begin_run(tmp_path / "run", CONFIG, resume=False)
-    engine = NumpyEngine(CONFIG.spec, CONFIG.recipe)
-    progress = Progress(3, 0, {}, 0, None, "torch", {})
-    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.state()))
-    return tmp_path / "run"
+    return begun_run(tmp_path / "run", CONFIG)
 
 
 def test_one_file_with_the_weights_without_the_head_and_all_about_them(

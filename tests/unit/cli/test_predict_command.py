@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from kept_checkpoints import begun_run
 from matplotlib.pyplot import imread
 from numpy_engine import NumpyEngine, use_numpy_engines
 from scan_files import turned, write_dicom_series, write_dicom_slice, write_nifti_file
@@ -25,7 +26,7 @@ from anatobench.store.prepare import prepare_case
 from anatobench.store.reader import Store
 from anatobench.store.writer import CaseOrigin, StoreWriter
 from anatobench.training.checkpoints import Checkpoint, Progress, save_checkpoint
-from anatobench.training.run_folder import RunConfig, begin_run
+from anatobench.training.run_folder import RunConfig
 from anatobench.volumes.label_names import parse_label_names
 from anatobench.volumes.nifti import write_nifti
 
@@ -48,11 +49,7 @@ def scan(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    begin_run(tmp_path / "run", CONFIG, resume=False)
-    engine = NumpyEngine(CONFIG.spec, CONFIG.recipe)
-    progress = Progress(3, 0, {}, 0, None, "torch", {})
-    save_checkpoint(tmp_path / "run", Checkpoint(progress, engine.state()))
-    return tmp_path / "run"
+    return begun_run(tmp_path / "run", CONFIG)
 
 
 def evaluated_logits(scan: Path, root: Path) -> np.ndarray:
@@ -308,12 +305,8 @@ def test_a_run_without_the_head_predicts_no_organs(
     tmp_path: Path, scan: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = replace(CONFIG.recipe, segmentation_weight=0.0)
-    config = replace(CONFIG, recipe=recipe)
-    begin_run(tmp_path / "plain", config, resume=False)
-    engine = NumpyEngine(config.spec, recipe)
-    progress = Progress(3, 0, {}, 0, None, "torch", {})
-    save_checkpoint(tmp_path / "plain", Checkpoint(progress, engine.state()))
-    words = ["predict", str(tmp_path / "plain"), str(scan), "--framework", "torch", "--overlay", str(tmp_path / "o")]
+    run = begun_run(tmp_path / "plain", replace(CONFIG, recipe=recipe))
+    words = ["predict", str(run), str(scan), "--framework", "torch", "--overlay", str(tmp_path / "o")]
     assert main(words) == 2
     assert "was trained without the segmentation branch" in capsys.readouterr().err
 
