@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +37,7 @@ from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE, Say, begin
 from anatobench.training.metrics_log import MetricsLog, NoLog
 from anatobench.training.metrics_records import finite_or_none, step_record, what_is_not_finite
 from anatobench.training.mllog import NO_MLLOG, MlLog
+from anatobench.training.open_session import OpenSession
 from anatobench.training.run_folder import CONFIG_FILE, RunConfig
 from anatobench.training.schedule import learning_rate
 from anatobench.training.sessions import SESSIONS_FILE
@@ -128,7 +127,7 @@ def train(
         closing(trace),
     ):
         try:
-            training.loop(stop, saver, log, progress)
+            training.loop(OpenSession(engine, stop, saver, log, progress))
             return training.finish()
         except Exception as error:
             training.abort()
@@ -147,8 +146,6 @@ class _Training:
         self._trace, self._mllog = trace, mllog
         self._processes = engine.processes
         self._plan = plan_of(config.recipe, config.task)
-        self._stop_agreed = False
-        """Whether all processes know that one of them was asked to stop."""
         self.total_steps = config.total_steps(data.steps_per_epoch)
         self.step = 0
         """Steps given to the device."""
@@ -249,36 +246,38 @@ class _Training:
         """Note that the run ended by an error."""
         self._mllog.stop("aborted", self.step)
 
-    def loop(self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog, progress: StepProgress) -> None:
+    def loop(self, session: OpenSession) -> None:
         """Take steps, evaluations and checkpoints until the end or a signal."""
-        self._saver = saver
+        self._saver = session.saver
         if self.step:
-            progress.say(f"going on after step {self.step} of {self.total_steps}")
+            session.progress.say(f"going on after step {self.step} of {self.total_steps}")
         try:
             if self.step == 0:
-                self._measure_sharpness_if_due(log, progress)
-            self._evaluate_if_due(stop, saver, log, progress)  # the run may have been stopped while it evaluated
+                self._measure_sharpness_if_due(session)
+            self._evaluate_if_due(session)  # the run may have been stopped while it evaluated
             while self.step < self.total_steps and not self._out_of_patience:
-                self._start_step(stop, saver, log, progress)
-                self._end_epoch_if_due(log, progress)
-                self._measure_sharpness_if_due(log, progress)
-                self._evaluate_if_due(stop, saver, log, progress)
+                self._start_step(session)
+                self._end_epoch_if_due(session)
+                self._measure_sharpness_if_due(session)
+                self._evaluate_if_due(session)
                 if self.step % self._config.checkpoint_every == 0 or self.step == self.total_steps:
-                    self._save(saver, log, progress)
-                self._check_stop(stop, saver, log)
+                    self._save(session)
+                session.check()
             if self._out_of_patience and self._best is not None:
                 told = f"no better validation in {self._config.patience} evaluations"
-                progress.say(f"{told}: ended after step {self.step}, the best is that of step {self._best.step}")
-            saver.wait()
+                session.progress.say(
+                    f"{told}: ended after step {self.step}, the best is that of step {self._best.step}"
+                )
+            session.saver.wait()
         except Interrupted as interrupted:
-            self._save(saver, log, progress)
-            saver.wait()
+            self._save(session)
+            session.saver.wait()
             raise Interrupted(
                 f"{interrupted} after step {self.step} of {self.total_steps}, which is saved: "
                 f"give the same command with --resume to go on"
             ) from None
         finally:
-            self._wait_for_the_others()
+            session.wait_for_the_others()
 
     @property
     def _out_of_patience(self) -> bool:
@@ -302,30 +301,7 @@ class _Training:
         """See `anatobench.system.processes.raise_together`."""
         raise_together(self._processes, self._engine.gather, failure)
 
-    def _check_stop(self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog) -> None:
-        """Raise what ends the run after the same step in every process: signals do not reach all of them at once, and a
-        save or the log may fail in one alone."""
-        if self._processes.alone:
-            if saver.failed:
-                saver.wait()
-            stop.check()
-        elif self._stop_agreed:
-            self.raise_together(log.failure)
-            saver.wait()
-            stop.check()
-            raise Interrupted("another process was asked to stop")
-
-    def _stop_together(self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog) -> None:
-        """Raise it between the same batches of an evaluation in every process."""
-        self._stop_agreed = bool(self._engine.gather(np.array([_ends(stop, saver, log)])).any())
-        self._check_stop(stop, saver, log)
-
-    def _wait_for_the_others(self) -> None:
-        """Nobody leaves before the first process has written its files; who comes here by an error goes at once."""
-        if not self._processes.alone and isinstance(sys.exception(), Interrupted | None):
-            self._engine.gather(np.zeros(1))
-
-    def _start_step(self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog, progress: StepProgress) -> None:
+    def _start_step(self, session: OpenSession) -> None:
         """Give the device a step, and only then look at the previous one, so that the device never waits for it."""
         self._trace.before_step(self.step)
         epoch, rest = divmod(self.step, self._data.steps_per_epoch)
@@ -335,18 +311,18 @@ class _Training:
         with self._trace.named_range("data"):
             batch = next(self._data.batches)
         rate = learning_rate(self._config.recipe, self.step, self.total_steps)
-        with nullcontext() if self._compiled else progress.compiling(), self._trace.named_range("step"):
+        with nullcontext() if self._compiled else session.progress.compiling(), self._trace.named_range("step"):
             phase = self._plan.phase_of_epoch(epoch)
-            pending = self._engine.train_step(batch, rate, self.step, _ends(stop, saver, log), phase)
+            pending = self._engine.train_step(batch, rate, self.step, session.wants_to_end, phase)
         self._compiled = True
         self.step += 1
         digest = batch.digest()  # while the device works
         seconds = time.perf_counter() - started
         begun = _StepInFlight(self.step, rate, digest, batch.case_index, pending, seconds)
-        self._finish_step(log, progress)
+        self._finish_step(session)
         self._in_flight = begun
 
-    def _finish_step(self, log: MetricsLog, progress: StepProgress) -> None:
+    def _finish_step(self, session: OpenSession) -> None:
         """Wait for the step in flight, if there is one, check it and log it."""
         step, self._in_flight = self._in_flight, None
         if step is None:
@@ -356,58 +332,54 @@ class _Training:
         # Host time of this step and the wait for it: what a step costs whether the device works alongside or not.
         seconds = step.seconds + time.perf_counter() - started
         self._check_finite(step, metrics)
-        self._stop_agreed = metrics.stop
+        session.end_agreed = metrics.stop
         epoch = self._epoch_of(step.step)
-        log.step(step_record(step.step, epoch, metrics, step.learning_rate, step.batch_digest, seconds))
-        progress.show(step.step, epoch, metrics.loss)
+        session.log.step(step_record(step.step, epoch, metrics, step.learning_rate, step.batch_digest, seconds))
+        session.progress.show(step.step, epoch, metrics.loss)
 
-    def _end_epoch_if_due(self, log: MetricsLog, progress: StepProgress) -> None:
+    def _end_epoch_if_due(self, session: OpenSession) -> None:
         within = self.step % self._data.steps_per_epoch and self.step < self.total_steps
         if self._mllog.silent or within:
             return
-        self._finish_step(log, progress)
+        self._finish_step(session)
         self._mllog.epoch("epoch_stop", self._epoch_of(self.step), self.step)
 
-    def _measure_sharpness_if_due(self, log: MetricsLog, progress: StepProgress) -> None:
+    def _measure_sharpness_if_due(self, session: OpenSession) -> None:
         every, batch = self._config.sharpness_every, self._data.sharpness_batch
         if batch is None or not every or self.step % every:
             return
-        self._finish_step(log, progress)
+        self._finish_step(session)
         found = sharpness(self._engine, batch)
-        log.sharpness({"kind": "sharpness", "step": self.step, **asdict(found)})
+        session.log.sharpness({"kind": "sharpness", "step": self.step, **asdict(found)})
 
-    def _evaluate_if_due(
-        self, stop: StopSignals, saver: CheckpointSaver, log: MetricsLog, progress: StepProgress
-    ) -> None:
+    def _evaluate_if_due(self, session: OpenSession) -> None:
         epochs, rest = divmod(self.step, self._data.steps_per_epoch)
         due = self.step == self.total_steps or (rest == 0 and epochs % self._config.evaluate_every == 0)
         if self._data.validate is None or not due or self.step == self.evaluated_step:
             return
-        self._finish_step(log, progress)
+        self._finish_step(session)
         epoch = self._epoch_of(self.step)
         self._mllog.epoch("eval_start", epoch, self.step)
-        found = self._data.validate(
-            stop.check if self._processes.alone else partial(self._stop_together, stop, saver, log)
-        )
+        found = self._data.validate(session.check_between_batches)
         self._mllog.accuracy(found.score, found.name, epoch, self.step)
         self._mllog.epoch("eval_stop", epoch, self.step)
         record = {"kind": "evaluation", "step": self.step, "epoch": epoch, "split": "validation"}
         score = finite_or_none(found.score)
-        log.evaluation({**record, found.name: score, **finite_or_none(found.details)})
+        session.log.evaluation({**record, found.name: score, **finite_or_none(found.details)})
         shown = "undefined" if found.score is None else f"{found.score:.4f}"
         shown += "" if found.score == score else f": no checkpoint is the best by it: look at the judge {found.name}"
-        progress.say(f"epoch {epoch}: validation {found.in_words} {shown}")
+        session.progress.say(f"epoch {epoch}: validation {found.in_words} {shown}")
         self.evaluated_step = self.step
         if score is not None and (self._best is None or score > self._best.score):
             self._best = Best(self.step, found.name, score)
-        self._save(saver, log, progress)
+        self._save(session)
 
-    def _save(self, saver: CheckpointSaver, log: MetricsLog, progress: StepProgress) -> None:
+    def _save(self, session: OpenSession) -> None:
         """Begin a checkpoint of where the run stands, unless there is one already."""
         if self._saved == (self.step, self.evaluated_step):
             return
-        self._finish_step(log, progress)
-        saver.begin(self._progress())
+        self._finish_step(session)
+        session.saver.begin(self._progress())
         self._saved = (self.step, self.evaluated_step)
 
     def _progress(self) -> Progress:
@@ -439,8 +411,3 @@ class _Training:
         sealed = 0 if self._saver is None else self._saver.settle()
         newest = sealed or self._restored_step
         return f"; the checkpoint of step {newest} is intact" if newest else ""
-
-
-def _ends(stop: StopSignals, saver: CheckpointSaver, log: MetricsLog) -> bool:
-    """Return whether this process wants all of them to end."""
-    return stop.received or saver.failed or log.failure is not None
