@@ -185,7 +185,7 @@ def _choice(record: Mapping[str, Any]) -> list[str]:
     if not record["choice"]:
         return []
     rows = [
-        (arm_name(row), "  ".join(f"{rate}: {auc:.3f}" for rate, auc in row["validation"].items()),
+        (arm_name(row), ", ".join(f"{rate}: {auc:.3f}" for rate, auc in row["validation"].items()),
          f"{row['chosen']:g}")
         for row in record["choice"]
     ]  # fmt: skip
