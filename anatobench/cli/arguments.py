@@ -7,10 +7,6 @@ import math
 from collections.abc import Callable
 from typing import NoReturn
 
-from anatobench.datasets.grades import parse_grades
-from anatobench.errors import UsageError
-from anatobench.tasks import LabelGroup
-
 TASK_OF_GEOMETRY = {"chest": "ct_rate", "abdomen": "ratic"}
 """The task whose crops and losses the benchmarks take for `--geometry`."""
 
@@ -103,11 +99,3 @@ def window(text: str) -> tuple[float, float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: give a window LOW,HIGH in HU, for example =-150,250") from None
     return low, high
-
-
-def grades(text: str) -> LabelGroup:
-    """`FINDING=GRADE,GRADE,...`, for argparse."""
-    try:
-        return parse_grades(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

@@ -7,7 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from anatobench.cli.arguments import SEED, crop, grades, shard, share, spacing, whole, window
+from anatobench.cli.arguments import SEED, crop, shard, share, spacing, whole, window
+from anatobench.datasets.grades import parse_grades
 from anatobench.datasets.mask_files import check_masks_fit
 from anatobench.datasets.options import MASK_LABELS, RESCALE, WEIGHTS, ListingOptions
 from anatobench.datasets.registry import DATASETS, list_cases
@@ -17,7 +18,7 @@ from anatobench.store.prepare import Summary, prepare
 from anatobench.store.reader import REJECTED_FILE, Store, file_checksum
 from anatobench.system.progress import progress_bar
 from anatobench.system.worker_pool import usable_cores
-from anatobench.tasks import GEOMETRIES, ORGANS, TASKS
+from anatobench.tasks import GEOMETRIES, ORGANS, TASKS, LabelGroup
 
 MANY_TIMES = 8
 """A store that takes so many times the bytes of its scans is remarked upon: a compressed scan on its own grid is 2 to 4
@@ -89,6 +90,14 @@ def _sizes() -> str:
     )
 
 
+def _grades(text: str) -> LabelGroup:
+    """`FINDING=GRADE,GRADE,...`, for argparse."""
+    try:
+        return parse_grades(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--masks", type=Path, metavar="DIR", help="folder of organ masks named after the scans")
     group.add_argument("--mask-labels", metavar="MAP", choices=MASK_LABELS,
@@ -114,7 +123,7 @@ def _add_listing_arguments(group: argparse._ArgumentGroup) -> None:
                        help="manifest: voxels that the model sees; stored is a quarter more on each axis")  # fmt: skip
     group.add_argument("--window", type=window, metavar="LOW,HIGH",
                        help="manifest: HU that the model tells apart, as in --window=-150,250")  # fmt: skip
-    group.add_argument("--grades", type=grades, action="append", metavar="FINDING=GRADE,...",
+    group.add_argument("--grades", type=_grades, action="append", metavar="FINDING=GRADE,...",
                        help="manifest: grades of a finding that is not just absent or present, the healthy one first, "
                             "as liver=healthy,low,high; with weights of their losses as "
                             "liver=healthy:1,low:2,high:4; once per finding")  # fmt: skip

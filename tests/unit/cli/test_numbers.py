@@ -9,9 +9,6 @@ import pytest
 
 from anatobench.cli.main import COMMANDS, build_parser
 
-NO_NUMBERS = ("shard", "grades")
-"""What `cli/arguments.py` reads that is not one number, or a few."""
-
 
 def options_of(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield what is typed before an option, and the option, of all that take a number."""
@@ -22,7 +19,7 @@ def options_of(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> Itera
         elif action.option_strings and (action.type in (int, float) or isinstance(action.default, int | float)):
             if action.nargs != 0:
                 yield words, action.option_strings[0]
-        elif getattr(action.type, "__module__", "") == "anatobench.cli.arguments" and action.dest not in NO_NUMBERS:
+        elif getattr(action.type, "__module__", "") == "anatobench.cli.arguments" and action.dest != "shard":
             yield words, action.option_strings[0]
 
 
