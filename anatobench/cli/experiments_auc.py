@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anatobench.cli.arguments import SEED, positive, share, whole
 from anatobench.cli.experiment_actions import (
@@ -24,13 +24,10 @@ from anatobench.cli.experiment_actions import (
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.experiments.auc_study import AucStudy, begin, choice_planned, cohort_commands, planned
 from anatobench.experiments.child_processes import Chain, OutOfTimeError, run_chains
-from anatobench.experiments.runs import DONE, logs_folder, state_of, train_here
+from anatobench.experiments.runs import logs_folder, still_to_do, train_here
 from anatobench.phantom.plan import INJURIES
 from anatobench.recipes import MODELS, PRECISIONS, SIZES
 from anatobench.tasks import TASKS
-
-if TYPE_CHECKING:
-    from anatobench.experiments.runs import PlannedRun
 
 DEFAULTS = AucStudy()
 
@@ -191,13 +188,13 @@ def _train(args: argparse.Namespace, study: AucStudy) -> dict[str, Any] | None:
     log = logs_folder(out) / "cohort.log"
     print(f"experiments auc: the cohort is made or checked; what is done is in {log}", file=sys.stderr)
     list(run_chains([Chain("cohort", cohort_commands(study, out))], logs_folder(out), workers=1, until=until))
-    choosing, done = _to_do(choice_planned(study, out), out)
+    choosing, done = still_to_do(choice_planned(study, out), out)
     if choosing and args.submit:
         print("the runs that choose learning rates; when they are done, the same command submits the rest",
               file=sys.stderr)  # fmt: skip
         return hand_over(args, choosing, done)
     train_here(choosing, out, args.workers, "experiments auc, learning rates", done, until)
-    waiting, done = _to_do(planned(study, out), out)
+    waiting, done = still_to_do(planned(study, out), out)
     if args.submit:
         return hand_over(args, waiting, done)
     train_here(waiting, out, args.workers, "experiments auc", done, until)
@@ -226,12 +223,6 @@ def _begun(args: argparse.Namespace) -> AucStudy:
     if kept is not None:
         write_atomically(*kept)
     return study
-
-
-def _to_do(runs: list[PlannedRun], out: Path) -> tuple[list[PlannedRun], int]:
-    """Return the runs that are not done, and how many are."""
-    waiting = [run for run in runs if state_of(out, run.name) != DONE]
-    return waiting, len(runs) - len(waiting)
 
 
 def _results(args: argparse.Namespace, study: AucStudy) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from anatobench.cli.experiment_actions import (
     write_results,
 )
 from anatobench.errors import UsageError
-from anatobench.experiments.runs import DONE, PlannedRun, keep_settings, state_of
+from anatobench.experiments.runs import PlannedRun, keep_settings, still_to_do
 from anatobench.experiments.transfer import (
     ALL_CASES,
     TRANSFER_FILE,
@@ -127,8 +127,7 @@ def _to_do(args: argparse.Namespace) -> tuple[list[PlannedRun], int]:
     refuse_missing(what_is_missing(selection, settings))
     runs = planned(selection, settings, args.out.resolve())
     keep_settings(args.out / TRANSFER_FILE, settings, "a transfer")
-    waiting = [run for run in runs if state_of(args.out, run.name) != DONE]
-    return waiting, len(runs) - len(waiting)
+    return still_to_do(runs, args.out)
 
 
 def run_list(args: argparse.Namespace) -> dict[str, Any]:

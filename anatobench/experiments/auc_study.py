@@ -28,7 +28,15 @@ from anatobench.errors import AnatoBenchError, UsageError, check_choice
 from anatobench.experiments.child_processes import Command
 from anatobench.experiments.grid import Cell, Condition
 from anatobench.experiments.results import validation_auc
-from anatobench.experiments.runs import PlannedRun, initial_weights_of, keep_settings, read_settings, run_folder
+from anatobench.experiments.runs import (
+    PlannedRun,
+    check_rates,
+    initial_weights_of,
+    keep_settings,
+    rate_name,
+    read_settings,
+    run_folder,
+)
 from anatobench.phantom.cohort import FORMATS
 from anatobench.phantom.plan import CohortPlan
 from anatobench.recipes import FRAMEWORKS, MODELS, PRECISIONS
@@ -110,6 +118,7 @@ class AucStudy:
             return
         if self.learning_rate is not None or min(self.learning_rates) <= 0:
             raise UsageError("--learning-rates: above 0, and in place of --learning-rate")
+        check_rates(self.learning_rates)
         if self.validation_fraction == 0 or self.choice_seeds < 1:
             raise UsageError(
                 "--learning-rates: are chosen from on validation patients: give --validation-fraction above 0, and "
@@ -194,7 +203,7 @@ def store_of(out: Path) -> Path:
 
 def choice_name_of(cell: Cell, rate: float) -> str:
     """Return the name of the folder of a run that chooses a rate."""
-    return f"choice_{name_of(cell)}_rate{rate:g}"
+    return f"choice_{name_of(cell)}_rate{rate_name(rate)}"
 
 
 def cohort_commands(study: AucStudy, out: Path) -> list[Command]:

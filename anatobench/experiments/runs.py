@@ -136,6 +136,23 @@ def check_choices(selection: Any, allowed: Mapping[str, Collection[str]]) -> Non
             raise UsageError(f"--{name} {','.join(unknown)}: choose from {', '.join(choices)}")
 
 
+def rate_name(rate: float) -> str:
+    """Return a learning rate as the name of a run has it."""
+    return f"{rate:g}"
+
+
+def check_rates(rates: Sequence[float]) -> None:
+    """Refuse learning rates to try of which two would be trained in one folder."""
+    if len({rate_name(rate) for rate in rates}) < len(rates):
+        raise UsageError(f"learning rates {', '.join(map(str, rates))}: two are one in the name of their run")
+
+
+def still_to_do(runs: Sequence[PlannedRun], out: Path) -> tuple[list[PlannedRun], int]:
+    """Return the runs that are not done, and how many are."""
+    waiting = [run for run in runs if state_of(out, run.name) != DONE]
+    return waiting, len(runs) - len(waiting)
+
+
 def keep_settings(path: Path, settings: Any, what: str) -> None:
     """Write what all runs of a folder, `what`, have in common; `AnatoBenchError` if it holds something else."""
     out = path.parent

@@ -26,7 +26,9 @@ from anatobench.experiments.runs import (
     PlannedRun,
     check_changes,
     check_choices,
+    check_rates,
     initial_weights_of,
+    rate_name,
     run_folder,
     settings_asked,
 )
@@ -83,8 +85,7 @@ class TransferSettings:
         if not self.frozen_rates or not self.fine_tuned_rates or min(rates) <= 0:
             raise UsageError("learning rates must be above 0, one for each way of transfer at least")
         for tried in (self.frozen_rates, self.fine_tuned_rates):
-            if len({rate_name(rate) for rate in tried}) < len(tried):
-                raise UsageError(f"learning rates {', '.join(map(str, tried))}: two are one in the name of their run")
+            check_rates(tried)
         for changes in (self.settings, self.pretraining_settings):
             check_changes(changes, OWN_SETTINGS, "the experiment")
 
@@ -131,11 +132,6 @@ class TransferCell:
 def count_name(cases: int) -> str:
     """Return a number of cases for a person."""
     return "all" if cases == ALL_CASES else str(cases)
-
-
-def rate_name(rate: float) -> str:
-    """Return a learning rate as the name of a run has it."""
-    return f"{rate:g}"
 
 
 @dataclass(frozen=True)

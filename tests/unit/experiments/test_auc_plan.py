@@ -173,6 +173,7 @@ WRONG: list[list[Any]] = [
     ["--learning-rates", "1e-3"],  # and nobody to choose by
     ["--learning-rates", "1e-3", "--learning-rate", "1e-3", "--validation-fraction", "0.2"],
     ["--learning-rates", "fast", "--validation-fraction", "0.2"],
+    ["--learning-rates", "1e-3,0.00100000001", "--validation-fraction", "0.2"],  # one folder for both
     ["--validation-fraction", "0.6"],
     ["--choice-seeds", "0"],
     ["--power", "1"],
