@@ -19,7 +19,6 @@ are both drawn anew (`seeds_patients`); null for a single seed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -54,6 +53,8 @@ BOTH = "all"
 DIFFERENCES = {"JAX - PyTorch": "framework_difference", "PyTorch nudged - PyTorch": "control_difference"}
 """What the tables call a list of the record."""
 CHANCE = 0.5
+Records = Sequence[Mapping[str, Any]]
+"""What a run logged."""
 
 
 def complete_seeds(study: AucStudy, out: Path) -> tuple[int, ...]:
@@ -72,7 +73,8 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
     for cell, evaluation in found.evaluations.items():
         if evaluation["auc"][MACRO] is None:
             raise AnatoBenchError(f"{folders[cell]}: the AUC is undefined: the cohort is too small, give more --cases")
-    _check_pairs(study, folders)
+    records = {cell: read_records(folder) for cell, folder in folders.items()}
+    _check_pairs(study, folders, records)
     samples = read_samples(folders)
     store = Store.open(store_of(out))
     told = given_away(store)
@@ -92,7 +94,9 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
              "validation": {f"{rate:g}": auc for rate, auc in sorted(rates.items())}, "chosen": next(iter(rates))}
             for condition, rates in chosen_rates(study, out).items() if rates
         ],
-        "cells": [_cell(cell, folders[cell], evaluation) for cell, evaluation in found.evaluations.items()],
+        "cells": [
+            _cell(cell, folders[cell], records[cell], evaluation) for cell, evaluation in found.evaluations.items()
+        ],
         **comparison.to_json(),
         "given_away": told,
         "versions": found.versions,
@@ -100,25 +104,25 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
     }  # fmt: skip
 
 
-def _check_pairs(study: AucStudy, folders: Mapping[Cell, Path]) -> None:
+def _check_pairs(study: AucStudy, folders: Mapping[Cell, Path], records: Mapping[Cell, Records]) -> None:
     """Raise `AnatoBenchError` if runs that are compared did not begin with the same weights, bit for bit, or did not
     see the same batches in the same order: then more than rounding parts them."""
     for group in study.groups:
-        runs = [folders[cell] for cell in group if cell in folders]
-        for run in runs[1:]:
-            if _began_with(run) != _began_with(runs[0]):
-                raise AnatoBenchError(f"{run}: began with other weights than {runs[0].name}: they are no pair")
-            if _batches(run) != _batches(runs[0]):
-                raise AnatoBenchError(f"{run}: saw other batches than {runs[0].name}: they are no pair")
+        first, *others = group
+        if first not in folders:
+            continue
+        name = folders[first].name
+        weights, batches = (folders[first] / INITIAL_WEIGHTS_FILE).read_bytes(), _batches(records[first])
+        for cell in others:
+            run = folders[cell]
+            if (run / INITIAL_WEIGHTS_FILE).read_bytes() != weights:
+                raise AnatoBenchError(f"{run}: began with other weights than {name}: they are no pair")
+            if _batches(records[cell]) != batches:
+                raise AnatoBenchError(f"{run}: saw other batches than {name}: they are no pair")
 
 
-def _began_with(run: Path) -> str:
-    return hashlib.sha256((run / INITIAL_WEIGHTS_FILE).read_bytes()).hexdigest()
-
-
-def _batches(run: Path) -> list[tuple[int, str]]:
-    steps = (record for record in read_records(run) if record["kind"] == "step")
-    return [(int(record["step"]), str(record["batch_digest"])) for record in steps]
+def _batches(records: Records) -> list[tuple[int, str]]:
+    return [(int(record["step"]), str(record["batch_digest"])) for record in records if record["kind"] == "step"]
 
 
 def supervised(condition: Condition) -> bool:
@@ -126,8 +130,8 @@ def supervised(condition: Condition) -> bool:
     return condition.segmentation_weight > 0
 
 
-def _cell(cell: Cell, run: Path, evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    steps = [float(record["seconds"]) for record in read_records(run) if record["kind"] == "step"]
+def _cell(cell: Cell, run: Path, records: Records, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    steps = [float(record["seconds"]) for record in records if record["kind"] == "step"]
     return {
         "model": cell.condition.model,
         "framework": cell.framework,
@@ -137,7 +141,7 @@ def _cell(cell: Cell, run: Path, evaluation: Mapping[str, Any]) -> dict[str, Any
         "learning_rate": RunConfig.read(run).recipe.learning_rate,
         "auc": evaluation["auc"],
         "ci95": evaluation["ci95"]["auc"],
-        "curve": [list(point) for point in validation_curve(run)],
+        "curve": [list(point) for point in validation_curve(records)],
         "training_s": round(sum(steps), 1),  # however often the run was stopped
     }
 

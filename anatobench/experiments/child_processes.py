@@ -88,11 +88,6 @@ class _Running:
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which then stops each child once
             )
 
-    @property
-    def name(self) -> str:
-        """That of the chain."""
-        return self.chain.name
-
     def advance(self) -> bool:
         """Return whether the whole chain is done. `AnatoBenchError` if one of its commands failed."""
         status = self._process.poll()
@@ -151,7 +146,8 @@ def run_chains(
                     running.remove(current)
                     yield current.chain
             if (waiting or running) and time.monotonic() > until:
-                raise OutOfTimeError(f"out of time before {(running or waiting)[0].name} was done")
+                behind = running[0].chain if running else waiting[0]
+                raise OutOfTimeError(f"out of time before {behind.name} was done")
             time.sleep(POLL_SECONDS)
     finally:
         for current in running:

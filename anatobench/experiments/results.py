@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,18 +94,18 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         raise AnatoBenchError(f"{path}: not an evaluation ({error!r}): run `anatobench evaluate` again") from None
 
 
-def validation_curve(run: Path) -> list[tuple[int, float]]:
-    """Return steps and macro AUC on validation cases, of every evaluation of a run that has one."""
+def validation_curve(records: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Return steps and macro AUC on validation cases, of every evaluation in a run's log that has one."""
     return [
         (int(record["step"]), float(record["auc_macro"]))
-        for record in read_records(run)
+        for record in records
         if record["kind"] == "evaluation" and record["auc_macro"] is not None
     ]
 
 
 def validation_auc(run: Path) -> float:
     """Return that of the checkpoint which is evaluated, the best; `AnatoBenchError` if there is none."""
-    curve = validation_curve(run)
+    curve = validation_curve(read_records(run))
     if not curve:
         raise AnatoBenchError(
             f"{run}: has no AUC on validation cases, by which a learning rate would be chosen: give one rate for each "

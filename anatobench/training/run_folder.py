@@ -183,8 +183,8 @@ class RunConfig:
             raise AnatoBenchError(
                 f"{run}: no run here ({CONFIG_FILE} is missing): give a folder that train has written"
             )
-        config = RunConfig.read_file(run / CONFIG_FILE)
         data = read_json(run / CONFIG_FILE)
+        config = RunConfig._of(run / CONFIG_FILE, data)
         if CHECKSUM in data and data[CHECKSUM] != _checksum(data):
             raise AnatoBenchError(
                 f"{run / CONFIG_FILE}: is not what the run was begun with (its checksum differs): put the file back; "
@@ -196,7 +196,11 @@ class RunConfig:
     def read_file(path: Path) -> RunConfig:
         """Read a file that holds what `config.json` does, edited or not; `AnatoBenchError` names it and the field that
         is wrong."""
-        data = read_json(path)
+        return RunConfig._of(path, read_json(path))
+
+    @staticmethod
+    def _of(path: Path, data: object) -> RunConfig:
+        """Return what a file holds, `path` naming it in an error."""
         try:
             return RunConfig.from_json(data)
         except (ValueError, OverflowError, AnatoBenchError) as error:
