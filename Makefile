@@ -4,7 +4,7 @@
 # make test           the same with every test but the next two: before a change is handed over
 # make test-cluster   the tests on a virtual Slurm cluster and of images; they need root and install packages
 # make test-masks     the tests with the real TotalSegmentator
-# make test-parity    the parity ladder and its planted faults alone
+# make test-parity    the parity ladder and its planted faults alone, compiled with every optimization, as users run it
 # make docs           README and the pages as a site in build/site
 # They make their own virtual environment in .venv on the first call, test-masks a second one beside it.
 
@@ -20,7 +20,7 @@ INSTALL := $(BIN)/pip install $(QUIET) --disable-pip-version-check --constraint 
 # folders, which begins with the long files: xdist's own, by number of tests, ends with them, on one core.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
-# What takes more than two seconds of a core is marked `slow`, and two folders compile models throughout.
+# What takes more than a second of a core is marked `slow`, and two folders compile models throughout.
 QUICK := tests/unit tests/docs --ignore tests/unit/engines --ignore tests/unit/kernels -m 'not slow'
 CLUSTER := tests/cluster --deselect tests/cluster/test_masks_jobs.py
 
@@ -63,7 +63,7 @@ test-masks: $(VENV_MASKS)/installed
 	OMP_NUM_THREADS=1 $(VENV_MASKS)/bin/python -m pytest --durations 5 tests/masks tests/cluster/test_masks_jobs.py
 
 test-parity: $(VENV)/installed-for-tests
-	$(PYTEST) tests/parity
+	XLA_FLAGS= $(PYTEST) tests/parity
 
 lint: format types shell
 

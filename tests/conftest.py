@@ -1,5 +1,5 @@
-"""Lets every test import what stands in tests/support, keeps compiled programs out of the home directory, and lets
-every process that tests start heed Ctrl-C and the end of a terminal."""
+"""Lets every test import what stands in tests/support, keeps compiled programs out of the home directory and compiles
+them quickly, and lets every process that tests start heed Ctrl-C and the end of a terminal."""
 
 import os
 import signal
@@ -10,6 +10,10 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 # Inherited by every process that tests start. The Makefile names a folder for JAX's, which comes first.
 os.environ.setdefault("ANATOBENCH_COMPILE_CACHE", "off")
+
+# What XLA compiles here runs for moments: without LLVM's optimization it compiles in two thirds of the time. An empty
+# XLA_FLAGS, as of `make test-parity`, leaves it all in.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and child processes inherit that. A handler
 # set here is taken off again in each child. (Popen's preexec_fn would do it too, but forks in a way JAX warns of.)

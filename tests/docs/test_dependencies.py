@@ -42,12 +42,14 @@ ALLOWED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", sorted(OWN))
 def test_what_is_imported_is_asked_for(folder: str) -> None:
     wanted = {INSIDE.get(name, MODULES.get(name, name)) for name in imported(folder)}
     assert not wanted - ALLOWED[folder], "name it in pyproject.toml and docs/dependencies.md, with its reason"
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_is_imported() -> None:
     found = set(chain.from_iterable(imported(folder) for folder in OWN))
     used = found | {MODULES.get(name, name) for name in found} | BY_PLUGIN

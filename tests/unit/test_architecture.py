@@ -38,6 +38,7 @@ def imported_modules(path: Path) -> Iterator[str]:
                 yield ast.unparse(node.args[0]).removeprefix("f").strip("\"'").split("{")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_arrows_run_one_way(package: str) -> None:
     files = python_files(package)
@@ -179,6 +180,7 @@ def without_shape(path: Path) -> Iterator[str]:
             yield f"{path}:{function.lineno}: {function.name}"
 
 
+@pytest.mark.slow
 def test_public_functions_of_arrays_say_the_shape() -> None:
     paths = [path for package in FORBIDDEN for path in python_files(package)]
     assert not [wrong for path in paths for wrong in without_shape(path)]
@@ -203,6 +205,7 @@ def test_a_function_that_says_no_shape_is_seen(tmp_path: Path, documented: str, 
     assert len(list(without_shape(path))) == wrong
 
 
+@pytest.mark.slow
 def test_help_needs_no_framework() -> None:
     code = (
         "import sys\n"

@@ -137,12 +137,14 @@ def scans(tmp_path: Path) -> Path:
     return tmp_path / "scans"
 
 
+@pytest.mark.slow
 def test_phantom(tmp_path: Path) -> None:
     words = ["phantom", "--format", "ratic", "--size", "tiny", "--cases", "200", "--workers", "2"]
     last = stopped([*ANATOBENCH, *words, "--out", tmp_path / "raw"], tmp_path, depth=2, seconds=1)
     assert last == f"anatobench phantom: {GOES_ON}"
 
 
+@pytest.mark.slow
 def test_prepare(tmp_path: Path) -> None:
     rows = ["scan,case,patient,split,label:x"]
     for number in range(200):
@@ -166,6 +168,7 @@ def test_prepare(tmp_path: Path) -> None:
     assert last == f"anatobench prepare: {GOES_ON}"
 
 
+@pytest.mark.slow
 def test_masks(tmp_path: Path, scans: Path) -> None:
     (tmp_path / "command.py").write_text(SEGMENTING)
     words: list[str | Path] = [
@@ -181,6 +184,7 @@ def test_masks(tmp_path: Path, scans: Path) -> None:
     assert stopped(words, tmp_path, depth=1, seconds=1) == f"anatobench masks: {GOES_ON}"
 
 
+@pytest.mark.slow
 def test_predict_a_folder(tmp_path: Path, scans: Path) -> None:
     config = RunConfig(FINDINGS, "store", "torch", "r3d_18", "tiny", Recipe(seed=5))
     run = begun_run(tmp_path / "run", config)
@@ -191,6 +195,7 @@ def test_predict_a_folder(tmp_path: Path, scans: Path) -> None:
     assert last == f"anatobench predict: {GOES_ON}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["demo"], ["experiments", "demo"]])
 def test_commands_that_call_commands(tmp_path: Path, words: list[str]) -> None:
     """The child has workers of its own: killed at once, it would leave them behind for ever."""
@@ -198,6 +203,7 @@ def test_commands_that_call_commands(tmp_path: Path, words: list[str]) -> None:
     assert last == f"anatobench {words[0]}: {GOES_ON}"
 
 
+@pytest.mark.slow
 def test_parity(tmp_path: Path) -> None:
     """XLA still executes what the ladder asked for when the command ends."""
     words = [*ANATOBENCH, "parity", "--model", "mvit_v2_s", "--task", "ratic"]
@@ -219,6 +225,7 @@ WITH_CHILDREN = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("command", WITH_CHILDREN)
 def test_commands_with_children(tmp_path: Path, command: str, number: signal.Signals) -> None:

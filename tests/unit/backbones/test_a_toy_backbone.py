@@ -199,6 +199,7 @@ def arrays(run: Path) -> dict[str, bytes]:
     return {f"{tree}/{name}": array.tobytes() for tree, found in newest.trees.items() for name, array in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_run_that_was_stopped_is_the_run_that_was_not(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, framework: str
@@ -292,6 +293,7 @@ def test_without_its_card(
         paper_recipe(TASKS["ct_rate"], "toy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_masks_alone_leave_its_classifier_as_it_is(framework: str) -> None:
     task = TASKS["ratic"]

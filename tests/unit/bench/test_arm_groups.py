@@ -131,6 +131,7 @@ def test_two_processes_do_what_one_does_with_the_same_bytes() -> None:
     assert together["ceiling_flops"] == pytest.approx(2 * together["matrix_product_flops"])
 
 
+@pytest.mark.slow
 def test_an_arm_whose_member_dies_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     arms = tuple(Arm(None, SUPPORT / "numpy_peer.py", name, processes=2) for name in ("plain", "starved"))
     record = bench_step(StepBenchmark(arms, SPEC, Recipe(batch_size=2), rounds=2))

@@ -101,6 +101,7 @@ def test_a_served_process_that_dies_is_a_failed_arm(served: Callable[[str], Serv
     assert "its process died: no such image" in record["failed"]["numpy_peer:slow"]["error"]
 
 
+@pytest.mark.slow
 def test_a_served_process_that_takes_too_long_is_ended_by_who_started_it(
     served: Callable[[str], Served], tmp_path: Path
 ) -> None:

@@ -124,6 +124,7 @@ def test_everything_is_compiled_a_few_at_a_time_before_anything_is_measured(
     assert not Path("out/record.cache").exists(), "nothing needs it any more"
 
 
+@pytest.mark.slow
 def test_a_compilation_that_hangs_costs_its_arm_and_no_other(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

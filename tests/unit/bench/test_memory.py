@@ -74,6 +74,7 @@ def test_the_search_begins_where_it_is_told_and_ends_when_the_time_is_up() -> No
     assert search(lambda batch_size: None, at_most=4096) == []
 
 
+@pytest.mark.slow
 def test_a_probe_that_does_not_end_in_time_costs_no_figure(capsys: pytest.CaptureFixture[str]) -> None:
     start = time.monotonic()
     assert main([*WORDS, "--peer", f"{PEER}:hangs_at_two", "--seconds", "15", "--limit", "1"]) == 0
@@ -91,6 +92,7 @@ def test_a_margin_leaves_memory_free() -> None:
     assert recommended(probes, margin=0.1) == 89
 
 
+@pytest.mark.slow
 def test_processes_run_out_of_memory_and_the_search_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     """Allocations beyond the limit really fail, in a process that another one follows."""
     assert main([*WORDS, "--peer", f"{PEER}:hungry", "--limit", "0.35", "--at-most", "64"]) == 0
@@ -105,6 +107,7 @@ def test_processes_run_out_of_memory_and_the_search_goes_on(capsys: pytest.Captu
     assert found["complete"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("framework", "package"), [("torch", "torch"), ("jax", "flax")])
 def test_a_framework_runs_out_of_memory(framework: str, package: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip(package)

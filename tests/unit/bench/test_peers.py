@@ -43,6 +43,7 @@ def without_noise(step: Any) -> Any:
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segmentation", [True, False])
 @pytest.mark.parametrize("model", STOCK_MODELS)
 def test_stock_step_computes_what_the_engine_does(peer: ModuleType, model: str, segmentation: bool) -> None:
@@ -83,6 +84,7 @@ def test_a_backbone_without_a_stock_model_is_refused(peer: ModuleType) -> None:
         peer.build("eager", spec, RECIPE)
 
 
+@pytest.mark.slow
 def test_autocast_and_compiled_variants_find_the_same_loss(peer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a compiler that only captures graphs: code generation takes a CPU minutes."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))

@@ -28,6 +28,7 @@ def record_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]
     return record
 
 
+@pytest.mark.slow
 def test_prepare_record(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["bench", "prepare", "--dataset", "ct_rate", "--size", "tiny", "--cases", "2", "--rounds", "2"]
     record = record_of(capsys, *words, "--workers", "0,1")
@@ -37,6 +38,7 @@ def test_prepare_record(capsys: pytest.CaptureFixture[str]) -> None:
     assert record["results"][1]["efficiency"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_train_record(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip({"torch": "torch", "jax": "flax"}[framework])

@@ -37,6 +37,7 @@ def test_committed_records(path: Path) -> None:
                     check(found)
 
 
+@pytest.mark.slow
 def test_what_the_commands_write_now() -> None:
     arms = (Arm(None, PEER, "plain"), Arm(None, PEER, "slow"), Arm(None, PEER, "starved"))
     record = bench_step(StepBenchmark(arms, SPEC, Recipe(batch_size=1), rounds=2))

@@ -42,6 +42,7 @@ def measured(*variants: str, **options: Any) -> dict[str, Any]:
     return bench_step(StepBenchmark(arms(*variants), SPEC, recipe, **{"rounds": 5, **options}))
 
 
+@pytest.mark.slow
 def test_both_frameworks_measure_the_same_work_without_grain_and_orbax(tmp_path: Path) -> None:
     """In a process, and children, that cannot import what a node without data sets lacks."""
     pytest.importorskip("torch")
@@ -152,6 +153,7 @@ def test_utilisation_is_of_the_data_sheet_and_of_what_was_measured(
     assert "data sheet" not in lines[2]
 
 
+@pytest.mark.slow
 def test_first_losses_are_compared_wherever_nothing_is_drawn_at_random() -> None:
     swin = ModelSpec("swin3d_t", "tiny", TASK, SPEC.crop_size)
     found = []
@@ -161,6 +163,7 @@ def test_first_losses_are_compared_wherever_nothing_is_drawn_at_random() -> None
     assert found == [True, None, True], "r3d_18 has no dropout to draw"
 
 
+@pytest.mark.slow
 def test_compile_times_say_whether_anything_was_cached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*COMMAND, "--cache", str(tmp_path / "cache")]
     peers = ["--peer", f"{PEER}:plain,caches,starved"]
@@ -194,6 +197,7 @@ def test_an_arms_cache_is_the_only_one_it_knows(tmp_path: Path, monkeypatch: pyt
         arm_cache(tmp_path / "file", Arm("jax"))
 
 
+@pytest.mark.slow
 def test_only_compiling_ends_in_time() -> None:
     start = time.monotonic()
     asked = StepBenchmark(arms("hangs", "plain"), SPEC, Recipe(batch_size=1), seconds=6.0)
@@ -221,6 +225,7 @@ def test_another_loss_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert record["same_first_loss"] is False
 
 
+@pytest.mark.slow
 def test_limited_time_ends_with_whole_rounds_and_leaves_out_who_is_not_ready() -> None:
     start = time.monotonic()
     record = measured("plain", "hangs", seconds=8.0, rounds=100_000)
@@ -266,6 +271,7 @@ def test_wrong_arguments_are_refused(words: list[str], complaint: str, capsys: p
     assert complaint in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_arm_leaves_a_trace_after_the_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*COMMAND, "--repeats", "2", "--peer", f"{PEER}:plain,slow", "--profile", str(tmp_path / "traces")]
     assert main(words) == 0

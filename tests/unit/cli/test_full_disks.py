@@ -87,6 +87,7 @@ COMMANDS = ("phantom", "phantom dicom", "prepare", "train", "train --resume", "e
             "predict --batch")  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", [FULL, READ_ONLY])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_one_line_and_the_same_call_does_it_afterwards(

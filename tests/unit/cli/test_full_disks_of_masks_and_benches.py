@@ -59,6 +59,7 @@ def segmenter_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masks_command, "worker_places", lambda *_: [WorkerPlace({}, starts_processes=True)])
 
 
+@pytest.mark.slow
 @BOTH
 def test_masks(
     disk: Disk, scans: Path, reason: str, segmenter_without_a_network: None, capsys: pytest.CaptureFixture[str]

@@ -71,6 +71,7 @@ def test_the_program_itself_is_what_is_called(monkeypatch: pytest.MonkeyPatch) -
     assert done.stdout.startswith("anatobench ")
 
 
+@pytest.mark.slow
 def test_an_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:
     """As a shell has it for what it starts in the background."""
     program = AT_AN_IMPORT.format(name="anatobench.cli.prepare", words=["prepare", "--help"])

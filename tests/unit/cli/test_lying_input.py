@@ -187,6 +187,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_fragment_costs_its_case_alone(
@@ -204,6 +205,7 @@ def test_a_broken_fragment_costs_its_case_alone(
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_reading_that_never_ends_is_given_up(
     tmp_path: Path, workers: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

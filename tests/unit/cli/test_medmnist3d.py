@@ -60,6 +60,7 @@ def test_every_backbone_has_a_named_recipe_on_every_set(capsys: pytest.CaptureFi
     assert "MedMNIST v2" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "model", "framework"),
     [

@@ -77,6 +77,7 @@ def runs(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     return found
 
 
+@pytest.mark.slow
 def test_both_frameworks_weigh_the_same_scans_alike(runs: dict[str, Path], store: Path) -> None:
     cases = Store.open(store).cases
     assert {case.case_id: case.weight for case in cases if case.weight != 1} == {"s1": 2.5, "s3": 0.5}
@@ -85,6 +86,7 @@ def test_both_frameworks_weigh_the_same_scans_alike(runs: dict[str, Path], store
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)  # of the first step: batches of two part soon
 
 
+@pytest.mark.slow
 def test_predictions_metrics_and_report_show_the_grades(runs: dict[str, Path], tmp_path: Path) -> None:
     columns = ["liver_healthy", "liver_low", "liver_high", "effusion_absent", "effusion_present"]
     for run in runs.values():
@@ -131,6 +133,7 @@ def test_other_weights_are_another_store(
     assert "liver=healthy:1,low:2,high:4" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_both_frameworks_are_handed_the_same_augmented_bytes(
     store: Path, runs: dict[str, Path], tmp_path: Path, workers: str, monkeypatch: pytest.MonkeyPatch
@@ -162,6 +165,7 @@ def test_both_frameworks_are_handed_the_same_augmented_bytes(
     assert not set(digests(tmp_path / "torch")) & set(digests(runs["torch"])), "off, the bytes are others"
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_augmentation(store: Path, tmp_path: Path) -> None:
     told = {}
     for seed in ("0", "1"):
@@ -171,6 +175,7 @@ def test_another_seed_is_another_augmentation(store: Path, tmp_path: Path) -> No
     assert not told["0"] & told["1"]
 
 
+@pytest.mark.slow
 def test_without_a_mask_nothing_is_called_supervised(
     store: Path, tmp_path: Path, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,7 @@ def evaluated_logits(scan: Path, root: Path) -> np.ndarray:
     return predict_split(NumpyEngine(CONFIG.spec, CONFIG.recipe), Store.open(root), "test", 1).logits
 
 
+@pytest.mark.slow
 def test_a_run_and_its_export_say_what_evaluation_says(
     tmp_path: Path, run: Path, scan: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_run_and_its_export_say_what_evaluation_says(
         assert "Not calibrated and not for clinical use" in captured.err
 
 
+@pytest.mark.slow
 def test_the_framework_that_is_installed_is_the_default(
     run: Path, scan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +97,7 @@ def predict(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any
     return record
 
 
+@pytest.mark.slow
 def test_calls_follow_the_runs_own_evaluation(
     tmp_path: Path, run: Path, scan: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,6 +277,7 @@ def test_a_folder_of_bad_scans_alone_is_a_failure(
     assert "1 failed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_one_line(
     tmp_path: Path, run: Path, scan: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

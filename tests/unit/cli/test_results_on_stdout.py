@@ -72,6 +72,7 @@ def test_commands_are_not_forgotten() -> None:
     assert set(COMMANDS) - {name.split()[0] for name in RESULTS} == {"demo", "masks", "bench"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESULTS)
 def test_for_a_person(name: str, given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words, result = RESULTS[name]
@@ -82,6 +83,7 @@ def test_for_a_person(name: str, given: Path, tmp_path: Path, capsys: pytest.Cap
     assert "\r" not in said.out, "a bar is no result"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESULTS)
 def test_for_a_program(name: str, given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words, result = RESULTS[name]

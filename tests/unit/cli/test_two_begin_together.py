@@ -74,6 +74,7 @@ def said_by(run: Path, rate: float) -> Path:
     return run.with_name(f"{run.name}_{rate}.txt")
 
 
+@pytest.mark.slow
 def test_the_second_changes_nothing_of_the_firsts_run(tmp_path: Path, children: list[subprocess.Popen[str]]) -> None:
     store = tmp_path / "store"
     write_store(store)

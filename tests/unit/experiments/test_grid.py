@@ -103,6 +103,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_run_is_trained_as_its_name_says(stores: Path) -> None:
     settings = GridSettings(str(stores), True, 7, ("batch_size=2", "learning_rate=0.5"))
     cells, out = Selection(datasets=("ratic",), seeds=2, from_scratch=True).cells, stores / "out"

@@ -225,6 +225,7 @@ def test_the_published_gain_stands_beside_its_number_of_cases_alone(settings: Tr
     assert "5 cases, partial masks, fine-tuned, PyTorch 64.0" in page
 
 
+@pytest.mark.slow
 def test_the_command_lists_resumes_and_collects(
     settings: TransferSettings, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

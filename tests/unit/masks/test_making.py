@@ -164,6 +164,7 @@ def test_a_segmenter_that_always_fails_stops_the_run(raw: Path, tmp_path: Path) 
     assert (summary.made, summary.rejected) == (8, {})
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_no_end(raw: Path, tmp_path: Path) -> None:
     summary = make(raw, tmp_path / "masks", ThresholdSegmenter(fault="die"), places=[WorkerPlace()], shard=(0, 3))
     assert summary.rejected == {"worker-died": 2}

@@ -133,6 +133,7 @@ def engines(_registered: None) -> dict[str, Engine]:
     return {framework: load_engine(framework, spec, recipe) for framework in FRAMEWORKS}
 
 
+@pytest.mark.slow
 def test_both_frameworks_climb_the_ladder_with_it(engines: dict[str, Engine]) -> None:
     ladder = Ladder(engines["torch"], engines["jax"], 4, True, 3, 0, TOLERANCES["float64"])
     rungs = list(ladder.climb())
@@ -141,6 +142,7 @@ def test_both_frameworks_climb_the_ladder_with_it(engines: dict[str, Engine]) ->
     assert {"toy_logits", "phase 2: gradients", "4 steps: teacher's parameters", "4 steps: step"} <= names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_what_a_phase_does_not_train_keeps_value_moments_and_count(framework: str, engines: dict[str, Engine]) -> None:
     engine = engines[framework]

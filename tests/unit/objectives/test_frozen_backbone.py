@@ -44,6 +44,7 @@ def test_the_backbone_stays_and_both_frameworks_train_the_same_heads(objective: 
         np.testing.assert_allclose(array, after["jax"][name], rtol=1e-7, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_training_step_sees_the_features_of_evaluation(framework: str) -> None:
     engine = engines_of("r3d_18", CROP)[framework]

@@ -76,6 +76,7 @@ def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((3, len(CLASSES), 3, 4, 5)), organs
 
 
+@pytest.mark.slow
 @BOTH
 def test_terms_equal_the_formulas(terms_of: TermsOf) -> None:
     logits, organs = drawn(0)

@@ -138,6 +138,7 @@ def jax_detached(task: Any, recipe: Any, view: Any, arrays: Any) -> dict[str, An
     return {"labels": labels(task, recipe, view, arrays)["labels"] + masks.mean((1, 2, 3, 4))}
 
 
+@pytest.mark.slow
 def test_a_head_without_gradient_is_decayed_and_counted_in_both_frameworks(
     register: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

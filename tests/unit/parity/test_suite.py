@@ -84,6 +84,7 @@ def test_impossible_climbs_are_refused(wrong: dict[str, Any]) -> None:
         Climb(**{"model": "r3d_18", "task": "ratic", **wrong})
 
 
+@pytest.mark.slow
 def test_the_figures_name_what_was_climbed() -> None:
     figures = climb(Climb("r3d_18", "ratic", "float32", steps=0, crop_size=(16, 16, 16)))
     assert figures["passed"]
@@ -106,6 +107,7 @@ def test_a_worker_that_dies_or_fails_is_named(monkeypatch: pytest.MonkeyPatch) -
             list(climb_all([asked], workers=1))
 
 
+@pytest.mark.slow
 def test_one_red_gate_fails_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     good = climb(Climb("r3d_18", "ratic", "float64", steps=0, crop_size=(16, 16, 16)))
     bad = {**good, "passed": False, "first_failure": "stage stem"}

@@ -65,6 +65,7 @@ def organs_on_scan(case: Case, task: Task) -> tuple[Volume, np.ndarray]:
     return volume, resample_mask(organ_indices(mask, task, case.mask_labels), mask.affine, volume.grid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_listings_return_every_scan_with_the_true_labels(cohorts: Path, name: str) -> None:
     root = cohorts / name
@@ -75,6 +76,7 @@ def test_listings_return_every_scan_with_the_true_labels(cohorts: Path, name: st
     assert all(case.mask is not None for case in listing.cases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_masks_lie_on_their_organs(cohorts: Path, name: str) -> None:
     root = cohorts / name
@@ -88,6 +90,7 @@ def test_masks_lie_on_their_organs(cohorts: Path, name: str) -> None:
             assert low < np.median(inside) < high, (case.case_id, listing.task.organs[index - 1])
 
 
+@pytest.mark.slow
 def test_kaggles_flipped_segmentations_agree_with_the_masks(cohorts: Path) -> None:
     own = {case.case_id: case for case in list_cases("ratic", cohorts / "ratic").cases}
     listing = list_cases("ratic", cohorts / "ratic", masks=cohorts / "ratic" / "masks")
@@ -158,6 +161,7 @@ def test_rad_chestct_bytes_repeat(cohorts: Path, tmp_path: Path) -> None:
     assert scan.read_bytes() == (cohorts / "rad_chestct" / scan.name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_crash_in_the_middle_of_a_file_leaves_no_half_file(
     cohorts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -182,6 +186,7 @@ def test_a_crash_in_the_middle_of_a_file_leaves_no_half_file(
     assert len(digests(root)) > len(standing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "masks"), [("ratic", "masks"), ("ct_rate", "dataset/ts_seg"), ("rad_chestct", "masks")]
 )
@@ -240,6 +245,7 @@ def test_a_folder_with_anything_else_is_left_alone(cohorts: Path, tmp_path: Path
     assert list(tmp_path.iterdir()) == [precious]
 
 
+@pytest.mark.slow
 def test_worker_processes_write_the_same(cohorts: Path, tmp_path: Path) -> None:
     write_cohort(tmp_path / "w", CohortPlan("ratic", "tiny", 0, 2), workers=2)
     scans = {path: digest for path, digest in digests(tmp_path / "w").items() if path.endswith((".dcm", ".gz"))}

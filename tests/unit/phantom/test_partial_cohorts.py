@@ -33,6 +33,7 @@ def stored(folder: Path, plan: CohortPlan) -> Store:
     return Store.open(folder / "store")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cases"), [("ratic", 6), ("ct_rate", 4), ("rad_chestct", 2)])
 def test_every_case_annotates_what_its_source_drew_and_nothing_else(name: str, cases: int, tmp_path: Path) -> None:
     plan = CohortPlan(name, "tiny", 38, cases, partial=2)

@@ -160,6 +160,7 @@ def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
     assert "1.json: holds no record that this page shows" in page
 
 
+@pytest.mark.slow
 def test_committed_records_are_as_documented_and_on_the_page(tmp_path: Path) -> None:
     for kind in ("load_beside_peers", "storage_formats"):
         assert_valid(json.loads((RESULTS / f"{kind}.json").read_text()), kind)

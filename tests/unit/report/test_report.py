@@ -79,6 +79,7 @@ class Page(HTMLParser):
             self.cells.append(data)
 
 
+@pytest.mark.slow
 def test_page_stands_alone_and_says_what_was_measured(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +112,7 @@ def test_page_stands_alone_and_says_what_was_measured(
     assert any(cell.startswith(f"{brier:.3f} [") for cell in page.cells)
 
 
+@pytest.mark.slow
 def test_a_runs_name_is_text_and_nothing_else(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_runs_name_is_text_and_nothing_else(
     assert "<img onerror" not in text
 
 
+@pytest.mark.slow
 def test_a_name_is_no_formula_and_turns_no_text_round(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +142,7 @@ def test_a_name_is_no_formula_and_turns_no_text_round(
     assert "\u202e" not in text
 
 
+@pytest.mark.slow
 def test_a_failed_ladder_is_not_to_be_overlooked(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,6 +244,7 @@ def test_what_ran_is_in_sight(runs: list[Path]) -> None:
     assert f"{first.label}: {number(first.median_step_seconds or 0)}" in speed([first])
 
 
+@pytest.mark.slow
 def test_every_rung_of_the_ladder_is_explained(runs: list[Path]) -> None:
     text = build_page([read_run(runs[0])], {**PARITY, "max_rel_error": dict.fromkeys(SUMMARY_KINDS, 1e-15)})
     assert set(SUMMARY_KINDS) <= set(KINDS)
@@ -250,6 +255,7 @@ def test_every_rung_of_the_ladder_is_explained(runs: list[Path]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_sharpness_is_shown_where_it_was_logged(runs: list[Path]) -> None:
     first = read_run(runs[0])
     sharp = [{"kind": "sharpness", "step": step, "largest_eigenvalue": 40.0 / step} for step in (1, 4)]

@@ -47,6 +47,7 @@ def test_an_augmentation_of_nothing_leaves_every_byte(noise_store: Store) -> Non
     assert digests(noise_store, 3, augmentation=nothing) == digests(noise_store, 3, augmentation=None)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_for_any_readers_and_from_any_step(noise_store: Store) -> None:
     whole = digests(noise_store, 10)  # more than two epochs of 4 batches
     assert len(set(whole)) == 10

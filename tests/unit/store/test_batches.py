@@ -159,6 +159,7 @@ with training_batches(Store.open(sys.argv[1]), 7, 4) as batches:
 """
 
 
+@pytest.mark.slow
 def test_a_restored_state_goes_on_exactly_in_a_new_process(noise_store: Store) -> None:
     with training_batches(noise_store, 7, 4) as batches:
         for _ in range(3):
@@ -224,6 +225,7 @@ def test_a_case_that_cannot_be_read_is_named(make_noise_store: MakeStore) -> Non
         next(batches)
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(noise_store: Store) -> None:
     """A leak of one batch per step would be 100 MB over these steps."""
     with training_batches(noise_store, 7, 4) as batches:

@@ -89,6 +89,7 @@ def test_a_store_holds_what_prepare_case_gives(make_raw_cohort: MakeCohort, tmp_
     assert store.verify() == []
 
 
+@pytest.mark.slow
 def test_workers_and_shards_change_no_byte(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
     listing = make_raw_cohort(7)
     broken = listing.cases[3].scan
@@ -451,6 +452,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("records", "delay", "workers"), [(0, 0.005, 2), (3, 0.003, 0), (6, 0.0, 2)])
 def test_a_kill_at_any_moment_loses_nothing(
     make_raw_cohort: MakeCohort, tmp_path: Path, records: int, delay: float, workers: int
@@ -474,6 +476,7 @@ def test_a_kill_at_any_moment_loses_nothing(
     assert contents(root) == contents(tmp_path / "clean")
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_at_once_and_leaves_no_debris(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
     listing = make_raw_cohort(CASES_TO_INTERRUPT)
     root = tmp_path / "store"
@@ -488,6 +491,7 @@ def test_an_interrupt_ends_at_once_and_leaves_no_debris(make_raw_cohort: MakeCoh
     assert len(Store.open(root).cases) == CASES_TO_INTERRUPT
 
 
+@pytest.mark.slow
 def test_a_second_process_on_the_same_store_stops_at_once(make_raw_cohort: MakeCohort, tmp_path: Path) -> None:
     listing = make_raw_cohort(CASES_TO_INTERRUPT)
     root = tmp_path / "store"

@@ -48,6 +48,7 @@ sys.exit(main(["evaluate", "run"]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", ["run", "remembered"])
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
 def test_a_command_ends_with_a_word_by_any_of_them_but_goes_on_under_nohup(work: str, number: signal.Signals) -> None:
@@ -82,6 +83,7 @@ def test_a_second_wish_does_not_take_the_place_of_what_is_said_of_the_first() ->
     assert (done.returncode, done.stderr) == (130, "anatobench evaluate: all is saved\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("starts", ["worker", "command"])
 def test_sigterm_ends_a_commands_children(tmp_path: Path, starts: str) -> None:
     """Whatever the command: here `prepare` with work that does not end, in a worker and in a process it waits for."""

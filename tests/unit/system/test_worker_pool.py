@@ -75,6 +75,7 @@ def test_workers_that_cannot_start_are_an_error_not_a_loop(
     assert "ModuleNotFoundError" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_worker_has_its_place_and_its_processes_go_with_it(tmp_path: os.PathLike[str]) -> None:
     """Whether it is stopped in the middle of its work or has died: nothing may go on running that nobody waits for."""
     places = [WorkerPlace({"CUDA_VISIBLE_DEVICES": gpu}, starts_processes=True) for gpu in ("3", "5")]

@@ -34,6 +34,7 @@ def of_another_task(engine: Engine) -> Arrays:
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_all_but_a_classifier_that_was_never_trained(framework: str, tmp_path: Path) -> None:
     engine, path = engine_of(framework, 0), tmp_path / "w.safetensors"

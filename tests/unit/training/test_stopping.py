@@ -28,6 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_store(tmp_path_factory.mktemp("store"))
 
 
+@pytest.mark.slow
 def test_sharpness_is_measured_on_the_first_batch_and_once_per_step_however_often_the_run_stops(
     store: Store, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def test_a_deflated_series_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(tmp_path / "s").voxels, body)
 
 
+@pytest.mark.slow
 def test_a_deflated_file_unpacks_to_a_bounded_size(tmp_path: Path) -> None:
     write_dicom_series(tmp_path / "s", np.maximum(body_voxels(), -1024))
     padding = b"\xfc\xff\xfc\xffOB\0\0" + (400 << 20).to_bytes(4, "little") + bytes(400 << 20)
@@ -62,6 +63,7 @@ def test_a_deflated_file_unpacks_to_a_bounded_size(tmp_path: Path) -> None:
     assert peak_bytes(read) < 4 * MAX_INFLATED_BYTES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["a,\n", "ab,1\n", "x" * 40 + ",1\n", "a" + "," * 500 + "\n"])
 def test_a_table_takes_a_stated_multiple_of_its_size(tmp_path: Path, row: str) -> None:
     path = tmp_path / "t.csv"
@@ -70,6 +72,7 @@ def test_a_table_takes_a_stated_multiple_of_its_size(tmp_path: Path, row: str) -
     assert peak_bytes(lambda: read_table(path, ("c0",), "")) < MEMORY_MULTIPLE * path.stat().st_size
 
 
+@pytest.mark.slow
 def test_a_label_table_in_many_pieces_is_joined_once() -> None:
     """Adding each piece to what there is would copy three terabytes here; the test would not come to its end."""
     body = b'<CaretExtension><Label Key="1">' + b"<b/>ab" * 1_700_000 + b"</Label></CaretExtension>"

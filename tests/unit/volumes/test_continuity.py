@@ -149,6 +149,7 @@ def test_a_phantom_whose_ends_are_alike_is_one_scan(tmp_path: Path, last: int, s
     assert len(volume.voxels) == 33 + last
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=NO_SHARED_DATA)
 @pytest.mark.parametrize("name", ["ct.nii.gz", "ct_small.nii.gz", "dicom"])
 def test_real_scans_go_on_and_put_together_they_do_not(name: str) -> None:

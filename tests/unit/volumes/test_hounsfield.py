@@ -305,6 +305,7 @@ def test_npz_is_judged_too(tmp_path: Path) -> None:
         read_volume(tmp_path / "trn2.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED_DATA.exists(), reason=NO_SHARED_DATA)
 @pytest.mark.parametrize("name", ["ct.nii.gz", "ct_small.nii.gz", "dicom"])
 def test_real_scans_and_their_crops_pass(name: str) -> None:

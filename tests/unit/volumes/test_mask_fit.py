@@ -79,6 +79,7 @@ def test_without_evidence_nothing_is_said(kind: str) -> None:
     assert [best_flip(Mask(one, AFFINE), volume) for one in turned] == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=NO_SHARED_DATA)
 @pytest.mark.parametrize(
     ("scan", "mask"),

@@ -23,6 +23,7 @@ RATIC = get_task("ratic")
 SPACING = (3.0, 1.5, 1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scan", "mask", "organs"),
     [
@@ -44,6 +45,7 @@ def test_organs_have_their_hounsfield_values(scan: str, mask: str, organs: tuple
     assert liver[2] < spleen[2]  # the liver is on the right, which comes first
 
 
+@pytest.mark.slow
 def test_a_dicom_series_equals_simpleitks() -> None:
     sitk = pytest.importorskip("SimpleITK")
     names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(SHARED_DATA / "dicom"))
@@ -54,6 +56,7 @@ def test_a_dicom_series_equals_simpleitks() -> None:
     np.testing.assert_allclose(volume.affine[:3, 3], corner, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", ["ct.nii.gz", "dicom"])
 @pytest.mark.parametrize("spacing", [SPACING, (12.0, 6.0, 6.0)])
 def test_resampling_equals_simpleitks(scan: str, spacing: tuple[float, float, float]) -> None:
