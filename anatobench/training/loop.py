@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +18,6 @@ from anatobench.objectives.registry import plan_of
 from anatobench.store.batch import Batch
 from anatobench.system.device_memory import is_out_of_memory
 from anatobench.system.gpus import refuse_unwanted_cpu
-from anatobench.system.host import cpu_name, describe_code
 from anatobench.system.processes import after_leader, raise_together
 from anatobench.system.signals import Interrupted, StopSignals
 from anatobench.training.checkpoints import (
@@ -40,7 +37,7 @@ from anatobench.training.mllog import NO_MLLOG, MlLog
 from anatobench.training.open_session import OpenSession
 from anatobench.training.run_folder import CONFIG_FILE, RunConfig
 from anatobench.training.schedule import learning_rate
-from anatobench.training.sessions import SESSIONS_FILE
+from anatobench.training.sessions import note_session
 from anatobench.training.sharpness import sharpness
 from anatobench.training.step_progress import StepProgress
 from anatobench.training.step_trace import NO_TRACE, StepTrace
@@ -218,19 +215,7 @@ class _Training:
 
     def begin_session(self) -> None:
         """Note who trains from here on."""
-        session = {
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "step": self.step,
-            "framework": self._engine.name,
-            "device": self._engine.device(),
-            "cpu": cpu_name(),
-            **describe_code(),
-            "synthetic": self._data.synthetic,
-            "fast": self._config.recipe.fast,
-            "compile": self._config.recipe.compile,
-        }
-        with (self._run / SESSIONS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(session) + "\n")
+        note_session(self._run, self._config.recipe, self._engine, self.step, self._data.synthetic)
         reached = self.step if self._data.validate is None else self.evaluated_step
         if reached == self.total_steps or self._out_of_patience:
             self._mllog = NO_MLLOG  # the run has ended, and its log with it
