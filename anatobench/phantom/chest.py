@@ -43,7 +43,7 @@ def chest_body(rng: np.random.Generator, cardiomegaly: bool = False) -> Chest:
     lungs = _lungs(rng, Grown(cavity, -1.0))
     heart = _heart(rng, cardiomegaly)
     bronchi = _bronchi(rng)
-    parts = [
+    parts = (
         Part(outline, rng.uniform(-115, -95)),
         Part(muscle, muscle_hu),
         Part(ribs, rng.uniform(280, 450)),
@@ -55,17 +55,16 @@ def chest_body(rng: np.random.Generator, cardiomegaly: bool = False) -> Chest:
         Part(heart, blood, "heart"),
         *_airways(bronchi),
         *_upper_abdomen(rng, Grown(cavity, -2.0)),
-    ]
-    return Chest(Body(tuple(parts)), lungs, heart, bronchi, half_depth)
+    )
+    return Chest(parts, lungs, heart, bronchi, half_depth)
 
 
 def _lungs(rng: np.random.Generator, cavity: Shape) -> tuple[Shape, Shape]:
     shapes = []
     for side, _ in SIDES:
-        scale = rng.uniform(0.93, 1.05, 3)
-        radii = (float(54 * scale[0]), float(80 * scale[1]), float(130 * scale[2]))
+        radii = np.array([54, 80, 130]) * rng.uniform(0.93, 1.05, 3)
         ripple = Ripple.draw(rng, 2.5, (60.0, 140.0))
-        shapes.append(Cut(Blob((side * float(rng.uniform(66, 72)), -4, 0), radii, ripple, 2.5), (cavity,)))
+        shapes.append(Cut(Blob((side * rng.uniform(66, 72), -4, 0), radii, ripple, 2.5), (cavity,)))
     return shapes[0], shapes[1]
 
 
@@ -96,9 +95,9 @@ def _lung_vessel(rng: np.random.Generator, side: int) -> Tube:
 
 def _heart(rng: np.random.Generator, cardiomegaly: bool) -> Blob:
     scale = rng.uniform(1.22, 1.34) if cardiomegaly else rng.uniform(0.88, 1.0)
-    rx, ry, rz = (float(r * scale * s) for r, s in zip((53, 42, 47), rng.uniform(0.97, 1.03, 3), strict=True))
-    x, y, z = (float(c + j) for c, j in zip((-20, 20, -52), rng.normal(0, 3, 3), strict=True))
-    return Blob((x, y, z), (rx, ry, rz), Ripple.draw(rng, 2.0, (60.0, 120.0)), turn=-0.5)
+    radii = np.array([53, 42, 47]) * scale * rng.uniform(0.97, 1.03, 3)
+    centre = np.array([-20, 20, -52]) + rng.normal(0, 3, 3)
+    return Blob(centre, radii, Ripple.draw(rng, 2.0, (60.0, 120.0)), turn=-0.5)
 
 
 def _bronchi(rng: np.random.Generator) -> tuple[Tube, ...]:

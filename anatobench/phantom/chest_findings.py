@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anatobench.phantom.body import Finding
+from anatobench.phantom.body import Canvas, Finding
 from anatobench.phantom.chest import LOBES, LOWER_LOBES, UPPER_LOBES, Chest
-from anatobench.phantom.placing import BodyMap, shaped_blob
-from anatobench.phantom.shapes import Bars, Below, Blob, Cut, Grown, Patches, Ripple, Shape, Tube, Vector
+from anatobench.phantom.placing import body_map, place, shaped_blob
+from anatobench.phantom.shapes import Bars, Below, Blob, Cut, Grown, Ripple, Shape, Tube
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Scene:
 
     rng: np.random.Generator
     chest: Chest
-    body_map: BodyMap
+    body_map: Canvas
     coarse: float
     """1 for full scans; more widens thin things so that they outlast coarse voxels."""
 
@@ -32,7 +32,7 @@ class Scene:
         found = []
         for _ in range(count):
             size = radius * self.rng.uniform(0.85, 1.2)
-            centre = self.body_map.place(self.rng, hosts, depth=0.8 * size)
+            centre = place(self.rng, self.body_map, hosts, depth=0.8 * size)
             found.append(replaced(shaped_blob(self.rng, centre, size), hu, hosts))
         return found
 
@@ -40,10 +40,10 @@ class Scene:
         """Return specks of calcium."""
         return self.balls(hosts, count, 3.5 * self.coarse**1.3, 800.0)
 
-    def point_in(self, lobes: tuple[str, ...], depth: float) -> tuple[str, Vector]:
-        """Return one of the lobes and a point in it, about `depth` mm below its surface."""
+    def point_in(self, lobes: tuple[str, ...], depth: float) -> tuple[str, np.ndarray]:
+        """Return one of the lobes and a point [3] in it, about `depth` mm below its surface."""
         lobe = lobes[self.rng.integers(len(lobes))]
-        return lobe, self.body_map.place(self.rng, (lobe,), depth)
+        return lobe, place(self.rng, self.body_map, (lobe,), depth)
 
 
 def replaced(shape: Shape, hu: float, hosts: tuple[str, ...] = ()) -> Finding:
@@ -90,7 +90,7 @@ def _emphysema(scene: Scene) -> list[Finding]:
 
 def _atelectasis(scene: Scene) -> list[Finding]:
     lobe, centre = scene.point_in(LOWER_LOBES, depth=14.0)
-    plate = Blob(centre, (34.0, 30.0, 4.5 * scene.coarse**1.2), tilt=float(scene.rng.uniform(-0.4, 0.4)))
+    plate = Blob(centre, (34.0, 30.0, 4.5 * scene.coarse**1.2), tilt=scene.rng.uniform(-0.4, 0.4))
     return [replaced(plate, 25.0, (lobe,))]
 
 
@@ -106,7 +106,7 @@ def _opacity(scene: Scene) -> list[Finding]:
 def _fibrotic_sequela(scene: Scene) -> list[Finding]:
     found = []
     for _ in range(5):
-        start = np.array(scene.point_in(UPPER_LOBES, depth=8.0)[1])
+        _, start = scene.point_in(UPPER_LOBES, depth=8.0)
         heading = scene.rng.normal(size=3)
         strand = Tube.of([start, start + 38 * heading / np.linalg.norm(heading)], 1.8 * scene.coarse)
         found.append(replaced(strand, -100.0, UPPER_LOBES))
@@ -120,7 +120,7 @@ def _pleural_effusion(scene: Scene) -> list[Finding]:
 
 
 def _mosaic(scene: Scene) -> list[Finding]:
-    patches = Patches(Ripple.draw(scene.rng, 30.0, (70.0, 110.0), count=5))
+    patches = Ripple.draw(scene.rng, 30.0, (70.0, 110.0), count=5)
     return [Finding(Cut(lung, (patches,)), 90.0, hosts=LOBES) for lung in scene.chest.lungs]
 
 
@@ -137,7 +137,7 @@ def _consolidation(scene: Scene) -> list[Finding]:
 def _bronchiectasis(scene: Scene) -> list[Finding]:
     found = []
     for _ in range(4):
-        start = np.array(scene.point_in(LOWER_LOBES, depth=14.0)[1])
+        _, start = scene.point_in(LOWER_LOBES, depth=14.0)
         airway = Tube.of([start, start + scene.rng.normal(0, 6, 3) + [0, 0, -34]], 4.5 * scene.coarse**0.9)
         wall = Cut(Grown(airway, 2.5 * scene.coarse**0.7), (), (airway,))
         found += [replaced(airway, -1000.0, LOWER_LOBES), replaced(wall, -150.0, LOWER_LOBES)]
@@ -145,7 +145,7 @@ def _bronchiectasis(scene: Scene) -> list[Finding]:
 
 
 def _septal_thickening(scene: Scene) -> list[Finding]:
-    bars = Bars(13.0 * scene.coarse**1.3, 2.2 * scene.coarse**1.7, float(scene.rng.uniform(-0.5, 0.5)))
+    bars = Bars(13.0 * scene.coarse**1.3, 2.2 * scene.coarse**1.7, scene.rng.uniform(-0.5, 0.5))
     return [Finding(Cut(lung, (bars,), (Grown(lung, -22.0),)), 220.0, hosts=LOBES) for lung in scene.chest.lungs]
 
 
@@ -177,7 +177,7 @@ def chest_findings(
     rng: np.random.Generator, chest: Chest, present: Collection[str], coarse: float
 ) -> tuple[Finding, ...]:
     """Return the signs of the findings that are present, and look-alikes drawn whatever is present."""
-    scene = Scene(rng, chest, BodyMap.of(chest.body), coarse)
+    scene = Scene(rng, chest, body_map(chest.body), coarse)
     found = [finding for name, sign in SIGNS.items() if name in present for finding in sign(scene)]
     return tuple(found + _lookalikes(scene))
 

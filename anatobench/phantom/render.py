@@ -55,7 +55,7 @@ def draw_scanner(
 ) -> Scanner:
     """Return a scan from `lowest` to `highest`, in the body's mm, with up to so many slices more, its middle up to
     `off_centre` mm from the body's along each axis."""
-    pixels = int(rng.choice(settings.pixels)) if len(settings.pixels) > 1 else settings.pixels[0]
+    pixels = int(rng.choice(settings.pixels))
     in_plane, between, noise = (float(rng.uniform(*r)) for r in (settings.in_plane, settings.between, settings.noise))
     slices = int(np.ceil((highest - lowest) / between)) + int(rng.integers(1, spare_slices + 1))
     x, y, z = (float(v) for v in rng.uniform(-off_centre, off_centre, 3))
