@@ -6,12 +6,8 @@ import html
 import io
 from collections.abc import Sequence
 
-import matplotlib
-import numpy as np
-
-matplotlib.use("agg")
-
 import matplotlib.pyplot as plt
+import numpy as np
 
 from anatobench.report.html_parts import legend, paragraph, pictures
 from anatobench.report.plots import embedded
