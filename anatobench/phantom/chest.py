@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +43,7 @@ def chest_body(rng: np.random.Generator, cardiomegaly: bool = False) -> Chest:
     ribs = Cut(shell, (Bars(rng.uniform(24, 29), 9.0, 0.45),), (Grown(muscle, -9.0),))
     lungs = _lungs(rng, Grown(cavity, -1.0))
     heart = _heart(rng, cardiomegaly)
-    bronchi = _bronchi(rng)
+    bronchi = tuple(_bronchi(rng))
     parts = (
         Part(outline, rng.uniform(-115, -95)),
         Part(muscle, muscle_hu),
@@ -68,20 +69,18 @@ def _lungs(rng: np.random.Generator, cavity: Shape) -> tuple[Shape, Shape]:
     return shapes[0], shapes[1]
 
 
-def _lobes(rng: np.random.Generator, lungs: tuple[Shape, Shape]) -> list[Part]:
+def _lobes(rng: np.random.Generator, lungs: tuple[Shape, Shape]) -> Iterator[Part]:
     """Fissures cut each lung: an oblique one on both sides, a horizontal one on the right. Vessels follow."""
     air = rng.uniform(-890, -790)
-    parts = []
     for (side, name), lung in zip(SIDES, lungs, strict=True):
         hu = air + rng.uniform(-12, 12)
         oblique = Below((0.0, 0.67, 0.74), rng.uniform(4, 20))
-        parts.append(Part(lung, hu, f"lung_upper_lobe_{name}"))
+        yield Part(lung, hu, f"lung_upper_lobe_{name}")
         if name == "right":
-            parts.append(Part(Cut(lung, (Below((0.0, 0.0, 1.0), rng.uniform(22, 36)),)), hu, "lung_middle_lobe_right"))
-        parts.append(Part(Cut(lung, (oblique,)), hu + rng.uniform(0, 15), f"lung_lower_lobe_{name}"))
+            yield Part(Cut(lung, (Below((0.0, 0.0, 1.0), rng.uniform(22, 36)),)), hu, "lung_middle_lobe_right")
+        yield Part(Cut(lung, (oblique,)), hu + rng.uniform(0, 15), f"lung_lower_lobe_{name}")
         for _ in range(26):
-            parts.append(Part(Cut(_lung_vessel(rng, side), (Grown(lung, -3.0),)), 20.0, None))
-    return parts
+            yield Part(Cut(_lung_vessel(rng, side), (Grown(lung, -3.0),)), 20.0, None)
 
 
 def _lung_vessel(rng: np.random.Generator, side: int) -> Tube:
@@ -100,16 +99,14 @@ def _heart(rng: np.random.Generator, cardiomegaly: bool) -> Blob:
     return Blob(centre, radii, Ripple.draw(rng, 2.0, (60.0, 120.0)), turn=-0.5)
 
 
-def _bronchi(rng: np.random.Generator) -> tuple[Tube, ...]:
+def _bronchi(rng: np.random.Generator) -> Iterator[Tube]:
     carina = np.array([2.0, -20.0, 36.0]) + rng.normal(0, 2, 3)
-    tubes = []
     for side, _ in SIDES:
         hilum = np.array([side * 36.0, -16.0, 12.0]) + rng.normal(0, 3, 3)
-        tubes.append(Tube.of([carina, hilum], (6.5, 5.5)))
+        yield Tube.of([carina, hilum], (6.5, 5.5))
         for rise in (55.0, -20.0, -62.0):
             end = hilum + np.array([side * rng.uniform(20, 34), rng.uniform(-30, 10), rise])
-            tubes.append(Tube.of([hilum, end], (4.5, 3.0)))
-    return tuple(tubes)
+            yield Tube.of([hilum, end], (4.5, 3.0))
 
 
 def _airways(bronchi: tuple[Tube, ...]) -> list[Part]:
@@ -140,17 +137,16 @@ def _mediastinum(rng: np.random.Generator, blood: float) -> list[Part]:
     ]
 
 
-def _back(rng: np.random.Generator, muscle_hu: float, skin: Shape) -> list[Part]:
-    parts = [Part(Trunk((0, -64), (16, 13), 2.0), 85.0, "vertebrae_T6")]
+def _back(rng: np.random.Generator, muscle_hu: float, skin: Shape) -> Iterator[Part]:
+    yield Part(Trunk((0, -64), (16, 13), 2.0), 85.0, "vertebrae_T6")
     period, top, bone = rng.uniform(24, 29), rng.uniform(135, 160), rng.uniform(170, 260)
     for index, name in enumerate(VERTEBRAE):
         upper = top - index * period
-        parts.append(Part(Trunk((0, -64), (17, 14), 2.0, 0.0, (upper - period + 6, upper)), bone, name))
-    parts.append(Part(Trunk((0, -83), (8, 7), 2.0), 35.0, "spinal_cord"))
+        yield Part(Trunk((0, -64), (17, 14), 2.0, 0.0, (upper - period + 6, upper)), bone, name)
+    yield Part(Trunk((0, -83), (8, 7), 2.0), 35.0, "spinal_cord")
     for side, name in SIDES:
         muscle = Cut(Blob((side * 28.0, -82, 0), (20, 13, 420), Ripple.draw(rng, 1.2, (40, 90)), 2.6), (skin,))
-        parts.append(Part(muscle, muscle_hu, f"autochthon_{name}"))
-    return parts
+        yield Part(muscle, muscle_hu, f"autochthon_{name}")
 
 
 def _upper_abdomen(rng: np.random.Generator, cavity: Shape) -> list[Part]:
