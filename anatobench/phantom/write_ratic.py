@@ -112,20 +112,16 @@ def _write_segmentation(path: Path, labels: np.ndarray, affine: np.ndarray) -> N
 
 def write_tables(root: Path, plan: CohortPlan) -> list[tuple[int, ...]]:
     """Write train.csv (one-hot per group, then any_injury) and train_series_meta.csv."""
-    patients = [ratic_patient(plan, index) for index in range(plan.cases)]
-    columns = [f"{group.name}_{grade}" for group in RATIC.groups for grade in group.grades]
-    rows = []
-    for patient in patients:
-        one_hot = [
-            int(target == grade)
-            for group, target in zip(RATIC.groups, patient.targets, strict=True)
-            for grade in range(len(group.grades))
-        ]
+    rows, series_rows, all_targets = [], [], []
+    for index in range(plan.cases):
+        patient = ratic_patient(plan, index)
+        grades = zip(RATIC.groups, patient.targets, strict=True)
+        one_hot = [int(target == grade) for group, target in grades for grade in range(len(group.grades))]
         rows.append([patient.patient_id, *one_hot, int(any(patient.targets))])
-    series_rows = []
-    for index, patient in enumerate(patients):
         (aorta,) = (part for part in abdomen_body(plan.rng(index, Stream.BODY)) if part.structure == "aorta")
-        series_rows += [[patient.patient_id, series, round(aorta.hu, 1), 0] for series in patient.series_ids]
+        for series in patient.series_ids:
+            series_rows.append([patient.patient_id, series, round(aorta.hu, 1), 0])
+            all_targets.append(patient.targets)
     write_csv(root / "train_series_meta.csv", ["patient_id", "series_id", "aortic_hu", "incomplete_organ"], series_rows)
-    write_csv(root / "train.csv", ["patient_id", *columns, "any_injury"], rows)
-    return [patient.targets for patient in patients for _ in patient.series_ids]
+    write_csv(root / "train.csv", ["patient_id", *RATIC.class_names], rows)
+    return all_targets

@@ -7,7 +7,7 @@ sideways, so it can be read on a telephone.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 STYLESHEET = """
@@ -155,7 +155,7 @@ def not_there(record: Mapping[str, Any]) -> str:
     return folded(f"{len(lines)} runs", notes(lines))
 
 
-def pictures(figures: Sequence[str], width_rem: float) -> str:
+def pictures(figures: Iterable[str], width_rem: float) -> str:
     """Pictures, or "", in as many columns of at least `width_rem` as the screen has room for; nothing for none."""
     drawn = "".join(figures)
     return f'<div class="pictures" style="--width: {width_rem}rem">{drawn}</div>' if drawn else ""
