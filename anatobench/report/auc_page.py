@@ -57,34 +57,22 @@ def _declared(record: Mapping[str, Any]) -> str:
         return paragraph("A pilot: nobody declared this study before it ran, so its tests are orientation.")
     plan = kept["plan"]
     items = "".join(f"<li>{html.escape(name)}: {html.escape(said)}</li>" for name, said in plan["analysis"].items())
-    powers = [
-        f"{html.escape(row['statement'])}: {_seeds(row['seeds_needed'])} for a power of {plan['wished_power']:g}, "
-        f"{_power(row['power'])} with the declared {plan['study']['seeds']}"
-        for row in plan["hypotheses"]
-        if row["deviation"] is not None
-    ]
-    changes = [
-        f"{change['day']}, {change['runs_done']} runs being done: {html.escape(_changed(change['changed']))} "
-        f"({html.escape(change['reason'])})"
-        for change in kept["changes"]
-    ]
+    powers, changes = [], []
+    for row in plan["hypotheses"]:
+        if row["deviation"] is not None:
+            seeds = "over 1000 seeds" if row["seeds_needed"] is None else f"{row['seeds_needed']} seeds"
+            power = "none" if row["power"] is None else f"{row['power']:.2f}"
+            needed = f"{html.escape(row['statement'])}: {seeds} for a power of {plan['wished_power']:g}"
+            powers.append(f"{needed}, {power} with the declared {plan['study']['seeds']}")
+    for change in kept["changes"]:
+        what = "; ".join(f"{name}: {was} -> {now}" for name, (was, now) in change["changed"].items()) or "words"
+        said = html.escape(f"{what} ({change['reason']})")
+        changes.append(f"{change['day']}, {change['runs_done']} runs being done: {said}")
     return (
         f"<p>Declared on {html.escape(plan['declared'])}, before its runs; SHA-256 of the plan "
         f"<code>{html.escape(kept['digest'])}</code>. Changed since: {'; '.join(changes) or 'nothing'}.</p>"
         f"<ul>{items}</ul>" + (f"<p>By the pilot's deviations: {'; '.join(powers)}.</p>" if powers else "")
     )
-
-
-def _seeds(needed: int | None) -> str:
-    return "over 1000 seeds" if needed is None else f"{needed} seeds"
-
-
-def _power(power: float | None) -> str:
-    return "none" if power is None else f"{power:.2f}"
-
-
-def _changed(changed: Mapping[str, Sequence[Any]]) -> str:
-    return "; ".join(f"{name}: {was} -> {now}" for name, (was, now) in changed.items()) or "words"
 
 
 def _every_run(record: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter
 
 from anatobench.report.html_parts import paragraph, pictures
@@ -82,18 +81,14 @@ def _plot(
         figure, axes = panel(title, "training step", quantity)
         for label, found in curves.items():
             steps, values = zip(*found, strict=True)
+            of_run = {**styles[label], **style}
             if average:
-                _raw_and_average(axes, steps, values, styles[label])
-            else:
-                axes.plot(steps, values, **styles[label], **style)
+                axes.plot(steps, values, color=of_run["color"], linewidth=0.5, alpha=0.35)
+                of_run["linewidth"] *= 1.3
+            axes.plot(steps, debiased_average(values, DYNAMICS_WEIGHT) if average else values, **of_run)
         if average and all(value > 0 for found in curves.values() for _, value in found):
             axes.set_yscale("log")
             for ticks in ("set_major_formatter", "set_minor_formatter"):  # 300 rather than 3 x 10^2
                 getattr(axes.yaxis, ticks)(LogFormatter(minor_thresholds=(2, 0.5)))
         last = "; ".join(f"{label} ends at {found[-1][1]:.3g}" for label, found in curves.items())
         return f"<figure>{image(figure, f'{title} ({quantity}) over training steps: {last}')}</figure>"
-
-
-def _raw_and_average(axes: Axes, steps: Sequence[float], values: Sequence[float], style: dict[str, Any]) -> None:
-    axes.plot(steps, values, color=style["color"], linewidth=0.5, alpha=0.35)
-    axes.plot(steps, debiased_average(values, DYNAMICS_WEIGHT), **{**style, "linewidth": 1.3 * style["linewidth"]})

@@ -67,12 +67,6 @@ def slice_picture(rgb: np.ndarray, alt: str, caption: str) -> str:
     return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def organ_legend(task: Task) -> str:
-    """Return the organs' colours."""
-    named = zip(task.organs, ORGAN_COLOURS, strict=False)
-    return legend([(organ.replace("_", " "), colour, "patch") for organ, colour in named])
-
-
 def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
     """Slices of the first cases that were kept: the scan, its mask, and every run's organs over the mask's outlines;
     empty if no run kept any."""
@@ -80,7 +74,8 @@ def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
     if not with_examples:
         return ""
     task = with_examples[0].config.task
-    parts = [paragraph(EXPLANATION), organ_legend(task)]
+    named = zip(task.organs, ORGAN_COLOURS, strict=False)
+    parts = [paragraph(EXPLANATION), legend([(organ.replace("_", " "), colour, "patch") for organ, colour in named])]
     for example in with_examples[0].examples[:cases]:
         parts.append(f"<h3>{html.escape(example.case_id)}</h3>")
         for position in range(example.volume.shape[0]):
