@@ -184,7 +184,7 @@ def _kept_inside(cavity: Shape, part: Part) -> Part:
 
 
 def _tube_parts(tube: Tube, structure: str, wall_hu: float, lumen_hu: float) -> Iterator[Part]:
-    """Wall and lumen, one pair of small parts per segment; all walls first, so that loops stay open."""
+    """Yield a wall of 4 mm and lumen, one pair of small parts per segment; all walls first, so that loops stay open."""
     for one, hu in ((tube, wall_hu), (Tube(tube.line, tube.radii - 4.0), lumen_hu)):
         yield from (Part(piece, hu, structure) for piece in one.segments())
 
