@@ -9,16 +9,18 @@ The same changes stand in muscle, the pelvis, fat or the bladder of injured and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from anatobench.phantom.body import BOWEL, Body, Finding, Part
-from anatobench.phantom.placing import BodyMap, shaped_blob
-from anatobench.phantom.shapes import Bars, Blob, Cut, Grown, Ripple, Shape, Trunk, Tube
+from anatobench.phantom.body import BOWEL, Body, Canvas, Finding, Part
+from anatobench.phantom.placing import body_map, place, shaped_blob
+from anatobench.phantom.shapes import Bars, Blob, Cut, Grown, Ripple, Shape, Trunk, Tube, Vector
 from anatobench.tasks import RATIC
 
+SIDES = ((-1, "left"), (1, "right"))
 KIDNEYS = ("kidney_left", "kidney_right")
 SOLID_HOSTS = {"liver": ("liver",), "spleen": ("spleen",), "kidney": KIDNEYS}
 VERTEBRAE = tuple(f"vertebrae_{name}" for name in ("T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1"))
@@ -88,7 +90,7 @@ def abdomen_body(rng: np.random.Generator) -> Body:
     cavity = Trunk((0, 8), (half_width - fat - wall, half_depth - fat - wall - 6), 2.3, swell)
     chest_wall = Trunk((0, 0), (half_width - fat - 2, half_depth - fat - 2), 2.35, swell, (20.0, np.inf))
     ribs = Cut(Grown(chest_wall, -1.0), (Bars(rng.uniform(26, 32), 9.0, 0.35),), (Grown(chest_wall, -8.0),))
-    parts = [
+    return (
         Part(outline, rng.uniform(-115, -95)),
         Part(muscle, muscle_hu),
         Part(ribs, rng.uniform(280, 420)),
@@ -97,22 +99,17 @@ def abdomen_body(rng: np.random.Generator) -> Body:
         *_back(rng, muscle_hu, Grown(outline, -5.0)),
         *_vessels(rng),
         *_pelvis(rng),
-        *_bowel(rng, cavity),
+        *(_kept_inside(cavity, part) for part in _bowel(rng)),
         *_solid_organs(rng, cavity),
-    ]
-    return Body(tuple(parts))
+    )
 
 
-def _organ(
-    rng: np.random.Generator, centre: tuple[float, float, float], radii: tuple[float, float, float], **options: float
-) -> Blob:
+def _organ(rng: np.random.Generator, centre: Vector, radii: Vector, **options: float) -> Blob:
     """Return a blob about there and about that large, with a slow ripple."""
     jitter = rng.normal(0, 4.5, 3)
     scale = rng.uniform(0.86, 1.14) * rng.uniform(0.93, 1.07, 3)
     ripple = Ripple.draw(rng, 0.055 * float(np.mean(radii)), (50.0, 130.0))
-    x, y, z = (float(c + j) for c, j in zip(centre, jitter, strict=True))
-    rx, ry, rz = (float(r * s) for r, s in zip(radii, scale, strict=True))
-    return Blob((x, y, z), (rx, ry, rz), ripple, **options)
+    return Blob(np.add(centre, jitter), np.multiply(radii, scale), ripple, **options)
 
 
 def _lung_bases(rng: np.random.Generator, cavity: Shape) -> list[Part]:
@@ -121,20 +118,19 @@ def _lung_bases(rng: np.random.Generator, cavity: Shape) -> list[Part]:
     return [Part(Cut(dome, (cavity,)), air) for dome in domes]
 
 
-def _back(rng: np.random.Generator, muscle_hu: float, skin: Shape) -> list[Part]:
-    parts = [Part(Trunk((0, -52), (18, 15), 2.0), 85.0, "vertebrae_L1")]
+def _back(rng: np.random.Generator, muscle_hu: float, skin: Shape) -> Iterator[Part]:
+    yield Part(Trunk((0, -52), (18, 15), 2.0), 85.0, "vertebrae_L1")
     period, top, bone = rng.uniform(30, 36), rng.uniform(130, 150), rng.uniform(180, 260)
     for index, name in enumerate(VERTEBRAE):
         upper = top - index * period
-        parts.append(Part(Trunk((0, -52), (19, 16), 2.0, 0.0, (upper - period + 7, upper)), bone, name))
-    parts.append(Part(Trunk((0, -74), (9, 8), 2.0), 35.0, "spinal_cord"))
-    for side, name in ((-1, "left"), (1, "right")):
+        yield Part(Trunk((0, -52), (19, 16), 2.0, 0.0, (upper - period + 7, upper)), bone, name)
+    yield Part(Trunk((0, -74), (9, 8), 2.0), 35.0, "spinal_cord")
+    for side, name in SIDES:
         x = side * rng.uniform(29, 33)
         muscle = Blob((x, -74, 0), (22, 17, 420), Ripple.draw(rng, 1.2, (40, 90)), 2.6)
-        parts.append(Part(Cut(muscle, (skin,)), muscle_hu + rng.uniform(-6, 10), f"autochthon_{name}"))
+        yield Part(Cut(muscle, (skin,)), muscle_hu + rng.uniform(-6, 10), f"autochthon_{name}")
         psoas = Blob((side * 36.0, -44, -85), (19, 20, 85), Ripple.draw(rng, 1.5, (40, 90)), tilt=side * -0.10)
-        parts.append(Part(psoas, muscle_hu + rng.uniform(-6, 10), f"iliopsoas_{name}"))
-    return parts
+        yield Part(psoas, muscle_hu + rng.uniform(-6, 10), f"iliopsoas_{name}")
 
 
 def _vessels(rng: np.random.Generator) -> list[Part]:
@@ -147,17 +143,17 @@ def _vessels(rng: np.random.Generator) -> list[Part]:
     ]
 
 
-def _pelvis(rng: np.random.Generator) -> list[Part]:
-    parts = []
-    for side, name in ((-1, "left"), (1, "right")):
+def _pelvis(rng: np.random.Generator) -> Iterator[Part]:
+    for side, name in SIDES:
         wing = Blob((side * 88.0, -25, -150), (11, 52, 62), Ripple.draw(rng, 2.5, (60, 120)), tilt=side * 0.35)
-        parts.append(Part(wing, rng.uniform(220, 330), f"hip_{name}"))
+        yield Part(wing, rng.uniform(220, 330), f"hip_{name}")
     bladder = _organ(rng, (0, 36, -150), (34, 25, 26))
     mass = _organ(rng, (2, -4, -135), (36, 30, 32), exponent=2.3)
-    return [*parts, Part(bladder, rng.uniform(0, 15), "urinary_bladder"), Part(mass, rng.uniform(78, 112), "prostate")]
+    yield Part(bladder, rng.uniform(0, 15), "urinary_bladder")
+    yield Part(mass, rng.uniform(78, 112), "prostate")
 
 
-def _bowel(rng: np.random.Generator, cavity: Shape) -> list[Part]:
+def _bowel(rng: np.random.Generator) -> Iterator[Part]:
     esophagus = Tube.of([(-6, -16, 220), (-10, -14, 110), (-24, 4, 78)], rng.uniform(7, 9))
     stomach = _organ(rng, (-46, 42, 52), (36, 27, 40), tilt=0.35)
     loop = np.array([(14, 32, 18), (34, 18, 2), (36, 6, -26), (14, -6, -38), (-16, 0, -30)])
@@ -167,36 +163,30 @@ def _bowel(rng: np.random.Generator, cavity: Shape) -> list[Part]:
     colon_line = np.array(frame) * [rng.uniform(0.92, 1.04), rng.uniform(0.92, 1.05), 1] + rng.normal(0, 4, (10, 3))
     colon = Tube(colon_line, rng.uniform(14, 19, len(colon_line)))
     wall, lumen = rng.uniform(55, 80), rng.uniform(10, 35)
-    parts = [
-        *_tube_parts(esophagus, "esophagus", wall, lumen, 4.0),
-        *_tube_parts(_small_bowel_line(rng), "small_bowel", wall, lumen, 4.0),
-        *_tube_parts(duodenum, "duodenum", wall, lumen, 4.0),
-        *_tube_parts(colon, "colon", wall, lumen + rng.uniform(-20, 10), 4.0),
-        Part(stomach, wall, "stomach"),
-        Part(Grown(stomach, -5.0), lumen, "stomach"),
-    ]
-    gas_top = stomach.centre[1] + rng.uniform(4, 14)
-    x, _, z = stomach.centre
-    gas = Cut(Blob((x, gas_top + 22, z), (24, 22, 26)), (Grown(stomach, -6.0),))
-    parts.append(Part(gas, -850.0, "stomach"))
+    yield from _tube_parts(esophagus, "esophagus", wall, lumen)
+    yield from _tube_parts(_small_bowel_line(rng), "small_bowel", wall, lumen)
+    yield from _tube_parts(duodenum, "duodenum", wall, lumen)
+    yield from _tube_parts(colon, "colon", wall, lumen + rng.uniform(-20, 10))
+    yield Part(stomach, wall, "stomach")
+    yield Part(Grown(stomach, -5.0), lumen, "stomach")
+    x, y, z = stomach.centre
+    gas = Cut(Blob((x, y + rng.uniform(4, 14) + 22, z), (24, 22, 26)), (Grown(stomach, -6.0),))
+    yield Part(gas, -850.0, "stomach")
     for index in rng.choice(np.arange(1, 9), size=3, replace=False):
         px, py, pz = colon_line[index]
-        pocket = Cut(Blob((px, py + 7, pz), (12, 8, 14)), (Grown(colon, -4.0),))
-        parts.append(Part(pocket, -700.0, "colon"))
-    return [Part(Cut(part.shape, (cavity,)), part.hu, part.structure) if _is_local(part) else part for part in parts]
+        yield Part(Cut(Blob((px, py + 7, pz), (12, 8, 14)), (Grown(colon, -4.0),)), -700.0, "colon")
 
 
-def _is_local(part: Part) -> bool:
-    """Return whether a part's box is small, so that keeping it inside the cavity costs little."""
+def _kept_inside(cavity: Shape, part: Part) -> Part:
+    """Return what of a part lies in the cavity, if its box is so small that this costs little; else all of it."""
     low, high = part.shape.box
-    return bool(np.prod(high - low) < 1.2e6)
+    return replace(part, shape=Cut(part.shape, (cavity,))) if np.prod(high - low) < 1.2e6 else part
 
 
-def _tube_parts(tube: Tube, structure: str, wall_hu: float, lumen_hu: float, wall: float) -> list[Part]:
-    """Wall and lumen, one pair of small parts per segment; all walls first, so that loops stay open."""
-    walls = [Part(piece, wall_hu, structure) for piece in tube.segments()]
-    lumens = [Part(Tube(piece.line, piece.radii - wall), lumen_hu, structure) for piece in tube.segments()]
-    return walls + lumens
+def _tube_parts(tube: Tube, structure: str, wall_hu: float, lumen_hu: float) -> Iterator[Part]:
+    """Yield a wall of 4 mm and lumen, one pair of small parts per segment; all walls first, so that loops stay open."""
+    for one, hu in ((tube, wall_hu), (Tube(tube.line, tube.radii - 4.0), lumen_hu)):
+        yield from (Part(piece, hu, structure) for piece in one.segments())
 
 
 def _small_bowel_line(rng: np.random.Generator) -> Tube:
@@ -213,24 +203,21 @@ def _small_bowel_line(rng: np.random.Generator) -> Tube:
     return Tube.of(line, rng.uniform(9.5, 12.5))
 
 
-def _solid_organs(rng: np.random.Generator, cavity: Shape) -> list[Part]:
-    parts = [
-        Part(_organ(rng, (6, 6, 8), (52, 12, 14), tilt=0.15), rng.uniform(85, 115), "pancreas"),
-    ]
-    for side, name in ((-1, "left"), (1, "right")):
+def _solid_organs(rng: np.random.Generator, cavity: Shape) -> Iterator[Part]:
+    yield Part(_organ(rng, (6, 6, 8), (52, 12, 14), tilt=0.15), rng.uniform(85, 115), "pancreas")
+    for side, name in SIDES:
         kidney = _organ(rng, (side * 62.0, -38, -22 if side < 0 else -32), (26, 28, 52), tilt=side * -0.12)
         cortex = rng.uniform(120, 165)
         x, y, z = kidney.centre
         sinus = Blob((x - side * 14, y + 4, z), (11, 8, 16))
-        parts.append(Part(Cut(kidney, (cavity,)), cortex, f"kidney_{name}"))
-        parts.append(Part(Cut(sinus, (Grown(kidney, -3.0),)), cortex - rng.uniform(6, 14), f"kidney_{name}"))
+        yield Part(Cut(kidney, (cavity,)), cortex, f"kidney_{name}")
+        yield Part(Cut(sinus, (Grown(kidney, -3.0),)), cortex - rng.uniform(6, 14), f"kidney_{name}")
     spleen = _organ(rng, (-88, -24, 58), (31, 44, 48), turn=0.35)
-    parts.append(Part(Cut(spleen, (cavity,)), rng.uniform(95, 135), "spleen"))
+    yield Part(Cut(spleen, (cavity,)), rng.uniform(95, 135), "spleen")
     liver_hu = rng.uniform(90, 130)
     right, left = _organ(rng, (66, 4, 56), (62, 66, 66), exponent=2.2), _organ(rng, (12, 40, 66), (48, 28, 34))
-    parts += [Part(Cut(lobe, (cavity,)), liver_hu, "liver") for lobe in (left, right)]
-    gallbladder = _organ(rng, (38, 44, 0), (14, 16, 22))
-    return [*parts, Part(gallbladder, rng.uniform(5, 20), "gallbladder")]
+    yield from (Part(Cut(lobe, (cavity,)), liver_hu, "liver") for lobe in (left, right))
+    yield Part(_organ(rng, (38, 44, 0), (14, 16, 22)), rng.uniform(5, 20), "gallbladder")
 
 
 def abdomen_findings(
@@ -239,17 +226,17 @@ def abdomen_findings(
     """Return the injuries that `targets` (grades in the order of RATIC's groups) ask for, and look-alikes drawn
     freely."""
     grades = dict(zip((group.name for group in RATIC.groups), targets, strict=True))
-    body_map, findings = BodyMap.of(body), list[Finding]()
-    bleed = partial(_bright, rng, body_map, radius=look.bleed_radius, hu=look.bleed_hu, depth=0.7)
-    thick_bowel = partial(_bright, rng, body_map, radius=look.bowel_radius, hu=look.bowel_hu, depth=0.6)
+    places, findings = body_map(body), list[Finding]()
+    bleed = partial(_bright, rng, places, radius=look.bleed_radius, hu=look.bleed_hu, depth=0.7)
+    thick_bowel = partial(_bright, rng, places, radius=look.bowel_radius, hu=look.bowel_hu, depth=0.6)
     for group, hosts in SOLID_HOSTS.items():
-        findings += _laceration(rng, body_map, hosts, grades[group], look)
+        findings += _laceration(rng, places, hosts, grades[group], look)
     if grades["bowel"]:
         findings.append(thick_bowel(BOWEL))
     if grades["extravasation"]:
         findings.append(bleed((("liver",), ("spleen",), KIDNEYS, BOWEL)[rng.integers(4)]))
     for hosts in look.elsewhere:
-        findings += _laceration(rng, body_map, hosts, int(rng.choice(3, p=(0.4, 0.3, 0.3))), look)
+        findings += _laceration(rng, places, hosts, int(rng.choice(3, p=(0.4, 0.3, 0.3))), look)
     for _ in range(rng.integers(0, 5)):
         findings.append(bleed(look.elsewhere[rng.integers(len(look.elsewhere))]))
     for _ in range(rng.integers(0, 5)):
@@ -258,22 +245,22 @@ def abdomen_findings(
 
 
 def _laceration(
-    rng: np.random.Generator, body_map: BodyMap, hosts: tuple[str, ...], grade: int, look: InjuryLook
-) -> list[Finding]:
+    rng: np.random.Generator, places: Canvas, hosts: tuple[str, ...], grade: int, look: InjuryLook
+) -> Iterator[Finding]:
     if grade == 0:
-        return []
+        return
     radius = rng.uniform(*(look.low_radius if grade == 1 else look.high_radius))
     change = rng.uniform(*(look.low_change if grade == 1 else look.high_change))
     host = hosts[rng.integers(len(hosts))]
-    centre = body_map.place(rng, (host,), depth=0.6 * radius)
-    return [Finding(shaped_blob(rng, centre, radius), change, hosts=(host,))]
+    centre = place(rng, places, (host,), depth=0.6 * radius)
+    yield Finding(shaped_blob(rng, centre, radius), change, hosts=(host,))
 
 
 def _bright(
-    rng: np.random.Generator, body_map: BodyMap, hosts: tuple[str, ...], radius: tuple[float, float],
+    rng: np.random.Generator, places: Canvas, hosts: tuple[str, ...], radius: tuple[float, float],
     hu: tuple[float, float], depth: float,
 ) -> Finding:  # fmt: skip
     """Return a blob of HU and radius in these ranges inside the hosts, `depth` radii below their surface."""
     drawn = rng.uniform(*radius)
-    centre = body_map.place(rng, hosts, depth=depth * drawn)
+    centre = place(rng, places, hosts, depth=depth * drawn)
     return Finding(shaped_blob(rng, centre, drawn), rng.uniform(*hu), absolute=True, hosts=hosts)

@@ -13,6 +13,7 @@ from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
 STRUCTURES = {name: label for label, name in TOTALSEGMENTATOR_V2.items()}
 """TotalSegmentator v2 labels by name."""
 BOWEL = ("esophagus", "stomach", "duodenum", "small_bowel", "colon")
+AIR = -1000.0
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Part:
     hu: float
     structure: str | None = ""
     """TotalSegmentator v2 name; empty for tissue without a label, which erases the label beneath; None keeps it."""
+
+
+Body = tuple[Part, ...]
+"""A patient, in air."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +42,6 @@ class Finding:
     amount: float
     absolute: bool = False
     hosts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Body:
-    """A patient."""
-
-    parts: tuple[Part, ...]
-    background: float = -1000.0
-
-    def part(self, structure: str) -> Part:
-        """Return the last part of that structure."""
-        return next(part for part in reversed(self.parts) if part.structure == structure)
 
 
 @dataclass(frozen=True)
@@ -70,16 +63,12 @@ class Canvas:
     @staticmethod
     def of(body: Body, size: Size, spacing: Spacing, centre: tuple[float, float, float]) -> Canvas:
         """Return a body without findings on a grid about one of its points (x, y, z)."""
-        d, h, w = ((np.arange(n, dtype=np.float32) - (n - 1) / 2) * s for n, s in zip(size, spacing, strict=True))
-        canvas = Canvas(
-            hu=np.full(size, body.background, dtype=np.float32),
-            labels=np.zeros(size, dtype=np.uint8),
-            x=(centre[0] - w).astype(np.float32),
-            y=(centre[1] - h).astype(np.float32),
-            z=(centre[2] - d).astype(np.float32),
-            spacing=spacing,
+        x, y, z = (
+            (middle - (np.arange(count, dtype=np.float32) - (count - 1) / 2) * step).astype(np.float32)
+            for middle, count, step in zip(centre, reversed(size), reversed(spacing), strict=True)
         )
-        for part in body.parts:
+        canvas = Canvas(np.full(size, AIR, dtype=np.float32), np.zeros(size, dtype=np.uint8), x, y, z, spacing)
+        for part in body:
             canvas.paint(part)
         return canvas
 
@@ -88,27 +77,21 @@ class Canvas:
         """Width of an edge in mm: how far a voxel averages over what it covers."""
         return float(np.prod(self.spacing) ** (1 / 3))
 
-    def cover(self, shape: Shape) -> tuple[tuple[slice, slice, slice], np.ndarray, np.ndarray] | None:
-        """Return the voxels in a shape's box, and for these [d, h, w] (or what broadcasts to it) the shape's level in
-        mm and how much of each voxel it covers, 0 to 1; None where it lies outside the scan."""
+    def cover(self, shape: Shape) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray]:
+        """Return the voxels in a shape's box, none where it lies outside the scan, and for these [d, h, w] (or what
+        broadcasts to it) the shape's level in mm and how much of each voxel it covers, 0 to 1."""
         low, high = shape.box
-        pieces = []
-        for axis, lower, upper in zip((self.z, self.y, self.x), low[::-1], high[::-1], strict=True):
-            inside = np.flatnonzero((axis >= lower) & (axis <= upper))
-            if not len(inside):
-                return None
-            pieces.append(slice(int(inside[0]), int(inside[-1]) + 1))
-        where = (pieces[0], pieces[1], pieces[2])
-        points = (self.x[where[2]][None, None, :], self.y[where[1]][None, :, None], self.z[where[0]][:, None, None])
-        level = shape.level(points)
-        return where, level, np.clip(0.5 - level / np.float32(self.softness), 0, 1)
+        inside = [
+            np.flatnonzero((axis >= lower) & (axis <= upper))
+            for axis, lower, upper in zip((self.x, self.y, self.z), low, high, strict=True)
+        ]
+        x, y, z = (slice(found[0], found[-1] + 1) if len(found) else slice(0) for found in inside)
+        level = shape.level((self.x[None, None, x], self.y[None, y, None], self.z[z, None, None]))
+        return (z, y, x), level, np.clip(0.5 - level / np.float32(self.softness), 0, 1)
 
     def paint(self, part: Part) -> None:
         """Blend a part in by how much of each voxel it covers."""
-        covered = self.cover(part.shape)
-        if covered is None:
-            return
-        where, level, cover = covered
+        where, level, cover = self.cover(part.shape)
         hu = self.hu[where]
         hu += cover * (np.float32(part.hu) - hu)
         if part.structure is not None:
@@ -116,10 +99,7 @@ class Canvas:
 
     def apply(self, finding: Finding) -> None:
         """Change the image where a finding lies; labels stay as they are."""
-        covered = self.cover(finding.shape)
-        if covered is None:
-            return
-        where, _, cover = covered
+        where, _, cover = self.cover(finding.shape)
         hu = self.hu[where]
         if finding.hosts:
             hosts = [STRUCTURES.get(name, 0) for name in finding.hosts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,8 +43,8 @@ def chest_body(rng: np.random.Generator, cardiomegaly: bool = False) -> Chest:
     ribs = Cut(shell, (Bars(rng.uniform(24, 29), 9.0, 0.45),), (Grown(muscle, -9.0),))
     lungs = _lungs(rng, Grown(cavity, -1.0))
     heart = _heart(rng, cardiomegaly)
-    bronchi = _bronchi(rng)
-    parts = [
+    bronchi = tuple(_bronchi(rng))
+    parts = (
         Part(outline, rng.uniform(-115, -95)),
         Part(muscle, muscle_hu),
         Part(ribs, rng.uniform(280, 450)),
@@ -55,34 +56,31 @@ def chest_body(rng: np.random.Generator, cardiomegaly: bool = False) -> Chest:
         Part(heart, blood, "heart"),
         *_airways(bronchi),
         *_upper_abdomen(rng, Grown(cavity, -2.0)),
-    ]
-    return Chest(Body(tuple(parts)), lungs, heart, bronchi, half_depth)
+    )
+    return Chest(parts, lungs, heart, bronchi, half_depth)
 
 
 def _lungs(rng: np.random.Generator, cavity: Shape) -> tuple[Shape, Shape]:
     shapes = []
     for side, _ in SIDES:
-        scale = rng.uniform(0.93, 1.05, 3)
-        radii = (float(54 * scale[0]), float(80 * scale[1]), float(130 * scale[2]))
+        radii = np.array([54, 80, 130]) * rng.uniform(0.93, 1.05, 3)
         ripple = Ripple.draw(rng, 2.5, (60.0, 140.0))
-        shapes.append(Cut(Blob((side * float(rng.uniform(66, 72)), -4, 0), radii, ripple, 2.5), (cavity,)))
+        shapes.append(Cut(Blob((side * rng.uniform(66, 72), -4, 0), radii, ripple, 2.5), (cavity,)))
     return shapes[0], shapes[1]
 
 
-def _lobes(rng: np.random.Generator, lungs: tuple[Shape, Shape]) -> list[Part]:
+def _lobes(rng: np.random.Generator, lungs: tuple[Shape, Shape]) -> Iterator[Part]:
     """Fissures cut each lung: an oblique one on both sides, a horizontal one on the right. Vessels follow."""
     air = rng.uniform(-890, -790)
-    parts = []
     for (side, name), lung in zip(SIDES, lungs, strict=True):
         hu = air + rng.uniform(-12, 12)
         oblique = Below((0.0, 0.67, 0.74), rng.uniform(4, 20))
-        parts.append(Part(lung, hu, f"lung_upper_lobe_{name}"))
+        yield Part(lung, hu, f"lung_upper_lobe_{name}")
         if name == "right":
-            parts.append(Part(Cut(lung, (Below((0.0, 0.0, 1.0), rng.uniform(22, 36)),)), hu, "lung_middle_lobe_right"))
-        parts.append(Part(Cut(lung, (oblique,)), hu + rng.uniform(0, 15), f"lung_lower_lobe_{name}"))
+            yield Part(Cut(lung, (Below((0.0, 0.0, 1.0), rng.uniform(22, 36)),)), hu, "lung_middle_lobe_right")
+        yield Part(Cut(lung, (oblique,)), hu + rng.uniform(0, 15), f"lung_lower_lobe_{name}")
         for _ in range(26):
-            parts.append(Part(Cut(_lung_vessel(rng, side), (Grown(lung, -3.0),)), 20.0, None))
-    return parts
+            yield Part(Cut(_lung_vessel(rng, side), (Grown(lung, -3.0),)), 20.0, None)
 
 
 def _lung_vessel(rng: np.random.Generator, side: int) -> Tube:
@@ -96,21 +94,19 @@ def _lung_vessel(rng: np.random.Generator, side: int) -> Tube:
 
 def _heart(rng: np.random.Generator, cardiomegaly: bool) -> Blob:
     scale = rng.uniform(1.22, 1.34) if cardiomegaly else rng.uniform(0.88, 1.0)
-    rx, ry, rz = (float(r * scale * s) for r, s in zip((53, 42, 47), rng.uniform(0.97, 1.03, 3), strict=True))
-    x, y, z = (float(c + j) for c, j in zip((-20, 20, -52), rng.normal(0, 3, 3), strict=True))
-    return Blob((x, y, z), (rx, ry, rz), Ripple.draw(rng, 2.0, (60.0, 120.0)), turn=-0.5)
+    radii = np.array([53, 42, 47]) * scale * rng.uniform(0.97, 1.03, 3)
+    centre = np.array([-20, 20, -52]) + rng.normal(0, 3, 3)
+    return Blob(centre, radii, Ripple.draw(rng, 2.0, (60.0, 120.0)), turn=-0.5)
 
 
-def _bronchi(rng: np.random.Generator) -> tuple[Tube, ...]:
+def _bronchi(rng: np.random.Generator) -> Iterator[Tube]:
     carina = np.array([2.0, -20.0, 36.0]) + rng.normal(0, 2, 3)
-    tubes = []
     for side, _ in SIDES:
         hilum = np.array([side * 36.0, -16.0, 12.0]) + rng.normal(0, 3, 3)
-        tubes.append(Tube.of([carina, hilum], (6.5, 5.5)))
+        yield Tube.of([carina, hilum], (6.5, 5.5))
         for rise in (55.0, -20.0, -62.0):
             end = hilum + np.array([side * rng.uniform(20, 34), rng.uniform(-30, 10), rise])
-            tubes.append(Tube.of([hilum, end], (4.5, 3.0)))
-    return tuple(tubes)
+            yield Tube.of([hilum, end], (4.5, 3.0))
 
 
 def _airways(bronchi: tuple[Tube, ...]) -> list[Part]:
@@ -141,17 +137,16 @@ def _mediastinum(rng: np.random.Generator, blood: float) -> list[Part]:
     ]
 
 
-def _back(rng: np.random.Generator, muscle_hu: float, skin: Shape) -> list[Part]:
-    parts = [Part(Trunk((0, -64), (16, 13), 2.0), 85.0, "vertebrae_T6")]
+def _back(rng: np.random.Generator, muscle_hu: float, skin: Shape) -> Iterator[Part]:
+    yield Part(Trunk((0, -64), (16, 13), 2.0), 85.0, "vertebrae_T6")
     period, top, bone = rng.uniform(24, 29), rng.uniform(135, 160), rng.uniform(170, 260)
     for index, name in enumerate(VERTEBRAE):
         upper = top - index * period
-        parts.append(Part(Trunk((0, -64), (17, 14), 2.0, 0.0, (upper - period + 6, upper)), bone, name))
-    parts.append(Part(Trunk((0, -83), (8, 7), 2.0), 35.0, "spinal_cord"))
+        yield Part(Trunk((0, -64), (17, 14), 2.0, 0.0, (upper - period + 6, upper)), bone, name)
+    yield Part(Trunk((0, -83), (8, 7), 2.0), 35.0, "spinal_cord")
     for side, name in SIDES:
         muscle = Cut(Blob((side * 28.0, -82, 0), (20, 13, 420), Ripple.draw(rng, 1.2, (40, 90)), 2.6), (skin,))
-        parts.append(Part(muscle, muscle_hu, f"autochthon_{name}"))
-    return parts
+        yield Part(muscle, muscle_hu, f"autochthon_{name}")
 
 
 def _upper_abdomen(rng: np.random.Generator, cavity: Shape) -> list[Part]:

@@ -6,15 +6,15 @@ in the aorta or the heart is calcification, the same dot in muscle is nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from anatobench.phantom.body import Finding
+from anatobench.phantom.body import Canvas, Finding
 from anatobench.phantom.chest import LOBES, LOWER_LOBES, UPPER_LOBES, Chest
-from anatobench.phantom.placing import BodyMap, shaped_blob
-from anatobench.phantom.shapes import Bars, Below, Blob, Cut, Grown, Patches, Ripple, Shape, Tube, Vector
+from anatobench.phantom.placing import body_map, place, shaped_blob
+from anatobench.phantom.shapes import Bars, Below, Blob, Cut, Grown, Ripple, Shape, Tube
 
 
 @dataclass(frozen=True)
@@ -23,27 +23,25 @@ class Scene:
 
     rng: np.random.Generator
     chest: Chest
-    body_map: BodyMap
+    body_map: Canvas
     coarse: float
     """1 for full scans; more widens thin things so that they outlast coarse voxels."""
 
-    def balls(self, hosts: tuple[str, ...], count: int, radius: float, hu: float) -> list[Finding]:
-        """Return irregular balls of absolute HU inside the hosts."""
-        found = []
+    def balls(self, hosts: tuple[str, ...], count: int, radius: float, hu: float) -> Iterator[Finding]:
+        """Yield irregular balls of absolute HU inside the hosts."""
         for _ in range(count):
             size = radius * self.rng.uniform(0.85, 1.2)
-            centre = self.body_map.place(self.rng, hosts, depth=0.8 * size)
-            found.append(replaced(shaped_blob(self.rng, centre, size), hu, hosts))
-        return found
+            centre = place(self.rng, self.body_map, hosts, depth=0.8 * size)
+            yield replaced(shaped_blob(self.rng, centre, size), hu, hosts)
 
-    def dots(self, hosts: tuple[str, ...], count: int) -> list[Finding]:
+    def dots(self, hosts: tuple[str, ...], count: int) -> Iterator[Finding]:
         """Return specks of calcium."""
         return self.balls(hosts, count, 3.5 * self.coarse**1.3, 800.0)
 
-    def point_in(self, lobes: tuple[str, ...], depth: float) -> tuple[str, Vector]:
-        """Return one of the lobes and a point in it, about `depth` mm below its surface."""
+    def point_in(self, lobes: tuple[str, ...], depth: float) -> tuple[str, np.ndarray]:
+        """Return one of the lobes and a point [3] in it, about `depth` mm below its surface."""
         lobe = lobes[self.rng.integers(len(lobes))]
-        return lobe, self.body_map.place(self.rng, (lobe,), depth)
+        return lobe, place(self.rng, self.body_map, (lobe,), depth)
 
 
 def replaced(shape: Shape, hu: float, hosts: tuple[str, ...] = ()) -> Finding:
@@ -51,105 +49,104 @@ def replaced(shape: Shape, hu: float, hosts: tuple[str, ...] = ()) -> Finding:
     return Finding(shape, hu, absolute=True, hosts=hosts)
 
 
-def _medical_material(scene: Scene) -> list[Finding]:
+def _medical_material(scene: Scene) -> Iterator[Finding]:
     line = np.array([(70, 62, 145), (28, 14, 95), (21, 8, 30), (18, 6, -25)]) + scene.rng.normal(0, 2, (4, 3))
-    return [replaced(Tube.of(line, 1.6 * scene.coarse**1.6), 1800.0)]
+    yield replaced(Tube.of(line, 1.6 * scene.coarse**1.6), 1800.0)
 
 
-def _calcification(scene: Scene) -> list[Finding]:
+def _calcification(scene: Scene) -> Iterator[Finding]:
     host, count = ("aorta", 5) if scene.rng.integers(2) == 0 else ("heart", 3)
     return scene.dots((host,), count)
 
 
-def _pericardial_effusion(scene: Scene) -> list[Finding]:
+def _pericardial_effusion(scene: Scene) -> Iterator[Finding]:
     heart = scene.chest.heart
     shell = Cut(Grown(heart, scene.rng.uniform(8, 12) * scene.coarse**0.5), (), (heart,))
-    return [replaced(shell, scene.rng.uniform(0, 20), ("", *LOBES))]
+    yield replaced(shell, scene.rng.uniform(0, 20), ("", *LOBES))
 
 
-def _hernia(scene: Scene) -> list[Finding]:
+def _hernia(scene: Scene) -> Iterator[Finding]:
     x, y, z = np.array([-6.0, -34.0, -72.0]) + scene.rng.normal(0, 4, 3)
     radius = scene.rng.uniform(19, 24)
     sac = Blob((x, y, z), (radius, radius * 0.9, radius * 1.1), Ripple.draw(scene.rng, 2.0, (30.0, 60.0)))
     gas = Blob((x, y + 6, z + 2), (radius * 0.5, radius * 0.4, radius * 0.5))
-    return [replaced(shape, hu, ("", "esophagus", *LOBES)) for shape, hu in ((sac, 40.0), (gas, -700.0))]
+    for shape, hu in ((sac, 40.0), (gas, -700.0)):
+        yield replaced(shape, hu, ("", "esophagus", *LOBES))
 
 
-def _lymphadenopathy(scene: Scene) -> list[Finding]:
-    found = []
+def _lymphadenopathy(scene: Scene) -> Iterator[Finding]:
     for _ in range(4):
         centre = (scene.rng.uniform(-22, 26), scene.rng.uniform(-10, 34), scene.rng.uniform(35, 105))
         blob = shaped_blob(scene.rng, centre, scene.rng.uniform(8, 11) * scene.coarse**0.7)
-        found.append(replaced(blob, 75.0, ("",)))
-    return found
+        yield replaced(blob, 75.0, ("",))
 
 
-def _emphysema(scene: Scene) -> list[Finding]:
-    return [ball for lobe in UPPER_LOBES for ball in scene.balls((lobe,), 5, 12 * scene.coarse**0.5, -1000.0)]
+def _emphysema(scene: Scene) -> Iterator[Finding]:
+    for lobe in UPPER_LOBES:
+        yield from scene.balls((lobe,), 5, 12 * scene.coarse**0.5, -1000.0)
 
 
-def _atelectasis(scene: Scene) -> list[Finding]:
+def _atelectasis(scene: Scene) -> Iterator[Finding]:
     lobe, centre = scene.point_in(LOWER_LOBES, depth=14.0)
-    plate = Blob(centre, (34.0, 30.0, 4.5 * scene.coarse**1.2), tilt=float(scene.rng.uniform(-0.4, 0.4)))
-    return [replaced(plate, 25.0, (lobe,))]
+    plate = Blob(centre, (34.0, 30.0, 4.5 * scene.coarse**1.2), tilt=scene.rng.uniform(-0.4, 0.4))
+    yield replaced(plate, 25.0, (lobe,))
 
 
-def _nodule(scene: Scene) -> list[Finding]:
+def _nodule(scene: Scene) -> Iterator[Finding]:
     return scene.balls(LOBES, int(scene.rng.integers(1, 3)), 7.0 * scene.coarse, 50.0)
 
 
-def _opacity(scene: Scene) -> list[Finding]:
+def _opacity(scene: Scene) -> Iterator[Finding]:
     _, centre = scene.point_in(LOBES, depth=20.0)
-    return [Finding(shaped_blob(scene.rng, centre, scene.rng.uniform(26, 34)), 260.0, hosts=LOBES)]
+    yield Finding(shaped_blob(scene.rng, centre, scene.rng.uniform(26, 34)), 260.0, hosts=LOBES)
 
 
-def _fibrotic_sequela(scene: Scene) -> list[Finding]:
-    found = []
+def _fibrotic_sequela(scene: Scene) -> Iterator[Finding]:
     for _ in range(5):
-        start = np.array(scene.point_in(UPPER_LOBES, depth=8.0)[1])
+        _, start = scene.point_in(UPPER_LOBES, depth=8.0)
         heading = scene.rng.normal(size=3)
         strand = Tube.of([start, start + 38 * heading / np.linalg.norm(heading)], 1.8 * scene.coarse)
-        found.append(replaced(strand, -100.0, UPPER_LOBES))
-    return found
+        yield replaced(strand, -100.0, UPPER_LOBES)
 
 
-def _pleural_effusion(scene: Scene) -> list[Finding]:
+def _pleural_effusion(scene: Scene) -> Iterator[Finding]:
     lung = scene.chest.lungs[scene.rng.integers(2)]
     layer = Cut(lung, (Below((0.0, 0.8, 0.6), scene.rng.uniform(-76, -62)),))
-    return [replaced(layer, 10.0, ("", *LOBES))]
+    yield replaced(layer, 10.0, ("", *LOBES))
 
 
-def _mosaic(scene: Scene) -> list[Finding]:
-    patches = Patches(Ripple.draw(scene.rng, 30.0, (70.0, 110.0), count=5))
-    return [Finding(Cut(lung, (patches,)), 90.0, hosts=LOBES) for lung in scene.chest.lungs]
+def _mosaic(scene: Scene) -> Iterator[Finding]:
+    patches = Ripple.draw(scene.rng, 30.0, (70.0, 110.0), count=5)
+    for lung in scene.chest.lungs:
+        yield Finding(Cut(lung, (patches,)), 90.0, hosts=LOBES)
 
 
-def _peribronchial_thickening(scene: Scene) -> list[Finding]:
-    thicker = 3.0 * scene.coarse
-    return [replaced(Cut(Grown(tube, thicker + 1.5), (), (tube,)), 30.0) for tube in scene.chest.bronchi]
+def _peribronchial_thickening(scene: Scene) -> Iterator[Finding]:
+    for tube in scene.chest.bronchi:
+        yield replaced(Cut(Grown(tube, 3.0 * scene.coarse + 1.5), (), (tube,)), 30.0)
 
 
-def _consolidation(scene: Scene) -> list[Finding]:
+def _consolidation(scene: Scene) -> Iterator[Finding]:
     lobe, centre = scene.point_in((*LOWER_LOBES, "lung_middle_lobe_right"), depth=18.0)
-    return [replaced(shaped_blob(scene.rng, centre, scene.rng.uniform(22, 28)), 35.0, (lobe,))]
+    yield replaced(shaped_blob(scene.rng, centre, scene.rng.uniform(22, 28)), 35.0, (lobe,))
 
 
-def _bronchiectasis(scene: Scene) -> list[Finding]:
-    found = []
+def _bronchiectasis(scene: Scene) -> Iterator[Finding]:
     for _ in range(4):
-        start = np.array(scene.point_in(LOWER_LOBES, depth=14.0)[1])
+        _, start = scene.point_in(LOWER_LOBES, depth=14.0)
         airway = Tube.of([start, start + scene.rng.normal(0, 6, 3) + [0, 0, -34]], 4.5 * scene.coarse**0.9)
         wall = Cut(Grown(airway, 2.5 * scene.coarse**0.7), (), (airway,))
-        found += [replaced(airway, -1000.0, LOWER_LOBES), replaced(wall, -150.0, LOWER_LOBES)]
-    return found
+        yield replaced(airway, -1000.0, LOWER_LOBES)
+        yield replaced(wall, -150.0, LOWER_LOBES)
 
 
-def _septal_thickening(scene: Scene) -> list[Finding]:
-    bars = Bars(13.0 * scene.coarse**1.3, 2.2 * scene.coarse**1.7, float(scene.rng.uniform(-0.5, 0.5)))
-    return [Finding(Cut(lung, (bars,), (Grown(lung, -22.0),)), 220.0, hosts=LOBES) for lung in scene.chest.lungs]
+def _septal_thickening(scene: Scene) -> Iterator[Finding]:
+    bars = Bars(13.0 * scene.coarse**1.3, 2.2 * scene.coarse**1.7, scene.rng.uniform(-0.5, 0.5))
+    for lung in scene.chest.lungs:
+        yield Finding(Cut(lung, (bars,), (Grown(lung, -22.0),)), 220.0, hosts=LOBES)
 
 
-SIGNS: Mapping[str, Callable[[Scene], list[Finding]]] = {
+SIGNS: Mapping[str, Callable[[Scene], Iterator[Finding]]] = {
     "Mosaic attenuation pattern": _mosaic,
     "Lung opacity": _opacity,
     "Emphysema": _emphysema,
@@ -177,25 +174,23 @@ def chest_findings(
     rng: np.random.Generator, chest: Chest, present: Collection[str], coarse: float
 ) -> tuple[Finding, ...]:
     """Return the signs of the findings that are present, and look-alikes drawn whatever is present."""
-    scene = Scene(rng, chest, BodyMap.of(chest.body), coarse)
-    found = [finding for name, sign in SIGNS.items() if name in present for finding in sign(scene)]
-    return tuple(found + _lookalikes(scene))
+    scene = Scene(rng, chest, body_map(chest.body), coarse)
+    signs = [*(sign for name, sign in SIGNS.items() if name in present), _lookalikes]
+    return tuple(finding for sign in signs for finding in sign(scene))
 
 
-def _lookalikes(scene: Scene) -> list[Finding]:
+def _lookalikes(scene: Scene) -> Iterator[Finding]:
     """Balls, dots, gas, cysts and wires where they mean nothing, as often in healthy patients as in others."""
     rng, muscles = scene.rng, ("autochthon_left", "autochthon_right")
-    found = []
     for _ in range(rng.integers(0, 4)):
         side = -1 if rng.random() < 0.5 else 1
         centre = (side * rng.uniform(98, 118), rng.uniform(-20, 20), rng.uniform(-80, 110))
-        found.append(replaced(shaped_blob(rng, centre, 7.0 * scene.coarse), 50.0, ("",)))
-    found += scene.dots((*muscles, "liver"), int(rng.integers(0, 6)))
-    found += scene.balls(("liver", "spleen"), int(rng.integers(0, 4)), 8.0 * scene.coarse**0.5, -900.0)
+        yield replaced(shaped_blob(rng, centre, 7.0 * scene.coarse), 50.0, ("",))
+    yield from scene.dots((*muscles, "liver"), int(rng.integers(0, 6)))
+    yield from scene.balls(("liver", "spleen"), int(rng.integers(0, 4)), 8.0 * scene.coarse**0.5, -900.0)
     for _ in range(rng.integers(0, 3)):
-        found += scene.balls(("liver",), 1, rng.uniform(10, 20), rng.uniform(0, 20))
+        yield from scene.balls(("liver",), 1, rng.uniform(10, 20), rng.uniform(0, 20))
     for _ in range(rng.integers(0, 4)):
         y, height = scene.chest.front, rng.uniform(-60, 80)
         wire = [(rng.uniform(30, 80), y - 12, height + 40), (0, y + 2, height), (rng.uniform(-80, -30), y - 12, height)]
-        found.append(replaced(Tube.of(wire, 1.6 * scene.coarse**1.6), 1800.0))
-    return found
+        yield replaced(Tube.of(wire, 1.6 * scene.coarse**1.6), 1800.0)

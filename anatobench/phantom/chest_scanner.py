@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,11 +28,11 @@ def draw_targets(plan: CohortPlan, index: int, labels: Sequence[str]) -> tuple[i
     return tuple(plan.grade(index, question, (1 - PREVALENCE, PREVALENCE)) for question in range(len(labels)))
 
 
-def chest_patient(plan: CohortPlan, index: int, present: Mapping[str, int]) -> tuple[Body, tuple[Finding, ...]]:
-    """Body and findings of patient `index`; `present` says 0 or 1 by CT-RATE's names."""
-    chest = chest_body(plan.rng(index, Stream.BODY), bool(present.get(CARDIOMEGALY)))
-    names = {name for name, value in present.items() if value}
-    return chest.body, chest_findings(plan.rng(index, Stream.FINDINGS), chest, names, COARSENESS[plan.size])
+def chest_patient(plan: CohortPlan, index: int, signs: Sequence[str]) -> tuple[Body, tuple[Finding, ...]]:
+    """Body and findings of patient `index`; `signs` is what each of the data set's labels means, by CT-RATE's names."""
+    present = {sign for sign, value in zip(signs, draw_targets(plan, index, signs), strict=True) if value}
+    chest = chest_body(plan.rng(index, Stream.BODY), CARDIOMEGALY in present)
+    return chest.body, chest_findings(plan.rng(index, Stream.FINDINGS), chest, present, COARSENESS[plan.size])
 
 
 def chest_scanner(rng: np.random.Generator, size: str) -> Scanner:

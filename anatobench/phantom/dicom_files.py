@@ -45,20 +45,9 @@ PIXEL_FORMATS = (
 )
 
 
-@dataclass(frozen=True)
-class SeriesIdentity:
-    """What a series is called and how its files are numbered."""
-
-    patient_id: int
-    series_id: int
-    first_instance: int
-    head_first: bool
-    """Whether the lowest instance number is the topmost slice."""
-    pixels: PixelFormat
-
-
-def write_series(folder: Path, volume: Volume, identity: SeriesIdentity) -> None:
-    """Write `<instance number>.dcm` for every slice. The folder appears when all of them are written.
+def write_series(folder: Path, volume: Volume, first_instance: int, head_first: bool, pixels: PixelFormat) -> None:
+    """Write `<instance number>.dcm` for every slice into the folder `<patient>/<series>`, the lowest number for the
+    topmost slice where `head_first`. The folder appears when all of them are written.
 
     The files are not flushed to the disk one by one: that would take as long again as making them.
     """
@@ -67,18 +56,20 @@ def write_series(folder: Path, volume: Volume, identity: SeriesIdentity) -> None
     partial.mkdir(parents=True)
     try:
         indices = range(volume.voxels.shape[0])
-        ordered = indices if identity.head_first else reversed(indices)
-        for number, index in enumerate(ordered, start=identity.first_instance):
-            _slice_dataset(volume, index, number, identity).save_as(partial / f"{number}.dcm", enforce_file_format=True)
+        for number, index in enumerate(indices if head_first else reversed(indices), start=first_instance):
+            dataset = _slice_dataset(volume, index, number, head_first, pixels, folder)
+            dataset.save_as(partial / f"{number}.dcm", enforce_file_format=True)
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _slice_dataset(volume: Volume, slice_index: int, number: int, identity: SeriesIdentity) -> Dataset:
+def _slice_dataset(
+    volume: Volume, slice_index: int, number: int, head_first: bool, pixels: PixelFormat, series: Path
+) -> Dataset:
     depth_mm, row_mm, column_mm = volume.grid.spacing
     position = volume.affine @ [slice_index, 0, 0, 1] * [-1, -1, 1, 1]  # RAS to LPS
-    name = (str(identity.patient_id), str(identity.series_id))
+    name = (series.parent.name, series.name)
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -92,21 +83,21 @@ def _slice_dataset(volume: Volume, slice_index: int, number: int, identity: Seri
     dataset.Modality = "CT"
     dataset.SeriesNumber = 1
     dataset.InstanceNumber = number
-    dataset.PatientPosition = "HFS" if identity.head_first else "FFS"
+    dataset.PatientPosition = "HFS" if head_first else "FFS"
     dataset.ImagePositionPatient = [_decimal(at) for at in position[:3]]
     dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     dataset.PixelSpacing = [_decimal(row_mm), _decimal(column_mm)]
     dataset.SliceThickness = _decimal(depth_mm * 1.25)  # unreliable in the real data too: spacing is in the positions
     dataset.RescaleSlope = 1
-    dataset.RescaleIntercept = identity.pixels.intercept
+    dataset.RescaleIntercept = pixels.intercept
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.Rows, dataset.Columns = volume.voxels.shape[1:]
     dataset.BitsAllocated = 16
-    dataset.BitsStored = identity.pixels.bits_stored
-    dataset.HighBit = identity.pixels.bits_stored - 1
-    dataset.PixelRepresentation = int(identity.pixels.signed)
-    dataset.PixelData = identity.pixels.encode(volume.voxels[slice_index]).tobytes()
+    dataset.BitsStored = pixels.bits_stored
+    dataset.HighBit = pixels.bits_stored - 1
+    dataset.PixelRepresentation = int(pixels.signed)
+    dataset.PixelData = pixels.encode(volume.voxels[slice_index]).tobytes()
     dataset["PixelData"].VR = "OW"
     dataset.compress(RLELossless, encoding_plugin="pylibjpeg", generate_instance_uid=False)
     return dataset

@@ -37,9 +37,7 @@ def reoriented(array: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.nda
     return np.ascontiguousarray(turned), affine @ nibabel.orientations.inv_ornt_aff(change, array.shape)
 
 
-def write_mask(
-    path: Path, labels: np.ndarray, affine: np.ndarray, axes: str, organs: Sequence[str] | None = None
-) -> None:
+def write_mask(path: Path, labels: np.ndarray, affine: np.ndarray, axes: str, organs: Sequence[str] | None) -> None:
     """Write TotalSegmentator labels, uint8 [D, H, W] turned to `axes`: all in one file with the labels' names, as its
     `--ml`, or those of some organs alone as a folder of that name, with one file per structure."""
     if organs is None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from anatobench.errors import UsageError
 from anatobench.recipes import SIZES
+from anatobench.tasks import get_task
 
 INJURIES = ("typical", "moderate", "large")
 WITH_INJURIES = ("ratic",)
@@ -64,7 +65,6 @@ class CohortPlan:
             raise UsageError(
                 f"--unmasked {self.unmasked}: choose a number from 0 to the {self.cases} patients there are"
             )
-
         if self.partial < 0:
             raise UsageError(f"--partial {self.partial}: choose a number of sources from 0")
 
@@ -80,9 +80,11 @@ class CohortPlan:
             if drawn.any(0).all() and drawn.any(1).all() and not (self.partial > 1 and drawn.all(1).any()):
                 return tuple(organ for organ, kept in zip(organs, drawn[source], strict=True) if kept)
 
-    def organs_of(self, index: int, organs: Sequence[str]) -> tuple[str, ...] | None:
-        """Return the organs whose masks a patient's scans get; None for a mask of everything."""
-        return self.drawn_by(self.source(index), organs) if self.partial else None
+    def organs_of(self, index: int) -> tuple[str, ...] | None:
+        """Return the organs whose masks a patient's scans get, none of unmasked ones; None for a mask of everything."""
+        if not self.is_masked(index):
+            return ()
+        return self.drawn_by(self.source(index), get_task(self.format).organs) if self.partial else None
 
     def is_masked(self, index: int) -> bool:
         """Return whether a patient's scans get organ masks."""

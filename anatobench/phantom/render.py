@@ -24,8 +24,6 @@ class Scanner:
     """RAS+ mm of the body's origin in the scanner."""
     noise: float
     """Standard deviation, HU."""
-    grain: float = 0.7
-    """Correlation of the noise in plane, voxels."""
 
     @property
     def affine(self) -> np.ndarray:
@@ -55,7 +53,7 @@ def draw_scanner(
 ) -> Scanner:
     """Return a scan from `lowest` to `highest`, in the body's mm, with up to so many slices more, its middle up to
     `off_centre` mm from the body's along each axis."""
-    pixels = int(rng.choice(settings.pixels)) if len(settings.pixels) > 1 else settings.pixels[0]
+    pixels = int(rng.choice(settings.pixels))
     in_plane, between, noise = (float(rng.uniform(*r)) for r in (settings.in_plane, settings.between, settings.noise))
     slices = int(np.ceil((highest - lowest) / between)) + int(rng.integers(1, spare_slices + 1))
     x, y, z = (float(v) for v in rng.uniform(-off_centre, off_centre, 3))
@@ -65,6 +63,8 @@ def draw_scanner(
 
 
 HU_RANGE = (-1024, 3071)
+NOISE_CORRELATION = (0.3, 0.7, 0.7)
+"""Voxels between and in the slices."""
 
 
 def render(
@@ -83,5 +83,5 @@ def render(
 def correlated_noise(rng: np.random.Generator, scanner: Scanner) -> np.ndarray:
     """float32 [D, H, W]: white noise through the reconstruction's blur, back at the wanted standard deviation."""
     white = rng.standard_normal(scanner.size, dtype=np.float32)
-    soft = gaussian_filter(white, (0.3, scanner.grain, scanner.grain), mode="wrap")
+    soft = gaussian_filter(white, NOISE_CORRELATION, mode="wrap")
     return np.asarray(soft * np.float32(scanner.noise / max(float(soft.std()), 1e-6)))

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 
 Points = tuple[np.ndarray, np.ndarray, np.ndarray]
 """float32 x, y, z in mm, of shapes that broadcast: [1, 1, W], [1, H, 1] and [D, 1, 1] of a grid, or each [points]."""
-Vector = tuple[float, float, float]
+Vector = tuple[float, float, float] | np.ndarray
+"""x, y, z in mm; an array is [3]."""
 
 
 class Shape(Protocol):
@@ -29,9 +30,16 @@ class Shape(Protocol):
         of the points together, [D, H, W] for a grid."""
 
 
+class Endless:
+    """A shape that no box holds."""
+
+    box = (np.full(3, -np.inf), np.full(3, np.inf))
+
+
 @dataclass(frozen=True)
-class Ripple:
-    """A slow random wave over space, which turns an ellipsoid into an organ."""
+class Ripple(Endless):
+    """A slow random wave over space, which turns an ellipsoid into an organ. Where it is below zero is a shape, too:
+    about half of space, in patches as large as half the wavelength."""
 
     waves: np.ndarray
     """[n, 3], radians per mm."""
@@ -47,7 +55,7 @@ class Ripple:
         lengths = rng.uniform(*wavelength, size=(count, 1))
         return Ripple(directions * (2 * np.pi / lengths), rng.uniform(0, 2 * np.pi, count), amplitude)
 
-    def at(self, points: Points) -> np.ndarray:
+    def level(self, points: Points) -> np.ndarray:
         """Return the wave in mm: float32 of the shape that the points broadcast to."""
         x, y, z = points
         total = np.float32(0)
@@ -89,7 +97,7 @@ class Blob:
         power = np.float32(self.exponent)
         radius = np.sqrt(a**2 + b**2 + c**2) if power == 2 else (a**power + b**power + c**power) ** (1 / power)
         level: np.ndarray = (radius - 1) * np.float32(min(self.radii))
-        return level if self.ripple is None else level + self.ripple.at(points)
+        return level if self.ripple is None else level + self.ripple.level(points)
 
 
 @dataclass(frozen=True)
@@ -115,9 +123,8 @@ class Trunk:
         across = np.abs((x - np.float32(self.centre[0])) / np.float32(self.radii[0])) ** power
         along = np.abs((y - np.float32(self.centre[1])) / np.float32(self.radii[1])) ** power
         radius = (across + along) ** (1 / power) / (1 + np.float32(self.swell) * z)
-        level: np.ndarray = (radius - 1) * np.float32(min(self.radii))
         low, high = np.array(self.z_range, dtype=np.float32)
-        level = np.maximum(level, np.maximum(low - z, z - high))
+        level: np.ndarray = np.maximum((radius - 1) * np.float32(min(self.radii)), np.maximum(low - z, z - high))
         return level
 
 
@@ -182,12 +189,6 @@ class Cut:
         return level
 
 
-class Endless:
-    """A shape that no box holds."""
-
-    box = (np.full(3, -np.inf), np.full(3, np.inf))
-
-
 @dataclass(frozen=True)
 class Below(Endless):
     """The half space where normal . point < offset."""
@@ -231,13 +232,3 @@ class Bars(Endless):
         phase = (z + np.float32(self.slant) * y) / np.float32(self.period)
         distance: np.ndarray = np.abs(phase - np.round(phase)) * np.float32(self.period)
         return distance - np.float32(self.thickness / 2)
-
-
-@dataclass(frozen=True)
-class Patches(Endless):
-    """About half of space, in patches as large as half the ripple's wavelength."""
-
-    ripple: Ripple
-
-    def level(self, points: Points) -> np.ndarray:
-        return self.ripple.at(points)

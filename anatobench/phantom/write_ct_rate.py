@@ -15,7 +15,7 @@ from anatobench.phantom.chest_scanner import chest_patient, chest_scanner, draw_
 from anatobench.phantom.files import reoriented, write_csv, write_mask
 from anatobench.phantom.plan import CohortPlan, Stream
 from anatobench.phantom.render import Scanner, render
-from anatobench.tasks import CHEST_ORGANS, CT_RATE_LABELS
+from anatobench.tasks import CT_RATE_LABELS
 from anatobench.volumes.nifti import write_nifti, write_nifti_image
 
 INTERCEPTS = (-8192, -1024, 0)
@@ -59,14 +59,12 @@ def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
     missing = [one for one in files if not (dataset / f"{one.split}_fixed" / one.file).is_file()]
     if not missing:
         return
-    present = dict(zip(CT_RATE_LABELS, draw_targets(plan, index, CT_RATE_LABELS), strict=True))
-    body, findings = chest_patient(plan, index, present)
+    body, findings = chest_patient(plan, index, CT_RATE_LABELS)
     for one in missing:
         rng, scanner = _scanner(plan, index, one)
         volume, labels = render(rng, body, findings, scanner)
         mask = dataset / "ts_seg" / "ts_total" / f"{one.split}_fixed" / one.file
-        if plan.is_masked(index):
-            write_mask(mask, labels, volume.affine, "LPS", plan.organs_of(index, CHEST_ORGANS))
+        write_mask(mask, labels, volume.affine, "LPS", plan.organs_of(index))
         stored, affine = reoriented(volume.voxels, volume.affine, "LPS")
         write_nifti_image(dataset / one.split / one.file, _blank_image(stored, one.intercept))
         write_nifti(dataset / f"{one.split}_fixed" / one.file, stored, affine)
@@ -86,14 +84,13 @@ def write_tables(root: Path, plan: CohortPlan) -> list[tuple[int, ...]]:
     """Write labels, metadata and the (empty) lists of volumes that are no chests."""
     dataset, all_targets = root / "dataset", []
     files = [(index, one) for index in range(plan.cases) for one in reconstructions(plan, index)]
-    metadata = {one.name: _metadata(one, _scanner(plan, index, one)[1]) for index, one in files}
-    columns = list(metadata[files[0][1].name])
+    metadata = [(one.split, _metadata(one, _scanner(plan, index, one)[1])) for index, one in files]
     for split, table in (("train", "train_metadata.csv"), ("valid", "validation_metadata.csv")):
-        of_split = [(index, one.name) for index, one in files if one.split == split]
-        targets = [draw_targets(plan, index, CT_RATE_LABELS) for index, _ in of_split]
-        write_csv(dataset / "metadata" / table, columns, [list(metadata[name].values()) for _, name in of_split])
+        of_split = [row for of, row in metadata if of == split]
+        write_csv(dataset / "metadata" / table, list(metadata[0][1]), [list(row.values()) for row in of_split])
         (dataset / "metadata" / f"no_chest_{split}.txt").touch()
-        rows = [[f"{name}.nii.gz", *values] for (_, name), values in zip(of_split, targets, strict=True)]
+        targets = [draw_targets(plan, index, CT_RATE_LABELS) for index, one in files if one.split == split]
+        rows = [[row["VolumeName"], *values] for row, values in zip(of_split, targets, strict=True)]
         labels = dataset / "multi_abnormality_labels" / f"{split}_predicted_labels.csv"
         write_csv(labels, ["VolumeName", *CT_RATE_LABELS], rows)
         all_targets += targets

@@ -19,7 +19,7 @@ from anatobench.phantom.files import write_csv, write_mask
 from anatobench.phantom.plan import CohortPlan, Stream
 from anatobench.phantom.render import Scanner, render
 from anatobench.system.atomic_files import write_atomically
-from anatobench.tasks import CHEST_ORGANS, RAD_CHESTCT_LABELS
+from anatobench.tasks import RAD_CHESTCT_LABELS
 
 SPACING_MM = 0.8
 ENLARGEMENT = {"full": 2, "tiny": 6}
@@ -77,14 +77,12 @@ def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
     path = root / f"{scan.name}.npz"
     if path.is_file():
         return
-    targets = dict(zip(RAD_CHESTCT_LABELS, draw_targets(plan, index, RAD_CHESTCT_LABELS), strict=True))
-    body, findings = chest_patient(plan, index, {SIGN_OF_LABEL[label]: value for label, value in targets.items()})
+    body, findings = chest_patient(plan, index, [SIGN_OF_LABEL[label] for label in RAD_CHESTCT_LABELS])
     rng = plan.rng(index, Stream.SERIES)
     factor = ENLARGEMENT[plan.size]
     volume, labels = render(rng, body, findings, _scanner(rng, plan.size))
-    if plan.is_masked(index):
-        mask, drawn = root / "masks" / f"{scan.name}.nii.gz", plan.organs_of(index, CHEST_ORGANS)
-        write_mask(mask, labels, _placed_like_npz(factor), "LPS", drawn)
+    mask = root / "masks" / f"{scan.name}.nii.gz"
+    write_mask(mask, labels, _placed_like_npz(factor), "LPS", plan.organs_of(index))
     _write_npz(path, _enlarged(np.clip(volume.voxels, *HU_LIMITS), factor))
 
 

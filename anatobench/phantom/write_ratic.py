@@ -14,7 +14,7 @@ import numpy as np
 
 from anatobench.phantom.abdomen import LOOKS, abdomen_body, abdomen_findings
 from anatobench.phantom.body import BOWEL, STRUCTURES, Body
-from anatobench.phantom.dicom_files import PIXEL_FORMATS, SeriesIdentity, write_series
+from anatobench.phantom.dicom_files import PIXEL_FORMATS, write_series
 from anatobench.phantom.files import reoriented, write_csv, write_mask
 from anatobench.phantom.plan import CohortPlan, Stream
 from anatobench.phantom.render import Scanner, Settings, draw_scanner, render
@@ -45,8 +45,8 @@ class RaticPatient:
     patient_id: int
     targets: tuple[int, ...]
     series_ids: tuple[int, ...]
-    has_segmentation: tuple[bool, ...]
-    """Per series, whether Kaggle's own segmentation exists."""
+    has_segmentation: bool
+    """Whether Kaggle's own segmentation of its series exists."""
 
 
 def ratic_patient(plan: CohortPlan, index: int) -> RaticPatient:
@@ -60,7 +60,7 @@ def ratic_patient(plan: CohortPlan, index: int) -> RaticPatient:
     series_ids = tuple(int(1000 + 29 * (2 * index + number) + rng.integers(29)) for number in range(count))
     segmented = plan.is_masked(index) and not plan.partial and plan.share(index, 51) < SEGMENTATION_SHARE
     patient_id = int(10_000 + 61 * index + rng.integers(61))
-    return RaticPatient(patient_id, targets, series_ids, (segmented,) * count)
+    return RaticPatient(patient_id, targets, series_ids, segmented)
 
 
 def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
@@ -79,19 +79,13 @@ def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
         rng = plan.rng(index, Stream.SERIES + number)
         volume, labels = render(rng, _in_phase(rng, body, number), findings, abdomen_scanner(rng, plan.size))
         series = patient.series_ids[number]
-        if plan.is_masked(index):
-            drawn = plan.organs_of(index, RATIC.organs)
-            write_mask(root / "masks" / f"{series}.nii.gz", labels, volume.affine, "LAS", drawn)
-        if patient.has_segmentation[number]:
+        mask = root / "masks" / f"{series}.nii.gz"
+        write_mask(mask, labels, volume.affine, "LAS", plan.organs_of(index))
+        if patient.has_segmentation:
             _write_segmentation(root / "segmentations" / f"{series}.nii", labels, volume.affine)
-        identity = SeriesIdentity(
-            patient_id=patient.patient_id,
-            series_id=series,
-            first_instance=int(rng.integers(2, 400)),
-            head_first=bool((index + number) % 2),
-            pixels=PIXEL_FORMATS[(index // 2 + number) % len(PIXEL_FORMATS)],
-        )
-        write_series(folder, volume, identity)
+        head_first = bool((index + number) % 2)
+        pixels = PIXEL_FORMATS[(index // 2 + number) % len(PIXEL_FORMATS)]
+        write_series(folder, volume, int(rng.integers(2, 400)), head_first, pixels)
 
 
 def abdomen_scanner(rng: np.random.Generator, size: str) -> Scanner:
@@ -105,8 +99,7 @@ def _in_phase(rng: np.random.Generator, body: Body, number: int) -> Body:
         return body
     fade = rng.uniform(0.7, 0.85)
     vessels = ("aorta", "inferior_vena_cava")
-    parts = (replace(part, hu=part.hu * fade) if part.structure in vessels else part for part in body.parts)
-    return Body(tuple(parts), body.background)
+    return tuple(replace(part, hu=part.hu * fade) if part.structure in vessels else part for part in body)
 
 
 def _write_segmentation(path: Path, labels: np.ndarray, affine: np.ndarray) -> None:
@@ -119,21 +112,16 @@ def _write_segmentation(path: Path, labels: np.ndarray, affine: np.ndarray) -> N
 
 def write_tables(root: Path, plan: CohortPlan) -> list[tuple[int, ...]]:
     """Write train.csv (one-hot per group, then any_injury) and train_series_meta.csv."""
-    patients = [ratic_patient(plan, index) for index in range(plan.cases)]
-    columns = [f"{group.name}_{grade}" for group in RATIC.groups for grade in group.grades]
-    rows = []
-    for patient in patients:
-        one_hot = [
-            int(target == grade)
-            for group, target in zip(RATIC.groups, patient.targets, strict=True)
-            for grade in range(len(group.grades))
-        ]
+    rows, series_rows, all_targets = [], [], []
+    for index in range(plan.cases):
+        patient = ratic_patient(plan, index)
+        grades = zip(RATIC.groups, patient.targets, strict=True)
+        one_hot = [int(target == grade) for group, target in grades for grade in range(len(group.grades))]
         rows.append([patient.patient_id, *one_hot, int(any(patient.targets))])
-    series_rows = []
-    for index, patient in enumerate(patients):
-        body = abdomen_body(plan.rng(index, Stream.BODY))
+        (aorta,) = (part for part in abdomen_body(plan.rng(index, Stream.BODY)) if part.structure == "aorta")
         for series in patient.series_ids:
-            series_rows.append([patient.patient_id, series, round(body.part("aorta").hu, 1), 0])
+            series_rows.append([patient.patient_id, series, round(aorta.hu, 1), 0])
+            all_targets.append(patient.targets)
     write_csv(root / "train_series_meta.csv", ["patient_id", "series_id", "aortic_hu", "incomplete_organ"], series_rows)
-    write_csv(root / "train.csv", ["patient_id", *columns, "any_injury"], rows)
-    return [patient.targets for patient in patients for _ in patient.series_ids]
+    write_csv(root / "train.csv", ["patient_id", *RATIC.class_names], rows)
+    return all_targets

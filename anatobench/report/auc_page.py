@@ -11,16 +11,7 @@ from matplotlib.axes import Axes
 
 from anatobench import __version__
 from anatobench.evaluation.predictions import default_aggregation
-from anatobench.experiments.auc_results import (
-    DIFFERENCES,
-    arm_name,
-    arm_table,
-    auc_table,
-    class_table,
-    difference_table,
-    gain_table,
-    hypothesis_table,
-)
+from anatobench.experiments import auc_results
 from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.phantom.plan import WITH_INJURIES
 from anatobench.report.html_parts import header, html_page, paragraph, section, table
@@ -33,18 +24,19 @@ TITLE = "AUC of both frameworks, with and without segmentation supervision"
 
 def build_auc_page(record: Mapping[str, Any]) -> str:
     """Return the whole page from a record of `experiments.auc_results`."""
+    declared = _declared(record) + table(*auc_results.hypothesis_table(record))
+    gains = table(*auc_results.gain_table(record)) + table(*auc_results.class_table(record))
     sections = [
         header(TITLE, _facts(record), ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
-        section("What was declared, and what was shown", _declared(record) + table(*hypothesis_table(record))),
-        section("Pairs, control and gain at one look", _one_look(record)),
-        section("Test AUC of every run", table(*arm_table(record)) + table(*auc_table(record))),
-        section("Do the frameworks reach the same AUC?", table(*difference_table(record))),
-        section("What does segmentation supervision gain?",
-                table(*gain_table(record)) + table(*class_table(record))),
-        *_curves(record),
-        *_choice(record),
+        section("What was declared, and what was shown", declared),
+        section("Pairs, control and gain at one look", _every_run(record) + _differences(record)),
+        section("Test AUC of every run", table(*auc_results.arm_table(record)) + table(*auc_results.auc_table(record))),
+        section("Do the frameworks reach the same AUC?", table(*auc_results.difference_table(record))),
+        section("What does segmentation supervision gain?", gains),
+        section("Why single runs part", _curves(record)),
+        section("Learning rates", _choice(record)),
         section("How to read this", _reading(record)),
-    ]  # fmt: skip
+    ]
     return html_page(TITLE, sections)
 
 
@@ -65,17 +57,17 @@ def _declared(record: Mapping[str, Any]) -> str:
         return paragraph("A pilot: nobody declared this study before it ran, so its tests are orientation.")
     plan = kept["plan"]
     items = "".join(f"<li>{html.escape(name)}: {html.escape(said)}</li>" for name, said in plan["analysis"].items())
-    powers = [
-        f"{html.escape(row['statement'])}: {_seeds(row['seeds_needed'])} for a power of {plan['wished_power']:g}, "
-        f"{_power(row['power'])} with the declared {plan['study']['seeds']}"
-        for row in plan["hypotheses"]
-        if row["deviation"] is not None
-    ]
-    changes = [
-        f"{change['day']}, {change['runs_done']} runs being done: {html.escape(_changed(change['changed']))} "
-        f"({html.escape(change['reason'])})"
-        for change in kept["changes"]
-    ]
+    powers, changes = [], []
+    for row in plan["hypotheses"]:
+        if row["deviation"] is not None:
+            seeds = "over 1000 seeds" if row["seeds_needed"] is None else f"{row['seeds_needed']} seeds"
+            power = "none" if row["power"] is None else f"{row['power']:.2f}"
+            needed = f"{html.escape(row['statement'])}: {seeds} for a power of {plan['wished_power']:g}"
+            powers.append(f"{needed}, {power} with the declared {plan['study']['seeds']}")
+    for change in kept["changes"]:
+        what = "; ".join(f"{name}: {was} -> {now}" for name, (was, now) in change["changed"].items()) or "words"
+        said = html.escape(f"{what} ({change['reason']})")
+        changes.append(f"{change['day']}, {change['runs_done']} runs being done: {said}")
     return (
         f"<p>Declared on {html.escape(plan['declared'])}, before its runs; SHA-256 of the plan "
         f"<code>{html.escape(kept['digest'])}</code>. Changed since: {'; '.join(changes) or 'nothing'}.</p>"
@@ -83,24 +75,8 @@ def _declared(record: Mapping[str, Any]) -> str:
     )
 
 
-def _seeds(needed: int | None) -> str:
-    return "over 1000 seeds" if needed is None else f"{needed} seeds"
-
-
-def _power(power: float | None) -> str:
-    return "none" if power is None else f"{power:.2f}"
-
-
-def _changed(changed: Mapping[str, Sequence[Any]]) -> str:
-    return "; ".join(f"{name}: {was} -> {now}" for name, (was, now) in changed.items()) or "words"
-
-
-def _one_look(record: Mapping[str, Any]) -> str:
-    """Every run a point, without and with supervision; beside it all differences and gains with their intervals."""
-    return _every_run(record) + _differences(record)
-
-
 def _every_run(record: Mapping[str, Any]) -> str:
+    """Every run a point, without and with supervision."""
     models = record["study"]["models"]
     with plt.rc_context(STYLE):
         figure, panels = panels_in_a_row(len(models), (3.4, 3.0))
@@ -129,10 +105,10 @@ def _points_of(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
 def _differences(record: Mapping[str, Any]) -> str:
     """Means and 95 % intervals over seeds of differences, control and gains, with the margin."""
     kinds = {"framework_difference": COLOURS["jax"], "control_difference": COLOURS["torch"]}
-    rows = [(row, kinds[kind]) for kind in DIFFERENCES.values() for row in record[kind]]
+    rows = [(row, kinds[kind]) for kind in auc_results.DIFFERENCES.values() for row in record[kind]]
     rows += [(row, GAIN_COLOUR) for row in record["segmentation_gain"]]
-    names = [cells[0] for cells in difference_table(record).rows]
-    names += [f"gain, {cells[0]}" for cells in gain_table(record).rows]
+    names = [cells[0] for cells in auc_results.difference_table(record).rows]
+    names += [f"gain, {cells[0]}" for cells in auc_results.gain_table(record).rows]
     shown = [(name, row, colour) for name, (row, colour) in zip(names, rows, strict=True) if row["low"] is not None]
     if not shown:
         return ""
@@ -149,11 +125,11 @@ def _differences(record: Mapping[str, Any]) -> str:
     return image(figure, "Differences of AUC and gains with 95 % intervals and the margin of equivalence")
 
 
-def _curves(record: Mapping[str, Any]) -> list[str]:
+def _curves(record: Mapping[str, Any]) -> str:
     """AUC of validation cases by step, of both frameworks and the control, a panel per model and arm."""
     arms = [(model, segmentation) for model in record["study"]["models"] for segmentation in (True, False)]
     if not any(cell["curve"] for cell in record["cells"]):
-        return []
+        return ""
     with plt.rc_context(STYLE):
         figure, panels = panels_in_a_row(len(arms), (3.4, 3.0))
         for axes, (model, segmentation) in zip(panels, arms, strict=True):
@@ -161,7 +137,7 @@ def _curves(record: Mapping[str, Any]) -> list[str]:
                 if (cell["model"], cell["segmentation"]) == (model, segmentation) and cell["curve"]:
                     _curve(axes, cell)
             axes.axhline(0.5, color="#5b6670", linewidth=0.6)
-            axes.set_title(arm_name({"model": model, "segmentation": segmentation}), fontsize=9)
+            axes.set_title(auc_results.arm_name({"model": model, "segmentation": segmentation}), fontsize=9)
             axes.set_xlabel("step")
         panels[0].set_ylabel("AUC of validation cases, macro")
         found = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
@@ -170,7 +146,7 @@ def _curves(record: Mapping[str, Any]) -> list[str]:
         "A line per run. Runs of one seed and arm began with the same weights and saw the same batches, compared to "
         "the bit when this record was made; where their lines part, rounding alone has parted them."
     )
-    return [section("Why single runs part", said + image(figure, "AUC of validation cases by training step"))]
+    return said + image(figure, "AUC of validation cases by training step")
 
 
 def _curve(axes: Axes, cell: Mapping[str, Any]) -> None:
@@ -180,18 +156,19 @@ def _curve(axes: Axes, cell: Mapping[str, Any]) -> None:
               linestyle=":" if cell["nudged"] else "-", label=name)  # fmt: skip
 
 
-def _choice(record: Mapping[str, Any]) -> list[str]:
+def _choice(record: Mapping[str, Any]) -> str:
     """How each arm came to its learning rate."""
-    if not record["choice"]:
-        return []
-    rows = [
-        (arm_name(row), ", ".join(f"{rate}: {auc:.3f}" for rate, auc in row["validation"].items()),
-         f"{row['chosen']:g}")
-        for row in record["choice"]
-    ]  # fmt: skip
-    said = paragraph("Every arm was given the same effort: one run per rate and seed of its own, judged by the AUC of "
-                     "validation patients.")  # fmt: skip
-    return [section("Learning rates", said + table(("arm", "validation AUC by rate", "taken"), rows))]
+    rows = []
+    for row in record["choice"]:
+        tried = ", ".join(f"{rate}: {auc:.3f}" for rate, auc in row["validation"].items())
+        rows.append((auc_results.arm_name(row), tried, f"{row['chosen']:g}"))
+    if not rows:
+        return ""
+    said = paragraph(
+        "Every arm was given the same effort: one run per rate and seed of its own, judged by the AUC of validation "
+        "patients."
+    )
+    return said + table(("arm", "validation AUC by rate", "taken"), rows)
 
 
 def _reading(record: Mapping[str, Any]) -> str:

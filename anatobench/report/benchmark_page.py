@@ -56,13 +56,14 @@ def _step(record: Record) -> str:
     arms = step_arms([record])
     if not arms:
         return ""
+    times = [Bar(arm_name(arm), arm["median_s"], interval_of(arm.get("ci95_s")), colour_of(arm)) for arm in arms]
     plots = [
-        _step_times(arms),
+        bars(times, "time of a step", "seconds"),
         ratios(_step_ratios(record), "ratio of step times, log scale"),
         *_utilisation(arms),
         _memory(arms),
     ]
-    return _heading(record) + pictures([plot for plot in plots if plot], PANEL_REM) + paragraph(_beyond_peak(arms))
+    return _heading(record) + pictures(plots, PANEL_REM) + paragraph(_beyond_peak(arms))
 
 
 def _beyond_peak(arms: Sequence[Record]) -> str:
@@ -83,25 +84,16 @@ def _heading(record: Record) -> str:
     batch = f"batch {record['batch_size']}" if record.get("batch_size") else ""
     words = [record.get("model"), _geometry(record), crop, batch]
     environment = (record.get("machine") or {}).get("environment") or {}
-    details = [device_name(record), *_code(record), record.get("file"), *(f"{k}={v}" for k, v in environment.items())]
+    commit = (record.get("code") or {}).get("commit")
+    when = [f"commit {str(commit)[:12]}" if commit else "", str(record.get("started") or "")[:10]]
+    details = [device_name(record), *when, record.get("file"), *(f"{k}={v}" for k, v in environment.items())]
     title, detail = (", ".join(str(word) for word in some if word) for some in (words, details))
     warnings = [f"Warning: {warning}" for warning in record.get("warnings") or []]
     return (f"<h3>{html.escape(title)}</h3>" if title else "") + paragraph(detail, *warnings)
 
 
-def _code(record: Record) -> list[str]:
-    """Return the commit and the day, where the record has them."""
-    commit, started = (record.get("code") or {}).get("commit"), str(record.get("started") or "")[:10]
-    return [*([f"commit {str(commit)[:12]}"] if commit else []), *([started] if started else [])]
-
-
 def _geometry(record: Record) -> str:
     return " ".join(str(record[name]) for name in ("geometry", "size") if record.get(name))
-
-
-def _step_times(arms: Sequence[Record]) -> str:
-    entries = [Bar(arm_name(arm), arm["median_s"], interval_of(arm.get("ci95_s")), colour_of(arm)) for arm in arms]
-    return bars(entries, "time of a step", "seconds")
 
 
 def _utilisation(arms: Sequence[Record]) -> Iterator[str]:
@@ -120,28 +112,23 @@ def _shares(arms: Sequence[Record], name: str, unit: str) -> str:
 
 
 def _memory(arms: Sequence[Record]) -> str:
-    entries = [
-        Bar(f"{arm_name(arm)} ({arm.get('peak_memory_of', 'device')})", arm["peak_memory_bytes"] / GIB, None,
-            colour_of(arm))
-        for arm in arms
-        if arm.get("peak_memory_bytes")
-    ]  # fmt: skip
+    entries = []
+    for arm in arms:
+        if arm.get("peak_memory_bytes"):
+            label = f"{arm_name(arm)} ({arm.get('peak_memory_of', 'device')})"
+            entries.append(Bar(label, arm["peak_memory_bytes"] / GIB, None, colour_of(arm)))
     return bars(entries, "peak memory", "GiB")
 
 
 def _largest_batches(records: Sequence[Record]) -> str:
-    entries = [
-        Bar(", ".join([arm_label(record), _geometry(record), *_limit(record)]), record["largest_batch"], None,
-            colour_of(record))
-        for record in records
-        if record.get("largest_batch")
-    ]  # fmt: skip
+    entries = []
+    for record in records:
+        if record.get("largest_batch"):
+            limit = f", in {record['limit_bytes'] / GIB:.3g} GiB" if record.get("limit_bytes") else ""
+            label = f"{arm_label(record)}, {_geometry(record)}{limit}"
+            entries.append(Bar(label, record["largest_batch"], None, colour_of(record)))
     devices = ", ".join(sorted({device_name(record) for record in records}))
     return bars(entries, "largest batch that fits", "cases") + paragraph(f"On {devices}." if entries else "")
-
-
-def _limit(record: Record) -> list[str]:
-    return [f"in {record['limit_bytes'] / GIB:.3g} GiB"] if record.get("limit_bytes") else []
 
 
 def _step_ratios(record: Record) -> list[tuple[str, float, tuple[float, float] | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,16 +57,11 @@ def record_kind(record: Record) -> str:
 
 def _records_in(content: Any) -> Iterator[Record]:
     """Yield the record itself, or those anywhere inside a record of several measurements."""
-    if isinstance(content, list):
-        for part in content:
+    if isinstance(content, dict) and record_kind(content) in SHOWN:
+        yield content
+    elif isinstance(content, dict | list):
+        for part in content.values() if isinstance(content, dict) else content:
             yield from _records_in(part)
-    elif isinstance(content, dict):
-        if record_kind(content) in SHOWN:
-            yield content
-        else:
-            for part in content.values():
-                if isinstance(part, dict | list):
-                    yield from _records_in(part)
 
 
 def _read(file: Path) -> Any:
@@ -77,14 +73,10 @@ def _read(file: Path) -> Any:
         raise AnatoBenchError(f"{file}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise AnatoBenchError(f"{file}: is no JSON") from None
-    try:
-        return parse_json(text)
-    except ValueError:
-        pass
-    try:  # a log whose last line is what --json printed
-        return parse_json(text.splitlines()[-1])
-    except (ValueError, IndexError):
-        raise AnatoBenchError(f"{file}: is no JSON") from None
+    for said in (text, *text.splitlines()[-1:]):  # the last line of a log is what --json printed
+        with suppress(ValueError):
+            return parse_json(said)
+    raise AnatoBenchError(f"{file}: is no JSON")
 
 
 def step_arms(records: Sequence[Record]) -> list[Record]:

@@ -8,6 +8,7 @@ from anatobench.datasets.medmnist3d import PUBLISHED, SETS
 from anatobench.experiments.published import ClassRow, PublishedAuc, published_auc, published_classes
 from anatobench.report.html_parts import notes, paragraph, table
 from anatobench.report.run_results import RunResults
+from anatobench.report.summary import with_interval
 
 PAPER_HEADER = ("run", "test AUC, macro", "the paper's", "difference, AUC points", "source")
 
@@ -78,7 +79,7 @@ def class_table(runs: Sequence[RunResults]) -> str:
         cells = []
         for run in tested:
             assert run.test is not None
-            cells.append(_with_interval(run.test["auc"].get(name), run.test["ci95"]["auc"].get(name)))
+            cells.append(with_interval(run.test["auc"].get(name), run.test["ci95"]["auc"].get(name), digits=2))
         for paper in papers.values():
             published = paper.classes.get(name)
             cells.append("-" if published is None else f"{published.auc:.3f}")
@@ -132,9 +133,3 @@ def _row_key(row: ClassRow) -> str:
     """Return how the table's header calls a row of the paper."""
     kind = "without" if row.segmentation_weight == 0 else f"weight {row.segmentation_weight:g}"
     return f"paper's {row.average.source}, {row.model}{', pretrained' if row.pretrained else ''}, segmentation {kind}"
-
-
-def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
-    if value is None:
-        return "undefined"
-    return f"{value:.3f}" if not interval else f"{value:.3f} [{interval[0]:.2f}, {interval[1]:.2f}]"

@@ -45,13 +45,14 @@ def build_grid_page(
     column = list(results.header).index("class")
     macro = [row for row in results.rows if row[column] == MACRO]
     classes = [row for row in results.rows if row[column] != MACRO]
+    numbered = [f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
     sections = [
         header(TITLE, remark=_remark(record)) + _notice(record),
         section("AUC of every condition", _plots(record, results) + table(results.header, macro)),
         section("What segmentation supervision gains", filled_table(*gains)),
         section("JAX minus PyTorch", filled_table(*frameworks)),
         section("Every class", folded("AUC per class", filled_table(results.header, classes))),
-        section("What is known against the paper's numbers", _numbered(remarks)),
+        section("What is known against the paper's numbers", notes(numbered)),
         section("Not there", not_there(record)),
     ]
     return html_page(TITLE, sections)
@@ -63,9 +64,9 @@ def _notice(record: Mapping[str, Any]) -> str:
     tiny = [dataset for dataset, size in record.get("sizes", {}).items() if size != "full"]
     said = [(synthetic, "synthetic cohort, drawn by a program, no patient's"), (tiny, "tiny models on tiny scans")]
     sentences = [f"{', '.join(datasets)}: {what}." for datasets, what in said if datasets]
-    return notice(
-        " ".join([*sentences, "The paper's numbers are not about these and are left out."]) if sentences else ""
-    )
+    if sentences:
+        sentences.append("The paper's numbers are not about these and are left out.")
+    return notice(" ".join(sentences))
 
 
 def _remark(record: Mapping[str, Any]) -> str:
@@ -111,7 +112,3 @@ def _plot(name: str, conditions: Mapping[str, Sequence[Mapping[str, Any]]]) -> s
         axes.set_yticks(range(len(conditions)), [wrapped(condition, 26) for condition in conditions], fontsize=7.5)
         axes.invert_yaxis()
     return f"<figure>{image(figure, f'Macro AUC of {name}: ' + '; '.join(described))}</figure>"
-
-
-def _numbered(remarks: Sequence[str]) -> str:
-    return notes([f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)])

@@ -7,7 +7,7 @@ sideways, so it can be read on a telephone.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 STYLESHEET = """
@@ -59,10 +59,8 @@ LONG_NAME = 16
 """Letters of a first cell from which on it is broken into lines."""
 SENTENCE = 36
 """Letters of any other cell from which on it is broken into lines."""
-PROSE = ' class="prose"'
 SCREENS = {"desk": 130, "tablet": 90, "phone": 40}
 """Letters of a row that fit a screen, the widest first."""
-
 
 _DIRECTIONS = {
     mark: f"\\u{mark:04x}" for mark in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -97,31 +95,28 @@ def section(title: str, body: str) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table that scrolls sideways in its own box; the box takes the keyboard's focus, so that arrows scroll
     it. A line below says so on screens that are narrower than the table."""
-    prose = [any(len(row[column]) > SENTENCE for row in rows) and column > 0 for column in range(len(header))]
-    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
-    body = "".join(
-        "<tr>" + "".join(_cell(cell, is_prose) for cell, is_prose in zip(row, prose, strict=True)) + "</tr>"
-        for row in rows
+    named, *prose = (  # which columns are broken into lines
+        any(len(row[column]) > (SENTENCE if column else LONG_NAME) for row in rows) for column in range(len(header))
     )
+    marks = ["", *(' class="prose"' if is_prose else "" for is_prose in prose)]
+    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
+    body = ""
+    for row in rows:
+        cells = (f"<td{mark}>{html.escape(cell)}</td>" for mark, cell in zip(marks, row, strict=True))
+        body += f"<tr>{''.join(cells)}</tr>"
     label = html.escape(f"Table: {header[0]}", quote=True)
-    names = ' class="named"' if any(len(row[0]) > LONG_NAME for row in rows) else ""  # they may take several lines
+    names = ' class="named"' if named else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table{names}>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{_scrolls(header, rows, prose)}"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{_scrolls(header, rows, [named, *prose])}"
     )
 
 
-def _cell(text: str, is_prose: bool) -> str:
-    return f"<td{PROSE if is_prose else ''}>{html.escape(text)}</td>"
-
-
-def _scrolls(header: Sequence[str], rows: Sequence[Sequence[str]], prose: Sequence[bool]) -> str:
+def _scrolls(header: Sequence[str], rows: Sequence[Sequence[str]], broken: Sequence[bool]) -> str:
     """Return the remark that a table scrolls, for the screens that its letters will not fit."""
     letters = 0
     for column, title in enumerate(header):
-        broken = prose[column] or (column == 0 and any(len(row[0]) > LONG_NAME for row in rows))
-        longest = max([len(title), *(0 if broken else len(row[column]) for row in rows)])
-        letters += max(longest, LONG_NAME if broken else 0) + 2
+        letters += 2 + max([len(title), *(LONG_NAME if broken[column] else len(row[column]) for row in rows)])
     screen = next((screen for screen, fitting in SCREENS.items() if letters > fitting), None)
     return f'<p class="scrolls {screen}">The table scrolls sideways.</p>' if screen else ""
 
@@ -160,9 +155,10 @@ def not_there(record: Mapping[str, Any]) -> str:
     return folded(f"{len(lines)} runs", notes(lines))
 
 
-def pictures(figures: Sequence[str], width_rem: float) -> str:
-    """Pictures in as many columns of at least `width_rem` as the screen has room for; nothing for none."""
-    return f'<div class="pictures" style="--width: {width_rem}rem">{"".join(figures)}</div>' if figures else ""
+def pictures(figures: Iterable[str], width_rem: float) -> str:
+    """Pictures, or "", in as many columns of at least `width_rem` as the screen has room for; nothing for none."""
+    drawn = "".join(figures)
+    return f'<div class="pictures" style="--width: {width_rem}rem">{drawn}</div>' if drawn else ""
 
 
 def legend(entries: Sequence[tuple[str, str, str]]) -> str:

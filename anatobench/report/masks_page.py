@@ -39,6 +39,12 @@ COLOURS = {
     "bowel": "#8fbf3f",
 }
 VIEWS = ("axial, upper", "axial, lower", "coronal")
+READING = (
+    "Plausible volumes are rules of thumb for adults, wide on purpose: outside them is a reason to look, not a fault. "
+    "An organ is cut off where it touches an edge of the scan; it is missing where the mask shows a vertebra beside "
+    "which it should lie, and outside the scan where it shows none of these. A mask without vertebrae cannot tell. "
+    "Left and right are the patient's; pictures show them as radiologists do, the patient's right on the left."
+)
 
 
 def build_masks_page(qualities: Sequence[MaskQuality], organs: Sequence[str], without_mask: int) -> str:
@@ -48,7 +54,7 @@ def build_masks_page(qualities: Sequence[MaskQuality], organs: Sequence[str], wi
     facts = f"{len(qualities)} masks, {len(noted)} of them worth a look; {without_mask} scans have no mask. "
     sections = [
         header(TITLE, f"{facts}AnatoBench {__version__}"),
-        section("Organs", _organ_table(qualities, organs) + _reading()),
+        section("Organs", _organ_table(qualities, organs) + paragraph(READING)),
         section("Worth a look" if noted else "Nothing stands out", _case_list(noted)),
         section("The worst, in pictures" if noted else "Some of them, in pictures", _pictures(shown, organs)),
     ]
@@ -68,16 +74,6 @@ def _organ_table(qualities: Sequence[MaskQuality], organs: Sequence[str]) -> str
         shown = (str(counts[kind]) if counts[kind] else "" for kind in kinds)
         rows.append((organ.replace("_", " "), spread, f"{low:g} to {high:g}", *shown))
     return table(("organ", "ml, whole organs: median (range)", "plausible ml", *kinds), rows)
-
-
-def _reading() -> str:
-    return paragraph(
-        "Plausible volumes are rules of thumb for adults, wide on purpose: outside them is a reason to look, not a "
-        "fault. An organ is cut off where it touches an edge of the scan; it is missing where the mask shows a "
-        "vertebra beside which it should lie, and outside the scan where it shows none of these. A mask without "
-        "vertebrae cannot tell. Left and right are the patient's; pictures show them as radiologists do, the "
-        "patient's right on the left."
-    )
 
 
 def _case_list(noted: Sequence[MaskQuality]) -> str:

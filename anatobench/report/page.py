@@ -26,8 +26,9 @@ def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = No
 
     `parity` is what `anatobench parity --json` printed, or None if it was not run.
     """
+    versions = sorted({f"{name} {version}" for run in runs for name, version in run.config.versions.items()})
     sections = [
-        header(title, _facts(runs), ", ".join(_versions(runs))) + synthetic_notice(runs),
+        header(title, _facts(runs), ", ".join(versions)) + synthetic_notice(runs),
         section("What ran", setting(runs)),
         section("Results", table(HEADER, summary_rows(runs)) + _reading(runs)),
         section("Do the two frameworks agree?", _parity(parity) + _agreement(runs)),
@@ -50,10 +51,6 @@ def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = No
 def _facts(runs: Sequence[RunResults]) -> str:
     models = ", ".join(dict.fromkeys(f"{run.config.model} ({run.config.size})" for run in runs))
     return f"{models} on {runs[0].config.task.name}, AnatoBench {__version__}"
-
-
-def _versions(runs: Sequence[RunResults]) -> list[str]:
-    return sorted({f"{name} {version}" for run in runs for name, version in run.config.versions.items()})
 
 
 def _reading(runs: Sequence[RunResults]) -> str:

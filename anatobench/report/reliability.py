@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,11 +10,10 @@ import numpy as np
 from anatobench.evaluation.calibration import brier, reliability
 from anatobench.evaluation.predictions import ClassPredictions
 from anatobench.report.html_parts import paragraph, pictures, table
-from anatobench.report.plots import STYLE, image, line_styles, panel, run_legend
+from anatobench.report.plots import PANEL_REM, STYLE, image, line_styles, panel, run_legend
 from anatobench.report.roc import judged, mirrored_classes
 from anatobench.report.run_results import RunResults
-
-RELIABILITY_REM = 19.0
+from anatobench.report.summary import with_interval
 
 
 def probabilities_section(runs: Sequence[RunResults]) -> str:
@@ -28,7 +26,7 @@ def probabilities_section(runs: Sequence[RunResults]) -> str:
         "probabilities are true. All classes are pooled, ten bins of equal number; bars are 95 % intervals (Wilson) "
         "that take a patient's findings as independent."
     )
-    return paragraph(text) + run_legend(runs) + pictures([_plot(runs, found)], RELIABILITY_REM) + _brier_table(found)
+    return paragraph(text) + run_legend(runs) + pictures([_plot(runs, found)], PANEL_REM) + _brier_table(found)
 
 
 def _plot(runs: Sequence[RunResults], found: dict[str, ClassPredictions]) -> str:
@@ -39,7 +37,9 @@ def _plot(runs: Sequence[RunResults], found: dict[str, ClassPredictions]) -> str
         for run in runs:
             if run.label not in found:
                 continue
-            points = reliability(*pooled(found[run.label], mirrored_classes(run.config.task)))
+            of_run, mirrored = found[run.label], mirrored_classes(run.config.task)
+            shown = [name not in mirrored for name in of_run.class_names]
+            points = reliability(of_run.probabilities[:, shown].ravel(), of_run.labels[:, shown].ravel())
             bars = np.stack([points.observed - points.low, points.high - points.observed]).clip(min=0)
             style = {**styles[run.label], "marker": "o", "markersize": 3, "elinewidth": 0.8}
             axes.errorbar(points.predicted, points.observed, bars, **style)
@@ -49,31 +49,15 @@ def _plot(runs: Sequence[RunResults], found: dict[str, ClassPredictions]) -> str
         return f"<figure>{image(figure, 'Reliability of all classes, test split. ' + '; '.join(told))}</figure>"
 
 
-def pooled(judged: ClassPredictions, without: set[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and labels of all classes but `without` as one row of cases, each [N * classes]."""
-    columns = [position for position, name in enumerate(judged.class_names) if name not in without]
-    return judged.probabilities[:, columns].ravel(), judged.labels[:, columns].ravel()
-
-
 def _brier_table(found: dict[str, ClassPredictions]) -> str:
     scores = {label: brier(judged) for label, judged in found.items()}
     prevalence = next(iter(scores.values()))["by_prevalence"]
-    rows = [
-        (name.replace("_", " "), *(_cell(score, name) for score in scores.values()), _shown(prevalence[name]))
-        for name in ("macro", *next(iter(found.values())).class_names)
-    ]
+    rows = []
+    for name in ("macro", *next(iter(found.values())).class_names):
+        cells = (with_interval(score[name], score["ci95"][name]) for score in scores.values())
+        rows.append((name.replace("_", " "), *cells, with_interval(prevalence[name], None)))
     text = (
         "Brier score: the mean squared difference of probability and label, 0 at best. The last column is what anybody "
         "gets who gives every case the class's share of positives."
     )
     return table(("Brier score", *scores, "share alone"), rows) + paragraph(text)
-
-
-def _cell(score: dict[str, Any], name: str) -> str:
-    interval = score["ci95"][name]
-    shown = _shown(score[name])
-    return shown if interval is None else f"{shown} [{interval[0]:.3f}, {interval[1]:.3f}]"
-
-
-def _shown(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"

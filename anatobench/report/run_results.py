@@ -171,15 +171,9 @@ def _read_examples(path: Path) -> list[Examples]:
         return []
     try:
         arrays = load_file(path)
-        case_ids = sorted({name.rsplit("/", 1)[0] for name in arrays})
         return [
-            Examples(
-                case_id,
-                arrays[f"{case_id}/volume"],
-                arrays[f"{case_id}/organs"],
-                arrays.get(f"{case_id}/predicted_organs"),
-            )
-            for case_id in case_ids
+            Examples(case, arrays[f"{case}/volume"], arrays[f"{case}/organs"], arrays.get(f"{case}/predicted_organs"))
+            for case in sorted({name.rsplit("/", 1)[0] for name in arrays})
         ]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise AnatoBenchError(f"{path}: damaged ({error}): run `anatobench evaluate` again") from None

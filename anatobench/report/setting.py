@@ -50,13 +50,11 @@ def setting(runs: Sequence[RunResults]) -> str:
 
 def speed(runs: Sequence[RunResults]) -> str:
     """Return a plot of the median time of a step with its interval."""
-    entries = []
-    for run in runs:
-        if run.step_seconds:
-            seconds = np.array(run.step_seconds)
-            entries.append(
-                Bar(run.label, float(np.median(seconds)), median_interval(seconds), COLOURS[run.config.framework])
-            )
+    entries = [
+        Bar(run.label, median, median_interval(np.array(run.step_seconds)), COLOURS[run.config.framework])
+        for run in runs
+        if (median := run.median_step_seconds) is not None
+    ]
     if not entries:
         return ""
     return pictures([f"<figure>{bars(entries, 'time of a step', 'seconds')}</figure>"], PLOT_REM) + paragraph(

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Sequence
-
-import matplotlib
-import numpy as np
-
-matplotlib.use("agg")
+from collections.abc import Iterator, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 from anatobench.report.html_parts import legend, paragraph, pictures
 from anatobench.report.plots import embedded
@@ -71,12 +67,6 @@ def slice_picture(rgb: np.ndarray, alt: str, caption: str) -> str:
     return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def organ_legend(task: Task) -> str:
-    """Return the organs' colours."""
-    named = zip(task.organs, ORGAN_COLOURS, strict=False)
-    return legend([(organ.replace("_", " "), colour, "patch") for organ, colour in named])
-
-
 def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
     """Slices of the first cases that were kept: the scan, its mask, and every run's organs over the mask's outlines;
     empty if no run kept any."""
@@ -84,7 +74,8 @@ def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
     if not with_examples:
         return ""
     task = with_examples[0].config.task
-    parts = [paragraph(EXPLANATION), organ_legend(task)]
+    named = zip(task.organs, ORGAN_COLOURS, strict=False)
+    parts = [paragraph(EXPLANATION), legend([(organ.replace("_", " "), colour, "patch") for organ, colour in named])]
     for example in with_examples[0].examples[:cases]:
         parts.append(f"<h3>{html.escape(example.case_id)}</h3>")
         for position in range(example.volume.shape[0]):
@@ -92,36 +83,26 @@ def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
     return "".join(parts)
 
 
-def case_pictures(example: Examples, task: Task, caption: str) -> list[str]:
-    """Return every slice kept of one case, predicted organs over the mask's outlines."""
-    count, found = len(example.volume), []
-    for position in range(count):
+def case_pictures(example: Examples, task: Task, caption: str) -> Iterator[str]:
+    """Yield every slice kept of one case, predicted organs over the mask's outlines."""
+    for position, hounsfield in enumerate(example.volume):
         predicted = None if example.predicted_organs is None else example.predicted_organs[position]
-        rgb = colour_slice(example.volume[position], predicted, task, _known(example.organs[position]))
-        place = f"slice {position + 1} of {count}"
-        found.append(slice_picture(rgb, f"Axial CT {place} of {example.case_id} with organs: {caption}", place))
-    return found
+        rgb = colour_slice(hounsfield, predicted, task, _known(example.organs[position]))
+        place = f"slice {position + 1} of {len(example.volume)}"
+        yield slice_picture(rgb, f"Axial CT {place} of {example.case_id} with organs: {caption}", place)
 
 
-def _row(example: Examples, position: int, runs: Sequence[RunResults], task: Task) -> list[str]:
+def _row(example: Examples, position: int, runs: Sequence[RunResults], task: Task) -> Iterator[str]:
     hounsfield, given = example.volume[position], _known(example.organs[position])
     place = f"axial CT slice {position + 1} of {len(example.volume)} of {example.case_id}"
-    row = [
-        slice_picture(colour_slice(hounsfield, None, task), f"{place}, the scan alone", "scan"),
-        slice_picture(colour_slice(hounsfield, given, task), f"{place} with the mask's organs", "mask given"),
-    ]
+    yield slice_picture(colour_slice(hounsfield, None, task), f"{place}, the scan alone", "scan")
+    yield slice_picture(colour_slice(hounsfield, given, task), f"{place} with the mask's organs", "mask given")
     for run in runs:
-        predicted = _predicted(run, example.case_id, position)
-        if predicted is not None:
-            rgb = colour_slice(hounsfield, predicted, task, given)
-            alt = f"{place} with the organs that {run.label} predicts over the outlines of the mask's"
-            row.append(slice_picture(rgb, alt, f"predicted: {run.label}"))
-    return row
-
-
-def _predicted(run: RunResults, case_id: str, position: int) -> np.ndarray | None:
-    all_of = (kept.predicted_organs for kept in run.examples if kept.case_id == case_id)
-    return next((organs[position] for organs in all_of if organs is not None), None)
+        for kept in run.examples:
+            if kept.case_id == example.case_id and kept.predicted_organs is not None:
+                rgb = colour_slice(hounsfield, kept.predicted_organs[position], task, given)
+                alt = f"{place} with the organs that {run.label} predicts over the outlines of the mask's"
+                yield slice_picture(rgb, alt, f"predicted: {run.label}")
 
 
 def _known(organs: np.ndarray) -> np.ndarray:

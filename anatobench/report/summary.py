@@ -45,15 +45,16 @@ def summary_rows(runs: Sequence[RunResults]) -> list[tuple[str, ...]]:
 def _auc(run: RunResults) -> str:
     if not run.config.trains_classifier:
         return "classifier not trained"
-    test = run.test
-    if test is None:
+    if run.test is None:
         return "not evaluated"
-    macro = test["auc"]["macro"]
-    if macro is None:
+    return with_interval(run.test["auc"]["macro"], run.test["ci95"]["auc"]["macro"])
+
+
+def with_interval(value: float | None, interval: Sequence[float] | None, digits: int = 3) -> str:
+    """Write a figure for a person, with its interval's ends in so many digits if it has one."""
+    if value is None:
         return "undefined"
-    low, high = test["ci95"]["auc"]["macro"] or (None, None)
-    interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
-    return f"{macro:.3f}{interval}"
+    return f"{value:.3f}" + (f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else "")
 
 
 def _percent(test: dict[str, Any] | None, key: str) -> str:

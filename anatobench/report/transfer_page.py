@@ -59,16 +59,12 @@ def build_transfer_page(record: Mapping[str, Any]) -> str:
         [
             header(TITLE, remark=facts),
             section("Test AUC by labelled cases", _plot(record) + paragraph(reading)),
-            section("Every condition", table(*result_table(record)) + _notes(record)),
+            section("Every condition", table(*result_table(record)) + paragraph(interval_note(record), PUBLISHED_NOTE)),
             section("Gains of each finding, of the fewest cases", filled_table(*class_table(record))),
             section("Organ Dice of the pre-training", _filled_dice(record)),
             section("Not there", not_there(record)),
         ],
     )
-
-
-def _notes(record: Mapping[str, Any]) -> str:
-    return "".join(paragraph(note) for note in (interval_note(record), PUBLISHED_NOTE) if note)
 
 
 def _filled_dice(record: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from anatobench.evaluation.organ_dice import lowest_dice
 from anatobench.evaluation.worst_cases import SHOWN_LOW_DICE_CASES, most_wrong
 from anatobench.report.html_parts import folded, paragraph, pictures, table
-from anatobench.report.run_results import Examples, RunResults
+from anatobench.report.run_results import RunResults
 from anatobench.report.slices import EXPLANATION, SLICE_REM, case_pictures
 
 WRONG_HEADER = ("finding", "scan", "truth", "predicted probability")
@@ -20,8 +21,7 @@ def worst_cases(runs: Sequence[RunResults]) -> str:
     """Per run the most confident wrong prediction of every class, a low-Dice list, and these scans' slices."""
     blocks = []
     for run in runs:
-        body = _wrong(run) + _low_dice(run)
-        if body:
+        if body := _wrong(run) + _low_dice(run):
             blocks.append(f"<h3>{html.escape(run.label)}</h3>{body}{_slices(run)}")
     if not blocks:
         return ""
@@ -48,7 +48,7 @@ def _low_dice(run: RunResults) -> str:
         return ""
     names = run.organ_dice.organs
     rows = [
-        (case_id, *(_number(values[name]) for name in ("mean", *names)))
+        (case_id, *("-" if np.isnan(values[name]) else f"{values[name]:.3f}" for name in ("mean", *names)))
         for case_id, values in lowest_dice(run.organ_dice, SHOWN_LOW_DICE_CASES)
     ]
     header = ("lowest organ Dice", "mean", *(name.replace("_", " ") for name in names))
@@ -56,28 +56,21 @@ def _low_dice(run: RunResults) -> str:
 
 
 def _slices(run: RunResults) -> str:
-    parts = []
+    reasons, parts = _reasons(run), []
     for place, example in enumerate(run.worst):
-        reason = _reason(run, example)
+        found = reasons.get(example.case_id)
+        reason = f"{example.case_id}: {', '.join(found)}" if found else example.case_id
         rows = pictures(case_pictures(example, run.config.task, reason), SLICE_REM)
         parts.append(folded(reason, rows, is_open=place == 0))  # the worst at once, the others on a click
     return "".join(parts)
 
 
-def _reason(run: RunResults, example: Examples) -> str:
-    """Return why a scan is shown."""
-    reasons = []
-    if run.predictions is not None:
-        for wrong in most_wrong(run.predictions):
-            if wrong.case_id == example.case_id:
-                fault = "missed" if wrong.label else "false alarm"
-                reasons.append(f"{wrong.finding.replace('_', ' ')} {fault} ({wrong.probability:.2f})")
-    if run.organ_dice is not None:
-        for case_id, values in lowest_dice(run.organ_dice, SHOWN_LOW_DICE_CASES):
-            if case_id == example.case_id:
-                reasons.append(f"low organ Dice ({values['mean']:.2f})")
-    return f"{example.case_id}: {', '.join(reasons)}" if reasons else example.case_id
-
-
-def _number(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.3f}"
+def _reasons(run: RunResults) -> dict[str, list[str]]:
+    """Return why a scan is shown, by case."""
+    reasons = defaultdict[str, list[str]](list)
+    for wrong in [] if run.predictions is None else most_wrong(run.predictions):
+        fault = "missed" if wrong.label else "false alarm"
+        reasons[wrong.case_id].append(f"{wrong.finding.replace('_', ' ')} {fault} ({wrong.probability:.2f})")
+    for case_id, values in [] if run.organ_dice is None else lowest_dice(run.organ_dice, SHOWN_LOW_DICE_CASES):
+        reasons[case_id].append(f"low organ Dice ({values['mean']:.2f})")
+    return reasons
