@@ -34,6 +34,7 @@ from anatobench.experiments.power import holm
 from anatobench.experiments.published import published_gain
 from anatobench.experiments.results import (
     FRAMEWORK_NAMES,
+    Results,
     TextTable,
     points,
     read_results,
@@ -45,7 +46,6 @@ from anatobench.recipes import FRAMEWORKS
 from anatobench.store.reader import Store
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
 from anatobench.training.metrics_records import read_records
-from anatobench.training.run_folder import RunConfig
 from anatobench.training.sessions import read_sessions
 
 FORMAT = 2
@@ -69,7 +69,7 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
     folders = {cell: run_folder(out, name_of(cell)) for cell in study.cells if cell.seed in seeds}
     if not folders:
         raise AnatoBenchError(f"{out}: no seed is complete, so there is nothing to compare: let it go on")
-    found = read_results(folders)
+    found = read_results(folders, needs=("auc", "ci95"))
     for cell, evaluation in found.evaluations.items():
         if evaluation["auc"][MACRO] is None:
             raise AnatoBenchError(f"{folders[cell]}: the AUC is undefined: the cohort is too small, give more --cases")
@@ -78,7 +78,7 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
     samples = read_samples(folders)
     store = Store.open(store_of(out))
     told = given_away(store)
-    first = next(iter(folders.values()))
+    first = next(iter(folders))
     comparison = _Comparison(study, samples, [name for name, one in told.items() if one["auc"] >= GIVEN_AWAY])
     return {
         "kind": "auc_study",
@@ -86,7 +86,7 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
         "study": study.to_json(),
         "plan": plan_in(out),
         "seeds": list(seeds),
-        "recipe": {**asdict(RunConfig.read(first).recipe), "learning_rate": "per arm", "seed": "per run",
+        "recipe": {**asdict(found.configs[first].recipe), "learning_rate": "per arm", "seed": "per run",
                    "segmentation_weight": "1 or 0"},
         "cohort": {split: len(store.split(split)) for split in ("train", "validation", "test")},
         "choice": [
@@ -94,13 +94,11 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
              "validation": {f"{rate:g}": auc for rate, auc in sorted(rates.items())}, "chosen": next(iter(rates))}
             for condition, rates in chosen_rates(study, out).items() if rates
         ],
-        "cells": [
-            _cell(cell, folders[cell], records[cell], evaluation) for cell, evaluation in found.evaluations.items()
-        ],
+        "cells": [_cell(cell, found, records[cell]) for cell in folders],
         **comparison.to_json(),
         "given_away": told,
         "versions": found.versions,
-        "device": read_sessions(first)[0]["device"]["name"],
+        "device": read_sessions(folders[first])[0]["device"]["name"],
     }  # fmt: skip
 
 
@@ -112,13 +110,21 @@ def _check_pairs(study: AucStudy, folders: Mapping[Cell, Path], records: Mapping
         if first not in folders:
             continue
         name = folders[first].name
-        weights, batches = (folders[first] / INITIAL_WEIGHTS_FILE).read_bytes(), _batches(records[first])
+        weights, batches = _beginning(folders[first]), _batches(records[first])
         for cell in others:
             run = folders[cell]
-            if (run / INITIAL_WEIGHTS_FILE).read_bytes() != weights:
+            if _beginning(run) != weights:
                 raise AnatoBenchError(f"{run}: began with other weights than {name}: they are no pair")
             if _batches(records[cell]) != batches:
                 raise AnatoBenchError(f"{run}: saw other batches than {name}: they are no pair")
+
+
+def _beginning(run: Path) -> bytes:
+    path = run / INITIAL_WEIGHTS_FILE
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AnatoBenchError(f"{path}: cannot be read ({error.strerror}): copy the run again") from None
 
 
 def _batches(records: Records) -> list[tuple[int, str]]:
@@ -130,7 +136,7 @@ def supervised(condition: Condition) -> bool:
     return condition.segmentation_weight > 0
 
 
-def _cell(cell: Cell, run: Path, records: Records, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def _cell(cell: Cell, found: Results, records: Records) -> dict[str, Any]:
     steps = [float(record["seconds"]) for record in records if record["kind"] == "step"]
     return {
         "model": cell.condition.model,
@@ -138,9 +144,9 @@ def _cell(cell: Cell, run: Path, records: Records, evaluation: Mapping[str, Any]
         "segmentation": supervised(cell.condition),
         "seed": cell.seed,
         "nudged": cell.nudged,
-        "learning_rate": RunConfig.read(run).recipe.learning_rate,
-        "auc": evaluation["auc"],
-        "ci95": evaluation["ci95"]["auc"],
+        "learning_rate": found.configs[cell].recipe.learning_rate,
+        "auc": found.evaluations[cell]["auc"],
+        "ci95": found.evaluations[cell]["ci95"]["auc"],
         "curve": [list(point) for point in validation_curve(records)],
         "training_s": round(sum(steps), 1),  # however often the run was stopped
     }
