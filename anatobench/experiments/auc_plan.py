@@ -24,10 +24,9 @@ from anatobench.evaluation.metrics import BOOTSTRAP_REPLICATES
 from anatobench.evaluation.whole_scan import GIVEN_AWAY
 from anatobench.experiments.auc_study import GROWING, NUDGE, STUDY_FILE, AucStudy, name_of
 from anatobench.experiments.grid import MACRO
-from anatobench.experiments.power import equivalence_power, fewest_seeds, gain_power
 from anatobench.experiments.results import paired
 from anatobench.experiments.runs import ABSENT, DONE, read_settings, settings_from, state_of
-from anatobench.experiments.statistics import SIGNIFICANCE
+from anatobench.experiments.statistics import SIGNIFICANCE, equivalence_power, fewest_seeds, gain_power
 from anatobench.recipes import FRAMEWORKS
 from anatobench.system.json_text import json_bytes, parse_json, read_json
 

@@ -57,7 +57,7 @@ class Condition:
     @property
     def supervision_name(self) -> str:
         """What of the supervision differs from the paper's usual one."""
-        if self.segmentation_weight == 0:
+        if not self.supervised:
             return "no_seg"
         parts = ["seg"]
         if self.segmentation_weight != 1:
@@ -69,6 +69,11 @@ class Condition:
         if self.segmentation_loss != SEGMENTATION_LOSSES[0]:
             parts.append(self.segmentation_loss)
         return "_".join(parts)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the auxiliary head is trained."""
+        return self.segmentation_weight > 0
 
     @property
     def settings(self) -> tuple[str, ...]:

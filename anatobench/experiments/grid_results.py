@@ -94,7 +94,7 @@ def _difference(interval: Interval, published: float | None) -> dict[str, Any]:
 def _gains(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
     """Return the gains of Table 1's pairs."""
     for condition in selection.all_conditions:
-        if condition.segmentation_weight != 0:
+        if condition.supervised:
             continue
         key = (condition.dataset, condition.model, condition.pretrained)
         for framework in selection.frameworks:

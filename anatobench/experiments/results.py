@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,6 @@ from anatobench.training.run_folder import RunConfig
 from anatobench.training.sessions import trained_on_synthetic
 
 FRAMEWORK_NAMES = dict(zip(FRAMEWORKS, ("PyTorch", "JAX"), strict=True))
-Arm = tuple[Condition, str, bool]
-"""Condition, framework, and whether it is the control: what the seeds of a mean have in common."""
 
 
 class TextTable(NamedTuple):
@@ -40,21 +38,16 @@ class Results:
     """`full` or `tiny`, by data set."""
     synthetic: tuple[str, ...] = ()
     """The data sets of which a run was trained on a synthetic cohort."""
-    _by_arm: dict[Arm, dict[int, Mapping[str, float | None]]] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for cell, evaluation in self.evaluations.items():
-            arm = self._by_arm.setdefault((cell.condition, cell.framework, cell.nudged), {})
-            arm[cell.seed] = evaluation["auc"]
 
     def beside_the_paper(self, dataset: str) -> bool:
         """Return whether the paper's figures are about such runs: full-size models on patients."""
         return self.sizes[dataset] == "full" and dataset not in self.synthetic
 
-    def auc(self, condition: Condition, framework: str, name: str = MACRO, nudged: bool = False) -> dict[int, float]:
+    def auc(self, condition: Condition, framework: str, name: str = MACRO) -> dict[int, float]:
         """Return that of a class by seed, where it is there and defined."""
-        seeds = self._by_arm.get((condition, framework, nudged), {})
-        return {seed: value for seed, auc in sorted(seeds.items()) if (value := auc.get(name)) is not None}
+        seeds = sorted({cell.seed for cell in self.evaluations})
+        found = {seed: self.evaluations.get(Cell(condition, framework, seed)) for seed in seeds}
+        return {seed: value for seed, one in found.items() if one and (value := one["auc"].get(name)) is not None}
 
 
 def read_results(runs: Mapping[Cell, Path], needs: Collection[str] = ("auc",)) -> Results:
