@@ -25,7 +25,7 @@ from anatobench.evaluation.whole_scan import GIVEN_AWAY
 from anatobench.experiments.auc_study import GROWING, NUDGE, STUDY_FILE, AucStudy, name_of
 from anatobench.experiments.grid import MACRO
 from anatobench.experiments.results import paired
-from anatobench.experiments.runs import ABSENT, DONE, read_settings, settings_from, state_of
+from anatobench.experiments.runs import ABSENT, DONE, changes, read_settings, settings_from, state_of, told
 from anatobench.experiments.statistics import SIGNIFICANCE, equivalence_power, fewest_seeds, gain_power
 from anatobench.recipes import FRAMEWORKS
 from anatobench.system.json_text import json_bytes, parse_json, read_json
@@ -210,17 +210,17 @@ def plan_to_keep(study: AucStudy, content: bytes, out: Path, reason: str | None)
         if begun is not None and any(state_of(out, name_of(cell)) != ABSENT for cell in begun.cells):
             raise AnatoBenchError(f"{out}: has runs that were not declared before they ran: choose another --out")
         return kept, content
-    before = _latest(out)
-    if digest_of(before) == digest_of(content):
+    earlier = changes_of(out)
+    before = earlier[-1]["plan"].encode() if earlier else kept.read_bytes()
+    if before == content:
         return None
-    was, now = parse_json(before)["study"], study.to_json()
-    changed = {name: [was.get(name), now[name]] for name in now if was.get(name) != now[name]}
-    told = "; ".join(f"{name}: {old} -> {new}" for name, (old, new) in changed.items()) or "other words"
+    changed = changes(parse_json(before)["study"], study.to_json())
+    said = told(changed) or "other words"
     if set(changed) - set(CHANGEABLE):
-        raise AnatoBenchError(f"{out}: was begun with another plan ({told}): only {', '.join(CHANGEABLE)} can change "
+        raise AnatoBenchError(f"{out}: was begun with another plan ({said}): only {', '.join(CHANGEABLE)} can change "
                               "after the start: choose another --out")  # fmt: skip
     if reason is None:
-        raise AnatoBenchError(f"{out}: was begun with another plan ({told}): go on with that one, or say why it "
+        raise AnatoBenchError(f"{out}: was begun with another plan ({said}): go on with that one, or say why it "
                               "changes (--amend REASON), which the record will show")  # fmt: skip
     entry = {
         "day": datetime.now(UTC).date().isoformat(),
@@ -230,7 +230,7 @@ def plan_to_keep(study: AucStudy, content: bytes, out: Path, reason: str | None)
         "digest": digest_of(content),
         "plan": content.decode(),
     }
-    return out / CHANGES_FILE, json_bytes([*changes_of(out), entry])
+    return out / CHANGES_FILE, json_bytes([*earlier, entry])
 
 
 def changes_of(out: Path) -> list[dict[str, Any]]:
@@ -240,11 +240,6 @@ def changes_of(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _latest(out: Path) -> bytes:
-    changes = changes_of(out)
-    return changes[-1]["plan"].encode() if changes else (out / PLAN_FILE).read_bytes()
-
-
 def plan_in(out: Path) -> dict[str, Any] | None:
     """Return what the record says of the plan: the first one with its digest and the changes; None of a study that
     nobody declared."""
@@ -252,5 +247,5 @@ def plan_in(out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     plan = read_json(path)
-    changes = [{name: value for name, value in change.items() if name != "plan"} for change in changes_of(out)]
-    return {"digest": digest_of(path.read_bytes()), "plan": plan, "changes": changes}
+    since = [{name: value for name, value in change.items() if name != "plan"} for change in changes_of(out)]
+    return {"digest": digest_of(path.read_bytes()), "plan": plan, "changes": since}

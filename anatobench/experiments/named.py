@@ -18,8 +18,8 @@ from typing import Any
 from anatobench.backbones import CARDS
 from anatobench.datasets.medmnist3d import BENCHMARK, SETS, task_of_set
 from anatobench.errors import UsageError
-from anatobench.experiments.grid import Condition
-from anatobench.experiments.published import TABLE_1, PublishedAuc
+from anatobench.experiments.grid import MACRO, TABLES, Condition
+from anatobench.experiments.published import PublishedAuc
 from anatobench.recipes import Recipe, override, paper_recipe
 from anatobench.tasks import get_task
 
@@ -74,15 +74,11 @@ class NamedRun:
         return (self.name, *recipe, f"{100 * self.expected.auc:.2f}{mark}", self.expected.source, hours)
 
 
-def _name_of(condition: Condition) -> str:
-    words = {"pretrained": condition.pretrained, "no_seg": not condition.supervised}
-    return "/".join([condition.dataset, condition.model, *(word for word, said in words.items() if said)])
-
-
 def _papers() -> Iterator[NamedRun]:
-    for (dataset, model, pretrained, segmentation), auc in TABLE_1.items():
-        condition = Condition(dataset, model, pretrained, float(segmentation))
-        yield NamedRun(_name_of(condition), condition, auc)
+    for condition, published in TABLES["1"].items():
+        words = {"pretrained": condition.pretrained, "no_seg": not condition.supervised}
+        name = "/".join([condition.dataset, condition.model, *(word for word, said in words.items() if said)])
+        yield NamedRun(name, condition, published[MACRO])
 
 
 def _medmnist() -> Iterator[NamedRun]:

@@ -57,10 +57,8 @@ def published_auc(dataset: str, model: str, pretrained: bool, segmentation: bool
 def published_classes(dataset: str, model: str, pretrained: bool, segmentation_weight: float) -> ClassRow | None:
     """Return the AUC per class of such a model (Tables 10, 12, 13); None if the paper does not print it."""
     asked = (dataset, model, pretrained, segmentation_weight)
-    for row in (*TABLE_10, *TABLE_12, *TABLE_13):
-        if (row.dataset, row.model, row.pretrained, row.segmentation_weight) == asked:
-            return row
-    return None
+    rows = (*TABLE_10, *TABLE_12, *TABLE_13)
+    return next((r for r in rows if (r.dataset, r.model, r.pretrained, r.segmentation_weight) == asked), None)
 
 
 def published_gain(dataset: str, model: str, pretrained: bool) -> float | None:

@@ -113,10 +113,20 @@ def settings_asked(path: Path, kind: type[Settings], asked: Mapping[str, Any]) -
     """Return the settings of a folder, None in a new one; `AnatoBenchError` names what is asked otherwise. `asked` has
     the fields that a person named."""
     saved = read_settings(path, kind)
-    told = [f"{name}: {was} -> {now}" for name, now in asked.items() if saved and (was := getattr(saved, name)) != now]
-    if told:
-        raise AnatoBenchError(f"{path.parent}: its runs have other settings: {'; '.join(told)}: choose another --out")
+    changed = {} if saved is None else changes(vars(saved), asked)
+    if changed:
+        raise AnatoBenchError(f"{path.parent}: its runs have other settings: {told(changed)}: choose another --out")
     return saved
+
+
+def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return what differs of the settings `now`, each as it was and as it is."""
+    return {name: [was.get(name), value] for name, value in now.items() if was.get(name) != value}
+
+
+def told(changed: Mapping[str, Sequence[Any]]) -> str:
+    """Write changes for a person."""
+    return "; ".join(f"{name}: {old} -> {new}" for name, (old, new) in changed.items())
 
 
 def check_changes(changes: Sequence[str], own: Sequence[str], who: str) -> None:
