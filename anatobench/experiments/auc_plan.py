@@ -60,16 +60,8 @@ class Hypothesis:
 def hypotheses_of(study: AucStudy) -> tuple[Hypothesis, ...]:
     """Return the family: per backbone whether the frameworks agree with and without supervision, whether supervision
     helps, and whether the arm without it has learned anything that could be helped."""
-    return tuple(
-        one
-        for model in study.models
-        for one in (
-            Hypothesis(EQUIVALENT, model, True),
-            Hypothesis(EQUIVALENT, model, False),
-            Hypothesis(GAIN, model, None),
-            Hypothesis(ABOVE_CHANCE, model, False),
-        )
-    )
+    of_a_model = ((EQUIVALENT, True), (EQUIVALENT, False), (GAIN, None), (ABOVE_CHANCE, False))
+    return tuple(Hypothesis(kind, model, segmentation) for model in study.models for kind, segmentation in of_a_model)
 
 
 def analysis_of(study: AucStudy) -> dict[str, str]:

@@ -105,17 +105,14 @@ def planned(cells: Iterable[Cell], settings: GridSettings) -> list[PlannedRun]:
     return runs
 
 
-def work_of(cells: Iterable[Cell], settings: GridSettings) -> Iterator[tuple[int, float] | None]:
+def work_of(cells: Sequence[Cell], settings: GridSettings) -> Iterator[tuple[int, float] | None]:
     """Yield of each cell the steps that training takes and their floating-point operations, a multiply and an add
-    counted as two; None where there is no store yet, or too few cases in it for one batch. Each store is opened
-    once."""
-    stores: dict[str, Store | None] = {}
+    counted as two; None where there is no store yet, or too few cases in it for one batch."""
+    paths = {cell.condition.dataset: settings.store_of(cell.condition.dataset) for cell in cells}
+    stores = {dataset: Store.open(path) for dataset, path in paths.items() if (path / INDEX_FILE).is_file()}
     for cell in cells:
         condition, recipe = cell.condition, settings.recipe(cell)
-        if condition.dataset not in stores:
-            path = settings.store_of(condition.dataset)
-            stores[condition.dataset] = Store.open(path) if (path / INDEX_FILE).is_file() else None
-        store = stores[condition.dataset]
+        store = stores.get(condition.dataset)
         steps = 0 if store is None else recipe.epochs * (len(store.split("train")) // recipe.batch_size)
         if store is None or steps == 0:
             yield None

@@ -15,7 +15,7 @@ from anatobench.errors import UsageError
 SIGNIFICANCE = 0.05
 """Of the tests of equivalence."""
 LEVEL = 0.95
-"""Of every interval."""
+"""Of every interval that is shown."""
 MOST_SEEDS = 1000
 Hypothesis = TypeVar("Hypothesis")
 
@@ -42,14 +42,14 @@ class Equivalence:
     """p below 0.05, that is, the 90 % interval lies within the margin. False means "not shown", not "different"."""
 
 
-def interval_of(values: Sequence[float]) -> Interval:
-    """Return the mean of independent values and its 95 % interval; `UsageError` for none."""
+def interval_of(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """Return the mean of independent values and its interval; `UsageError` for none."""
     if not values:
         raise UsageError("statistics of no values")
     mean, count = float(np.mean(values)), len(values)
     if count == 1:
         return Interval(mean, None, None, count)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * _standard_error(values)
+    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * _standard_error(values)
     return Interval(mean, mean - half, mean + half, count)
 
 
@@ -75,7 +75,7 @@ def above(values: Sequence[float], limit: float) -> float | None:
 
 
 def _p_value(distance: float, values: Sequence[float]) -> float:
-    """Return that of a one-sided t test that what lies so far above its limit, by as many values, is above it."""
+    """Return that of a one-sided t test of values whose mean lies `distance` above what it is tested against."""
     error = _standard_error(values)
     if error == 0:
         return 0.0 if distance > 0 else 1.0

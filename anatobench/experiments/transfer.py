@@ -99,8 +99,8 @@ class TransferSettings:
 
 
 @dataclass(frozen=True)
-class TransferCell:
-    """One transfer."""
+class TransferCondition:
+    """What the repetitions of a mean have in common, whatever learning rate is chosen."""
 
     weights: str
     """One of `WEIGHTS`."""
@@ -108,8 +108,19 @@ class TransferCell:
     """One of `MODES`."""
     cases: int
     framework: str
+
+
+@dataclass(frozen=True)
+class TransferCell(TransferCondition):
+    """One transfer."""
+
     seed: int
     rate: float
+
+    @property
+    def condition(self) -> TransferCondition:
+        """What is compared."""
+        return TransferCondition(self.weights, self.mode, self.cases, self.framework)
 
     @property
     def name(self) -> str:
@@ -274,8 +285,8 @@ def _what_is_wrong(option: str, store: Store, diagnosis: Store | None, most_case
     if diagnosis is None or store is diagnosis:
         return
     if (store.task, store.size) != (diagnosis.task, diagnosis.size):
-        yield (f"is of task {store.task.name} and size {store.size}, --store of {diagnosis.task.name} and "
-               f"{diagnosis.size}: prepare it again")  # fmt: skip
+        asked = f"--store of {diagnosis.task.name} and {diagnosis.size}"
+        yield f"is of task {store.task.name} and size {store.size}, {asked}: prepare it again"
     seen = {store.cases[index].volume_checksum for index in (*training, *store.split("validation"))}
     both = seen & {diagnosis.cases[index].volume_checksum for index in diagnosis.split("test")} - {None}
     if both:

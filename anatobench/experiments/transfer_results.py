@@ -39,6 +39,7 @@ from anatobench.experiments.transfer import (
     NONE,
     PUBLISHED_GAINS,
     TransferCell,
+    TransferCondition,
     TransferSelection,
     TransferSettings,
     count_name,
@@ -52,16 +53,6 @@ from anatobench.training.sessions import trained_on_synthetic
 FORMAT = 1
 WORDS = {"none": "none", "kinetics": "Kinetics", "partial_masks": "partial masks", "all_masks": "all masks",
          "frozen": "frozen", "fine_tuned": "fine-tuned"}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Condition:
-    """What the repetitions of a mean have in common, whatever rate was chosen."""
-
-    weights: str
-    mode: str
-    cases: int
-    framework: str
 
 
 @dataclass(frozen=True)
@@ -116,73 +107,68 @@ def collect(selection: TransferSelection, settings: TransferSettings, out: Path)
     }  # fmt: skip
 
 
-def _chosen(auc: Mapping[TransferCell, Figures], settings: TransferSettings, out: Path) -> dict[_Condition, _Found]:
+def _chosen(
+    auc: Mapping[TransferCell, Figures], settings: TransferSettings, out: Path
+) -> dict[TransferCondition, _Found]:
     """Return what stands for each condition: of several learning rates the one that validation likes best."""
-    by_rate: dict[_Condition, dict[float, dict[int, Figures]]] = {}
+    by_rate: dict[TransferCondition, dict[float, dict[int, Figures]]] = {}
     for cell, value in auc.items():
-        condition = _Condition(cell.weights, cell.mode, cell.cases, cell.framework)
-        by_rate.setdefault(condition, {}).setdefault(cell.rate, {})[cell.seed] = value
+        by_rate.setdefault(cell.condition, {}).setdefault(cell.rate, {})[cell.seed] = value
     found = {}
     for condition, rates in by_rate.items():
         tried = {}
         if len(settings.rates(condition.mode)) > 1:
             common = set.intersection(*(set(seeds) for seeds in rates.values()))
             for rate in rates if common else ():
-                cell = TransferCell(**asdict(condition), seed=0, rate=rate)
-                scores = [validation_auc(run_folder(out, replace(cell, seed=seed).name)) for seed in sorted(common)]
-                tried[rate] = float(np.mean(scores))
+                names = [TransferCell(**asdict(condition), seed=seed, rate=rate).name for seed in sorted(common)]
+                tried[rate] = float(np.mean([validation_auc(run_folder(out, name)) for name in names]))
         rate = max(tried, key=lambda one: tried[one]) if tried else next(iter(rates))
         found[condition] = _Found(rate, rates[rate], tried)
     return found
 
 
-def _results(found: Mapping[_Condition, _Found]) -> Iterator[dict[str, Any]]:
+def _results(found: Mapping[TransferCondition, _Found]) -> Iterator[dict[str, Any]]:
     for condition, of in found.items():
-        drawn = found.get(replace(condition, weights=NONE))
-        tuned = found.get(replace(condition, mode=FINE_TUNED))
-        gain = None if drawn is None or condition.weights == NONE else _difference(of, drawn)
+        drawn = None if condition.weights == NONE else found.get(replace(condition, weights=NONE))
+        tuned = found.get(replace(condition, mode=FINE_TUNED)) if condition.mode == FROZEN else None
+        gain = _difference(of, drawn)
+        classes = [name for name in next(iter(of.by_seed.values())) if name != MACRO]
+        by_class = {name: of_class for name in classes if (of_class := _difference(of, drawn, name))}
         yield {
             **asdict(condition),
             "rate": of.rate,
             "auc": {str(seed): value for seed, value in of.auc().items()},
             **asdict(interval_of_shares(list(of.auc().values()))),
             "gain": gain,
-            "class_gains": None if gain is None or drawn is None else _class_gains(of, drawn),
-            "frozen_loss": None if tuned is None or condition.mode != FROZEN else _difference(of, tuned),
-            "published": None if gain is None else PUBLISHED_GAINS.get(condition.cases),
+            "class_gains": by_class if gain else None,
+            "frozen_loss": _difference(of, tuned),
+            "published": PUBLISHED_GAINS.get(condition.cases) if gain else None,
         }
 
 
-def _difference(of: _Found, other: _Found, name: str = MACRO) -> dict[str, Any] | None:
+def _difference(of: _Found, other: _Found | None, name: str = MACRO) -> dict[str, Any] | None:
     """Return the mean of the first minus the second for a class, paired by seed; None without a common one."""
-    differences = list(paired(of.auc(name), other.auc(name)).values())
+    differences = [] if other is None else list(paired(of.auc(name), other.auc(name)).values())
     return asdict(interval_of(differences)) if differences else None
 
 
-def _class_gains(of: _Found, drawn: _Found) -> dict[str, dict[str, Any]]:
-    """Return the gain of each class whose AUC is defined."""
-    names = [name for name in next(iter(of.by_seed.values())) if name != MACRO]
-    return {name: gain for name in names if (gain := _difference(of, drawn, name)) is not None}
-
-
-def _framework_differences(found: Mapping[_Condition, _Found]) -> Iterator[dict[str, Any]]:
+def _framework_differences(found: Mapping[TransferCondition, _Found]) -> Iterator[dict[str, Any]]:
     reference, candidate = FRAMEWORKS
     for condition, of in found.items():
-        other = found.get(replace(condition, framework=reference))
-        if condition.framework == candidate and other is not None and (difference := _difference(of, other)):
+        difference = _difference(of, found.get(replace(condition, framework=reference)))
+        if condition.framework == candidate and difference:
             yield {"weights": condition.weights, "mode": condition.mode, "cases": condition.cases, **difference}
 
 
 def _pretraining(trained: Sequence[tuple[str, int]], out: Path) -> Iterator[dict[str, Any]]:
     for weights in dict.fromkeys(weights for weights, _ in trained):
         runs = [run_folder(out, pretraining_name(*pair)) for pair in trained if pair[0] == weights]
-        tasks = [RunConfig.read(run).task for run in runs]
-        means = [read_evaluation(run, "test", task, ("organ_dice",))["organ_dice"]
-                 for run, task in zip(runs, tasks, strict=True)]  # fmt: skip
-        dice = [read_organ_dice(run / "organ_dice_test.csv", task) for run, task in zip(runs, tasks, strict=True)]
-        by_case: dict[str, list[float]] = {}
-        for of_run in dice:
-            for case_id, mean in zip(of_run.case_ids, of_run.mean_of_case, strict=True):
+        means, by_case = list[Figures](), dict[str, list[float]]()
+        for run in runs:
+            task = RunConfig.read(run).task
+            means.append(read_evaluation(run, "test", task, ("organ_dice",))["organ_dice"])
+            dice = read_organ_dice(run / "organ_dice_test.csv", task)
+            for case_id, mean in zip(dice.case_ids, dice.mean_of_case, strict=True):
                 if np.isfinite(mean):
                     by_case.setdefault(case_id, []).append(float(mean))
         yield {
