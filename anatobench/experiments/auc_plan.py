@@ -25,7 +25,7 @@ from anatobench.evaluation.whole_scan import GIVEN_AWAY
 from anatobench.experiments.auc_study import GROWING, NUDGE, STUDY_FILE, AucStudy, name_of
 from anatobench.experiments.grid import MACRO
 from anatobench.experiments.results import paired
-from anatobench.experiments.runs import ABSENT, DONE, changes, read_settings, settings_from, state_of, told
+from anatobench.experiments.runs import ABSENT, DONE, read_settings, settings_from, state_of, told, what_changed
 from anatobench.experiments.statistics import SIGNIFICANCE, equivalence_power, fewest_seeds, gain_power
 from anatobench.recipes import FRAMEWORKS
 from anatobench.system.json_text import json_bytes, parse_json, read_json
@@ -206,7 +206,7 @@ def plan_to_keep(study: AucStudy, content: bytes, out: Path, reason: str | None)
     before = earlier[-1]["plan"].encode() if earlier else kept.read_bytes()
     if before == content:
         return None
-    changed = changes(parse_json(before)["study"], study.to_json())
+    changed = what_changed(parse_json(before)["study"], study.to_json())
     said = told(changed) or "other words"
     if set(changed) - set(CHANGEABLE):
         raise AnatoBenchError(f"{out}: was begun with another plan ({said}): only {', '.join(CHANGEABLE)} can change "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anatobench.errors import AnatoBenchError
-from anatobench.evaluation.metrics import BOOTSTRAP_REPLICATES, auc_values, patient_draws, resampled_auc
+from anatobench.evaluation.metrics import BOOTSTRAP_REPLICATES, auc_values, mean_of_known, patient_draws, resampled_auc
 from anatobench.evaluation.predictions import classify, default_aggregation, read_predictions
 from anatobench.experiments.grid import Cell
 from anatobench.experiments.statistics import interval_of, seeds_and_patients
@@ -36,11 +36,7 @@ class Samples:
     def means(self, names: Sequence[str] | None = None) -> np.ndarray:
         """Return the same of every replicate, float64 [replicates], over the classes that are defined there; NaN where
         none is."""
-        chosen = self.resampled[:, self._columns(names)]
-        known = np.isfinite(chosen)
-        total, count = np.where(known, chosen, 0.0).sum(axis=1), known.sum(axis=1)
-        found: np.ndarray = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
-        return found
+        return mean_of_known(self.resampled[:, self._columns(names)])
 
     def _columns(self, names: Sequence[str] | None) -> list[int]:
         return [place for place, name in enumerate(self.names) if names is None or name in names]

@@ -30,7 +30,6 @@ from anatobench.experiments.grid import Cell, Condition
 from anatobench.experiments.results import validation_auc
 from anatobench.experiments.runs import (
     PlannedRun,
-    changes,
     check_rates,
     initial_weights_of,
     keep_settings,
@@ -38,6 +37,7 @@ from anatobench.experiments.runs import (
     read_settings,
     run_folder,
     told,
+    what_changed,
 )
 from anatobench.phantom.cohort import FORMATS
 from anatobench.phantom.plan import CohortPlan
@@ -266,7 +266,7 @@ def begin(study: AucStudy, out: Path, changeable: Collection[str] = GROWING) -> 
     has no fewer runs."""
     saved, asked = read_settings(out / STUDY_FILE, AucStudy), study.to_json()
     if saved is not None:
-        changed = changes(saved.to_json(), asked)
+        changed = what_changed(saved.to_json(), asked)
         if set(changed) - set(changeable) or not set(saved.cells) <= set(study.cells):
             raise AnatoBenchError(
                 f"{out}: holds a study with other settings ({told(changed)}): choose another --out; seeds and models "

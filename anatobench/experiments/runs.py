@@ -113,13 +113,13 @@ def settings_asked(path: Path, kind: type[Settings], asked: Mapping[str, Any]) -
     """Return the settings of a folder, None in a new one; `AnatoBenchError` names what is asked otherwise. `asked` has
     the fields that a person named."""
     saved = read_settings(path, kind)
-    changed = {} if saved is None else changes(vars(saved), asked)
+    changed = {} if saved is None else what_changed(vars(saved), asked)
     if changed:
         raise AnatoBenchError(f"{path.parent}: its runs have other settings: {told(changed)}: choose another --out")
     return saved
 
 
-def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+def what_changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return what differs of the settings `now`, each as it was and as it is."""
     return {name: [was.get(name), value] for name, value in now.items() if was.get(name) != value}
 
