@@ -54,14 +54,10 @@ class GridSettings:
 
 
 def settings_for(out: Path, asked: Mapping[str, Any], default_stores: str = "stores") -> GridSettings:
-    """Return the folder's settings, or in a new folder those asked for; `AnatoBenchError` names what is asked
-    otherwise.
-
-    `asked` has the fields of `GridSettings` that a person named.
-    """
-    stores = str(Path(asked.get("stores", default_stores)).resolve())
-    given = {**asked, "stores": stores} if "stores" in asked else asked
-    return settings_asked(out / GRID_FILE, GridSettings, given) or GridSettings(**{**asked, "stores": stores})
+    """Return the folder's settings, or in a new folder those asked for, the fields of `GridSettings` that a person
+    named; `AnatoBenchError` names what is asked otherwise."""
+    given = {name: str(Path(value).resolve()) if name == "stores" else value for name, value in asked.items()}
+    return settings_asked(out / GRID_FILE, GridSettings, given, {"stores": str(Path(default_stores).resolve())})
 
 
 def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:

@@ -67,11 +67,10 @@ class NamedRun:
     @property
     def row(self) -> tuple[str, ...]:
         """Return the cells under `NAMED_HEADER`."""
-        data = self.to_json()
-        mark = " *" if self.expected.note else ""
-        hours = "-" if data["gpu_hours"] is None else f"{data['gpu_hours']:.3g}"
-        recipe = [f"{data[name]:g}" for name in ("epochs", "batch_size", "learning_rate")]
-        return (self.name, *recipe, f"{100 * self.expected.auc:.2f}{mark}", self.expected.source, hours)
+        recipe, hours, mark = self.recipe, GPU_HOURS.get(self.name), " *" if self.expected.note else ""
+        figures = (f"{value:g}" for value in (recipe.epochs, recipe.batch_size, recipe.learning_rate))
+        auc = f"{100 * self.expected.auc:.2f}{mark}"
+        return (self.name, *figures, auc, self.expected.source, "-" if hours is None else f"{hours:.3g}")
 
 
 def _papers() -> Iterator[NamedRun]:

@@ -109,12 +109,15 @@ def settings_from(data: object, kind: type[Settings]) -> Settings:
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
-def settings_asked(path: Path, kind: type[Settings], asked: Mapping[str, Any]) -> Settings | None:
-    """Return the settings of a folder, None in a new one; `AnatoBenchError` names what is asked otherwise. `asked` has
-    the fields that a person named."""
+def settings_asked(
+    path: Path, kind: type[Settings], asked: Mapping[str, Any], otherwise: Mapping[str, Any] | None = None
+) -> Settings:
+    """Return the settings of a folder; in a new one those `asked`, the fields that a person named, and `otherwise` for
+    the rest. `AnatoBenchError` names what is asked otherwise than the folder has it."""
     saved = read_settings(path, kind)
-    changed = {} if saved is None else what_changed(vars(saved), asked)
-    if changed:
+    if saved is None:
+        return kind(**{**(otherwise or {}), **asked})
+    if changed := what_changed(vars(saved), asked):
         raise AnatoBenchError(f"{path.parent}: its runs have other settings: {told(changed)}: choose another --out")
     return saved
 

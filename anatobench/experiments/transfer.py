@@ -237,12 +237,11 @@ def _transfer(cell: TransferCell, settings: TransferSettings, begins: Mapping[st
 
 
 def settings_for(out: Path, asked: Mapping[str, Any]) -> TransferSettings:
-    """Return the folder's settings, or in a new folder those asked for: `asked` has the fields of `TransferSettings`
-    that a person named. `AnatoBenchError` names what is asked otherwise."""
-    saved = settings_asked(out / TRANSFER_FILE, TransferSettings, asked)
-    if saved is None and "store" not in asked:
+    """Return the folder's settings, or in a new folder those asked for, the fields of `TransferSettings` that a person
+    named; `AnatoBenchError` names what is asked otherwise."""
+    if "store" not in asked and not (out / TRANSFER_FILE).exists():
         raise UsageError(f"{out}: no transfer has begun here: give --store, the one whose diagnosis is learned")
-    return saved or TransferSettings(**asked)
+    return settings_asked(out / TRANSFER_FILE, TransferSettings, asked)
 
 
 def what_is_missing(selection: TransferSelection, settings: TransferSettings) -> list[str]:

@@ -99,6 +99,8 @@ DAMAGES: dict[str, Callable[[dict[str, Any], str], Any]] = {
     "a class without interval": lambda good, name: {**good, "ci95": {"auc": without(good["ci95"]["auc"], name)}},
     "a list of figures": lambda good, name: {**good, "auc": [0.7]},
     "one end": lambda good, name: {**good, "ci95": {"auc": {**good["ci95"]["auc"], name: [0.6]}}},
+    "text as ends": lambda good, name: {**good, "ci95": {"auc": {**good["ci95"]["auc"], name: ["0.6", "0.8"]}}},
+    "one figure for all classes": lambda good, name: {**good, "specificity": 1},
     "intervals of nothing": lambda good, name: {**good, "ci95": {}},
     "text as organ Dice": lambda good, name: {**good, "organ_dice": {"macro": "high"}},
     "a rule that is none": lambda good, name: {**good, "threshold_rule": 5},
