@@ -76,11 +76,11 @@ def read_evaluation(run: Path, split: str, task: Task, needs: Collection[str]) -
 
 def _check(figures: Any, classes: Collection[str], needs: Collection[str]) -> None:
     """Raise ValueError that names what is wrong."""
-    there = {name: value for name, value in _object("the whole", figures).items()
-             if value is not None or name not in _NULLABLE}  # fmt: skip
+    given = _object("the whole", figures)
+    there = {name: value for name, value in given.items() if value is not None or name not in _NULLABLE}
     missing = [name for name in needs if name not in there]
     if missing:
-        raise ValueError(f"{', '.join(missing)} is missing")
+        raise ValueError(f"lacks {', '.join(missing)}")
     with_mean = ("macro", *classes)
     for name, names, is_one in (
         *((metric, with_mean, _is_figure) for metric in ("auc", *RATES)),
@@ -93,7 +93,7 @@ def _check(figures: Any, classes: Collection[str], needs: Collection[str]) -> No
     if "ci95" in there:
         of_metrics = _object("ci95", there["ci95"])
         for name in ("auc", *of_metrics):
-            _check_each(f"ci95 of {name}", of_metrics.get(name), with_mean, _is_interval)
+            _check_each(f"ci95 of {name!r:.80}", of_metrics.get(name), with_mean, _is_interval)
     for name in ("threshold_rule", "threshold_split"):
         if not _is_text(there.get(name, "")):
             raise ValueError(f"{name} must be text, not {there[name]!r:.80}")
@@ -117,7 +117,7 @@ def _check_each(name: str, table: Any, names: Collection[str], is_one: Callable[
             raise ValueError(f"{name} lacks {each}")
     for each, value in found.items():
         if not is_one(value):
-            raise ValueError(f"{name} of {each} cannot be {value!r:.80}")
+            raise ValueError(f"{name} of {each!r:.80} cannot be {value!r:.80}")
 
 
 def _is_figure(value: Any) -> bool:

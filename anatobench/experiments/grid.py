@@ -104,7 +104,6 @@ class Cell:
 
     @property
     def arm(self) -> str:
-        """What trains it."""
         return f"{self.framework}_nudged" if self.nudged else self.framework
 
 

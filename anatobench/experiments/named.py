@@ -45,7 +45,6 @@ class NamedRun:
 
     @property
     def recipe(self) -> Recipe:
-        """What it is trained with."""
         dataset = self.condition.dataset
         return override(paper_recipe(task_of_set(dataset) or get_task(dataset), self.condition.model), self.settings)
 

@@ -119,7 +119,6 @@ class TransferCell(TransferCondition):
 
     @property
     def condition(self) -> TransferCondition:
-        """What is compared."""
         return TransferCondition(self.weights, self.mode, self.cases, self.framework)
 
     @property
@@ -190,7 +189,6 @@ class TransferSelection:
 
 
 def pretraining_name(weights: str, seed: int) -> str:
-    """Return the name of a pre-training's folder."""
     return f"pretraining_{weights}_seed{seed}"
 
 

@@ -207,7 +207,6 @@ def class_table(record: Mapping[str, Any]) -> TextTable:
 
 
 def dice_table(record: Mapping[str, Any]) -> TextTable:
-    """Return the organ Dice of the pre-training."""
     header = ("pre-trained on", "organ", "repetitions", "Dice, %")
     return TextTable(header, [
         (WORDS[row["weights"]], organ, str(of["count"]), points(of, signed=False))

@@ -77,7 +77,7 @@ def test_evaluation_measures_the_masks_alone(run: Path, capsys: Said) -> None:
     assert (figures["auc"], figures["cases"]) == (None, 5)
     assert list(figures["organ_dice"]) == ["macro", *RATIC.organs]
     assert read_evaluation(run, "test", RATIC, ("organ_dice",))["organ_dice"] == figures["organ_dice"]
-    with pytest.raises(AnatoBenchError, match="auc is missing"):
+    with pytest.raises(AnatoBenchError, match="lacks auc"):
         read_evaluation(run, "test", RATIC, ("auc",))
     assert "no AUC, since this run left the classifier as it was drawn" in captured.err
     assert "liver" in captured.err
