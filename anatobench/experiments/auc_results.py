@@ -31,14 +31,7 @@ from anatobench.experiments.auc_samples import Samples, difference, mean_row, me
 from anatobench.experiments.auc_study import AucStudy, chosen_rates, name_of, store_of
 from anatobench.experiments.grid import MACRO, Cell, Condition
 from anatobench.experiments.published import published_gain
-from anatobench.experiments.results import (
-    FRAMEWORK_NAMES,
-    Results,
-    TextTable,
-    points,
-    read_results,
-    validation_curve,
-)
+from anatobench.experiments.results import FRAMEWORK_NAMES, Results, TextTable, points, read_results, validation_curve
 from anatobench.experiments.runs import DONE, run_folder, state_of
 from anatobench.experiments.statistics import SIGNIFICANCE, above, equivalence_of, holm
 from anatobench.recipes import FRAMEWORKS
