@@ -247,13 +247,13 @@ def planned(study: AucStudy, out: Path) -> list[PlannedRun]:
 
 
 def _config(study: AucStudy, out: Path, cell: Cell, rate: float, begins: Path | None = None) -> RunConfig:
-    every: dict[str, Any] = {}
+    evaluate_every = 1
     if study.validation_fraction:
         per_epoch = max(len(Store.read_index(store_of(out)).split("train")) // study.batch_size, 1)
-        every = {"evaluate_every": max(round(study.steps / per_epoch / EVALUATIONS), 1)}
+        evaluate_every = max(round(study.steps / per_epoch / EVALUATIONS), 1)
     return configure(
         store_of(out), cell.condition.model, cell.framework, study.settings_of(cell, rate),
-        initial_weights=begins, max_steps=study.steps, checkpoint_every=study.steps, **every,
+        initial_weights=begins, max_steps=study.steps, evaluate_every=evaluate_every, checkpoint_every=study.steps,
     )  # fmt: skip
 
 
