@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from anatobench.bench.quiet import OtherWork
+from anatobench.bench.record_file import add_record_options, hand_out
 from anatobench.bench.rounds import Rounds, measure_in_turns, median_with_interval, processor_seconds
 from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe
@@ -125,8 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="disk to write to (default: the system's temporary folder)")
     parser.add_argument("--note", default="", help="a sentence for the record, such as what else the machine did")
-    parser.add_argument("--out", type=Path, help="write the record to this JSON file")
-    parser.add_argument("--json", action="store_true", help="print the record as the last line of stdout")
+    add_record_options(parser)
     parser.add_argument("--only", choices=FRAMEWORKS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.rounds < 2:
@@ -151,11 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "frameworks": entries,
         "note": args.note,
     }
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
-    if args.json:
-        print(json.dumps(record))
+    hand_out(record, args)
     return 0
 
 

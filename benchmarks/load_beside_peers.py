@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +35,7 @@ from anatobench.bench.loading import (
     store_record,
 )
 from anatobench.bench.random_store import write_random_store
+from anatobench.bench.record_file import add_record_options, hand_out
 from anatobench.bench.rounds import Closable, measure_in_turns, rates, ratio_with_interval
 from anatobench.errors import AnatoBenchError
 from anatobench.store.crops import centre_crop_start
@@ -184,8 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--round-batches", type=int, default=4, help="batches per round (default 4)")
     parser.add_argument("--workers", type=int, default=0, help="measure the wall clock with that many, too")
     parser.add_argument("--note", default="", help="a sentence for the record, such as what else the machine did")
-    parser.add_argument("--out", type=Path, help="write the record to this JSON file")
-    parser.add_argument("--json", action="store_true", help="print the record as the last line of stdout")
+    add_record_options(parser)
     args = parser.parse_args(argv)
     if args.rounds < 2:
         parser.error("--rounds: at least 2, or there is no interval")
@@ -204,11 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tell(record["per_core"], "volumes_per_s_per_core", "volumes per second and core:")
     if args.workers:
         tell(record["with_workers"]["results"], "volumes_per_s", f"volumes per second with {args.workers} workers:")
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
-    if args.json:
-        print(json.dumps(record))
+    hand_out(record, args)
     return 0
 
 

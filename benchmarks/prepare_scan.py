@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import platform
 import sys
 import time
@@ -23,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 import anatobench
+from anatobench.bench.record_file import add_record_options, hand_out
 from anatobench.bench.rounds import ratio_with_interval
 from anatobench.system.host import cpu_name
 from anatobench.tasks import Spacing
@@ -136,8 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scan", type=Path, required=True, help="a NIfTI scan at full resolution")
     parser.add_argument("--mask", type=Path, help="its organ mask, prepared along with it")
     parser.add_argument("--repeat", type=int, default=15, help="rounds that count (default 15)")
-    parser.add_argument("--out", type=Path, help="write the record to this JSON file")
-    parser.add_argument("--json", action="store_true", help="print the record as the last line of stdout")
+    add_record_options(parser)
     args = parser.parse_args(argv)
     if args.repeat < 2:
         parser.error("--repeat: at least 2 rounds, or there is no interval")
@@ -149,11 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             line += f", {entry['times_ours']:.2f} times ours (95 %: {low:.2f} to {high:.2f})"
             line += f", mean difference in the body {entry['mean_abs_hu_in_body']:.3f} HU"
         print(line, file=sys.stderr)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
-    if args.json:
-        print(json.dumps(record))
+    hand_out(record, args)
     return 0
 
 

@@ -10,7 +10,6 @@ Chunked formats are read by tensorstore, which comes with the extra `jax`.
 from __future__ import annotations
 
 import argparse
-import json
 import mmap
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from anatobench.bench.record_file import add_record_options, hand_out
 from anatobench.bench.rounds import measure_in_turns, ratio_with_interval
 from anatobench.datasets.case import Case
 from anatobench.errors import AnatoBenchError
@@ -232,8 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count (default 15)")
     parser.add_argument("--crops", type=int, default=4, help="crops per round (default 4)")
     parser.add_argument("--note", default="", help="a sentence for the record, such as what else the machine did")
-    parser.add_argument("--out", type=Path, help="write the record to this JSON file")
-    parser.add_argument("--json", action="store_true", help="print the record as the last line of stdout")
+    add_record_options(parser)
     args = parser.parse_args(argv)
     if args.rounds < 2:
         parser.error("--rounds: at least 2, or there is no interval")
@@ -259,11 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{times['ratio']:6.2f} times the present ({interval})",
             file=sys.stderr,
         )
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
-    if args.json:
-        print(json.dumps(record))
+    hand_out(record, args)
     return 0
 
 

@@ -8,7 +8,6 @@ on where it lies between two scores. Labels that are unknown are left out per cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -177,7 +176,7 @@ def resampled_auc(predictions: ClassPredictions, draws: np.ndarray, patient_of_r
 def by_name(names: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:
     """Values [classes] by class, and under `macro` their mean; None for NaN."""
     named = {name: _json(value) for name, value in zip(names, values, strict=True)}
-    return {"macro": _json(float(_mean(values))), **named}
+    return {"macro": _json(float(mean_of_known(values))), **named}
 
 
 def intervals_by_name(
@@ -185,7 +184,7 @@ def intervals_by_name(
 ) -> dict[str, list[float] | None]:
     """95 % percentile intervals of each class and the macro mean, from values [classes] and [replicates, classes]."""
     resampled = np.where(np.isfinite(values), resampled, np.nan)
-    columns: Mapping[str, np.ndarray] = {"macro": _mean(resampled), **dict(zip(names, resampled.T, strict=True))}
+    columns = {"macro": mean_of_known(resampled), **dict(zip(names, resampled.T, strict=True))}
     intervals: dict[str, list[float] | None] = {}
     for name, column in columns.items():
         known = column[~np.isnan(column)]
@@ -263,10 +262,10 @@ def _json(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis without NaN; NaN where nothing is left."""
+def mean_of_known(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return the mean of values of any shape over an axis, without NaN; NaN where nothing is left."""
     known = ~np.isnan(values)
-    total = np.where(known, values, 0.0).sum(axis=-1)
-    count = known.sum(axis=-1)
+    total = np.where(known, values, 0.0).sum(axis=axis)
+    count = known.sum(axis=axis)
     mean: np.ndarray = np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
     return mean

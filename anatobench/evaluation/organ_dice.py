@@ -13,6 +13,7 @@ import numpy as np
 
 from anatobench.engine import Engine
 from anatobench.errors import AnatoBenchError
+from anatobench.evaluation.metrics import mean_of_known
 from anatobench.objectives.heads import HEADS, SEGMENTATION, auxiliary_heads
 from anatobench.store.batches import PADDING, evaluation_batches
 from anatobench.store.reader import Store
@@ -34,12 +35,12 @@ class OrganDice:
     @property
     def mean_of_case(self) -> np.ndarray:
         """float64 [cases]: over the organs that count; NaN where none does."""
-        return _mean(self.dice, axis=1)
+        return mean_of_known(self.dice, axis=1)
 
     def to_json(self) -> dict[str, float | None]:
         """Mean over cases per organ, and `macro`, the mean over organs; None where nothing counts."""
-        per_organ = _mean(self.dice, axis=0)
-        named = zip(("macro", *self.organs), [*_mean(per_organ[None], axis=1), *per_organ], strict=True)
+        per_organ = mean_of_known(self.dice, axis=0)
+        named = zip(("macro", *self.organs), [*mean_of_known(per_organ[None], axis=1), *per_organ], strict=True)
         return {name: float(value) if np.isfinite(value) else None for name, value in named}
 
 
@@ -167,12 +168,3 @@ def lowest_dice(found: OrganDice, count: int) -> Sequence[tuple[str, dict[str, A
         (found.case_ids[row], {"mean": means[row], **dict(zip(found.organs, found.dice[row], strict=True))})
         for row in order
     ]
-
-
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Without NaN; NaN where nothing is left."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=axis)
-    total: np.ndarray = np.where(known, values, 0.0).sum(axis=axis)
-    mean: np.ndarray = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
-    return mean

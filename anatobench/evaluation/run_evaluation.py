@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from anatobench.errors import AnatoBenchError, UsageError, check_choice, check_k
 from anatobench.evaluation.calibration import brier
 from anatobench.evaluation.case_slices import case_slices, example_cases
 from anatobench.evaluation.difference import auc_difference
+from anatobench.evaluation.evaluation_file import write_evaluation
 from anatobench.evaluation.metrics import THRESHOLD_RULES, evaluate
 from anatobench.evaluation.organ_dice import dice_head, dice_of_split, write_organ_dice
 from anatobench.evaluation.predictions import (
@@ -34,7 +34,7 @@ from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.progress import SharedProgress, named_if_slow
 from anatobench.training.checkpoints import read_best
-from anatobench.training.run_folder import PATHS, RunConfig, evaluation_file
+from anatobench.training.run_folder import PATHS, RunConfig
 
 EVALUATED_COMPILED = "false"
 """PyTorch's forward passes are taken operation by operation, whatever the run was trained with. Training steps of the
@@ -100,7 +100,8 @@ def evaluate_run(
     threshold_split: str | None = None,
     aggregation: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run's best checkpoint; the figures, which `RUN/evaluation_<split>.json` then holds, too.
+    """Evaluate a run's best checkpoint; the figures, which `RUN/evaluation_<split>.json` then holds, too
+    (evaluation_file.py).
 
     Also writes `RUN/predictions_<split>.csv`, slices of a few cases and of the worst ones
     (`RUN/examples_<split>.safetensors`, `RUN/worst_cases_<split>.safetensors`) and, for a model with the auxiliary
@@ -165,7 +166,7 @@ def evaluate_run(
         "step": checkpoint.progress.step,
         "organ_dice": None if dice is None else dice.to_json(),
     }
-    write_atomically(run / evaluation_file(split), (json.dumps(figures, allow_nan=False, indent=2) + "\n").encode())
+    write_evaluation(run, split, figures)
     worst = set(worst_case_ids(predictions, dice))
     for name, indices in (
         ("examples", example_cases(store, split)),

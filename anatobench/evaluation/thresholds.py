@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anatobench.errors import AnatoBenchError
-from anatobench.system.json_text import parse_json
+from anatobench.evaluation.evaluation_file import read_evaluation
 from anatobench.tasks import Task
 from anatobench.training.run_folder import evaluation_file
 
@@ -48,23 +47,19 @@ def find_thresholds(weights: Path, task: Task, step: int | None) -> Thresholds:
     A class whose threshold the evaluation could not choose has 0.5, too.
     """
     for split in EVALUATED_SPLITS:
-        path = weights / evaluation_file(split)
-        if not path.is_file():
+        file = evaluation_file(split)
+        if not (weights / file).is_file():
             continue
-        try:
-            figures = parse_json(path.read_text(encoding="utf-8"))
-            chosen = {name: figures["thresholds"][name] for name in task.class_names}
-            rule, chosen_on, of_step = str(figures["threshold_rule"]), figures["threshold_split"], figures["step"]
-            values = {name: DEFAULT_THRESHOLD if value is None else float(value) for name, value in chosen.items()}
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            raise AnatoBenchError(f"{path}: not what evaluate writes: run `anatobench evaluate` again") from None
-        if of_step != step:
-            return _fixed(task, f"{path.name} is of step {of_step}, these weights of step {step}: evaluate again")
+        found = read_evaluation(weights, split, task, ("thresholds", "threshold_rule", "threshold_split", "step"))
+        if found["step"] != step:
+            return _fixed(task, f"{file} is of step {found['step']}, these weights of step {step}: evaluate again")
+        chosen = {name: found["thresholds"][name] for name in task.class_names}
+        values = {name: DEFAULT_THRESHOLD if value is None else float(value) for name, value in chosen.items()}
         undefined = [name for name, value in chosen.items() if value is None]
-        source = f"chosen by {rule} on the {chosen_on} split ({path.name})"
+        source = f"chosen by {found['threshold_rule']} on the {found['threshold_split']} split ({file})"
         if undefined:
             source += f"; {DEFAULT_THRESHOLD} where that split had one label value only: {', '.join(undefined)}"
-        return Thresholds(values, rule, source)
+        return Thresholds(values, found["threshold_rule"], source)
     return _fixed(task, "no evaluation of these weights is at hand")
 
 

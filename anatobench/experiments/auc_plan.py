@@ -24,10 +24,9 @@ from anatobench.evaluation.metrics import BOOTSTRAP_REPLICATES
 from anatobench.evaluation.whole_scan import GIVEN_AWAY
 from anatobench.experiments.auc_study import GROWING, NUDGE, STUDY_FILE, AucStudy, name_of
 from anatobench.experiments.grid import MACRO
-from anatobench.experiments.power import equivalence_power, fewest_seeds, gain_power
 from anatobench.experiments.results import paired
-from anatobench.experiments.runs import ABSENT, DONE, read_settings, settings_from, state_of
-from anatobench.experiments.statistics import SIGNIFICANCE
+from anatobench.experiments.runs import ABSENT, DONE, read_settings, settings_from, state_of, told, what_changed
+from anatobench.experiments.statistics import SIGNIFICANCE, equivalence_power, fewest_seeds, gain_power
 from anatobench.recipes import FRAMEWORKS
 from anatobench.system.json_text import json_bytes, parse_json, read_json
 
@@ -48,7 +47,6 @@ class Hypothesis:
     """Of which arm; None for a gain, which is of both."""
 
     def statement(self, margin: float) -> str:
-        """Say it in words."""
         arm = "with" if self.segmentation else "without"
         return {
             EQUIVALENT: f"{self.model} {arm} segmentation: both frameworks reach the same AUC within "
@@ -61,16 +59,8 @@ class Hypothesis:
 def hypotheses_of(study: AucStudy) -> tuple[Hypothesis, ...]:
     """Return the family: per backbone whether the frameworks agree with and without supervision, whether supervision
     helps, and whether the arm without it has learned anything that could be helped."""
-    return tuple(
-        one
-        for model in study.models
-        for one in (
-            Hypothesis(EQUIVALENT, model, True),
-            Hypothesis(EQUIVALENT, model, False),
-            Hypothesis(GAIN, model, None),
-            Hypothesis(ABOVE_CHANCE, model, False),
-        )
-    )
+    of_a_model = ((EQUIVALENT, True), (EQUIVALENT, False), (GAIN, None), (ABOVE_CHANCE, False))
+    return tuple(Hypothesis(kind, model, segmentation) for model in study.models for kind, segmentation in of_a_model)
 
 
 def analysis_of(study: AucStudy) -> dict[str, str]:
@@ -211,17 +201,17 @@ def plan_to_keep(study: AucStudy, content: bytes, out: Path, reason: str | None)
         if begun is not None and any(state_of(out, name_of(cell)) != ABSENT for cell in begun.cells):
             raise AnatoBenchError(f"{out}: has runs that were not declared before they ran: choose another --out")
         return kept, content
-    before = _latest(out)
-    if digest_of(before) == digest_of(content):
+    earlier = changes_of(out)
+    before = earlier[-1]["plan"].encode() if earlier else kept.read_bytes()
+    if before == content:
         return None
-    was, now = parse_json(before)["study"], study.to_json()
-    changed = {name: [was.get(name), now[name]] for name in now if was.get(name) != now[name]}
-    told = "; ".join(f"{name}: {old} -> {new}" for name, (old, new) in changed.items()) or "other words"
+    changed = what_changed(parse_json(before)["study"], study.to_json())
+    said = told(changed) or "other words"
     if set(changed) - set(CHANGEABLE):
-        raise AnatoBenchError(f"{out}: was begun with another plan ({told}): only {', '.join(CHANGEABLE)} can change "
+        raise AnatoBenchError(f"{out}: was begun with another plan ({said}): only {', '.join(CHANGEABLE)} can change "
                               "after the start: choose another --out")  # fmt: skip
     if reason is None:
-        raise AnatoBenchError(f"{out}: was begun with another plan ({told}): go on with that one, or say why it "
+        raise AnatoBenchError(f"{out}: was begun with another plan ({said}): go on with that one, or say why it "
                               "changes (--amend REASON), which the record will show")  # fmt: skip
     entry = {
         "day": datetime.now(UTC).date().isoformat(),
@@ -231,7 +221,7 @@ def plan_to_keep(study: AucStudy, content: bytes, out: Path, reason: str | None)
         "digest": digest_of(content),
         "plan": content.decode(),
     }
-    return out / CHANGES_FILE, json_bytes([*changes_of(out), entry])
+    return out / CHANGES_FILE, json_bytes([*earlier, entry])
 
 
 def changes_of(out: Path) -> list[dict[str, Any]]:
@@ -241,11 +231,6 @@ def changes_of(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _latest(out: Path) -> bytes:
-    changes = changes_of(out)
-    return changes[-1]["plan"].encode() if changes else (out / PLAN_FILE).read_bytes()
-
-
 def plan_in(out: Path) -> dict[str, Any] | None:
     """Return what the record says of the plan: the first one with its digest and the changes; None of a study that
     nobody declared."""
@@ -253,5 +238,5 @@ def plan_in(out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     plan = read_json(path)
-    changes = [{name: value for name, value in change.items() if name != "plan"} for change in changes_of(out)]
-    return {"digest": digest_of(path.read_bytes()), "plan": plan, "changes": changes}
+    since = [{name: value for name, value in change.items() if name != "plan"} for change in changes_of(out)]
+    return {"digest": digest_of(path.read_bytes()), "plan": plan, "changes": since}

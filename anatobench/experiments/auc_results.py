@@ -30,28 +30,22 @@ from anatobench.experiments.auc_plan import ABOVE_CHANCE, EQUIVALENT, GAIN, Hypo
 from anatobench.experiments.auc_samples import Samples, difference, mean_row, mean_sample, read_samples
 from anatobench.experiments.auc_study import AucStudy, chosen_rates, name_of, store_of
 from anatobench.experiments.grid import MACRO, Cell, Condition
-from anatobench.experiments.power import holm
 from anatobench.experiments.published import published_gain
-from anatobench.experiments.results import (
-    FRAMEWORK_NAMES,
-    TextTable,
-    points,
-    read_results,
-    validation_curve,
-)
+from anatobench.experiments.results import FRAMEWORK_NAMES, Results, TextTable, points, read_results, validation_curve
 from anatobench.experiments.runs import DONE, run_folder, state_of
-from anatobench.experiments.statistics import SIGNIFICANCE, above, equivalence_of
+from anatobench.experiments.statistics import SIGNIFICANCE, above, equivalence_of, holm
 from anatobench.recipes import FRAMEWORKS
 from anatobench.store.reader import Store
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
 from anatobench.training.metrics_records import read_records
-from anatobench.training.run_folder import RunConfig
 from anatobench.training.sessions import read_sessions
 
 FORMAT = 2
 BOTH = "all"
 DIFFERENCES = {"JAX - PyTorch": "framework_difference", "PyTorch nudged - PyTorch": "control_difference"}
 """What the tables call a list of the record."""
+MEAN = ("pairs", "mean [95 % interval over seeds], AUC points", "seeds and patients")
+"""What the tables call a mean over seeds (`_mean`)."""
 CHANCE = 0.5
 Records = Sequence[Mapping[str, Any]]
 """What a run logged."""
@@ -69,16 +63,16 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
     folders = {cell: run_folder(out, name_of(cell)) for cell in study.cells if cell.seed in seeds}
     if not folders:
         raise AnatoBenchError(f"{out}: no seed is complete, so there is nothing to compare: let it go on")
-    found = read_results(folders)
+    found = read_results(folders, needs=("auc", "ci95"))
     for cell, evaluation in found.evaluations.items():
         if evaluation["auc"][MACRO] is None:
             raise AnatoBenchError(f"{folders[cell]}: the AUC is undefined: the cohort is too small, give more --cases")
     records = {cell: read_records(folder) for cell, folder in folders.items()}
     _check_pairs(study, folders, records)
-    samples = read_samples(folders)
+    first = next(iter(folders))
+    samples = read_samples(folders, found.configs[first].task)
     store = Store.open(store_of(out))
     told = given_away(store)
-    first = next(iter(folders.values()))
     comparison = _Comparison(study, samples, [name for name, one in told.items() if one["auc"] >= GIVEN_AWAY])
     return {
         "kind": "auc_study",
@@ -86,21 +80,19 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
         "study": study.to_json(),
         "plan": plan_in(out),
         "seeds": list(seeds),
-        "recipe": {**asdict(RunConfig.read(first).recipe), "learning_rate": "per arm", "seed": "per run",
+        "recipe": {**asdict(found.configs[first].recipe), "learning_rate": "per arm", "seed": "per run",
                    "segmentation_weight": "1 or 0"},
         "cohort": {split: len(store.split(split)) for split in ("train", "validation", "test")},
         "choice": [
-            {"model": condition.model, "segmentation": supervised(condition),
-             "validation": {f"{rate:g}": auc for rate, auc in sorted(rates.items())}, "chosen": next(iter(rates))}
+            {**_named(condition), "validation": {f"{rate:g}": auc for rate, auc in sorted(rates.items())},
+             "chosen": next(iter(rates))}
             for condition, rates in chosen_rates(study, out).items() if rates
         ],
-        "cells": [
-            _cell(cell, folders[cell], records[cell], evaluation) for cell, evaluation in found.evaluations.items()
-        ],
+        "cells": [_cell(cell, found, records[cell]) for cell in folders],
         **comparison.to_json(),
         "given_away": told,
         "versions": found.versions,
-        "device": read_sessions(first)[0]["device"]["name"],
+        "device": read_sessions(folders[first])[0]["device"]["name"],
     }  # fmt: skip
 
 
@@ -112,35 +104,38 @@ def _check_pairs(study: AucStudy, folders: Mapping[Cell, Path], records: Mapping
         if first not in folders:
             continue
         name = folders[first].name
-        weights, batches = (folders[first] / INITIAL_WEIGHTS_FILE).read_bytes(), _batches(records[first])
+        weights, batches = _beginning(folders[first]), _batches(records[first])
         for cell in others:
             run = folders[cell]
-            if (run / INITIAL_WEIGHTS_FILE).read_bytes() != weights:
+            if _beginning(run) != weights:
                 raise AnatoBenchError(f"{run}: began with other weights than {name}: they are no pair")
             if _batches(records[cell]) != batches:
                 raise AnatoBenchError(f"{run}: saw other batches than {name}: they are no pair")
+
+
+def _beginning(run: Path) -> bytes:
+    path = run / INITIAL_WEIGHTS_FILE
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AnatoBenchError(f"{path}: cannot be read ({error.strerror}): copy the run again") from None
 
 
 def _batches(records: Records) -> list[tuple[int, str]]:
     return [(int(record["step"]), str(record["batch_digest"])) for record in records if record["kind"] == "step"]
 
 
-def supervised(condition: Condition) -> bool:
-    """Return whether the auxiliary head was trained."""
-    return condition.segmentation_weight > 0
-
-
-def _cell(cell: Cell, run: Path, records: Records, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def _cell(cell: Cell, found: Results, records: Records) -> dict[str, Any]:
     steps = [float(record["seconds"]) for record in records if record["kind"] == "step"]
     return {
         "model": cell.condition.model,
         "framework": cell.framework,
-        "segmentation": supervised(cell.condition),
+        "segmentation": cell.condition.supervised,
         "seed": cell.seed,
         "nudged": cell.nudged,
-        "learning_rate": RunConfig.read(run).recipe.learning_rate,
-        "auc": evaluation["auc"],
-        "ci95": evaluation["ci95"]["auc"],
+        "learning_rate": found.configs[cell].recipe.learning_rate,
+        "auc": found.evaluations[cell]["auc"],
+        "ci95": found.evaluations[cell]["ci95"]["auc"],
         "curve": [list(point) for point in validation_curve(records)],
         "training_s": round(sum(steps), 1),  # however often the run was stopped
     }
@@ -150,159 +145,145 @@ class _Comparison:
     """Every mean and every test of a study."""
 
     def __init__(self, study: AucStudy, samples: Mapping[Cell, Samples], told: Sequence[str]) -> None:
-        self._study, self._told = study, told
-        self._arms: dict[tuple[Condition, str, bool], dict[int, Samples]] = {}
-        for cell, sample in samples.items():
-            self._arms.setdefault((cell.condition, cell.framework, cell.nudged), {})[cell.seed] = sample
-        self._pairs = list(zip(study.conditions[::2], study.conditions[1::2], strict=True))
+        self._study, self._samples = study, samples
+        self._names = next(iter(samples.values())).names
+        self._rest = tuple(name for name in self._names if name not in told)
+        with_head, without = study.conditions[::2], study.conditions[1::2]
+        self._pairs = dict(zip(study.models, zip(with_head, without, strict=True), strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        reference, candidate = FRAMEWORKS
-        names = next(iter(next(iter(self._arms.values())).values())).names
         return {
             "arms": [
-                {**self._named(condition), "framework": framework, **mean_row(self._arm(condition, framework))}
+                {**_named(condition), "framework": framework, **mean_row(self._arm(condition, framework))}
                 for condition in self._study.conditions
                 for framework in (*FRAMEWORKS, BOTH)
             ],
-            "framework_difference": list(self._differences(candidate, nudged=False)),
-            "control_difference": list(self._differences(reference, nudged=True)),
-            "segmentation_gain": list(self._gains()),
+            "framework_difference": list(self._differences(FRAMEWORKS[1])),
+            "control_difference": list(self._differences(FRAMEWORKS[0], nudged=True)),
+            "segmentation_gain": [
+                self._gain_row(model, framework) for model in self._pairs for framework in (*FRAMEWORKS, BOTH)
+            ],
             "class_gains": [
-                {"model": with_head.model, "class": name, **mean_row(gains, (name,))}
-                for with_head, without in self._pairs
-                for gains in [self._gain(with_head, without, BOTH)]
-                for name in names
+                {"model": model, "class": name, **mean_row(gains, (name,))}
+                for model in self._pairs
+                for gains in [self._gain(model, BOTH)]
+                for name in self._names
             ],
             "hypotheses": self._tests(),
         }
-
-    def _named(self, condition: Condition) -> dict[str, Any]:
-        return {"model": condition.model, "segmentation": supervised(condition)}
 
     def _arm(self, condition: Condition, framework: str, nudged: bool = False) -> dict[int, Samples]:
         """Return what the seeds of an arm found; of `BOTH` the mean of the frameworks, which share weights and
         batches, so that a seed counts once."""
         if framework != BOTH:
-            return self._arms.get((condition, framework, nudged), {})
+            cells = (Cell(condition, framework, seed, nudged) for seed in range(self._study.seeds))
+            return {cell.seed: self._samples[cell] for cell in cells if cell in self._samples}
         both = [self._arm(condition, one) for one in FRAMEWORKS]
         return {seed: mean_sample([one[seed] for one in both]) for seed in both[0]}
 
-    def _gain(self, with_head: Condition, without: Condition, framework: str) -> dict[int, Samples]:
+    def _from_reference(self, condition: Condition, framework: str, nudged: bool = False) -> dict[int, Samples]:
+        return difference(self._arm(condition, framework, nudged), self._arm(condition, FRAMEWORKS[0]))
+
+    def _gain(self, model: str, framework: str) -> dict[int, Samples]:
+        with_head, without = self._pairs[model]
         return difference(self._arm(with_head, framework), self._arm(without, framework))
 
-    def _differences(self, framework: str, nudged: bool) -> Iterator[dict[str, Any]]:
+    def _differences(self, framework: str, nudged: bool = False) -> Iterator[dict[str, Any]]:
         for condition in self._study.conditions:
-            pairs = difference(self._arm(condition, framework, nudged), self._arm(condition, FRAMEWORKS[0]))
-            if pairs:
-                values = [pair.mean() for pair in pairs.values()]
-                test = asdict(equivalence_of(values, self._study.margin))
-                yield {**self._named(condition), **mean_row(pairs), **test}
+            if pairs := self._from_reference(condition, framework, nudged):
+                test = equivalence_of(_means(pairs), self._study.margin)
+                yield {**_named(condition), **mean_row(pairs), **asdict(test)}
 
-    def _gains(self) -> Iterator[dict[str, Any]]:
-        for with_head, without in self._pairs:
-            published = published_gain(self._study.task, with_head.model, pretrained=False)
-            for framework in (*FRAMEWORKS, BOTH):
-                gains = self._gain(with_head, without, framework)
-                names = next(iter(gains.values())).names
-                rest = tuple(name for name in names if name not in self._told)
-                yield {"model": with_head.model, "framework": framework, **mean_row(gains),
-                       "without_given_away": mean_row(gains, rest) if rest else None, "paper": published}  # fmt: skip
+    def _gain_row(self, model: str, framework: str) -> dict[str, Any]:
+        gains = self._gain(model, framework)
+        return {
+            "model": model,
+            "framework": framework,
+            **mean_row(gains),
+            "without_given_away": mean_row(gains, self._rest) if self._rest else None,
+            "paper": published_gain(self._study.task, model, pretrained=False),
+        }
 
     def _tests(self) -> list[dict[str, Any]]:
-        family = hypotheses_of(self._study)
-        p_values = [self._p_value(one) for one in family]
-        known = {str(place): p for place, p in enumerate(p_values) if p is not None}
-        adjusted = holm(known) if len(known) == len(family) else {}
+        p_values = {one: self._p_value(one) for one in hypotheses_of(self._study)}
+        known = {one: p for one, p in p_values.items() if p is not None}
+        adjusted = holm(known) if len(known) == len(p_values) else {}
         return [
-            {**asdict(one), "statement": one.statement(self._study.margin), "p_value": p,
-             "p_holm": (holm_p := adjusted.get(str(place))), "shown": None if holm_p is None else holm_p < SIGNIFICANCE}
-            for place, (one, p) in enumerate(zip(family, p_values, strict=True))
-        ]  # fmt: skip
+            {
+                **asdict(one),
+                "statement": one.statement(self._study.margin),
+                "p_value": p,
+                "p_holm": adjusted.get(one),
+                "shown": adjusted[one] < SIGNIFICANCE if one in adjusted else None,
+            }
+            for one, p in p_values.items()
+        ]
 
     def _p_value(self, one: Hypothesis) -> float | None:
-        with_head, without = next(pair for pair in self._pairs if pair[0].model == one.model)
+        with_head, without = self._pairs[one.model]
         arm = with_head if one.segmentation else without
         if one.kind == EQUIVALENT:
-            pairs = difference(self._arm(arm, FRAMEWORKS[1]), self._arm(arm, FRAMEWORKS[0]))
-            return equivalence_of([pair.mean() for pair in pairs.values()], self._study.margin).p_value
+            return equivalence_of(_means(self._from_reference(arm, FRAMEWORKS[1])), self._study.margin).p_value
         if one.kind == GAIN:
-            return above([gain.mean() for gain in self._gain(with_head, without, BOTH).values()], 0.0)
+            return above(_means(self._gain(one.model, BOTH)), 0.0)
         assert one.kind == ABOVE_CHANCE
-        return above([found.mean() for found in self._arm(arm, BOTH).values()], CHANCE)
+        return above(_means(self._arm(arm, BOTH)), CHANCE)
+
+
+def _named(condition: Condition) -> dict[str, Any]:
+    return {"model": condition.model, "segmentation": condition.supervised}
+
+
+def _means(by_seed: Mapping[int, Samples]) -> list[float]:
+    return [one.mean() for one in by_seed.values()]
 
 
 def difference_table(record: Mapping[str, Any]) -> TextTable:
     """Return the frameworks' differences, then the control's."""
     margin = f"{100 * record['study']['margin']:g}"
     verdicts = {None: "one seed: no test", True: f"within {margin} by itself", False: f"not shown within {margin}"}
-    header = ("difference", "pairs", "mean [95 % interval over seeds], AUC points", "seeds and patients",
-              "p (two one-sided)", "verdict")  # fmt: skip
-    return TextTable(header, [
-        (f"{difference_name}, {arm_name(row)}", str(row["count"]), points(row), both_intervals(row),
-         "-" if row["p_value"] is None else f"{row['p_value']:.2g}", verdicts[row["equivalent"]])
-        for difference_name, kind in DIFFERENCES.items()
+    rows = [
+        (f"{name}, {arm_name(row)}", *_mean(row), _p(row["p_value"]), verdicts[row["equivalent"]])
+        for name, kind in DIFFERENCES.items()
         for row in record[kind]
-    ])  # fmt: skip
-
-
-def arm_name(row: Mapping[str, Any]) -> str:
-    """Name a model and whether its head was trained."""
-    return f"{row['model']} {'with' if row['segmentation'] else 'without'} segmentation"
-
-
-def both_intervals(row: Mapping[str, Any]) -> str:
-    """Write the interval of seeds and patients, in AUC points."""
-    found = row["seeds_patients"]
-    return "-" if found is None else f"[{100 * found[0]:+.1f}, {100 * found[1]:+.1f}]"
+    ]
+    return TextTable(("difference", *MEAN, "p (two one-sided)", "verdict"), rows)
 
 
 def gain_table(record: Mapping[str, Any]) -> TextTable:
-    """Return what segmentation supervision gains."""
     names = {BOTH: "both frameworks", **FRAMEWORK_NAMES}
-    header = ("with - without segmentation", "pairs", "mean [95 % interval over seeds], AUC points",
-              "seeds and patients", "without what the whole scan tells")  # fmt: skip
-    return TextTable(header, [
-        (f"{row['model']}, {names[row['framework']]}", str(row["count"]), points(row), both_intervals(row),
-         points(row["without_given_away"]))
+    rows = [
+        (f"{row['model']}, {names[row['framework']]}", *_mean(row), points(row["without_given_away"]))
         for row in record["segmentation_gain"]
-    ])  # fmt: skip
+    ]
+    return TextTable(("with - without segmentation", *MEAN, "without what the whole scan tells"), rows)
 
 
 def class_table(record: Mapping[str, Any]) -> TextTable:
     """Return the gain of every class, beside what one statistic of the whole scan tells."""
-    header = ("class", "gain [95 % interval over seeds], AUC points", "seeds and patients", "told by the whole scan")
     several = len(record["study"]["models"]) > 1
     rows = []
     for row in record["class_gains"]:
         told = record["given_away"].get(row["class"])
         shown = "-" if told is None else f"AUC {told['auc']:.2f} ({told['statistic']})"
-        name = f"{row['model']}, {row['class']}" if several else row["class"]
-        rows.append((name, points(row), both_intervals(row), shown))
+        rows.append((f"{row['model']}, {row['class']}" if several else row["class"], *_mean(row)[1:], shown))
+    header = ("class", "gain [95 % interval over seeds], AUC points", MEAN[-1], "told by the whole scan")
     return TextTable(header, rows)
 
 
 def hypothesis_table(record: Mapping[str, Any]) -> TextTable:
-    """Return the family of hypotheses and what was shown."""
     verdicts = {None: "no test", True: "shown", False: "not shown"}
-
-    def number(p: float | None) -> str:
-        return "-" if p is None else f"{p:.2g}"
-
-    return TextTable(("hypothesis", "p", "p after Holm", "verdict"), [
-        (row["statement"], number(row["p_value"]), number(row["p_holm"]), verdicts[row["shown"]])
+    rows = [
+        (row["statement"], _p(row["p_value"]), _p(row["p_holm"]), verdicts[row["shown"]])
         for row in record["hypotheses"]
-    ])  # fmt: skip
+    ]
+    return TextTable(("hypothesis", "p", "p after Holm", "verdict"), rows)
 
 
 def arm_table(record: Mapping[str, Any]) -> TextTable:
-    """Return the mean test AUC of every arm."""
     names = {BOTH: "both", **FRAMEWORK_NAMES}
-    header = ("arm", "framework", "test AUC [95 % interval over seeds], points", "seeds and patients")
-    return TextTable(header, [
-        (arm_name(row), names[row["framework"]], points(row, signed=False), both_intervals(row).replace("+", ""))
-        for row in record["arms"]
-    ])  # fmt: skip
+    rows = [(arm_name(row), names[row["framework"]], *_mean(row, signed=False)[1:]) for row in record["arms"]]
+    return TextTable(("arm", "framework", "test AUC [95 % interval over seeds], points", MEAN[-1]), rows)
 
 
 def auc_table(record: Mapping[str, Any]) -> TextTable:
@@ -312,8 +293,24 @@ def auc_table(record: Mapping[str, Any]) -> TextTable:
         arm = FRAMEWORK_NAMES[cell["framework"]] + (" nudged" if cell["nudged"] else "")
         key = (cell["model"], "with" if cell["segmentation"] else "without", arm)
         groups.setdefault(key, []).append(cell["auc"]["macro"])
-    header = ("model", "segmentation", "framework", "test AUC of each seed", "mean")
-    return TextTable(header, [
+    rows = [
         (*names, " ".join(f"{value:.3f}" for value in values), f"{sum(values) / len(values):.3f}")
         for names, values in groups.items()
-    ])  # fmt: skip
+    ]
+    return TextTable(("model", "segmentation", "framework", "test AUC of each seed", "mean"), rows)
+
+
+def arm_name(row: Mapping[str, Any]) -> str:
+    """Name a model and whether its head was trained."""
+    return f"{row['model']} {'with' if row['segmentation'] else 'without'} segmentation"
+
+
+def _mean(row: Mapping[str, Any], signed: bool = True) -> tuple[str, str, str]:
+    """Return the number of seeds, their mean with its interval, and that over seeds and patients, in AUC points."""
+    both, sign = row["seeds_patients"], "+" if signed else ""
+    shown = "-" if both is None else f"[{100 * both[0]:{sign}.1f}, {100 * both[1]:{sign}.1f}]"
+    return str(row["count"]), points(row, signed), shown
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"

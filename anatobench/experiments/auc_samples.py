@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from anatobench.errors import AnatoBenchError
-from anatobench.evaluation.metrics import BOOTSTRAP_REPLICATES, auc_values, patient_draws, resampled_auc
+from anatobench.evaluation.metrics import BOOTSTRAP_REPLICATES, auc_values, mean_of_known, patient_draws, resampled_auc
 from anatobench.evaluation.predictions import classify, default_aggregation, read_predictions
 from anatobench.experiments.grid import Cell
-from anatobench.experiments.power import seeds_and_patients
-from anatobench.experiments.statistics import interval_of
+from anatobench.experiments.statistics import interval_of, seeds_and_patients
 from anatobench.system.progress import progress_bar
-from anatobench.training.run_folder import RunConfig
+from anatobench.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -37,23 +36,18 @@ class Samples:
     def means(self, names: Sequence[str] | None = None) -> np.ndarray:
         """Return the same of every replicate, float64 [replicates], over the classes that are defined there; NaN where
         none is."""
-        chosen = self.resampled[:, self._columns(names)]
-        known = np.isfinite(chosen)
-        total, count = np.where(known, chosen, 0.0).sum(axis=1), known.sum(axis=1)
-        found: np.ndarray = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
-        return found
+        return mean_of_known(self.resampled[:, self._columns(names)])
 
     def _columns(self, names: Sequence[str] | None) -> list[int]:
         return [place for place, name in enumerate(self.names) if names is None or name in names]
 
 
-def read_samples(runs: Mapping[Cell, Path]) -> dict[Cell, Samples]:
-    """Read the test predictions of these runs, all of one task; `AnatoBenchError` if they judge other patients."""
+def read_samples(runs: Mapping[Cell, Path], task: Task) -> dict[Cell, Samples]:
+    """Read the test predictions of these runs; `AnatoBenchError` if they judge other patients."""
     found: dict[Cell, Samples] = {}
     cases: tuple[str, ...] | None = None
     with progress_bar(len(runs), "bootstrap", "run") as bar:
         for cell, run in runs.items():
-            task = RunConfig.read(run).task
             predictions = read_predictions(run / "predictions_test.csv", task)
             if cases is not None and cases != predictions.case_ids:
                 raise AnatoBenchError(f"{run}: judges other test cases than the runs before it: evaluate it again")

@@ -18,7 +18,7 @@ has a plan beside its settings (auc_plan.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from anatobench.experiments.runs import (
     rate_name,
     read_settings,
     run_folder,
+    told,
+    what_changed,
 )
 from anatobench.phantom.cohort import FORMATS
 from anatobench.phantom.plan import CohortPlan
@@ -101,15 +103,12 @@ class AucStudy:
             raise UsageError(f"--control-seeds {self.control_seeds}: from 1 to --seeds")
         get_task(self.task)
         check_choice("precision", self.precision, PRECISIONS)
-        CohortPlan(
-            self.task, self.size, self.cohort_seed, self.cases, self.injuries
-        )  # refuses what no cohort can be of
+        CohortPlan(self.task, self.size, self.cohort_seed, self.cases, self.injuries)  # refuses what cannot be
         if not ((self.learning_rate is None or self.learning_rate > 0) and 0 < self.margin < 0.5):
             raise UsageError("--learning-rate must be above 0 and --margin between 0 and 0.5")
         self._check_choice_of_rates()
-        for condition in self.conditions:
-            if not self.learning_rates:
-                self.learning_rate_of(condition)  # refuses a backbone for which nobody has chosen one
+        for model in () if self.learning_rates else self.models:
+            self.learning_rate_of(model)  # refuses a backbone for which nobody has chosen one
 
     def _check_choice_of_rates(self) -> None:
         if not 0 <= self.validation_fraction <= 0.5:
@@ -126,7 +125,6 @@ class AucStudy:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
         return {**asdict(self), "models": list(self.models), "learning_rates": list(self.learning_rates)}
 
     @property
@@ -140,7 +138,6 @@ class AucStudy:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Every run."""
         return tuple(cell for group in self.groups for cell in group)
 
     @property
@@ -156,13 +153,11 @@ class AucStudy:
             for condition in self.conditions
         )
 
-    def learning_rate_of(self, condition: Condition, chosen: Mapping[Condition, float] | None = None) -> float:
-        """Return the rate of a condition's runs but the control's: what was `chosen` for it, if there was a choice."""
-        if self.learning_rates:
-            return (chosen or {})[condition]
+    def learning_rate_of(self, model: str) -> float:
+        """Return the rate of a model's runs but the control's, where it is not chosen from several."""
         if self.learning_rate is not None:
             return self.learning_rate
-        card = card_of(condition.model)
+        card = card_of(model)
         if self.size == "tiny":
             return card.study_learning_rate()
         return card.recipe_row(get_task(self.task).anatomy).learning_rate
@@ -197,12 +192,10 @@ def name_of(cell: Cell) -> str:
 
 
 def store_of(out: Path) -> Path:
-    """Return the prepared cohort."""
     return out / "store"
 
 
 def choice_name_of(cell: Cell, rate: float) -> str:
-    """Return the name of the folder of a run that chooses a rate."""
     return f"choice_{name_of(cell)}_rate{rate_name(rate)}"
 
 
@@ -244,24 +237,23 @@ def planned(study: AucStudy, out: Path) -> list[PlannedRun]:
     """Return what every run is trained with, the cohort being prepared and the rates chosen: the second framework and
     the control begin with the weights that the first framework drew."""
     chosen = {condition: next(iter(rates)) for condition, rates in chosen_rates(study, out).items() if rates}
-    return [_planned(study, out, cell, group[0], chosen) for group in study.groups for cell in group]
-
-
-def _planned(study: AucStudy, out: Path, cell: Cell, first: Cell, chosen: Mapping[Condition, float]) -> PlannedRun:
-    after = None if cell == first else name_of(first)
-    rate = study.learning_rate_of(cell.condition, chosen)
-    begins = None if after is None else initial_weights_of(out, after)
-    return PlannedRun(name_of(cell), _config(study, out, cell, rate, begins), after)
+    runs = []
+    for first, *others in study.groups:
+        rate = chosen.get(first.condition) or study.learning_rate_of(first.condition.model)
+        name, begins = name_of(first), initial_weights_of(out, name_of(first))
+        runs.append(PlannedRun(name, _config(study, out, first, rate)))
+        runs += [PlannedRun(name_of(cell), _config(study, out, cell, rate, begins), name) for cell in others]
+    return runs
 
 
 def _config(study: AucStudy, out: Path, cell: Cell, rate: float, begins: Path | None = None) -> RunConfig:
-    every: dict[str, Any] = {}
+    evaluate_every = 1
     if study.validation_fraction:
         per_epoch = max(len(Store.read_index(store_of(out)).split("train")) // study.batch_size, 1)
-        every = {"evaluate_every": max(round(study.steps / per_epoch / EVALUATIONS), 1)}
+        evaluate_every = max(round(study.steps / per_epoch / EVALUATIONS), 1)
     return configure(
         store_of(out), cell.condition.model, cell.framework, study.settings_of(cell, rate),
-        initial_weights=begins, max_steps=study.steps, checkpoint_every=study.steps, **every,
+        initial_weights=begins, max_steps=study.steps, evaluate_every=evaluate_every, checkpoint_every=study.steps,
     )  # fmt: skip
 
 
@@ -270,12 +262,10 @@ def begin(study: AucStudy, out: Path, changeable: Collection[str] = GROWING) -> 
     has no fewer runs."""
     saved, asked = read_settings(out / STUDY_FILE, AucStudy), study.to_json()
     if saved is not None:
-        was = saved.to_json()
-        changed = [name for name in asked if was[name] != asked[name]]
+        changed = what_changed(saved.to_json(), asked)
         if set(changed) - set(changeable) or not set(saved.cells) <= set(study.cells):
-            told = "; ".join(f"{name}: {was[name]} -> {asked[name]}" for name in changed)
             raise AnatoBenchError(
-                f"{out}: holds a study with other settings ({told}): choose another --out; seeds and models alone may "
-                "be added"
+                f"{out}: holds a study with other settings ({told(changed)}): choose another --out; seeds and models "
+                "alone may be added"
             )
     keep_settings(out / STUDY_FILE, study, "a study")

@@ -107,7 +107,6 @@ class _Running:
             self._process.send_signal(signal.SIGTERM)
 
     def wait(self, seconds: float) -> None:
-        """Until it has stopped; no longer than that."""
         _await_end(self._process, seconds)
 
 

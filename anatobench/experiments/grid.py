@@ -27,9 +27,6 @@ from anatobench.recipes import ALL_ORGANS, FRAMEWORKS, MODELS, SEGMENTATION_LOSS
 from anatobench.tasks import TASKS
 
 MACRO = "macro"
-DISTORTION_WEIGHT = 10.0
-"""Segmentation weight of Table 14's runs. Its first number is that of Table 13's weight 10, so that its other two can
-only be compared with runs of weight 10; the text says nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Condition:
     @property
     def supervision_name(self) -> str:
         """What of the supervision differs from the paper's usual one."""
-        if self.segmentation_weight == 0:
+        if not self.supervised:
             return "no_seg"
         parts = ["seg"]
         if self.segmentation_weight != 1:
@@ -69,6 +66,11 @@ class Condition:
         if self.segmentation_loss != SEGMENTATION_LOSSES[0]:
             parts.append(self.segmentation_loss)
         return "_".join(parts)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the auxiliary head is trained."""
+        return self.segmentation_weight > 0
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -102,19 +104,11 @@ class Cell:
 
     @property
     def arm(self) -> str:
-        """What trains it."""
         return f"{self.framework}_nudged" if self.nudged else self.framework
 
 
 Published = Mapping[str, PublishedAuc]
 """By class, and `macro`."""
-
-
-def _table_1() -> dict[Condition, Published]:
-    return {
-        Condition(dataset, model, pretrained, 1.0 if segmentation else 0.0): {MACRO: auc}
-        for (dataset, model, pretrained, segmentation), auc in TABLE_1.items()
-    }
 
 
 def _per_class(rows: Iterable[ClassRow]) -> dict[Condition, Published]:
@@ -126,6 +120,9 @@ def _per_class(rows: Iterable[ClassRow]) -> dict[Condition, Published]:
 
 _ABLATED = Condition("ratic", "swin3d_t", pretrained=True)
 """The model of all ablations."""
+_DISTORTED = replace(_ABLATED, segmentation_weight=10.0)
+"""Table 14's. Its first number is that of Table 13's weight 10, so that its other two can only be compared with runs of
+weight 10; the text says nothing of it."""
 
 
 def _table_3() -> dict[Condition, Published]:
@@ -137,19 +134,17 @@ def _table_3() -> dict[Condition, Published]:
     return found
 
 
-def _table_14() -> dict[Condition, Published]:
-    weighted = replace(_ABLATED, segmentation_weight=DISTORTION_WEIGHT)
-    return {replace(weighted, boundary_distortion=percent): {MACRO: auc} for percent, auc in TABLE_14.items()}
-
-
 TABLES: Mapping[str, Mapping[Condition, Published]] = {
-    "1": _table_1(),
+    "1": {
+        Condition(dataset, model, pretrained, float(segmentation)): {MACRO: auc}
+        for (dataset, model, pretrained, segmentation), auc in TABLE_1.items()
+    },
     "2": {condition: {MACRO: classes[MACRO]} for condition, classes in _per_class(TABLE_13).items()},
     "3": _table_3(),
     "10": _per_class(TABLE_10),
     "12": _per_class(TABLE_12),
     "13": _per_class(TABLE_13),
-    "14": _table_14(),
+    "14": {replace(_DISTORTED, boundary_distortion=percent): {MACRO: auc} for percent, auc in TABLE_14.items()},
     "losses": {replace(_ABLATED, segmentation_loss=loss): {} for loss in SEGMENTATION_LOSSES},
 }
 """The paper's numbers by table and condition. `losses` has none: section 2 says that Dice and both do "similar"."""

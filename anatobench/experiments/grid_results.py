@@ -30,7 +30,7 @@ from typing import Any
 from anatobench.errors import AnatoBenchError
 from anatobench.experiments.grid import MACRO, TABLES, Condition, Selection
 from anatobench.experiments.grid_runs import GridSettings
-from anatobench.experiments.published import PublishedAuc, published_auc, published_gain
+from anatobench.experiments.published import published_auc, published_gain
 from anatobench.experiments.results import FRAMEWORK_NAMES, Results, TextTable, paired, points, read_results
 from anatobench.experiments.runs import DONE, run_folder, state_of
 from anatobench.experiments.statistics import Interval, interval_of, interval_of_shares
@@ -66,7 +66,7 @@ def _results(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
             paper = classes if found.beside_the_paper(condition.dataset) else {}
             for framework in selection.frameworks:
                 for name in classes or (MACRO,):
-                    auc = found.auc(condition, framework, name)
+                    auc, one = found.auc(condition, framework, name), paper.get(name)
                     if auc:
                         yield {
                             "table": table,
@@ -74,13 +74,9 @@ def _results(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
                             "framework": framework,
                             "class": name,
                             "auc": {str(seed): value for seed, value in auc.items()},
-                            **_beside(list(auc.values()), paper.get(name)),
+                            **_difference(interval_of_shares(list(auc.values())), one.auc if one else None),
+                            "note": one.note if one else "",
                         }
-
-
-def _beside(values: Sequence[float], paper: PublishedAuc | None) -> dict[str, Any]:
-    published, note = (None, "") if paper is None else (paper.auc, paper.note)
-    return {**_difference(interval_of_shares(values), published), "note": note}
 
 
 def _difference(interval: Interval, published: float | None) -> dict[str, Any]:
@@ -94,7 +90,7 @@ def _difference(interval: Interval, published: float | None) -> dict[str, Any]:
 def _gains(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
     """Return the gains of Table 1's pairs."""
     for condition in selection.all_conditions:
-        if condition.segmentation_weight != 0:
+        if condition.supervised:
             continue
         key = (condition.dataset, condition.model, condition.pretrained)
         for framework in selection.frameworks:
@@ -150,7 +146,6 @@ def result_table(record: Mapping[str, Any]) -> TextTable:
 
 
 def gain_table(record: Mapping[str, Any]) -> TextTable:
-    """Return what segmentation supervision gains."""
     header = ("data set", "model", "weights", "framework", "seeds", "gain by segmentation, points", "paper, points",
               "difference, points")  # fmt: skip
     return TextTable(header, [
@@ -160,7 +155,6 @@ def gain_table(record: Mapping[str, Any]) -> TextTable:
 
 
 def framework_table(record: Mapping[str, Any]) -> TextTable:
-    """Return how far the frameworks are apart."""
     header = ("data set", "model", "weights", "supervision", "seeds", "JAX - PyTorch, points")
     return TextTable(header, [
         (*_model_words(row), supervision_words(row), str(row["count"]), points(row))

@@ -41,7 +41,6 @@ class GridSettings:
         check_changes(self.settings, OWN_SETTINGS, "the grid")
 
     def recipe(self, cell: Cell) -> Recipe:
-        """Return what a cell is trained with."""
         return override(paper_recipe(get_task(cell.condition.dataset), cell.condition.model), self.settings_of(cell))
 
     def settings_of(self, cell: Cell) -> tuple[str, ...]:
@@ -49,19 +48,14 @@ class GridSettings:
         return (*self.settings, *cell.condition.settings, f"seed={cell.seed}")
 
     def store_of(self, dataset: str) -> Path:
-        """Return where a data set's store lies."""
         return Path(self.stores) / dataset
 
 
 def settings_for(out: Path, asked: Mapping[str, Any], default_stores: str = "stores") -> GridSettings:
-    """Return the folder's settings, or in a new folder those asked for; `AnatoBenchError` names what is asked
-    otherwise.
-
-    `asked` has the fields of `GridSettings` that a person named.
-    """
-    stores = str(Path(asked.get("stores", default_stores)).resolve())
-    given = {**asked, "stores": stores} if "stores" in asked else asked
-    return settings_asked(out / GRID_FILE, GridSettings, given) or GridSettings(**{**asked, "stores": stores})
+    """Return the folder's settings, or in a new folder those asked for, the fields of `GridSettings` that a person
+    named; `AnatoBenchError` names what is asked otherwise."""
+    given = {name: str(Path(value).resolve()) if name == "stores" else value for name, value in asked.items()}
+    return settings_asked(out / GRID_FILE, GridSettings, given, {"stores": str(Path(default_stores).resolve())})
 
 
 def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
@@ -105,17 +99,14 @@ def planned(cells: Iterable[Cell], settings: GridSettings) -> list[PlannedRun]:
     return runs
 
 
-def work_of(cells: Iterable[Cell], settings: GridSettings) -> Iterator[tuple[int, float] | None]:
+def work_of(cells: Sequence[Cell], settings: GridSettings) -> Iterator[tuple[int, float] | None]:
     """Yield of each cell the steps that training takes and their floating-point operations, a multiply and an add
-    counted as two; None where there is no store yet, or too few cases in it for one batch. Each store is opened
-    once."""
-    stores: dict[str, Store | None] = {}
+    counted as two; None where there is no store yet, or too few cases in it for one batch."""
+    paths = {cell.condition.dataset: settings.store_of(cell.condition.dataset) for cell in cells}
+    stores = {dataset: Store.open(path) for dataset, path in paths.items() if (path / INDEX_FILE).is_file()}
     for cell in cells:
         condition, recipe = cell.condition, settings.recipe(cell)
-        if condition.dataset not in stores:
-            path = settings.store_of(condition.dataset)
-            stores[condition.dataset] = Store.open(path) if (path / INDEX_FILE).is_file() else None
-        store = stores[condition.dataset]
+        store = stores.get(condition.dataset)
         steps = 0 if store is None else recipe.epochs * (len(store.split("train")) // recipe.batch_size)
         if store is None or steps == 0:
             yield None

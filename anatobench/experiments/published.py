@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from anatobench.tasks import CT_RATE_LABELS, RATIC
+from anatobench.tasks import get_task
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,8 @@ def published_auc(dataset: str, model: str, pretrained: bool, segmentation: bool
 def published_classes(dataset: str, model: str, pretrained: bool, segmentation_weight: float) -> ClassRow | None:
     """Return the AUC per class of such a model (Tables 10, 12, 13); None if the paper does not print it."""
     asked = (dataset, model, pretrained, segmentation_weight)
-    for row in (*TABLE_10, *TABLE_12, *TABLE_13):
-        if (row.dataset, row.model, row.pretrained, row.segmentation_weight) == asked:
-            return row
-    return None
+    rows = (*TABLE_10, *TABLE_12, *TABLE_13)
+    return next((r for r in rows if (r.dataset, r.model, r.pretrained, r.segmentation_weight) == asked), None)
 
 
 def published_gain(dataset: str, model: str, pretrained: bool) -> float | None:
@@ -120,84 +118,70 @@ TABLE_3: Mapping[tuple[str, ...], PublishedAuc] = {
 first and last are Table 1's model without and with segmentation."""
 
 
-def _class_row(
+def _class_rows(
     source: str,
-    trained: tuple[str, str, bool, float],
-    columns: Sequence[str],
-    percents: Sequence[float],
-    *,
-    average_note: str = "",
-    damaged: Mapping[str, str] | None = None,
-) -> ClassRow:
-    """`trained` is (data set, model, pretrained, segmentation weight); `percents` ends with the printed average."""
-    *cells, average = percents
-    notes = damaged or {}
-    classes = {name: _auc(percent, source, notes.get(name, "")) for name, percent in zip(columns, cells, strict=True)}
-    return ClassRow(*trained, classes, _auc(average, source, average_note))
+    dataset: str,
+    model: str,
+    printed: Mapping[tuple[bool, float], Sequence[float]],
+    notes: Mapping[tuple[bool, float], Mapping[str, str]] | None = None,
+) -> tuple[ClassRow, ...]:
+    """Return a row per (pretrained, segmentation weight) of what is printed: the classes from A to Z, then the average.
+    `notes` are by class, and under `average`."""
+    rows = []
+    for trained, (*cells, average) in printed.items():
+        noted = (notes or {}).get(trained, {})
+        named = zip(sorted(get_task(dataset).class_names), cells, strict=True)
+        classes = {name: _auc(percent, source, noted.get(name, "")) for name, percent in named}
+        rows.append(ClassRow(dataset, model, *trained, classes, _auc(average, source, noted.get("average", ""))))
+    return tuple(rows)
 
-
-_CT_RATE_COLUMNS, _RATIC_COLUMNS = sorted(CT_RATE_LABELS), sorted(RATIC.class_names)
-"""As printed: from A to Z."""
 
 # fmt: off
-TABLE_10: tuple[ClassRow, ...] = (
-    _class_row("Table 10", ("ct_rate", "r3d_18", False, 0.0), _CT_RATE_COLUMNS, (
-        90.1, 77.3, 79.2, 94.3, 88.3, 88.3, 80.2, 79.3, 87.8,
-        68.1, 86.3, 76.8, 87.1, 89.8, 80.9, 89.2, 97.3, 68.9, 83.84)),
-    _class_row("Table 10", ("ct_rate", "r3d_18", False, 1.0), _CT_RATE_COLUMNS, (
-        92.3, 79.3, 79.9, 94.7, 89.9, 91.9, 81.2, 83.4, 88.0,
-        69.9, 86.8, 78.8, 89.4, 89.6, 82.1, 91.9, 97.2, 71.8, 85.45),
-        damaged={
-            "Lung opacity": "the scan shows 8.8; of 8?.8 only 86.8 fits the average",
-            "Pulmonary fibrotic sequela": "the scan shows 7T1.8",
-        }),
-    _class_row("Table 10", ("ct_rate", "r3d_18", True, 0.0), _CT_RATE_COLUMNS, (
-        93.0, 79.3, 78.5, 92.5, 89.9, 93.4, 79.9, 83.0, 87.9,
-        69.8, 85.4, 77.4, 89.5, 87.8, 81.6, 89.0, 97.3, 71.8, 84.83),
-        damaged={
-            "Lung opacity": "the scan shows 8.4; of 8?.4 85.4 fits the average best, 84.4 is not excluded",
-            "Pulmonary fibrotic sequela": "the scan shows 7TL8",
-        }),
-    _class_row("Table 10", ("ct_rate", "r3d_18", True, 1.0), _CT_RATE_COLUMNS, (
-        93.1, 79.6, 80.9, 94.5, 90.3, 93.6, 79.9, 85.9, 87.8,
-        69.2, 86.2, 77.7, 91.3, 88.4, 82.5, 91.3, 97.1, 72.5, 85.64),
-        damaged={
-            "Coronary artery wall calcification":
-                "the scan shows 9036; 93.6 fits the average best, 92.6 is not excluded, 90.36 and 90.6 are",
-        }),
-)
+TABLE_10 = _class_rows("Table 10", "ct_rate", "r3d_18", {
+    (False, 0.0): (90.1, 77.3, 79.2, 94.3, 88.3, 88.3, 80.2, 79.3, 87.8,
+                   68.1, 86.3, 76.8, 87.1, 89.8, 80.9, 89.2, 97.3, 68.9, 83.84),
+    (False, 1.0): (92.3, 79.3, 79.9, 94.7, 89.9, 91.9, 81.2, 83.4, 88.0,
+                   69.9, 86.8, 78.8, 89.4, 89.6, 82.1, 91.9, 97.2, 71.8, 85.45),
+    (True, 0.0): (93.0, 79.3, 78.5, 92.5, 89.9, 93.4, 79.9, 83.0, 87.9,
+                  69.8, 85.4, 77.4, 89.5, 87.8, 81.6, 89.0, 97.3, 71.8, 84.83),
+    (True, 1.0): (93.1, 79.6, 80.9, 94.5, 90.3, 93.6, 79.9, 85.9, 87.8,
+                  69.2, 86.2, 77.7, 91.3, 88.4, 82.5, 91.3, 97.1, 72.5, 85.64),
+}, {
+    (False, 1.0): {
+        "Lung opacity": "the scan shows 8.8; of 8?.8 only 86.8 fits the average",
+        "Pulmonary fibrotic sequela": "the scan shows 7T1.8",
+    },
+    (True, 0.0): {
+        "Lung opacity": "the scan shows 8.4; of 8?.4 85.4 fits the average best, 84.4 is not excluded",
+        "Pulmonary fibrotic sequela": "the scan shows 7TL8",
+    },
+    (True, 1.0): {
+        "Coronary artery wall calcification":
+            "the scan shows 9036; 93.6 fits the average best, 92.6 is not excluded, 90.36 and 90.6 are",
+    },
+})
 """`r3d_18` on CT-RATE per class. The caption says "segmentation pretraining"; the method trains jointly."""
 
-TABLE_12: tuple[ClassRow, ...] = (
-    _class_row("Table 12", ("ratic", "r3d_18", False, 0.0), _RATIC_COLUMNS, (
-        72.0, 69.3, 69.3, 65.0, 65.0, 74.1, 76.2, 69.2, 73.4, 84.5, 69.4, 75.7, 80.9, 69.0, 72.36)),
-    _class_row("Table 12", ("ratic", "r3d_18", False, 1.0), _RATIC_COLUMNS, (
-        77.4, 84.1, 84.1, 68.6, 68.6, 84.6, 82.1, 86.5, 77.0, 92.6, 71.0, 80.7, 88.7, 70.4, 79.75),
-        damaged={"liver_healthy": "the scan shows Tr.0; 77.0 fits the average"}),
-    _class_row("Table 12", ("ratic", "r3d_18", True, 0.0), _RATIC_COLUMNS, (
-        80.8, 82.3, 82.3, 73.4, 73.4, 88.8, 87.5, 87.3, 78.3, 89.6, 74.2, 86.1, 91.3, 80.3, 82.56)),
-    _class_row("Table 12", ("ratic", "r3d_18", True, 1.0), _RATIC_COLUMNS, (
-        78.8, 93.2, 93.2, 76.4, 76.4, 91.8, 89.7, 81.7, 79.0, 94.4, 73.6, 85.4, 90.3, 79.8, 84.51)),
-)
+TABLE_12 = _class_rows("Table 12", "ratic", "r3d_18", {
+    (False, 0.0): (72.0, 69.3, 69.3, 65.0, 65.0, 74.1, 76.2, 69.2, 73.4, 84.5, 69.4, 75.7, 80.9, 69.0, 72.36),
+    (False, 1.0): (77.4, 84.1, 84.1, 68.6, 68.6, 84.6, 82.1, 86.5, 77.0, 92.6, 71.0, 80.7, 88.7, 70.4, 79.75),
+    (True, 0.0): (80.8, 82.3, 82.3, 73.4, 73.4, 88.8, 87.5, 87.3, 78.3, 89.6, 74.2, 86.1, 91.3, 80.3, 82.56),
+    (True, 1.0): (78.8, 93.2, 93.2, 76.4, 76.4, 91.8, 89.7, 81.7, 79.0, 94.4, 73.6, 85.4, 90.3, 79.8, 84.51),
+}, {(False, 1.0): {"liver_healthy": "the scan shows Tr.0; 77.0 fits the average"}})
 """`r3d_18` on RATIC per class."""
 
-TABLE_13: tuple[ClassRow, ...] = (
-    _class_row("Table 13", ("ratic", "swin3d_t", True, 0.0), _RATIC_COLUMNS, (
-        70.40, 73.25, 73.25, 62.23, 62.23, 69.57, 72.49,
-        67.45, 70.81, 75.92, 68.69, 68.36, 70.88, 65.53, 70.88), average_note=_WEIGHT_0),
-    _class_row("Table 13", ("ratic", "swin3d_t", True, 0.1), _RATIC_COLUMNS, (
-        71.69, 83.94, 83.94, 70.41, 70.41, 70.78, 69.94,
-        69.33, 69.08, 79.70, 65.09, 72.35, 72.35, 68.91, 72.70)),
-    _class_row("Table 13", ("ratic", "swin3d_t", True, 1.0), _RATIC_COLUMNS, (
-        77.34, 84.61, 84.61, 71.52, 71.52, 82.80, 86.62,
-        81.48, 78.92, 96.57, 73.07, 78.86, 85.00, 71.26, 80.55), average_note=_WEIGHT_1),
-    _class_row("Table 13", ("ratic", "swin3d_t", True, 5.0), _RATIC_COLUMNS, (
-        77.11, 83.64, 83.64, 75.47, 75.47, 81.96, 83.07,
-        81.64, 73.05, 88.62, 68.28, 79.65, 85.98, 70.55, 79.15)),
-    _class_row("Table 13", ("ratic", "swin3d_t", True, 10.0), _RATIC_COLUMNS, (
-        78.26, 84.44, 84.44, 74.25, 74.25, 86.88, 85.33,
-        88.04, 76.81, 91.39, 71.49, 78.91, 86.35, 70.53, 80.81)),
-)
+TABLE_13 = _class_rows("Table 13", "ratic", "swin3d_t", {
+    (True, 0.0): (70.40, 73.25, 73.25, 62.23, 62.23, 69.57, 72.49,
+                  67.45, 70.81, 75.92, 68.69, 68.36, 70.88, 65.53, 70.88),
+    (True, 0.1): (71.69, 83.94, 83.94, 70.41, 70.41, 70.78, 69.94,
+                  69.33, 69.08, 79.70, 65.09, 72.35, 72.35, 68.91, 72.70),
+    (True, 1.0): (77.34, 84.61, 84.61, 71.52, 71.52, 82.80, 86.62,
+                  81.48, 78.92, 96.57, 73.07, 78.86, 85.00, 71.26, 80.55),
+    (True, 5.0): (77.11, 83.64, 83.64, 75.47, 75.47, 81.96, 83.07,
+                  81.64, 73.05, 88.62, 68.28, 79.65, 85.98, 70.55, 79.15),
+    (True, 10.0): (78.26, 84.44, 84.44, 74.25, 74.25, 86.88, 85.33,
+                   88.04, 76.81, 91.39, 71.49, 78.91, 86.35, 70.53, 80.81),
+}, {(True, 0.0): {"average": _WEIGHT_0}, (True, 1.0): {"average": _WEIGHT_1}})
 """Loss weights, `swin3d_t` on RATIC. Not printed: that it is pretrained follows from Table 1's 70.88 and 80.55."""
 # fmt: on
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from anatobench.errors import AnatoBenchError
+from anatobench.evaluation.evaluation_file import Evaluation, read_evaluation
 from anatobench.experiments.grid import MACRO, Cell, Condition
 from anatobench.recipes import FRAMEWORKS
-from anatobench.system.json_text import read_json
 from anatobench.training.metrics_records import read_records
-from anatobench.training.run_folder import RunConfig, evaluation_file
+from anatobench.training.run_folder import RunConfig
 from anatobench.training.sessions import trained_on_synthetic
 
 FRAMEWORK_NAMES = dict(zip(FRAMEWORKS, ("PyTorch", "JAX"), strict=True))
-Arm = tuple[Condition, str, bool]
-"""Condition, framework, and whether it is the control: what the seeds of a mean have in common."""
 
 
 class TextTable(NamedTuple):
@@ -31,7 +29,8 @@ class TextTable(NamedTuple):
 class Results:
     """The evaluated runs of a folder."""
 
-    evaluations: Mapping[Cell, Mapping[str, Any]]
+    configs: Mapping[Cell, RunConfig]
+    evaluations: Mapping[Cell, Evaluation]
     """What `anatobench evaluate` wrote."""
     versions: Mapping[str, str]
     """Of both frameworks' packages, when the runs began."""
@@ -39,35 +38,31 @@ class Results:
     """`full` or `tiny`, by data set."""
     synthetic: tuple[str, ...] = ()
     """The data sets of which a run was trained on a synthetic cohort."""
-    _by_arm: dict[Arm, dict[int, Mapping[str, float | None]]] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for cell, evaluation in self.evaluations.items():
-            arm = self._by_arm.setdefault((cell.condition, cell.framework, cell.nudged), {})
-            arm[cell.seed] = evaluation["auc"]
 
     def beside_the_paper(self, dataset: str) -> bool:
         """Return whether the paper's figures are about such runs: full-size models on patients."""
         return self.sizes[dataset] == "full" and dataset not in self.synthetic
 
-    def auc(self, condition: Condition, framework: str, name: str = MACRO, nudged: bool = False) -> dict[int, float]:
+    def auc(self, condition: Condition, framework: str, name: str = MACRO) -> dict[int, float]:
         """Return that of a class by seed, where it is there and defined."""
-        seeds = self._by_arm.get((condition, framework, nudged), {})
-        return {seed: value for seed, auc in sorted(seeds.items()) if (value := auc.get(name)) is not None}
+        seeds = sorted({cell.seed for cell in self.evaluations})
+        found = {seed: self.evaluations.get(Cell(condition, framework, seed)) for seed in seeds}
+        return {seed: value for seed, one in found.items() if one and (value := one["auc"].get(name)) is not None}
 
 
-def read_results(runs: Mapping[Cell, Path]) -> Results:
-    """Read the evaluations of these runs' folders; `AnatoBenchError` names one that is missing or damaged."""
-    configs = {(cell.condition.dataset, cell.framework): run for cell, run in runs.items()}
-    evaluations = {cell: read_evaluation(run / evaluation_file("test")) for cell, run in runs.items()}
+def read_results(runs: Mapping[Cell, Path], needs: Collection[str] = ("auc",)) -> Results:
+    """Read what `evaluate` found of these runs' folders, with the fields that it `needs`; `AnatoBenchError` names what
+    is missing or damaged."""
+    configs = {cell: RunConfig.read(run) for cell, run in runs.items()}
+    evaluations = {cell: read_evaluation(run, "test", configs[cell].task, needs) for cell, run in runs.items()}
     versions: dict[str, str] = {}
     sizes: dict[str, str] = {}
-    for (dataset, _), run in configs.items():
-        config = RunConfig.read(run)
-        versions |= config.versions
-        sizes[dataset] = config.size
-    synthetic = {dataset for (dataset, _), run in configs.items() if trained_on_synthetic(run)}
-    return Results(evaluations, versions, sizes, tuple(sorted(synthetic)))
+    last_of_each = {(cell.condition.dataset, cell.framework): cell for cell in runs}
+    for (dataset, _), cell in last_of_each.items():
+        versions |= configs[cell].versions
+        sizes[dataset] = configs[cell].size
+    synthetic = {dataset for (dataset, _), cell in last_of_each.items() if trained_on_synthetic(runs[cell])}
+    return Results(configs, evaluations, versions, sizes, tuple(sorted(synthetic)))
 
 
 def paired(minuend: Mapping[int, float], subtrahend: Mapping[int, float]) -> dict[int, float]:
@@ -83,15 +78,6 @@ def points(row: Mapping[str, Any] | None, signed: bool = True) -> str:
     sign = "+" if signed else ""
     interval = "" if low is None else f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
     return f"{100 * mean:{sign}.2f}{interval}"
-
-
-def read_evaluation(path: Path) -> dict[str, Any]:
-    """Read what `anatobench evaluate` wrote, the macro AUC under `macro`; `AnatoBenchError` if it is damaged."""
-    found = read_json(path)
-    try:
-        return {**found, "auc": {MACRO: found["auc"][MACRO], **found["auc"]}}
-    except (KeyError, TypeError) as error:
-        raise AnatoBenchError(f"{path}: not an evaluation ({error!r}): run `anatobench evaluate` again") from None
 
 
 def validation_curve(records: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:

@@ -49,22 +49,18 @@ class PlannedRun:
 
 
 def run_folder(out: Path, name: str) -> Path:
-    """Return where a run lies."""
     return out / "runs" / name
 
 
 def initial_weights_of(out: Path, first: str) -> Path:
-    """Return where what a run began with lies."""
     return run_folder(out, first) / INITIAL_WEIGHTS_FILE
 
 
 def logs_folder(out: Path) -> Path:
-    """Return where what the runs said lies."""
     return out / "logs"
 
 
 def config_file(out: Path, name: str) -> Path:
-    """Return the file that says what a run is trained with."""
     return out / "configs" / f"{name}.json"
 
 
@@ -109,14 +105,26 @@ def settings_from(data: object, kind: type[Settings]) -> Settings:
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
-def settings_asked(path: Path, kind: type[Settings], asked: Mapping[str, Any]) -> Settings | None:
-    """Return the settings of a folder, None in a new one; `AnatoBenchError` names what is asked otherwise. `asked` has
-    the fields that a person named."""
+def settings_asked(
+    path: Path, kind: type[Settings], asked: Mapping[str, Any], otherwise: Mapping[str, Any] | None = None
+) -> Settings:
+    """Return the settings of a folder; in a new one those `asked`, the fields that a person named, and `otherwise` for
+    the rest. `AnatoBenchError` names what is asked otherwise than the folder has it."""
     saved = read_settings(path, kind)
-    told = [f"{name}: {was} -> {now}" for name, now in asked.items() if saved and (was := getattr(saved, name)) != now]
-    if told:
-        raise AnatoBenchError(f"{path.parent}: its runs have other settings: {'; '.join(told)}: choose another --out")
+    if saved is None:
+        return kind(**{**(otherwise or {}), **asked})
+    if changed := what_changed(vars(saved), asked):
+        raise AnatoBenchError(f"{path.parent}: its runs have other settings: {told(changed)}: choose another --out")
     return saved
+
+
+def what_changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return what differs of the settings `now`, each as it was and as it is."""
+    return {name: [was.get(name), value] for name, value in now.items() if was.get(name) != value}
+
+
+def told(changed: Mapping[str, Sequence[Any]]) -> str:
+    return "; ".join(f"{name}: {old} -> {new}" for name, (old, new) in changed.items())
 
 
 def check_changes(changes: Sequence[str], own: Sequence[str], who: str) -> None:
@@ -166,7 +174,6 @@ def keep_settings(path: Path, settings: Any, what: str) -> None:
 
 
 def write_configs(runs: Sequence[PlannedRun], out: Path) -> None:
-    """Write what these runs are trained with."""
     for run in runs:
         path = config_file(out, run.name)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -99,8 +99,8 @@ class TransferSettings:
 
 
 @dataclass(frozen=True)
-class TransferCell:
-    """One transfer."""
+class TransferCondition:
+    """What the repetitions of a mean have in common, whatever learning rate is chosen."""
 
     weights: str
     """One of `WEIGHTS`."""
@@ -108,8 +108,18 @@ class TransferCell:
     """One of `MODES`."""
     cases: int
     framework: str
+
+
+@dataclass(frozen=True)
+class TransferCell(TransferCondition):
+    """One transfer."""
+
     seed: int
     rate: float
+
+    @property
+    def condition(self) -> TransferCondition:
+        return TransferCondition(self.weights, self.mode, self.cases, self.framework)
 
     @property
     def name(self) -> str:
@@ -179,7 +189,6 @@ class TransferSelection:
 
 
 def pretraining_name(weights: str, seed: int) -> str:
-    """Return the name of a pre-training's folder."""
     return f"pretraining_{weights}_seed{seed}"
 
 
@@ -226,67 +235,56 @@ def _transfer(cell: TransferCell, settings: TransferSettings, begins: Mapping[st
 
 
 def settings_for(out: Path, asked: Mapping[str, Any]) -> TransferSettings:
-    """Return the folder's settings, or in a new folder those asked for: `asked` has the fields of `TransferSettings`
-    that a person named. `AnatoBenchError` names what is asked otherwise."""
-    saved = settings_asked(out / TRANSFER_FILE, TransferSettings, asked)
-    if saved is None and "store" not in asked:
+    """Return the folder's settings, or in a new folder those asked for, the fields of `TransferSettings` that a person
+    named; `AnatoBenchError` names what is asked otherwise."""
+    if "store" not in asked and not (out / TRANSFER_FILE).exists():
         raise UsageError(f"{out}: no transfer has begun here: give --store, the one whose diagnosis is learned")
-    return saved or TransferSettings(**asked)
+    return settings_asked(out / TRANSFER_FILE, TransferSettings, asked)
 
 
 def what_is_missing(selection: TransferSelection, settings: TransferSettings) -> list[str]:
     """Return a sentence for everything that the runs need and that is not there: stores and video weights."""
-    stores = {"--store": settings.store}
+    paths = {"--store": settings.store}
     for weights, option in PRETRAINED_HERE.items():
         if weights in selection.weights:
-            stores[option] = settings.pretraining_store(weights) or ""
-    found, tasks = list[str](), dict[str, Store]()
-    for option, path in stores.items():
+            paths[option] = settings.pretraining_store(weights) or ""
+    found, stores = list[str](), dict[str, Store]()
+    for option, path in paths.items():
         if not path:
             found.append(f"{option}: not given, and --weights asks for what is trained on it")
             continue
         try:
-            tasks[option] = Store.read_index(path)
+            stores[option] = Store.read_index(path)
         except AnatoBenchError as error:
             found.append(f"{option}: {error}")
-    if "--store" in tasks:
-        found += _too_few_cases("--store", tasks["--store"], max(selection.counts))
-    if PRETRAINED_HERE[ALL] in tasks:
-        found += _partly_annotated(PRETRAINED_HERE[ALL], tasks[PRETRAINED_HERE[ALL]])
-    for option, store in tasks.items():
-        other = tasks.get("--store", store)
-        if (store.task, store.size) != (other.task, other.size):
-            found.append(f"{option}: {store.root}: is of task {store.task.name} and size {store.size}, --store of "
-                         f"{other.task.name} and {other.size}: prepare it again")  # fmt: skip
-        found += _tested_on_what_was_seen(option, store, other)
-    if KINETICS in selection.weights and "--store" in tasks:
+    diagnosis = stores.get("--store")
+    for option, store in stores.items():
+        wrong = _what_is_wrong(option, store, diagnosis, max(selection.counts))
+        found += [f"{option}: {store.root}: {sentence}" for sentence in wrong]
+    if KINETICS in selection.weights and diagnosis is not None:
         published = card_of(settings.model).published_weights()
-        if tasks["--store"].size == "tiny":
+        if diagnosis.size == "tiny":
             found.append("--weights kinetics: there are no pretrained weights of size tiny: leave it out")
         elif find(published) is None:
             found.append(how_to_fetch(published))
     return found
 
 
-def _too_few_cases(option: str, store: Store, count: int) -> list[str]:
-    there = len(store.split("train"))
-    return [] if count <= there else [f"{option}: {store.root}: has {there} training cases: give no --counts above it"]
-
-
-def _partly_annotated(option: str, store: Store) -> list[str]:
-    """Return what is wrong with a store of whole masks that are not."""
-    partly = sum(store.cases[index].has_mask and not all(store.annotated(index)) for index in store.split("train"))
-    if not partly:
-        return []
-    return [f"{option}: {store.root}: {partly} of its training cases are annotated in part: it is a --partial-store"]
-
-
-def _tested_on_what_was_seen(option: str, store: Store, diagnosis: Store) -> list[str]:
-    """Return what is wrong with a store of masks that holds test scans of the diagnosis for training."""
-    if store is diagnosis:
-        return []
-    seen = {store.cases[index].volume_checksum for split in ("train", "validation") for index in store.split(split)}
+def _what_is_wrong(option: str, store: Store, diagnosis: Store | None, most_cases: int) -> Iterator[str]:
+    """Yield what keeps a store from being what an option asks for."""
+    training = store.split("train")
+    if store is diagnosis and len(training) < most_cases:
+        yield f"has {len(training)} training cases: give no --counts above it"
+    if option == PRETRAINED_HERE[ALL]:
+        partly = sum(store.cases[index].has_mask and not all(store.annotated(index)) for index in training)
+        if partly:
+            yield f"{partly} of its training cases are annotated in part: it is a --partial-store"
+    if diagnosis is None or store is diagnosis:
+        return
+    if (store.task, store.size) != (diagnosis.task, diagnosis.size):
+        asked = f"--store of {diagnosis.task.name} and {diagnosis.size}"
+        yield f"is of task {store.task.name} and size {store.size}, {asked}: prepare it again"
+    seen = {store.cases[index].volume_checksum for index in (*training, *store.split("validation"))}
     both = seen & {diagnosis.cases[index].volume_checksum for index in diagnosis.split("test")} - {None}
-    if not both:
-        return []
-    return [f"{option}: {store.root}: trains on {len(both)} of the test scans of --store: leave them out"]
+    if both:
+        yield f"trains on {len(both)} of the test scans of --store: leave them out"

@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 
 from anatobench.errors import AnatoBenchError
+from anatobench.evaluation.evaluation_file import Figures, read_evaluation
 from anatobench.evaluation.organ_dice import read_organ_dice
 from anatobench.experiments.grid import MACRO
-from anatobench.experiments.results import FRAMEWORK_NAMES, TextTable, paired, points, read_evaluation, validation_auc
+from anatobench.experiments.results import FRAMEWORK_NAMES, TextTable, paired, points, validation_auc
 from anatobench.experiments.runs import DONE, run_folder, state_of
 from anatobench.experiments.statistics import interval_of, interval_of_shares
 from anatobench.experiments.transfer import (
@@ -38,6 +39,7 @@ from anatobench.experiments.transfer import (
     NONE,
     PUBLISHED_GAINS,
     TransferCell,
+    TransferCondition,
     TransferSelection,
     TransferSettings,
     count_name,
@@ -45,8 +47,7 @@ from anatobench.experiments.transfer import (
 )
 from anatobench.recipes import FRAMEWORKS
 from anatobench.store.reader import Store
-from anatobench.system.json_text import read_json
-from anatobench.training.run_folder import RunConfig, evaluation_file
+from anatobench.training.run_folder import RunConfig
 from anatobench.training.sessions import trained_on_synthetic
 
 FORMAT = 1
@@ -55,26 +56,18 @@ WORDS = {"none": "none", "kinetics": "Kinetics", "partial_masks": "partial masks
 
 
 @dataclass(frozen=True)
-class _Condition:
-    """What the repetitions of a mean have in common, whatever rate was chosen."""
-
-    weights: str
-    mode: str
-    cases: int
-    framework: str
-
-
-@dataclass(frozen=True)
 class _Found:
     """Of a condition."""
 
     rate: float
-    auc: dict[int, float]
-    """Macro test AUC by seed."""
-    classes: dict[int, Mapping[str, float | None]]
-    """Test AUC of each class by seed."""
+    by_seed: Mapping[int, Figures]
+    """Test AUC of each class and `macro`, which is defined."""
     tried: dict[float, float]
     """Mean validation AUC by learning rate; empty where there was no choice."""
+
+    def auc(self, name: str = MACRO) -> dict[int, float]:
+        """Return that of a class by seed, where it is there and defined."""
+        return {seed: value for seed, auc in self.by_seed.items() if (value := auc.get(name)) is not None}
 
 
 def collect(selection: TransferSelection, settings: TransferSettings, out: Path) -> dict[str, Any]:
@@ -85,14 +78,14 @@ def collect(selection: TransferSelection, settings: TransferSettings, out: Path)
         raise AnatoBenchError(f"{out}: none of the {len(cells)} transfers asked for is done: see `transfer list`")
     trained = [pair for pair in selection.pretraining if state_of(out, pretraining_name(*pair)) == DONE]
     missing = [pretraining_name(*pair) for pair in selection.pretraining if pair not in trained]
-    evaluations = {cell: read_evaluation(run_folder(out, cell.name) / evaluation_file("test")) for cell in done}
-    known = {cell: found["auc"] for cell, found in evaluations.items() if found["auc"][MACRO] is not None}
+    store = Store.read_index(settings.store)
+    auc = {cell: read_evaluation(run_folder(out, cell.name), "test", store.task, ("auc",))["auc"] for cell in done}
+    known = {cell: by_class for cell, by_class in auc.items() if by_class[MACRO] is not None}
     found = _chosen(known, settings, out)
     versions: dict[str, str] = {}
     for framework in selection.frameworks:
         for cell in [cell for cell in done if cell.framework == framework][:1]:
             versions |= RunConfig.read(run_folder(out, cell.name)).versions
-    store = Store.read_index(settings.store)
     return {
         "kind": "transfer",
         "format": FORMAT,
@@ -108,85 +101,74 @@ def collect(selection: TransferSelection, settings: TransferSettings, out: Path)
                   for condition, of in found.items() if of.tried],
         "framework_differences": list(_framework_differences(found)),
         "pretraining": list(_pretraining(trained, out)),
-        "missing": [*missing, *(cell.name for cell in cells if cell not in evaluations)],
-        "undefined": [cell.name for cell in evaluations if cell not in known],
+        "missing": [*missing, *(cell.name for cell in cells if cell not in auc)],
+        "undefined": [cell.name for cell in auc if cell not in known],
         "versions": versions,
     }  # fmt: skip
 
 
 def _chosen(
-    auc: Mapping[TransferCell, Mapping[str, float]], settings: TransferSettings, out: Path
-) -> dict[_Condition, _Found]:
+    auc: Mapping[TransferCell, Figures], settings: TransferSettings, out: Path
+) -> dict[TransferCondition, _Found]:
     """Return what stands for each condition: of several learning rates the one that validation likes best."""
-    by_rate: dict[_Condition, dict[float, dict[int, Mapping[str, float]]]] = {}
+    by_rate: dict[TransferCondition, dict[float, dict[int, Figures]]] = {}
     for cell, value in auc.items():
-        condition = _Condition(cell.weights, cell.mode, cell.cases, cell.framework)
-        by_rate.setdefault(condition, {}).setdefault(cell.rate, {})[cell.seed] = value
+        by_rate.setdefault(cell.condition, {}).setdefault(cell.rate, {})[cell.seed] = value
     found = {}
     for condition, rates in by_rate.items():
         tried = {}
         if len(settings.rates(condition.mode)) > 1:
             common = set.intersection(*(set(seeds) for seeds in rates.values()))
             for rate in rates if common else ():
-                cell = TransferCell(**asdict(condition), seed=0, rate=rate)
-                scores = [validation_auc(run_folder(out, replace(cell, seed=seed).name)) for seed in sorted(common)]
-                tried[rate] = float(np.mean(scores))
+                names = [TransferCell(**asdict(condition), seed=seed, rate=rate).name for seed in sorted(common)]
+                tried[rate] = float(np.mean([validation_auc(run_folder(out, name)) for name in names]))
         rate = max(tried, key=lambda one: tried[one]) if tried else next(iter(rates))
-        chosen = rates[rate]
-        found[condition] = _Found(rate, {seed: of[MACRO] for seed, of in chosen.items()}, dict(chosen), tried)
+        found[condition] = _Found(rate, rates[rate], tried)
     return found
 
 
-def _results(found: Mapping[_Condition, _Found]) -> Iterator[dict[str, Any]]:
+def _results(found: Mapping[TransferCondition, _Found]) -> Iterator[dict[str, Any]]:
     for condition, of in found.items():
-        drawn = found.get(replace(condition, weights=NONE))
-        tuned = found.get(replace(condition, mode=FINE_TUNED))
-        gain = None if drawn is None or condition.weights == NONE else _difference(of, drawn)
+        drawn = None if condition.weights == NONE else found.get(replace(condition, weights=NONE))
+        tuned = found.get(replace(condition, mode=FINE_TUNED)) if condition.mode == FROZEN else None
+        gain = _difference(of, drawn)
+        classes = [name for name in next(iter(of.by_seed.values())) if name != MACRO]
+        by_class = {name: of_class for name in classes if (of_class := _difference(of, drawn, name))}
         yield {
             **asdict(condition),
             "rate": of.rate,
-            "auc": {str(seed): value for seed, value in of.auc.items()},
-            **asdict(interval_of_shares(list(of.auc.values()))),
+            "auc": {str(seed): value for seed, value in of.auc().items()},
+            **asdict(interval_of_shares(list(of.auc().values()))),
             "gain": gain,
-            "class_gains": None if gain is None or drawn is None else _class_gains(of, drawn),
-            "frozen_loss": None if tuned is None or condition.mode != FROZEN else _difference(of, tuned),
-            "published": None if gain is None else PUBLISHED_GAINS.get(condition.cases),
+            "class_gains": by_class if gain else None,
+            "frozen_loss": _difference(of, tuned),
+            "published": PUBLISHED_GAINS.get(condition.cases) if gain else None,
         }
 
 
-def _difference(of: _Found, other: _Found) -> dict[str, Any] | None:
-    """Return the mean of the first minus the second, paired by seed; None without a common one."""
-    differences = list(paired(of.auc, other.auc).values())
+def _difference(of: _Found, other: _Found | None, name: str = MACRO) -> dict[str, Any] | None:
+    """Return the mean of the first minus the second for a class, paired by seed; None without a common one."""
+    differences = [] if other is None else list(paired(of.auc(name), other.auc(name)).values())
     return asdict(interval_of(differences)) if differences else None
 
 
-def _class_gains(of: _Found, drawn: _Found) -> dict[str, dict[str, Any]]:
-    """Return the gain of each class whose AUC is defined, paired by seed."""
-
-    def by_seed(found: _Found, name: str) -> dict[int, float]:
-        return {seed: auc for seed, classes in found.classes.items() if (auc := classes.get(name)) is not None}
-
-    names = [name for name in next(iter(of.classes.values())) if name != MACRO]
-    gains = {name: list(paired(by_seed(of, name), by_seed(drawn, name)).values()) for name in names}
-    return {name: asdict(interval_of(values)) for name, values in gains.items() if values}
-
-
-def _framework_differences(found: Mapping[_Condition, _Found]) -> Iterator[dict[str, Any]]:
+def _framework_differences(found: Mapping[TransferCondition, _Found]) -> Iterator[dict[str, Any]]:
     reference, candidate = FRAMEWORKS
     for condition, of in found.items():
-        other = found.get(replace(condition, framework=reference))
-        if condition.framework == candidate and other is not None and (difference := _difference(of, other)):
+        difference = _difference(of, found.get(replace(condition, framework=reference)))
+        if condition.framework == candidate and difference:
             yield {"weights": condition.weights, "mode": condition.mode, "cases": condition.cases, **difference}
 
 
 def _pretraining(trained: Sequence[tuple[str, int]], out: Path) -> Iterator[dict[str, Any]]:
     for weights in dict.fromkeys(weights for weights, _ in trained):
         runs = [run_folder(out, pretraining_name(*pair)) for pair in trained if pair[0] == weights]
-        means = [_organ_dice(run / evaluation_file("test")) for run in runs]
-        dice = [read_organ_dice(run / "organ_dice_test.csv", RunConfig.read(run).task) for run in runs]
-        by_case: dict[str, list[float]] = {}
-        for of_run in dice:
-            for case_id, mean in zip(of_run.case_ids, of_run.mean_of_case, strict=True):
+        means, by_case = list[Figures](), dict[str, list[float]]()
+        for run in runs:
+            task = RunConfig.read(run).task
+            means.append(read_evaluation(run, "test", task, ("organ_dice",))["organ_dice"])
+            dice = read_organ_dice(run / "organ_dice_test.csv", task)
+            for case_id, mean in zip(dice.case_ids, dice.mean_of_case, strict=True):
                 if np.isfinite(mean):
                     by_case.setdefault(case_id, []).append(float(mean))
         yield {
@@ -198,15 +180,6 @@ def _pretraining(trained: Sequence[tuple[str, int]], out: Path) -> Iterator[dict
             },
             "cases": {case_id: float(np.mean(values)) for case_id, values in by_case.items()},
         }
-
-
-def _organ_dice(path: Path) -> Mapping[str, float | None]:
-    """Return the mean Dice of each organ that an evaluation found; `AnatoBenchError` if it holds none."""
-    found = read_json(path)
-    dice = found.get("organ_dice") if isinstance(found, dict) else None
-    if not isinstance(dice, dict) or not all(value is None or type(value) in (int, float) for value in dice.values()):
-        raise AnatoBenchError(f"{path}: has no organ Dice: run `anatobench evaluate {path.parent}` again")
-    return dice
 
 
 def result_table(record: Mapping[str, Any]) -> TextTable:
@@ -234,7 +207,6 @@ def class_table(record: Mapping[str, Any]) -> TextTable:
 
 
 def dice_table(record: Mapping[str, Any]) -> TextTable:
-    """Return the organ Dice of the pre-training."""
     header = ("pre-trained on", "organ", "repetitions", "Dice, %")
     return TextTable(header, [
         (WORDS[row["weights"]], organ, str(of["count"]), points(of, signed=False))

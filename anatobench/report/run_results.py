@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,19 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from anatobench.errors import AnatoBenchError
+from anatobench.evaluation.evaluation_file import read_evaluation
 from anatobench.evaluation.organ_dice import OrganDice, read_organ_dice
 from anatobench.evaluation.predictions import Predictions, read_predictions
 from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.system.array_files import arrays_digest
-from anatobench.system.json_text import parse_json
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
 from anatobench.training.metrics_records import read_records
 from anatobench.training.run_folder import RunConfig, evaluation_file
 from anatobench.training.sessions import read_sessions
 
 SPLIT = "test"
+SHOWN = ("auc", "ci95", "sensitivity", "specificity")
+"""What a report cannot do without of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def read_run(path: Path) -> RunResults:
     config = RunConfig.read(path)
     records = read_records(path)
     classifies = config.trains_classifier
-    evaluation = path / evaluation_file(SPLIT)
+    evaluated = classifies and (path / evaluation_file(SPLIT)).is_file()
     predictions = path / f"predictions_{SPLIT}.csv"
     organ_dice = path / f"organ_dice_{SPLIT}.csv"
     return RunResults(
@@ -129,7 +130,7 @@ def read_run(path: Path) -> RunResults:
         steps=[record for record in records if record["kind"] == "step"],
         evaluations=[record for record in records if record["kind"] == "evaluation"],
         sharpness=[record for record in records if record["kind"] == "sharpness"],
-        test=_read_evaluation(evaluation) if classifies and evaluation.is_file() else None,
+        test=dict(read_evaluation(path, SPLIT, config.task, SHOWN)) if evaluated else None,
         predictions=read_predictions(predictions, config.task) if classifies and predictions.is_file() else None,
         organ_dice=read_organ_dice(organ_dice, config.task) if organ_dice.is_file() else None,
         examples=_read_examples(path / f"examples_{SPLIT}.safetensors"),
@@ -148,22 +149,6 @@ def _digest_of_weights(path: Path) -> str:
     except (OSError, SafetensorError, ValueError) as error:
         raise AnatoBenchError(f"{path}: cannot be read ({error}): copy the run again") from None
     return arrays_digest(weights)
-
-
-def _read_evaluation(path: Path) -> dict[str, Any]:
-    try:
-        figures: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
-        for name in ("auc", "sensitivity", "specificity"):
-            if not all(isinstance(value, (int, float, NoneType)) for value in figures[name].values()):
-                raise ValueError(name)
-        for ends in figures["ci95"]["auc"].values():
-            low, high = (0.0, 0.0) if ends is None else ends
-            if not isinstance(low + high, (int, float)):
-                raise ValueError("ci95")
-        figures["auc"]["macro"], figures["ci95"]["auc"]["macro"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise AnatoBenchError(f"{path}: not what evaluate writes: run `anatobench evaluate` again") from None
-    return figures
 
 
 def _read_examples(path: Path) -> list[Examples]:

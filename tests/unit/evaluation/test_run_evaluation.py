@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tiny_store import FINDINGS, write_store
 import anatobench.evaluation.run_evaluation as evaluation
 from anatobench.engine import ModelSpec
 from anatobench.errors import AnatoBenchError
+from anatobench.evaluation.evaluation_file import Evaluation, read_evaluation
 from anatobench.evaluation.judges import validator
 from anatobench.evaluation.predictions import class_probabilities, read_predictions
 from anatobench.evaluation.run_evaluation import compare_runs, evaluate_run, open_store, predict_split
@@ -65,6 +67,7 @@ def test_evaluates_the_best_checkpoint_and_writes_what_a_report_needs(tmp_path: 
     best = trained_run(tmp_path, store)
     figures = evaluate_run(tmp_path)
     assert json.loads((tmp_path / "evaluation_test.json").read_text()) == figures
+    assert read_evaluation(tmp_path, "test", FINDINGS, get_type_hints(Evaluation)) == figures
     expected = predict_split(best, store, "test", 2)
     saved = read_predictions(tmp_path / "predictions_test.csv", FINDINGS)
     np.testing.assert_array_equal(saved.logits, expected.logits)

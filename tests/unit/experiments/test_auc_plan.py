@@ -23,8 +23,8 @@ from anatobench.experiments.auc_plan import (
     seeds_for,
 )
 from anatobench.experiments.auc_study import AucStudy, begin, name_of
-from anatobench.experiments.power import equivalence_power
 from anatobench.experiments.runs import run_folder
+from anatobench.experiments.statistics import equivalence_power
 from anatobench.system.json_text import json_bytes
 from anatobench.training.run_folder import CONFIG_FILE, evaluation_file
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anatobench.experiments.power import equivalence_power, fewest_seeds, gain_power, holm, seeds_and_patients
-from anatobench.experiments.statistics import above, equivalence_of
+from anatobench.experiments.statistics import (
+    above,
+    equivalence_of,
+    equivalence_power,
+    fewest_seeds,
+    gain_power,
+    holm,
+    seeds_and_patients,
+)
 
 
 @pytest.mark.parametrize(("deviation", "seeds"), [(0.01, 4), (0.02, 6), (0.03, 8), (0.03, 25)])

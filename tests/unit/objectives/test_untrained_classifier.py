@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from evaluations import figures_of
 from scan_files import AFFINE, body_voxels
 from tiny_store import write_store
 
 from anatobench.cli.main import main
+from anatobench.errors import AnatoBenchError
+from anatobench.evaluation.evaluation_file import read_evaluation
 from anatobench.objectives.heads import CLASSIFIER
 from anatobench.objectives.objective import Objective, Phase, Plan
 from anatobench.objectives.registry import KINDS, plan_of
@@ -73,6 +76,9 @@ def test_evaluation_measures_the_masks_alone(run: Path, capsys: Said) -> None:
     figures = json.loads(captured.out.splitlines()[-1])
     assert (figures["auc"], figures["cases"]) == (None, 5)
     assert list(figures["organ_dice"]) == ["macro", *RATIC.organs]
+    assert read_evaluation(run, "test", RATIC, ("organ_dice",))["organ_dice"] == figures["organ_dice"]
+    with pytest.raises(AnatoBenchError, match="lacks auc"):
+        read_evaluation(run, "test", RATIC, ("auc",))
     assert "no AUC, since this run left the classifier as it was drawn" in captured.err
     assert "liver" in captured.err
     assert not (run / "predictions_test.csv").exists()
@@ -89,9 +95,7 @@ def test_the_report_sets_it_beside_no_figure_of_the_paper(run: Path, tmp_path: P
     assert "PyTorch, partial masks" in dice_table([result])
     assert summary_rows([result])[0][1:4] == ("classifier not trained", "-", "-")
     # Not even one that an earlier version evaluated.
-    earlier = {"macro": 0.5}
-    figures = {"auc": earlier, "ci95": {"auc": {"macro": [0.4, 0.6]}}, "sensitivity": earlier, "specificity": earlier}
-    (run / "evaluation_test.json").write_text(json.dumps(figures))
+    (run / "evaluation_test.json").write_text(json.dumps(figures_of(RATIC, 0.5)))
     assert beside_paper([read_run(run)]) == ""
     assert main(["report", str(run), "--out", str(tmp_path / "report.html")]) == 0
     assert "without segmentation" not in (tmp_path / "report.html").read_text()
