@@ -47,6 +47,7 @@ class Hypothesis:
     """Of which arm; None for a gain, which is of both."""
 
     def statement(self, margin: float) -> str:
+        """Say it in words."""
         arm = "with" if self.segmentation else "without"
         return {
             EQUIVALENT: f"{self.model} {arm} segmentation: both frameworks reach the same AUC within "

@@ -251,6 +251,7 @@ def difference_table(record: Mapping[str, Any]) -> TextTable:
 
 
 def gain_table(record: Mapping[str, Any]) -> TextTable:
+    """Return what segmentation supervision gains."""
     names = {BOTH: "both frameworks", **FRAMEWORK_NAMES}
     rows = [
         (f"{row['model']}, {names[row['framework']]}", *_mean(row), points(row["without_given_away"]))
@@ -272,6 +273,7 @@ def class_table(record: Mapping[str, Any]) -> TextTable:
 
 
 def hypothesis_table(record: Mapping[str, Any]) -> TextTable:
+    """Return the family of hypotheses and what was shown."""
     verdicts = {None: "no test", True: "shown", False: "not shown"}
     rows = [
         (row["statement"], _p(row["p_value"]), _p(row["p_holm"]), verdicts[row["shown"]])
@@ -281,6 +283,7 @@ def hypothesis_table(record: Mapping[str, Any]) -> TextTable:
 
 
 def arm_table(record: Mapping[str, Any]) -> TextTable:
+    """Return the mean test AUC of every arm."""
     names = {BOTH: "both", **FRAMEWORK_NAMES}
     rows = [(arm_name(row), names[row["framework"]], *_mean(row, signed=False)[1:]) for row in record["arms"]]
     return TextTable(("arm", "framework", "test AUC [95 % interval over seeds], points", MEAN[-1]), rows)

@@ -125,6 +125,7 @@ class AucStudy:
             )
 
     def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
         return {**asdict(self), "models": list(self.models), "learning_rates": list(self.learning_rates)}
 
     @property
@@ -138,6 +139,7 @@ class AucStudy:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
+        """Every run."""
         return tuple(cell for group in self.groups for cell in group)
 
     @property
@@ -192,10 +194,12 @@ def name_of(cell: Cell) -> str:
 
 
 def store_of(out: Path) -> Path:
+    """Return the prepared cohort."""
     return out / "store"
 
 
 def choice_name_of(cell: Cell, rate: float) -> str:
+    """Return the name of the folder of a run that chooses a rate."""
     return f"choice_{name_of(cell)}_rate{rate_name(rate)}"
 
 

@@ -104,6 +104,7 @@ class Cell:
 
     @property
     def arm(self) -> str:
+        """What trains it."""
         return f"{self.framework}_nudged" if self.nudged else self.framework
 
 

@@ -146,6 +146,7 @@ def result_table(record: Mapping[str, Any]) -> TextTable:
 
 
 def gain_table(record: Mapping[str, Any]) -> TextTable:
+    """Return what segmentation supervision gains."""
     header = ("data set", "model", "weights", "framework", "seeds", "gain by segmentation, points", "paper, points",
               "difference, points")  # fmt: skip
     return TextTable(header, [
@@ -155,6 +156,7 @@ def gain_table(record: Mapping[str, Any]) -> TextTable:
 
 
 def framework_table(record: Mapping[str, Any]) -> TextTable:
+    """Return how far the frameworks are apart."""
     header = ("data set", "model", "weights", "supervision", "seeds", "JAX - PyTorch, points")
     return TextTable(header, [
         (*_model_words(row), supervision_words(row), str(row["count"]), points(row))

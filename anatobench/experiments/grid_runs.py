@@ -41,6 +41,7 @@ class GridSettings:
         check_changes(self.settings, OWN_SETTINGS, "the grid")
 
     def recipe(self, cell: Cell) -> Recipe:
+        """Return what a cell is trained with."""
         return override(paper_recipe(get_task(cell.condition.dataset), cell.condition.model), self.settings_of(cell))
 
     def settings_of(self, cell: Cell) -> tuple[str, ...]:
@@ -48,6 +49,7 @@ class GridSettings:
         return (*self.settings, *cell.condition.settings, f"seed={cell.seed}")
 
     def store_of(self, dataset: str) -> Path:
+        """Return where a data set's store lies."""
         return Path(self.stores) / dataset
 
 

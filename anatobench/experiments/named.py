@@ -45,6 +45,7 @@ class NamedRun:
 
     @property
     def recipe(self) -> Recipe:
+        """What it is trained with."""
         dataset = self.condition.dataset
         return override(paper_recipe(task_of_set(dataset) or get_task(dataset), self.condition.model), self.settings)
 

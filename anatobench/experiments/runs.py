@@ -49,18 +49,22 @@ class PlannedRun:
 
 
 def run_folder(out: Path, name: str) -> Path:
+    """Return where a run lies."""
     return out / "runs" / name
 
 
 def initial_weights_of(out: Path, first: str) -> Path:
+    """Return where what a run began with lies."""
     return run_folder(out, first) / INITIAL_WEIGHTS_FILE
 
 
 def logs_folder(out: Path) -> Path:
+    """Return where what the runs said lies."""
     return out / "logs"
 
 
 def config_file(out: Path, name: str) -> Path:
+    """Return the file that says what a run is trained with."""
     return out / "configs" / f"{name}.json"
 
 
@@ -124,6 +128,7 @@ def what_changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, li
 
 
 def told(changed: Mapping[str, Sequence[Any]]) -> str:
+    """Return changed settings, each with its old and its new value, in words."""
     return "; ".join(f"{name}: {old} -> {new}" for name, (old, new) in changed.items())
 
 
@@ -174,6 +179,7 @@ def keep_settings(path: Path, settings: Any, what: str) -> None:
 
 
 def write_configs(runs: Sequence[PlannedRun], out: Path) -> None:
+    """Write what these runs are trained with."""
     for run in runs:
         path = config_file(out, run.name)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -119,6 +119,7 @@ class TransferCell(TransferCondition):
 
     @property
     def condition(self) -> TransferCondition:
+        """Return all but its seed and rate."""
         return TransferCondition(self.weights, self.mode, self.cases, self.framework)
 
     @property
@@ -189,6 +190,7 @@ class TransferSelection:
 
 
 def pretraining_name(weights: str, seed: int) -> str:
+    """Return the name of a pre-training's folder."""
     return f"pretraining_{weights}_seed{seed}"
 
 

@@ -207,6 +207,7 @@ def class_table(record: Mapping[str, Any]) -> TextTable:
 
 
 def dice_table(record: Mapping[str, Any]) -> TextTable:
+    """Return the organ Dice of the pre-training."""
     header = ("pre-trained on", "organ", "repetitions", "Dice, %")
     return TextTable(header, [
         (WORDS[row["weights"]], organ, str(of["count"]), points(of, signed=False))
