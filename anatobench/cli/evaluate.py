@@ -89,6 +89,8 @@ def _differences(compared: dict[str, Any]) -> str:
 
 def _table(figures: dict[str, Any]) -> str:
     """Return one line per class and one for the macro mean; of a model that does not classify, the organs' Dice."""
+    from anatobench.evaluation.few_cases import few_cases_note
+
     if figures["auc"] is None:
         return _dice_table(figures)
     metrics = ("auc", *RATES)
@@ -106,7 +108,7 @@ def _table(figures: dict[str, Any]) -> str:
         f"{figures['classes']} classes, thresholds by {figures['threshold_rule']} on {figures['threshold_split']}"
     )
     lines += [f"undefined: {name}: {reason}" for name, reason in figures["undefined"].items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *filter(None, [few_cases_note(figures)])])
 
 
 def _dice_table(figures: dict[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 A figure is a share from 0 to 1, or null where it is undefined. A file of an earlier version may lack a field; what is
 there and is no such thing is refused, whoever reads it. What no command reads back stands for people: `brier`
-(calibration.py), `macro_classes`, `classes`, `rows`, `cases`, `patients`, `positives`, `negatives`, `bootstrap` (what
-the figures rest on), `split`, `task`, `model`, `size`, `segmentation` and `framework`.
+(calibration.py), `macro_classes`, `classes`, `cases`, `patients`, `bootstrap` (what the figures rest on), `split`,
+`task`, `model`, `size`, `segmentation` and `framework`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ class Evaluation(TypedDict, total=False):
     f1_weighted: Figures
     ci95: dict[str, dict[str, list[float] | None]]
     """Of each of these the two ends of a 95 % interval, by class and `macro`; null where undefined."""
+    rows: int
+    """Patients that were judged, or scans where `aggregation` is `none`."""
+    positives: dict[str, int]
+    """By class, as `negatives`; a row whose label is unknown is neither."""
+    negatives: dict[str, int]
     undefined: dict[str, str]
     """Why, by class."""
     thresholds: Figures
@@ -87,6 +92,8 @@ def _check(figures: Any, classes: Collection[str], needs: Collection[str]) -> No
         ("thresholds", classes, _is_figure),
         ("organ_dice", ("macro",), _is_figure),
         ("undefined", (), _is_text),
+        ("positives", classes, _is_count),
+        ("negatives", classes, _is_count),
     ):
         if name in there:
             _check_each(name, there[name], names, is_one)
@@ -101,6 +108,8 @@ def _check(figures: Any, classes: Collection[str], needs: Collection[str]) -> No
         raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, not {there['aggregation']!r:.80}")
     if type(there.get("step", 0)) is not int:
         raise ValueError(f"step must be a whole number, not {there['step']!r:.80}")
+    if not _is_count(there.get("rows", 0)):
+        raise ValueError(f"rows must be a whole number from 0 on, not {there['rows']!r:.80}")
 
 
 def _object(name: str, value: Any) -> dict[str, Any]:
@@ -128,6 +137,10 @@ def _is_interval(value: Any) -> bool:
     return value is None or (
         isinstance(value, list) and len(value) == 2 and None not in value and all(map(_is_figure, value))
     )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _is_text(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from anatobench.datasets.medmnist3d import PUBLISHED, SETS
+from anatobench.evaluation.few_cases import few_cases_note
 from anatobench.experiments.published import ClassRow, PublishedAuc, published_auc, published_classes
 from anatobench.report.html_parts import notes, paragraph, table
 from anatobench.report.run_results import RunResults
@@ -69,14 +70,16 @@ def beside_benchmark(runs: Sequence[RunResults]) -> str:
 
 
 def class_table(runs: Sequence[RunResults]) -> str:
-    """Test AUC per class with intervals, beside the paper's where it prints classes for such a run."""
+    """Test AUC per class with intervals and the positives among the known labels, beside the paper's where it prints
+    classes for such a run."""
     tested = [run for run in runs if run.test is not None]
     if not tested:
         return ""
     papers = {_row_key(paper): paper for run in tested if (paper := _published_classes(run)) is not None}
     rows, remarks = [], []
     for name in tested[0].config.task.class_names:
-        cells = []
+        positives = [_positives(run, name) for run in tested]
+        cells = ["; ".join(positives) if len(set(positives)) > 1 else positives[0]]
         for run in tested:
             assert run.test is not None
             cells.append(with_interval(run.test["auc"].get(name), run.test["ci95"]["auc"].get(name), digits=2))
@@ -87,7 +90,8 @@ def class_table(runs: Sequence[RunResults]) -> str:
                 remarks.append(f"{published.source}, {name}: {published.note}")
         rows.append((name.replace("_", " "), *cells))
     remarks += [f"{key}: {paper.average.note}" for key, paper in papers.items() if paper.average.note]
-    return table(("test AUC", *(run.label for run in tested), *papers), rows) + notes(remarks)
+    header = ("test AUC", "positives of known labels", *(run.label for run in tested), *papers)
+    return table(header, rows) + paragraph(few_cases_note(*(run.test or {} for run in tested))) + notes(remarks)
 
 
 def dice_table(runs: Sequence[RunResults]) -> str:
@@ -108,6 +112,14 @@ def dice_table(runs: Sequence[RunResults]) -> str:
         "Against the given masks, in the crop that evaluation sees."
     )
     return paragraph(text) + table(("Dice, 0 to 1", *header, "scans"), rows)
+
+
+def _positives(run: RunResults, name: str) -> str:
+    """Return "4 of 12"; "-" where the evaluation does not say."""
+    found = run.test or {}
+    if "positives" not in found or "negatives" not in found:
+        return "-"
+    return f"{found['positives'][name]} of {found['positives'][name] + found['negatives'][name]}"
 
 
 def _comparable(run: RunResults) -> bool:

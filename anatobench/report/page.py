@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anatobench import __version__
+from anatobench.evaluation.few_cases import few_cases_note
 from anatobench.parity.ladder import KINDS
 from anatobench.report.beside_paper import beside_benchmark, beside_paper, class_table, dice_table
 from anatobench.report.curves import learning_curves, training_dynamics
@@ -61,7 +62,7 @@ def _reading(runs: Sequence[RunResults]) -> str:
     text = "AUC is the macro average over classes; intervals are 95 % bootstrap intervals over patients."
     if undefined:
         text += f" Undefined here, because the test split has one label value only: {', '.join(undefined)}."
-    return paragraph(text)
+    return paragraph(text, few_cases_note(*tested))
 
 
 def _parity(parity: Mapping[str, Any] | None) -> str:

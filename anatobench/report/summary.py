@@ -8,7 +8,9 @@ from typing import Any
 
 from anatobench.report.run_results import RunResults
 
-HEADER = ("run", "test AUC, macro [95 % interval]", "sensitivity", "specificity", "seconds per step", "steps")
+HEADER = (
+    "run", "test AUC, macro [95 % interval]", "judged on", "sensitivity", "specificity", "seconds per step", "steps"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ def summary_rows(runs: Sequence[RunResults]) -> list[tuple[str, ...]]:
         (
             run.label,
             _auc(run),
+            _judged(run.test),
             _percent(run.test, "sensitivity"),
             _percent(run.test, "specificity"),
             "not measured" if run.median_step_seconds is None else f"{run.median_step_seconds:.3f}",
@@ -48,6 +51,14 @@ def _auc(run: RunResults) -> str:
     if run.test is None:
         return "not evaluated"
     return with_interval(run.test["auc"]["macro"], run.test["ci95"]["auc"]["macro"])
+
+
+def _judged(test: dict[str, Any] | None) -> str:
+    """Return how many patients or cases the figures rest on; "-" where the file does not say."""
+    if test is None or "rows" not in test or "aggregation" not in test:
+        return "-"
+    what = "case" if test["aggregation"] == "none" else "patient"
+    return f"{test['rows']} {what}{'' if test['rows'] == 1 else 's'}"
 
 
 def with_interval(value: float | None, interval: Sequence[float] | None, digits: int = 3) -> str:

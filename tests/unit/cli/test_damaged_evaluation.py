@@ -106,6 +106,8 @@ DAMAGES: dict[str, Callable[[dict[str, Any], str], Any]] = {
     "a rule that is none": lambda good, name: {**good, "threshold_rule": 5},
     "a step that is none": lambda good, name: {**good, "step": "3"},
     "an aggregation that is none": lambda good, name: {**good, "aggregation": ["mean"]},
+    "fewer cases than none": lambda good, name: {**good, "rows": -1},
+    "text as positives": lambda good, name: {**good, "positives": {**good["auc"], name: "4"}},
     "reasons that are none": lambda good, name: {**good, "undefined": ["liver"]},
 }
 """What is made of good figures, one of the classes being named."""

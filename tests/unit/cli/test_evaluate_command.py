@@ -40,6 +40,7 @@ def test_json_has_the_promised_keys_and_a_table_goes_to_stderr(run: Path, capsys
     assert figures["split"] == figures["threshold_split"] == "test"
     for name in classes:
         assert any(line.startswith(name) for line in captured.err.splitlines())
+    assert captured.err.count("look more certain than they are: fewer than 10 positives or negatives: ") == 1
     assert (run / "predictions_test.csv").exists()
     assert (run / "examples_test.safetensors").exists()
 

@@ -30,11 +30,13 @@ from anatobench.report.roc import class_curves, macro_curve
 from anatobench.report.run_results import read_run, read_runs
 from anatobench.report.setting import setting, speed, synthetic_notice
 from anatobench.report.slices import ORGAN_COLOURS, OVERLAY_OPACITY, border, colour_slice
-from anatobench.report.summary import agreements, summary_rows, text_table
+from anatobench.report.summary import HEADER, agreements, summary_rows, text_table
 from anatobench.report.worst import worst_cases
 from anatobench.tasks import RATIC
 
 PARITY = {"passed": True, "tolerance": 1e-9, "max_rel_error": {"logits": 3e-15, "params": 2e-12, "seg_logits": None}}
+
+ALL = RATIC.class_names
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +225,21 @@ def test_results_stand_beside_the_papers_with_its_contradictions(runs: list[Path
         assert both.count("0.7975") == 1
     other = replace(first, config=replace(first.config, task=replace(RATIC, name="own")))
     assert beside_paper([other]) == ""
+
+
+def test_a_reader_learns_how_many_cases_the_figures_rest_on(runs: list[Path]) -> None:
+    run = read_run(runs[0])
+    assert run.test is not None
+    assert summary_rows([run])[0][HEADER.index("judged on")] == "12 patients"
+    assert "6 of 12" in Page(class_table([run])).cells
+    assert "look more certain than they are" in class_table([run])
+    fewer = replace(run, test={**run.test, "rows": 1, "aggregation": "none", "positives": dict.fromkeys(ALL, 1)})
+    assert "1 case" in summary_rows([fewer])[0]
+    assert "6 of 12; 1 of 7" in Page(class_table([run, fewer])).cells, "the runs were judged on other cases"
+    counts = ("rows", "positives", "negatives")
+    old = replace(run, test={name: value for name, value in run.test.items() if name not in counts})
+    assert summary_rows([old])[0][HEADER.index("judged on")] == "-"
+    assert Page(class_table([old])).cells.count("-") == len(ALL)
 
 
 def test_what_ran_is_in_sight(runs: list[Path]) -> None:
