@@ -15,7 +15,7 @@ from anatobench.report.curves import learning_curves, training_dynamics
 from anatobench.report.html_parts import folded, header, html_page, paragraph, section, table
 from anatobench.report.reliability import probabilities_section
 from anatobench.report.roc import roc_plots
-from anatobench.report.run_results import RunResults
+from anatobench.report.run_results import SPLIT, RunResults
 from anatobench.report.setting import setting, speed, synthetic_notice
 from anatobench.report.slices import example_slices
 from anatobench.report.summary import HEADER, agreements, summary_rows
@@ -62,7 +62,16 @@ def _reading(runs: Sequence[RunResults]) -> str:
     text = "AUC is the macro average over classes; intervals are 95 % bootstrap intervals over patients."
     if undefined:
         text += f" Undefined here, because the test split has one label value only: {', '.join(undefined)}."
-    return paragraph(text, few_cases_note(*tested))
+    return paragraph(text, *dict.fromkeys(map(_thresholds, tested)), few_cases_note(*tested))
+
+
+def _thresholds(test: Mapping[str, Any]) -> str:
+    """Say how sensitivity and specificity came about; nothing where an old evaluation does not say it."""
+    rule, split = test.get("threshold_rule"), test.get("threshold_split")
+    if not rule or not split:
+        return ""
+    flattered = ", the one that is judged, which flatters both" if split == SPLIT else ""
+    return f"Sensitivity and specificity are at thresholds chosen by {rule} on the {split} split{flattered}."
 
 
 def _parity(parity: Mapping[str, Any] | None) -> str:

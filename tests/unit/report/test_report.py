@@ -242,6 +242,18 @@ def test_a_reader_learns_how_many_cases_the_figures_rest_on(runs: list[Path]) ->
     assert Page(class_table([old])).cells.count("-") == len(ALL)
 
 
+@pytest.mark.slow
+def test_a_reader_learns_where_thresholds_were_chosen(runs: list[Path]) -> None:
+    run = read_run(runs[0])
+    assert run.test is not None
+    said = "thresholds chosen by {} on the {} split"
+    assert said.format("closest_to_corner", "test") + ", the one that is judged" in build_page([run])
+    other = replace(run, test={**run.test, "threshold_rule": "youden", "threshold_split": "validation"})
+    assert said.format("youden", "validation") + "." in build_page([other])
+    old = replace(run, test={name: value for name, value in run.test.items() if name != "threshold_rule"})
+    assert "thresholds chosen by" not in build_page([old])
+
+
 def test_what_ran_is_in_sight(runs: list[Path]) -> None:
     first, second = read_run(runs[0]), read_run(runs[1])
     session = {
