@@ -167,7 +167,7 @@ def evaluate_run(
         "organ_dice": None if dice is None else dice.to_json(),
     }
     write_evaluation(run, split, figures)
-    worst = set(worst_case_ids(predictions, dice))
+    worst = set(worst_case_ids(predictions, figures.get("thresholds", {}), dice))
     for name, indices in (
         ("examples", example_cases(store, split)),
         ("worst_cases", [index for index in store.split(split) if store.cases[index].case_id in worst]),

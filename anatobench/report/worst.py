@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from anatobench.evaluation.organ_dice import lowest_dice
-from anatobench.evaluation.worst_cases import SHOWN_LOW_DICE_CASES, most_wrong
+from anatobench.evaluation.worst_cases import SHOWN_LOW_DICE_CASES, WrongPrediction, most_wrong
 from anatobench.report.html_parts import folded, paragraph, pictures, table
 from anatobench.report.run_results import RunResults
 from anatobench.report.slices import EXPLANATION, SLICE_REM, case_pictures
 
-WRONG_HEADER = ("finding", "scan", "truth", "predicted probability")
+WRONG_HEADER = ("finding", "scan", "truth", "predicted probability", "threshold")
 
 
 def worst_cases(runs: Sequence[RunResults]) -> str:
@@ -26,8 +26,9 @@ def worst_cases(runs: Sequence[RunResults]) -> str:
     if not blocks:
         return ""
     text = (
-        "Of every finding the scan of the test split that was furthest from its label; none where all scans are on the "
-        "right side of 0.5. Scans are judged one by one here, also where the evaluation judges patients. "
+        "Of every finding the test scan that is furthest on the wrong side of the run's own threshold (0.5 where its "
+        "evaluation chose none); no scan where all are on the right side. Scans are judged one by one here, also where "
+        "the evaluation judges patients. "
     )
     return paragraph(text + EXPLANATION) + "".join(blocks)
 
@@ -37,10 +38,15 @@ def _wrong(run: RunResults) -> str:
         return ""
     rows = [
         (wrong.finding.replace("_", " "), wrong.case_id, "present" if wrong.label else "absent",
-         f"{wrong.probability:.3f}")
-        for wrong in most_wrong(run.predictions)
+         f"{wrong.probability:.3f}", f"{wrong.threshold:.3f}")
+        for wrong in _wrong_predictions(run)
     ]  # fmt: skip
-    return table(WRONG_HEADER, rows) if rows else "<p>No finding of any scan is on the wrong side of 0.5.</p>"
+    return table(WRONG_HEADER, rows) if rows else "<p>No finding of any scan is on the wrong side of its threshold.</p>"
+
+
+def _wrong_predictions(run: RunResults) -> list[WrongPrediction]:
+    thresholds = (run.test or {}).get("thresholds", {})
+    return [] if run.predictions is None else most_wrong(run.predictions, thresholds)
 
 
 def _low_dice(run: RunResults) -> str:
@@ -68,7 +74,7 @@ def _slices(run: RunResults) -> str:
 def _reasons(run: RunResults) -> dict[str, list[str]]:
     """Return why a scan is shown, by case."""
     reasons = defaultdict[str, list[str]](list)
-    for wrong in [] if run.predictions is None else most_wrong(run.predictions):
+    for wrong in _wrong_predictions(run):
         fault = "missed" if wrong.label else "false alarm"
         reasons[wrong.case_id].append(f"{wrong.finding.replace('_', ' ')} {fault} ({wrong.probability:.2f})")
     for case_id, values in [] if run.organ_dice is None else lowest_dice(run.organ_dice, SHOWN_LOW_DICE_CASES):

@@ -81,21 +81,31 @@ def predictions() -> Predictions:
 
 
 def test_the_most_wrong_scan_of_each_finding_comes_first() -> None:
-    wrong = most_wrong(predictions())
+    wrong = most_wrong(predictions(), {})
     assert [(w.case_id, w.finding, w.label) for w in wrong] == [("b", "calcification", 0), ("c", "effusion", 0)]
     assert wrong[0].probability == pytest.approx(1 / (1 + np.exp(-4)))
+
+
+def test_a_scan_is_wrong_by_the_threshold_that_was_chosen() -> None:
+    """Not by 0.5: what is below 0.99 is missed, 0.622 is no false alarm where 0.7 is asked for."""
+    missed, alarm = most_wrong(predictions(), {"calcification": 0.99, "effusion": 0.1})
+    assert (missed.case_id, missed.finding, missed.label, missed.threshold) == ("c", "calcification", 1, 0.99)
+    assert (alarm.case_id, alarm.label) == ("c", 0)
+    assert [w.finding for w in most_wrong(predictions(), {"calcification": None, "effusion": 0.7})] == ["calcification"]
+    (kept,) = most_wrong(predictions(), {"calcification": 0.2, "effusion": 0.7})
+    assert (kept.case_id, kept.label) == ("b", 0), "c's 0.269 is called from 0.2 on"
 
 
 def test_what_is_right_or_unknown_is_not_listed() -> None:
     known = predictions()
     right = Predictions(FINDINGS, known.case_ids, known.patient_ids, known.logits, np.array([[1, 0], [1, 0], [0, 1]]))
-    assert most_wrong(right) == []
+    assert most_wrong(right, {}) == []
     unknown = Predictions(FINDINGS, known.case_ids, known.patient_ids, known.logits, np.full((3, 2), -1, np.int8))
-    assert most_wrong(unknown) == []
+    assert most_wrong(unknown, {}) == []
 
 
 def test_low_dice_is_shown_too_and_cases_without_any_are_not() -> None:
     values = np.array([[0.9, 0.2], [np.nan, np.nan], [0.1, np.nan]])
     dice = OrganDice(("x", "y"), ("a", "empty", "low"), values)
     assert [case_id for case_id, _ in lowest_dice(dice, 5)] == ["low", "a"]
-    assert worst_case_ids(predictions(), dice) == ["b", "c", "low", "a"]
+    assert worst_case_ids(predictions(), {}, dice) == ["b", "c", "low", "a"]

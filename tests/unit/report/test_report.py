@@ -312,11 +312,15 @@ def test_the_worst_predictions_and_organs_are_named_with_their_slices(runs: list
     run = read_run(runs[0])
     assert run.predictions is not None
     assert run.organ_dice is not None
-    wrong = most_wrong(run.predictions)
+    assert run.test is not None
+    wrong = most_wrong(run.predictions, run.test["thresholds"])
     assert wrong, "a model that was trained for two epochs is wrong somewhere"
     page = worst_cases([run])
     assert f"{wrong[0].probability:.3f}" in Page(page).cells
-    assert {example.case_id for example in run.worst} == set(worst_case_ids(run.predictions, run.organ_dice))
+    shown = worst_case_ids(run.predictions, run.test["thresholds"], run.organ_dice)
+    assert {example.case_id for example in run.worst} == set(shown)
+    old = replace(run, test={name: value for name, value in run.test.items() if name != "thresholds"})
+    assert f"{most_wrong(run.predictions, {})[0].probability:.3f}" in Page(worst_cases([old])).cells
     assert f"with organs: {wrong[0].case_id}: " in page
     assert "low organ Dice" in page
     assert "false alarm" in page or "missed" in page
