@@ -12,6 +12,9 @@ from anatobench.evaluation.metrics import RATES, THRESHOLD_RULES
 from anatobench.evaluation.predictions import AGGREGATIONS
 from anatobench.recipes import FRAMEWORKS
 
+MOST_ORGANS = 8
+"""That are named in a line."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
@@ -44,7 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.evaluation.run_evaluation import compare_runs, evaluate_run
-    from anatobench.training.run_folder import evaluation_file
 
     if args.other is not None:
         if args.threshold_split is not None or args.threshold_rule != THRESHOLD_RULES[0]:
@@ -62,8 +64,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.aggregate,
     )
     print(_table(figures))
-    print(f"Written: {args.run_folder / evaluation_file(args.split)}, and what belongs to it beside it")
+    print(f"Written into {args.run_folder}: {', '.join(_written(figures))}")
     return figures
+
+
+def _written(figures: dict[str, Any]) -> list[str]:
+    """Return the names of the files that `evaluate_run` wrote."""
+    from anatobench.training.run_folder import evaluation_file
+
+    split = figures["split"]
+    return [
+        evaluation_file(split),
+        *([] if figures["auc"] is None else [f"predictions_{split}.csv"]),
+        *([] if figures["organ_dice"] is None else [f"organ_dice_{split}.csv"]),
+        f"examples_{split}.safetensors",
+        f"worst_cases_{split}.safetensors",
+    ]
 
 
 def _differences(compared: dict[str, Any]) -> str:
@@ -108,7 +124,17 @@ def _table(figures: dict[str, Any]) -> str:
         f"{figures['classes']} classes, thresholds by {figures['threshold_rule']} on {figures['threshold_split']}"
     )
     lines += [f"undefined: {name}: {reason}" for name, reason in figures["undefined"].items()]
-    return "\n".join([*lines, *filter(None, [few_cases_note(figures)])])
+    return "\n".join([*lines, *filter(None, [few_cases_note(figures), _dice_line(figures["organ_dice"])])])
+
+
+def _dice_line(dice: dict[str, float | None] | None) -> str:
+    """Return the mean organ Dice, and that of each organ where these are few; empty without the auxiliary head."""
+    if dice is None:
+        return ""
+    shown = {name: "-" if value is None else f"{value:.4f}" for name, value in dice.items()}
+    mean = f"organ Dice, 0 to 1: mean {shown.pop('macro')}"
+    organs = ", ".join(f"{name} {value}" for name, value in shown.items())
+    return f"{mean} ({organs})" if len(shown) <= MOST_ORGANS else mean
 
 
 def _dice_table(figures: dict[str, Any]) -> str:

@@ -41,8 +41,10 @@ def test_json_has_the_promised_keys_and_a_table_goes_to_stderr(run: Path, capsys
     for name in classes:
         assert any(line.startswith(name) for line in captured.err.splitlines())
     assert captured.err.count("look more certain than they are: fewer than 10 positives or negatives: ") == 1
-    assert (run / "predictions_test.csv").exists()
-    assert (run / "examples_test.safetensors").exists()
+    dice = figures["organ_dice"]
+    assert f"organ Dice, 0 to 1: mean {dice['macro']:.4f} (" in captured.err
+    written = captured.err.partition(f"Written into {run}: ")[2].splitlines()[0].split(", ")
+    assert sorted(written) == sorted(path.name for path in run.iterdir() if "_test." in path.name)
 
 
 def test_options_reach_the_figures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
