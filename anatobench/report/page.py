@@ -12,6 +12,7 @@ from anatobench.evaluation.few_cases import few_cases_note
 from anatobench.parity.ladder import KINDS
 from anatobench.report.beside_paper import beside_benchmark, beside_paper, class_table, dice_table
 from anatobench.report.curves import learning_curves, training_dynamics
+from anatobench.report.head_difference import head_differences
 from anatobench.report.html_parts import folded, header, html_page, paragraph, section, table
 from anatobench.report.reliability import probabilities_section
 from anatobench.report.roc import roc_plots
@@ -32,6 +33,7 @@ def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = No
         header(title, _facts(runs), ", ".join(versions)) + synthetic_notice(runs),
         section("What ran", setting(runs)),
         section("Results", table(HEADER, summary_rows(runs)) + _reading(runs)),
+        section("What does the segmentation head change?", head_differences(runs)),
         section("Do the two frameworks agree?", _parity(parity) + _agreement(runs)),
         section("Speed", speed(runs)),
         section("Beside the paper", beside_paper(runs)),

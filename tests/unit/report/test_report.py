@@ -17,12 +17,14 @@ from tiny_store import write_store
 
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError
+from anatobench.evaluation.difference import auc_difference
 from anatobench.evaluation.worst_cases import most_wrong, worst_case_ids
 from anatobench.parity.climb import SUMMARY_KINDS
 from anatobench.parity.ladder import KINDS
 from anatobench.report.benchmark_plots import number
 from anatobench.report.beside_paper import beside_paper, class_table
 from anatobench.report.curves import training_dynamics
+from anatobench.report.head_difference import head_differences
 from anatobench.report.html_parts import html_page, table
 from anatobench.report.page import build_page
 from anatobench.report.plots import debiased_average, image, line_styles, panel
@@ -252,6 +254,25 @@ def test_a_reader_learns_where_thresholds_were_chosen(runs: list[Path]) -> None:
     assert said.format("youden", "validation") + "." in build_page([other])
     old = replace(run, test={name: value for name, value in run.test.items() if name != "threshold_rule"})
     assert "thresholds chosen by" not in build_page([old])
+
+
+def test_what_the_head_changed_is_what_evaluate_prints_of_the_two(runs: list[Path]) -> None:
+    torch, jax, plain = (read_run(run) for run in runs)
+    assert torch.predictions is not None
+    assert plain.predictions is not None
+    moved = replace(torch, predictions=replace(torch.predictions, logits=torch.predictions.logits[::-1]))
+    found = auc_difference(plain.predictions, moved.predictions or plain.predictions, "mean")
+    assert found["difference"]["macro"] > 0
+    low, high = found["ci95"]["macro"]
+    cells = Page(head_differences([moved, jax, plain])).cells
+    assert f"{found['difference']['macro']:+.3f} [{low:+.3f}, {high:+.3f}]" in cells
+    assert f"{torch.label} / {plain.label}" in cells
+    assert len(cells) == 6, "one pair: JAX's differs in more than the head"
+    relabelled = replace(plain.predictions, targets=1 - plain.predictions.targets)
+    assert head_differences([torch, replace(plain, predictions=relabelled)]) == ""
+    other_seed = replace(plain.config, recipe=replace(plain.config.recipe, seed=5))
+    assert head_differences([torch, replace(plain, config=other_seed)]) == ""
+    assert head_differences([torch, jax]) == head_differences([torch, replace(plain, predictions=None)]) == ""
 
 
 def test_what_ran_is_in_sight(runs: list[Path]) -> None:
