@@ -26,8 +26,8 @@ h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 p, ul.notes { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); }
 ul.notes { padding-left: 1.2rem; color: var(--soft); font-size: .9rem; }
 .scroll { overflow-x: auto; margin: .6rem 0;
-  background: linear-gradient(to right, var(--paper), transparent) 0 / 2rem 100% no-repeat local,
-  linear-gradient(to left, var(--paper), transparent) 100% / 2rem 100% no-repeat local,
+  background: linear-gradient(to right, var(--paper) 50%, transparent) 0 / 2rem 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 50%, transparent) 100% / 2rem 100% no-repeat local,
   linear-gradient(to right, var(--line), transparent) 0 / 1rem 100% no-repeat scroll,
   linear-gradient(to left, var(--line), transparent) 100% / 1rem 100% no-repeat scroll; }
 .scrolls { display: none; font-size: .82rem; color: var(--soft); margin: -.3rem 0 .6rem; }

@@ -1,5 +1,6 @@
 """The report of real runs (of an engine that needs no framework): what it says, and that it stands alone."""
 
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from headless_chromium import needs_chromium, visit
+from matplotlib.image import imread
 from numpy_engine import use_numpy_engines
 from safetensors.numpy import load_file, save_file
 from tiny_store import write_store
@@ -412,6 +414,22 @@ def test_a_browser_scrolls_no_table_that_does_not_say_so(tmp_path: Path, columns
         seen = visit(page, tmp_path / "profile", width)
         assert seen.page_width == width
         assert not seen.scrolls_silently
+
+
+@needs_chromium
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_only_a_table_that_scrolls_has_a_shadow_at_its_edge(tmp_path: Path, scheme: str) -> None:
+    page = tmp_path / "page.html"
+    right = {}
+    for name, columns in (("fits", 1), ("scrolls", 9)):
+        page.write_text(html_page("t", [table(("a header",) * columns, [("twenty letters of it",) * columns])]))
+        seen = visit(page, tmp_path / "profile", 1280, 300, scheme)
+        right[name] = imread(io.BytesIO(seen.screenshot))[24:90, 1100:, :3]  # float [H, W, 3]
+    paper = right["fits"][0, -1]
+    assert (right["fits"] == paper).all()
+    above_the_text = slice(12, 15)
+    assert (abs(right["scrolls"][above_the_text, 97] - paper) > 0.02).any()
 
 
 @needs_chromium
