@@ -37,16 +37,21 @@ def build_benchmark_page(records: BenchmarkRecords, title: str = "AnatoBench: be
 def _facts(records: BenchmarkRecords) -> str:
     found = [record for kind in records.by_kind.values() for record in kind]
     devices = sorted({device_name(record) for record in found})
-    return f"{len(found)} records, measured on {', '.join(devices)}. AnatoBench {__version__}"
+    return f"{_count(len(found), 'record', 'no records')}, measured on {', '.join(devices)}. AnatoBench {__version__}"
 
 
 def _reading(records: BenchmarkRecords) -> str:
+    loaded = any(records.of(kind) for kind in ("load", "load_beside_peers", "prepare"))
     return paragraph(
         "Black lines are 95 % bootstrap intervals of the median, over steps or over rounds measured in turns.",
         "Volumes per second and core are per second of processor time: other work on the machine disturbs them less "
-        "than it does the wall clock.",
+        "than it does the wall clock."
+        if loaded
+        else "",
         "Efficiency of weak scaling is the single process's step time over that of N with N times the cases; of strong "
-        "scaling, a N-th of the single process's over that of N with the same cases.",
+        "scaling, a N-th of the single process's over that of N with the same cases."
+        if records.of("scaling")
+        else "",
         *records.skipped,
     )
 
@@ -62,8 +67,23 @@ def _step(record: Record) -> str:
         ratios(_step_ratios(record), "ratio of step times, log scale"),
         *_utilisation(arms),
         _memory(arms),
+        _compilation(arms),
     ]
-    return _heading(record) + pictures(plots, PANEL_REM) + paragraph(_beyond_peak(arms))
+    return _heading(record) + pictures(plots, PANEL_REM) + paragraph(_first_losses(record), _beyond_peak(arms))
+
+
+def _first_losses(record: Record) -> str:
+    """Say whether the arms did the same work, where that was compared."""
+    same = record.get("same_first_loss")
+    if not isinstance(same, bool):
+        return ""
+    return f"Arms that do the same work began with {'the same loss' if same else 'different losses: compare none'}."
+
+
+def _compilation(arms: Sequence[Record]) -> str:
+    timed = [arm for arm in arms if isinstance(arm.get("compile_s"), int | float)]
+    entries = [Bar(arm_name(arm), arm["compile_s"], None, colour_of(arm)) for arm in timed]
+    return bars(entries, "compilation, apart from the steps", "seconds")
 
 
 def _beyond_peak(arms: Sequence[Record]) -> str:

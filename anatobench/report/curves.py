@@ -22,6 +22,13 @@ Points = list[tuple[float, float]]
 """Step and value of each."""
 
 
+class PlainLogFormatter(LogFormatter):
+    """Names the same ticks as 300 and 0.6, not as 3 x 10^2 and 6e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def learning_curves(runs: Sequence[RunResults]) -> str:
     """Return every term of the loss and validation AUC over steps; a plot without data is left out."""
 
@@ -88,7 +95,7 @@ def _plot(
             axes.plot(steps, debiased_average(values, DYNAMICS_WEIGHT) if average else values, **of_run)
         if average and all(value > 0 for found in curves.values() for _, value in found):
             axes.set_yscale("log")
-            for ticks in ("set_major_formatter", "set_minor_formatter"):  # 300 rather than 3 x 10^2
-                getattr(axes.yaxis, ticks)(LogFormatter(minor_thresholds=(2, 0.5)))
+            for ticks in ("set_major_formatter", "set_minor_formatter"):
+                getattr(axes.yaxis, ticks)(PlainLogFormatter(minor_thresholds=(2, 0.5)))
         last = "; ".join(f"{label} ends at {found[-1][1]:.3g}" for label, found in curves.items())
         return f"<figure>{image(figure, f'{title} ({quantity}) over training steps: {last}')}</figure>"

@@ -134,6 +134,23 @@ def test_where_when_and_of_which_code_a_step_was_timed_is_in_sight(tmp_path: Pat
     assert "100 %" not in page, "nothing is beyond the peak"
 
 
+def test_one_step_record_says_what_it_holds_and_explains_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "same").mkdir()
+    arms = [{**ARM, "compile_s": 81.0}, {**ARM, "framework": "jax", "compile_s": 0}]
+    page = page_of(tmp_path / "same", {**STEP, "arms": arms, "same_first_loss": True})
+    assert "compilation, apart from the steps in seconds. PyTorch, bf16: 81; JAX, bf16: 0" in page
+    assert "began with the same loss." in page
+    assert "<p>1 record, measured on" in page
+    assert "scaling" not in page
+    assert "per second and core" not in page
+    other = page_of(tmp_path, {**STEP, "same_first_loss": False}, {**STEP, "same_first_loss": None}, SCALING)
+    assert "<p>3 records, measured on" in other
+    assert other.count("began with different losses") == 1
+    assert "began with the same loss" not in other
+    assert "compilation, apart" not in other
+    assert "Efficiency of weak scaling" in other
+
+
 def test_a_share_above_100_per_cent_is_explained(tmp_path: Path) -> None:
     arms = [{**ARM, "mfu": 1.15, "mfu_of": "measured matrix product"}, {**ARM, "framework": "jax", "mfu": 0.5}]
     page = page_of(tmp_path, {**STEP, "arms": arms, "device": {"kind": "cpu", "name": "x86_64"}})

@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from headless_chromium import needs_chromium, visit
@@ -25,7 +26,7 @@ from anatobench.parity.climb import SUMMARY_KINDS
 from anatobench.parity.ladder import KINDS
 from anatobench.report.benchmark_plots import number
 from anatobench.report.beside_paper import beside_paper, class_table
-from anatobench.report.curves import training_dynamics
+from anatobench.report.curves import PlainLogFormatter, training_dynamics
 from anatobench.report.head_difference import head_differences
 from anatobench.report.html_parts import html_page, table
 from anatobench.report.page import build_page
@@ -314,6 +315,18 @@ def test_sharpness_is_shown_where_it_was_logged(runs: list[Path]) -> None:
     page = training_dynamics([replace(first, sharpness=sharp)])
     assert "Sharpness (largest Hessian eigenvalue) over training steps: PyTorch, with segmentation ends at 10" in page
     assert "was not measured" in training_dynamics([first])
+
+
+def test_ticks_of_a_logarithmic_axis_have_one_format() -> None:
+    figure, axes = plt.subplots()
+    axes.set_yscale("log")
+    ticks = PlainLogFormatter(minor_thresholds=(2, 0.5))
+    ticks.set_axis(axes.yaxis)
+    for highest, shown in ((3, ["0.6", "1", "2"]), (600, ["", "1", ""])):  # what Matplotlib leaves out stays out
+        axes.set_ylim(0.5, highest)
+        ticks.set_locs([])
+        assert [ticks(value) for value in (0.6, 1, 2)] == shown
+    plt.close(figure)
 
 
 def test_averages_start_without_bias() -> None:
