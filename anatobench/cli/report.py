@@ -31,6 +31,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.benchmarks is not None:
         if args.runs or args.parity:
             raise UsageError("--benchmarks: a page of its own: leave RUN and --parity out")
+        if not args.benchmarks and not RESULTS.is_dir():
+            raise UsageError(
+                f"--benchmarks: no {RESULTS} here: name records or their folder, or call it from the repository"
+            )
         return _benchmarks(args.benchmarks or [RESULTS], args.out, args.title)
     if not args.runs:
         raise UsageError("give the folder of at least one run, or --benchmarks")

@@ -199,6 +199,16 @@ def test_what_is_no_record_is_refused(
     assert "record.json" in said
 
 
+def test_outside_the_repository_records_must_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "--benchmarks"]) == 2
+    error = capsys.readouterr().err
+    assert "name records or their folder, or call it from the repository" in error
+    assert error.count("\n") == 1
+
+
 def test_runs_and_records_are_different_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path), "--benchmarks", str(RESULTS)]) == 2
     assert main(["report"]) == 2
