@@ -86,7 +86,7 @@ class Outcome:
     epochs: int
     """Those begun; the last one of a run that `max_steps` ends need not be whole."""
     best: Best | None
-    """The checkpoint that validation judged best; None where the store has no validation cases."""
+    """The checkpoint that validation judged best; None where it has no score of any."""
     framework: str
     device: Mapping[str, Any]
     """`kind`, `name`, `count` and the framework's `versions`."""

@@ -130,7 +130,9 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     if not processes.leads:
         return None
     best = outcome.best
-    judged = "no validation" if best is None else f"best {best.name} {best.score:.4f} after step {best.step}"
+    judged = "no validation score, so the last checkpoint stands for the run"
+    if best is not None:
+        judged = f"best {best.name} {best.score:.4f} after step {best.step}"
     print(f"{outcome.run}: {outcome.steps} steps, {judged}; next: anatobench evaluate {outcome.run}")
     return outcome.to_json()
 
