@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -57,6 +58,15 @@ def test_trains_with_the_papers_recipe_and_what_is_set(
     assert (config.task, config.size, config.segmentation) == (FINDINGS, "tiny", True)
     assert Path(config.store) == store.root
     assert (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_next_command_can_be_copied_into_a_shell(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "own plain"
+    assert main(arguments(store, run)) == 0
+    said = capsys.readouterr().out.strip().splitlines()[-1]
+    assert shlex.split(said.partition("; next: ")[2]) == ["anatobench", "evaluate", str(run)]
 
 
 def test_without_segmentation_the_weight_is_zero_and_the_head_is_gone(tmp_path: Path, store: Store) -> None:
