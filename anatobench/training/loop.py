@@ -43,6 +43,9 @@ from anatobench.training.sharpness import sharpness
 from anatobench.training.step_progress import StepProgress
 from anatobench.training.step_trace import NO_TRACE, StepTrace
 
+ANSWER_TO_SIGNALS = "stopping after this step, which is then saved; Ctrl-C now ends at once, without saving"
+"""What a signal to stop is answered with."""
+
 
 class TrainingBatches(Protocol):
     """Endless batches whose place can be saved."""
@@ -105,7 +108,7 @@ def train(
     training.restore(say)
     leads = engine.processes.leads
     with (
-        StopSignals() as stop,
+        StopSignals("" if silent or not leads else ANSWER_TO_SIGNALS) as stop,
         closing(training.open_log()) as log,
         closing(CheckpointSaver(run, engine.saver(), leads, log.sync, training.raise_together)) as saver,
         closing(StepProgress(training.step, training.total_steps, silent=silent or not leads)) as progress,
