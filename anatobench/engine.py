@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from anatobench.backbones import CARDS, card_of
-from anatobench.errors import AnatoBenchError, UsageError, listed
+from anatobench.errors import AnatoBenchError, UsageError, install_command, listed
 from anatobench.objectives.heads import CLASSIFIER, SEGMENTATION
 from anatobench.objectives.registry import plan_of
 from anatobench.recipes import FRAMEWORKS, Recipe
@@ -310,7 +310,7 @@ def check_engine(framework: str, spec: ModelSpec, recipe: Recipe) -> None:
         framework_module(framework, "engine")
     except ModuleNotFoundError as error:
         raise AnatoBenchError(
-            f"framework {framework} needs the Python package {error.name}: pip install 'anatobench[{framework}]'"
+            f"framework {framework} needs the Python package {error.name}: {install_command(framework)}"
         ) from error
     if spec.model not in framework_module(framework, "models").BACKBONES:
         raise UsageError(

@@ -67,6 +67,11 @@ def listed(problems: Sequence[str], most: int = 8) -> str:
     return "; ".join(problems[:most]) + more
 
 
+def install_command(extra: str) -> str:
+    """Return how README installs an extra, in the folder of the checkout."""
+    return f"pip install -e '.[{extra}]' -c constraints.txt"
+
+
 def refusal_of_disk(error: OSError) -> AnatoBenchError | None:
     """Return one sentence for a disk that is full, read-only or failing, or a path that cannot be used; None if the
     error says something else, and so may be a bug."""

@@ -23,6 +23,7 @@ from anatobench.evaluation.judges import check_judge, validator
 from anatobench.evaluation.run_evaluation import fitting, open_store
 from anatobench.objectives.heads import SEGMENTATION, auxiliary_heads
 from anatobench.objectives.registry import plan_of
+from anatobench.recipes import SIZES
 from anatobench.store.augmentation import Augmentation
 from anatobench.store.batch import Batch
 from anatobench.store.batches import Batches, steps_per_epoch, training_batches
@@ -85,7 +86,7 @@ class Outcome:
     epochs: int
     """Those begun; the last one of a run that `max_steps` ends need not be whole."""
     best: Best | None
-    """The checkpoint that validation judged best; None where the store has no validation cases."""
+    """The checkpoint that validation judged best; None where it has no score of any."""
     framework: str
     device: Mapping[str, Any]
     """`kind`, `name`, `count` and the framework's `versions`."""
@@ -175,6 +176,8 @@ def train_run(
             masks, total = sum(case.has_mask for case in cases), config.total_steps(steps)
             told = (engine.name, device["name"], processes.count, len(cases), masks, total, validate is not None)
             introduce(Introduction(config, *told))
+        if processes.leads and say is not None and (warning := _warning_of_size(config, device["kind"])):
+            say(warning)
         with _batches_of(config, store, steps, workers, processes) as batches:
             data = TrainingData(
                 batches, steps, lambda index: store.cases[index].case_id, validate, _sharpness_batch(config, store),
@@ -249,6 +252,18 @@ def _batches_of(
         reads=plan_of(recipe, store.task).reads(steps_of_an_epoch),
         mask_noise=MaskNoise.of(recipe, store.task),
         augmentation=Augmentation.of(recipe),
+    )
+
+
+def _warning_of_size(config: RunConfig, device: str) -> str | None:
+    """Return what to expect of a full-size model on a CPU, which otherwise looks like a hang; None elsewhere."""
+    if config.size != SIZES[0] or device != "cpu":
+        return None
+    cases = config.recipe.batch_size
+    smaller = ", or train with --set batch_size=1" if cases > 1 else ""
+    return (
+        f"train: a full-size model on a CPU, batch_size={cases}: a step can take minutes and 15 GB of memory or more; "
+        f"to try things out, prepare a store with --size tiny{smaller}"
     )
 
 

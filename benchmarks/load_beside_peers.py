@@ -37,7 +37,7 @@ from anatobench.bench.loading import (
 from anatobench.bench.random_store import write_random_store
 from anatobench.bench.record_file import add_record_options, hand_out
 from anatobench.bench.rounds import Closable, measure_in_turns, rates, ratio_with_interval
-from anatobench.errors import AnatoBenchError
+from anatobench.errors import AnatoBenchError, install_command
 from anatobench.store.crops import centre_crop_start
 from anatobench.store.reader import Store
 from anatobench.system.host import describe_code, host_record
@@ -76,7 +76,7 @@ class Peers:
             self._monai = importlib.import_module("peers.load_monai")
             self._nibabel = importlib.import_module("peers.load_nibabel")
         except ImportError as error:
-            raise SystemExit(f"load_beside_peers: {error}: pip install 'anatobench[torch,benchmarks]'") from None
+            raise SystemExit(f"load_beside_peers: {error}: {install_command('torch,benchmarks')}") from None
         self._crop, self._folder = store.geometry.crop_size, folder
         self._plain = write_nifti_files(store, scans, folder / "nifti", "nii")
         self._gzip = write_nifti_files(store, scans, folder / "nifti", "nii.gz")

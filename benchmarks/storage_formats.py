@@ -26,7 +26,7 @@ from tqdm import tqdm
 from anatobench.bench.record_file import add_record_options, hand_out
 from anatobench.bench.rounds import measure_in_turns, ratio_with_interval
 from anatobench.datasets.case import Case
-from anatobench.errors import AnatoBenchError
+from anatobench.errors import AnatoBenchError, install_command
 from anatobench.store.case_file import encode_case, read_crop
 from anatobench.store.crops import random_crop_start
 from anatobench.store.prepare import prepare_case
@@ -167,7 +167,7 @@ def all_formats(case: Crops, folder: Path) -> list[Format]:
     try:
         import tensorstore  # noqa: F401
     except ImportError:
-        print("storage_formats: no tensorstore, so no chunked formats: pip install 'anatobench[jax]'", file=sys.stderr)
+        print(f"storage_formats: no tensorstore, so no chunked formats: {install_command('jax')}", file=sys.stderr)
         return found
     return found + [chunked(case, folder, chunk, codec) for chunk in CHUNKS for codec in CODECS]
 

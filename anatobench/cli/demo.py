@@ -14,6 +14,7 @@ from anatobench.errors import AnatoBenchError
 from anatobench.experiments import child_processes
 from anatobench.experiments.runs import PlannedRun, chains_of, initial_weights_of, write_configs
 from anatobench.system.atomic_files import write_atomically
+from anatobench.system.command_line import shown
 from anatobench.system.json_text import parse_json
 from anatobench.training.run_folder import configure
 
@@ -138,8 +139,8 @@ def speed_and_organs(results: Sequence[RunResults]) -> tuple[tuple[str, ...], li
 def run_command(command: str, *arguments: str | Path, capture: bool = False) -> str:
     """Run a command as a person would, each in a process of its own: PyTorch and JAX then do not share threads."""
     words = [command, *map(str, arguments)]
-    print(f"\n$ anatobench {' '.join(words)}", file=sys.stderr, flush=True)
+    print(f"\n$ {shown(*words)}", file=sys.stderr, flush=True)
     printed = child_processes.run_command(words, capture)
     if printed is None:
-        raise AnatoBenchError(f"`anatobench {' '.join(words)}` failed; its message stands above")
+        raise AnatoBenchError(f"`{shown(*words)}` failed; its message stands above")
     return printed.strip().splitlines()[-1] if capture else ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from anatobench.cli.arguments import whole
 from anatobench.errors import AnatoBenchError
+from anatobench.system.command_line import shown
 
 if TYPE_CHECKING:
     from anatobench.experiments.results import TextTable
@@ -90,8 +91,8 @@ def train(args: argparse.Namespace, name: str, waiting: Sequence[PlannedRun], be
 
     args.goes_on = True
     train_here(waiting, args.out, args.workers, name, before)
-    print(f"{len(waiting)} runs trained and evaluated, {before} were done before; next: anatobench experiments {name} "
-          f"collect --out {args.out}")  # fmt: skip
+    print(f"{len(waiting)} runs trained and evaluated, {before} were done before; next: "
+          f"{shown('experiments', name, 'collect', '--out', args.out)}")  # fmt: skip
     return {"out": str(args.out), "done_before": before, "done_now": len(waiting)}
 
 

@@ -27,6 +27,7 @@ from anatobench.experiments.child_processes import Chain, OutOfTimeError, run_ch
 from anatobench.experiments.runs import logs_folder, still_to_do, train_here
 from anatobench.phantom.plan import INJURIES
 from anatobench.recipes import MODELS, PRECISIONS, SIZES
+from anatobench.system.command_line import shown
 from anatobench.tasks import TASKS
 
 DEFAULTS = AucStudy()
@@ -163,8 +164,8 @@ def run_declare(args: argparse.Namespace) -> dict[str, Any]:
                 )
             )
             print(f"{row['statement']}: {found}")  # fmt: skip
-    print(f"{args.out}: {len(study.cells) + len(study.choice)} runs, SHA-256 {digest_of(content)}; next: anatobench "
-          f"experiments auc --plan {args.out} --out DIR", file=sys.stderr)  # fmt: skip
+    print(f"{args.out}: {len(study.cells) + len(study.choice)} runs, SHA-256 {digest_of(content)}; next: "
+          f"{shown('experiments', 'auc', '--plan', args.out, '--out', 'DIR')}", file=sys.stderr)  # fmt: skip
     return plan
 
 

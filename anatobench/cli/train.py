@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from anatobench.cli.arguments import whole
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.recipes import FRAMEWORKS, MODELS, SIZES, Recipe, override
+from anatobench.system.command_line import shown
 from anatobench.system.cuda_driver import describe_cuda, driver_version
 from anatobench.system.gpus import insist_on_cpu
 from anatobench.system.image import describe_image, in_words
@@ -130,8 +131,10 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     if not processes.leads:
         return None
     best = outcome.best
-    judged = "no validation" if best is None else f"best {best.name} {best.score:.4f} after step {best.step}"
-    print(f"{outcome.run}: {outcome.steps} steps, {judged}; next: anatobench evaluate {outcome.run}")
+    judged = "no validation score, so the last checkpoint stands for the run"
+    if best is not None:
+        judged = f"best {best.name} {best.score:.4f} after step {best.step}"
+    print(f"{outcome.run}: {outcome.steps} steps, {judged}; next: {shown('evaluate', outcome.run)}")
     return outcome.to_json()
 
 

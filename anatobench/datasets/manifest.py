@@ -123,7 +123,10 @@ def _label_columns(table: Table, task: Task) -> tuple[str, ...]:
         meant = unknown[0].casefold()
         if meant in (*KNOWN_COLUMNS, *columns) or meant.startswith(LABEL_PREFIX):
             raise AnatoBenchError(f"{table.path}: column {unknown[0]!r} means nothing here: write {meant!r}")
-        raise AnatoBenchError(f"{table.path}: column {unknown[0]!r} means nothing here: {ADVICE}")
+        meant = f"{LABEL_PREFIX}{unknown[0].rpartition(':')[2]}"
+        raise AnatoBenchError(
+            f"{table.path}: column {unknown[0]!r} means nothing here: for a finding write {meant!r}; {ADVICE}"
+        )
     return tuple(columns)
 
 
@@ -161,7 +164,7 @@ def _path(root: Path, text: str, options: ListingOptions) -> Path:
     if not text or ".." in path.parts or "\0" in text:
         raise CaseError("bad-path", f"path {text!r}: paths stay inside the manifest's folder")
     if path.is_absolute() and not options.allow_absolute:
-        raise CaseError("bad-path", f"path {text!r} is absolute: allow absolute paths explicitly, or make it relative")
+        raise CaseError("bad-path", f"path {text!r} is absolute: give --allow-absolute, or make it relative")
     if not options.allow_absolute:
         _refuse_leaving(root, text)
     return root / path

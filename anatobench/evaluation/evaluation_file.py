@@ -17,6 +17,7 @@ from anatobench.errors import AnatoBenchError
 from anatobench.evaluation.metrics import RATES
 from anatobench.evaluation.predictions import AGGREGATIONS
 from anatobench.system.atomic_files import write_atomically
+from anatobench.system.command_line import shown
 from anatobench.system.json_text import read_json
 from anatobench.tasks import Task
 from anatobench.training.run_folder import evaluation_file
@@ -74,7 +75,7 @@ def read_evaluation(run: Path, split: str, task: Task, needs: Collection[str]) -
     except (ValueError, AnatoBenchError) as error:
         why = str(error).removeprefix(f"{path}: ")
         raise AnatoBenchError(
-            f"{path}: not what evaluate writes ({why}): run `anatobench evaluate {run} --split {split}` again"
+            f"{path}: not what evaluate writes ({why}): run `{shown('evaluate', run, '--split', split)}` again"
         ) from None
     return cast(Evaluation, figures)
 

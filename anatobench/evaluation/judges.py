@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from anatobench.engine import Engine
 from anatobench.errors import UsageError
-from anatobench.evaluation.metrics import auc_per_class
+from anatobench.evaluation.metrics import auc_per_class, undefined_classes
 from anatobench.evaluation.organ_dice import dice_of_split
 from anatobench.evaluation.predictions import classify, default_aggregation
 from anatobench.evaluation.run_evaluation import predict_split
 from anatobench.objectives.heads import PARTIAL_MASKS
 from anatobench.objectives.registry import plan_of
 from anatobench.store.reader import Store
-from anatobench.training.loop import Judgement
+from anatobench.training.judgement import Judgement
 
 Judge = Callable[[Engine, Store, int, Callable[[], None], bool], Judgement]
 """Engine, store, batch size, what is called between batches, and whether no bar is shown."""
+NAMED = 3
+"""Findings of a kind that a message names."""
 
 
 def macro_auc(
@@ -24,8 +26,20 @@ def macro_auc(
 ) -> Judgement:
     """Return the mean AUC over the task's classes, and the AUC of each; None where undefined."""
     predictions = predict_split(engine, store, "validation", batch_size, check, silent)
-    macro, per_class = auc_per_class(classify(predictions, default_aggregation(store.task)))
-    return Judgement("auc_macro", "AUC", macro, {"auc": per_class})
+    judged = classify(predictions, default_aggregation(store.task))
+    macro, per_class = auc_per_class(judged)
+    why = "" if macro is not None else _why_undefined(undefined_classes(judged))
+    return Judgement("auc_macro", "AUC", macro, {"auc": per_class}, why)
+
+
+def _why_undefined(reasons: Mapping[str, str]) -> str:
+    """Say which findings lack which labels, the first few of each by name."""
+    told = []
+    for reason in dict.fromkeys(reasons.values()):
+        names = [name for name, its in reasons.items() if its == reason]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        told.append(f"{reason} of {', '.join(names[:NAMED])}{more}")
+    return f"in the validation split no finding has both values ({'; '.join(told)})"
 
 
 def mask_dice(

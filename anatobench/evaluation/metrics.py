@@ -117,7 +117,7 @@ def evaluate(
     names, labels, scores = predictions.class_names, predictions.labels, predictions.probabilities
     source = threshold_predictions or predictions
     thresholds = np.array([_class_threshold(source, column, rule) for column in range(len(names))])
-    undefined = {name: reason for name, column in zip(names, labels.T, strict=True) if (reason := _undefined(column))}
+    undefined = undefined_classes(predictions)
     if threshold_predictions is not None:
         for name, column in zip(names, threshold_predictions.labels.T, strict=True):
             if name not in undefined and (reason := _undefined(column)):
@@ -196,6 +196,12 @@ def _is_defined(labels: np.ndarray) -> np.ndarray:
     """Return which classes have both label values: bool [classes]."""
     both: np.ndarray = np.any(labels == 0, axis=0) & np.any(labels == 1, axis=0)
     return both
+
+
+def undefined_classes(predictions: ClassPredictions) -> dict[str, str]:
+    """Return why, by name, the classes without an AUC have none."""
+    columns = zip(predictions.class_names, predictions.labels.T, strict=True)
+    return {name: reason for name, labels in columns if (reason := _undefined(labels))}
 
 
 def _undefined(labels: np.ndarray) -> str | None:

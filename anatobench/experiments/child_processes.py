@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
+from anatobench.system.command_line import shown
 from anatobench.system.parent import child_environment
 from anatobench.system.signals import Interrupted
 from anatobench.system.worker_pool import NATIVE_THREAD_VARIABLES
@@ -77,7 +78,7 @@ class _Running:
     def _start_next(self) -> None:
         self.command = self._waiting.pop(0)
         with self.log.open("ab") as file:
-            file.write(f"$ anatobench {' '.join(self.command)}\n".encode())
+            file.write(f"$ {shown(*self.command)}\n".encode())
             file.flush()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "anatobench", *self.command],

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from anatobench.errors import AnatoBenchError
+from anatobench.errors import AnatoBenchError, install_command
 from anatobench.training.pretrained.weights_file import fetch
 
 TASK = 297
@@ -29,7 +29,7 @@ TASK = 297
 MODEL = "nnUNetTrainer_4000epochs_NoMirroring__nnUNetPlans__3d_fullres"
 FILES = ("plans.json", "dataset.json", "fold_0/checkpoint_final.pth")
 ADDRESS = "https://github.com/wasserth/TotalSegmentator/releases/download"
-INSTALL = "pip install 'anatobench[masks]'"
+INSTALL = f"python3 -m venv .venv-masks && .venv-masks/bin/{install_command('masks')}"
 SHA256_VARIABLE = "ANATOBENCH_TOTALSEGMENTATOR_SHA256"
 """What the checkpoint's SHA-256 must be, where it is set."""
 
@@ -77,7 +77,9 @@ def find_or_download() -> Weights:
     `AnatoBenchError` if the package is not installed, or says what to fetch and where to put it.
     """
     if importlib.util.find_spec("totalsegmentator") is None:
-        raise AnatoBenchError(f"TotalSegmentator is not installed: {INSTALL}")
+        raise AnatoBenchError(
+            f"TotalSegmentator is not installed: give it an environment of its own: {INSTALL} (docs/masks.md)"
+        )
     published = importlib.import_module("totalsegmentator.map_tasks_config").TASK_ID_WEIGHTS_CONFIGS[TASK]
     name, address = published["foldername"], f"{ADDRESS}/{published['version']}/{published['foldername']}.zip"
     folder = weights_folder()

@@ -66,7 +66,11 @@ def read_scan_apart(scan: Path, task: Task, size: str, rescale: str = "auto") ->
     [(_, read)] = _read_ahead([str(scan)], _Reading(Path(), task, size, rescale))
     if isinstance(read, ScanInput):
         return read
-    raise CaseError(read["error"]["reason"], read["error"]["message"])
+    reason, message = read["error"]["reason"], read["error"]["message"]
+    found = find_scans(scan).scans if reason == "empty-series" else ()
+    if nifti := [path for path in found if path.name.lower().endswith((".nii", ".nii.gz"))]:
+        message += f"; it holds {len(nifti)} NIfTI file(s): give one of them, or the folder as --batch FOLDER"
+    raise CaseError(reason, message)
 
 
 def _listed(folder: Path) -> tuple[list[str], dict[str, Record]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anatobench.engine import load_engine
-from anatobench.errors import AnatoBenchError, CaseError, UsageError
+from anatobench.errors import AnatoBenchError, CaseError, UsageError, install_command
 from anatobench.evaluation.predictions import class_probabilities, healthy_columns
 from anatobench.evaluation.thresholds import Thresholds
 from anatobench.objectives.heads import SEGMENTATION
@@ -136,7 +136,7 @@ def installed_framework() -> str:
     for framework in FRAMEWORKS:
         if importlib.util.find_spec(framework) is not None:
             return framework
-    raise AnatoBenchError("neither PyTorch nor JAX is installed: pip install 'anatobench[torch]'")
+    raise AnatoBenchError(f"neither PyTorch nor JAX is installed: {install_command('torch')}")
 
 
 def _extent(grid: Grid) -> list[float]:

@@ -43,6 +43,8 @@ DIGEST_POINTS = 16
 """Per axis."""
 SLICE_DIGESTS = 16
 """Of so many slices: of two scans of which one is half of the other, about 8 are the same."""
+MOST_SHOWN = 200
+"""Characters of an argument as it was and as it is that a message shows."""
 _NO_ARGUMENTS = ("anatobench_version", "synthetic")
 """What a store says of itself that no argument asks for; older ones do not say whether they are synthetic."""
 _LEFTOVER = re.compile(r"\.(?P<case_id>.+)\.(safetensors|json)\.[0-9a-f]+\.tmp")
@@ -271,8 +273,16 @@ def _other(name: str, found: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say which parts of a long argument differ."""
     if not isinstance(found.get(name), Mapping):
         return f"another {name}"
-    parts = [part for part in now[name].keys() | found[name].keys() if found[name].get(part) != now[name].get(part)]
-    return f"another {name} ({', '.join(sorted(parts))})"
+    parts = sorted(part for part in {**now[name], **found[name]} if found[name].get(part) != now[name].get(part))
+    changes = [_change(part, found[name].get(part), now[name].get(part)) for part in parts]
+    told = ", ".join(change or part for part, change in zip(parts, changes, strict=True))
+    return f"{name} {told}" if all(changes) else f"another {name} ({told})"
+
+
+def _change(name: str, found: Any, now: Any) -> str | None:
+    """Say what an argument was and is; None where that is too long to be read."""
+    before, after = ("nothing" if value is None else json.dumps(value) for value in (found, now))
+    return f"{name} {before}, not {after}" if len(before) + len(after) < MOST_SHOWN else None
 
 
 def _check_same_arguments(path: Path, description: dict[str, Any]) -> None:
@@ -283,8 +293,7 @@ def _check_same_arguments(path: Path, description: dict[str, Any]) -> None:
         raise AnatoBenchError(f"{path}: is damaged ({error}): prepare into a new folder") from None
     for name in description:
         if name not in _NO_ARGUMENTS and found.get(name) != description[name]:
-            before, now = (json.dumps(value) for value in (found.get(name), description[name]))
-            change = f"{name} {before}, not {now}" if len(before) + len(now) < 200 else _other(name, found, description)
+            change = _change(name, found.get(name), description[name]) or _other(name, found, description)
             raise AnatoBenchError(
                 f"{path.parent}: was prepared with {change}: give the same arguments or choose a new folder"
             )

@@ -8,9 +8,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
+STDERR = 2
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -32,7 +33,9 @@ class StopSignals:
     main thread alone: in any other this context hears none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, announced: str = "") -> None:
+        """`announced` is said on stderr when the first signal comes, by its name: the work may take long to stop."""
+        self._announced = announced
         self._received: signal.Signals | None = None
         self._previous: dict[signal.Signals, object] = {}
 
@@ -59,7 +62,16 @@ class StopSignals:
         if self._received is not None and number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self._received = self._received or signal.Signals(number)
+        if self._received is None:
+            self._received = signal.Signals(number)
+            if self._announced:
+                self._announce(f"{self._received.name}: {self._announced}")
+
+    def _announce(self, sentence: str) -> None:
+        """Write past `sys.stderr`, in whose buffer the signal may have come."""
+        with suppress(OSError):  # nobody may be listening any more
+            below_the_bar = "\n" if os.isatty(STDERR) else ""
+            os.write(STDERR, f"{below_the_bar}{sentence}\n".encode())
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from anatobench.training.checkpoints import (
     step_folder,
 )
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE, Say, begin_with, say_on_stderr
+from anatobench.training.judgement import Judgement
 from anatobench.training.metrics_log import MetricsLog, NoLog
 from anatobench.training.metrics_records import finite_or_none, step_record, what_is_not_finite
 from anatobench.training.mllog import NO_MLLOG, MlLog
@@ -42,18 +43,8 @@ from anatobench.training.sharpness import sharpness
 from anatobench.training.step_progress import StepProgress
 from anatobench.training.step_trace import NO_TRACE, StepTrace
 
-
-@dataclass(frozen=True)
-class Judgement:
-    """What an evaluation on the validation split found."""
-
-    name: str
-    """Of the score that chooses the best checkpoint; higher is better."""
-    in_words: str
-    score: float | None
-    """None where it is undefined."""
-    details: Mapping[str, Any]
-    """What is logged besides, plain JSON types."""
+ANSWER_TO_SIGNALS = "stopping after this step, which is then saved; Ctrl-C now ends at once, without saving"
+"""What a signal to stop is answered with."""
 
 
 class TrainingBatches(Protocol):
@@ -117,7 +108,7 @@ def train(
     training.restore(say)
     leads = engine.processes.leads
     with (
-        StopSignals() as stop,
+        StopSignals("" if silent or not leads else ANSWER_TO_SIGNALS) as stop,
         closing(training.open_log()) as log,
         closing(CheckpointSaver(run, engine.saver(), leads, log.sync, training.raise_together)) as saver,
         closing(StepProgress(training.step, training.total_steps, silent=silent or not leads)) as progress,
@@ -148,6 +139,7 @@ class _Training:
         """Steps given to the device."""
         self.evaluated_step = 0
         self._best: Best | None = None
+        self._said_undefined = ""
         self._saved = (0, 0)
         """Step and evaluated step of the checkpoint last begun or read."""
         self._restored_step = 0
@@ -351,9 +343,9 @@ class _Training:
         record = {"kind": "evaluation", "step": self.step, "epoch": epoch, "split": "validation"}
         score = finite_or_none(found.score)
         session.log.evaluation({**record, found.name: score, **finite_or_none(found.details)})
-        shown = "undefined" if found.score is None else f"{found.score:.4f}"
-        shown += "" if found.score == score else f": no checkpoint is the best by it: look at the judge {found.name}"
-        session.progress.say(f"epoch {epoch}: validation {found.in_words} {shown}")
+        if found.score is not None or str(found) != self._said_undefined:  # what the split lacks is said once
+            session.progress.say(f"epoch {epoch}: {found}")
+            self._said_undefined = str(found) if found.score is None else ""
         self.evaluated_step = self.step
         if score is not None and (self._best is None or score > self._best.score):
             self._best = Best(self.step, found.name, score)

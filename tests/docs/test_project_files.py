@@ -8,6 +8,8 @@ import yaml
 from documentation import REPOSITORY
 
 from anatobench import __version__
+from anatobench.errors import install_command
+from anatobench.masks.weights import INSTALL
 
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
@@ -19,6 +21,15 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 def made(job: dict[str, Any]) -> list[str]:
     """Return what a job runs."""
     return [step["run"] for step in job["steps"] if "run" in step]
+
+
+def test_what_is_missing_is_installed_as_the_pages_say() -> None:
+    assert INSTALL in (REPOSITORY / "docs" / "masks.md").read_text()
+    assert install_command("torch,jax") in (REPOSITORY / "README.md").read_text()
+    of_an_index = ("install 'anatobench[", 'install "anatobench[')
+    for folder in ("anatobench", "torch_ref", "jax_impl", "benchmarks", "docs"):
+        for file in (one for ending in ("py", "md", "sh") for one in (REPOSITORY / folder).rglob(f"*.{ending}")):
+            assert not any(words in file.read_text() for words in of_an_index), file
 
 
 def test_the_workflow_only_calls_make() -> None:

@@ -12,12 +12,14 @@ FINDINGS = multi_label_task("findings", "chest", ("calcification", "effusion"))
 SPLIT_SIZES = {"train": 8, "validation": 4, "test": 5}
 
 
-def write_store(root: Path, task: Task = FINDINGS, sizes: dict[str, int] | None = None, seed: int = 0) -> Store:
+def write_store(
+    root: Path, task: Task = FINDINGS, sizes: dict[str, int] | None = None, seed: int = 0, size: str = "tiny"
+) -> Store:
     """Cases `<split>_0`, ... of that many per split; a positive finding brightens an octant of its own."""
     rng = np.random.default_rng(seed)
     writer = StoreWriter(root)
-    writer.create(task, "tiny", "synthetic", {})
-    shape = task.geometry("tiny").padded_size
+    writer.create(task, size, "synthetic", {})
+    shape = task.geometry(size).padded_size
     for split, count in (sizes or SPLIT_SIZES).items():
         for number in range(count):
             targets = tuple((number >> position) % len(group.grades) for position, group in enumerate(task.groups))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from child_processes_of_tests import finish
 from kept_checkpoints import newest_checkpoint
-from numpy_engine import use_numpy_engines
+from numpy_engine import NumpyEngine, use_numpy_engines
 from tiny_store import FINDINGS, write_store
 
 from anatobench.cli.main import main
@@ -84,6 +84,24 @@ def test_whoever_wants_to_know_is_told(tmp_path: Path, config: RunConfig) -> Non
     assert (introduction.training_cases, introduction.with_mask, introduction.total_steps) == (8, 4, 3)
     assert introduction.validated
     assert str(introduction).endswith("with segmentation supervision of the 4 of them that have a mask, 3 steps of 2")
+
+
+def test_a_full_size_model_on_a_cpu_is_warned_of(
+    tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = write_store(tmp_path / "full", sizes={"train": 2}, size="full")
+    said: list[str] = []
+    train_run(tmp_path / "tiny_run", replace(config, max_steps=1), say=said.append)
+    assert said == []
+    whole = configure(full.root, "r3d_18", "torch", SETTINGS, max_steps=1)
+    train_run(tmp_path / "full_run", whole, say=said.append)
+    (warning,) = said
+    assert "full-size model on a CPU, batch_size=2" in warning
+    assert "--size tiny, or train with --set batch_size=1" in warning
+    device = {**NumpyEngine(whole.spec, whole.recipe).device(), "kind": "gpu"}
+    monkeypatch.setattr(NumpyEngine, "device", lambda engine: device)
+    train_run(tmp_path / "on_a_gpu", whole, say=said.append)
+    assert said == [warning]
 
 
 def test_the_store_is_opened_once(tmp_path: Path, store: Store, config: RunConfig, monkeypatch: Any) -> None:

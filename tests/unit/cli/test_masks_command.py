@@ -53,7 +53,7 @@ def test_masks_that_are_there_need_no_totalsegmentator(
     arguments = ("--dataset", "ratic", "--raw", ratic, "--out", out)
     if own != set(series):
         status, _, said = call(capsys, *arguments)
-        assert (status, "is not installed: pip install" in said) == (1, True)
+        assert (status, "is not installed: give it an environment of its own: python3 -m venv" in said) == (1, True)
     for name in set(series) - own:  # named after the series, as somebody else may have made them
         write_nifti(out / f"{name}.nii.gz", np.ones((30, 40, 40), np.uint8), AFFINE)
     status, figures, said = call(capsys, *arguments)

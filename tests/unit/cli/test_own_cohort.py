@@ -118,6 +118,12 @@ def test_a_weight_of_one_everywhere_is_no_weight(raw: Path, tmp_path: Path) -> N
             assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "ones" / file).read_bytes()
 
 
+def test_another_table_is_named_beside_the_first(store: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (raw / "other.csv").write_bytes((raw / "manifest.csv").read_bytes())
+    assert prepare(raw, store, csv_name="other.csv") == 1
+    assert 'was prepared with options csv "manifest.csv", not "other.csv": give' in capsys.readouterr().err
+
+
 def test_other_weights_are_another_store(
     store: Path, raw: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

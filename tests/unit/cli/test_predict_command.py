@@ -315,6 +315,21 @@ def test_a_run_without_the_head_predicts_no_organs(
     assert "was trained without the segmentation branch" in capsys.readouterr().err
 
 
+def test_a_folder_of_nifti_files_is_told_of_batch(
+    tmp_path: Path, run: Path, scan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    words = ["predict", str(run), str(folder), "--framework", "torch"]
+    assert main(words) == 1
+    assert "--batch" not in capsys.readouterr().err
+    for name in ("a.nii.gz", "b.nii.gz"):
+        (folder / name).write_bytes(scan.read_bytes())
+    assert main(words) == 1
+    told = capsys.readouterr().err.strip()
+    assert told.endswith("it holds 2 NIfTI file(s): give one of them, or the folder as --batch FOLDER")
+
+
 def test_failures_are_one_line(tmp_path: Path, run: Path, scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(scan.read_bytes()[:1000])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -19,6 +20,8 @@ from anatobench.engine import ModelSpec
 from anatobench.recipes import Recipe, paper_recipe
 from anatobench.store.batch import Batch
 from anatobench.store.reader import Store, index_content
+from anatobench.tasks import multi_label_task
+from anatobench.training.checkpoints import read_best
 from anatobench.training.run_folder import RunConfig
 
 
@@ -55,6 +58,15 @@ def test_trains_with_the_papers_recipe_and_what_is_set(
     assert (config.task, config.size, config.segmentation) == (FINDINGS, "tiny", True)
     assert Path(config.store) == store.root
     assert (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_next_command_can_be_copied_into_a_shell(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "own plain"
+    assert main(arguments(store, run)) == 0
+    said = capsys.readouterr().out.strip().splitlines()[-1]
+    assert shlex.split(said.partition("; next: ")[2]) == ["anatobench", "evaluate", str(run)]
 
 
 def test_without_segmentation_the_weight_is_zero_and_the_head_is_gone(tmp_path: Path, store: Store) -> None:
@@ -108,6 +120,22 @@ def test_a_run_goes_on_where_its_steps_cannot_be_compiled(
     assert main([*resume, "--set", "fast=quick"]) == 2
     assert main([*arguments(store, run, "--resume"), "--set", "learning_rate=1"]) == 1
     assert "recipe.learning_rate: 0.0001 -> 1.0" in last_line(capsys)
+
+
+def test_a_validation_split_without_a_score_is_said_once_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = multi_label_task("findings", "chest", ("a", "b", "c", "d", "e"))
+    lacking = write_store(tmp_path / "store", task, {"train": 8, "validation": 1, "test": 2})
+    assert main(arguments(lacking, tmp_path / "run")) == 0
+    said = capsys.readouterr()
+    assert said.err.count("undefined") == 1
+    assert (
+        "epoch 1: validation AUC undefined: in the validation split no finding has both values "
+        "(no positive of a, b, c and 2 more)"
+    ) in said.err
+    assert "8 steps, no validation score, so the last checkpoint stands for the run; next: " in said.out
+    assert read_best(tmp_path / "run").progress.step == 8
 
 
 def test_another_framework_goes_on_only_when_allowed(

@@ -80,6 +80,8 @@ def test_faults_cost_their_own_cases_only(root: Path, tmp_path: Path) -> None:
         ("twice", "duplicate-id"),
         ("line-12", "malformed-row"),
     }
+    (absolute,) = (one for one in listing.rejected if one.case_id == "absolute")
+    assert "is absolute: give --allow-absolute" in absolute.message
     allowed = list_cases(root, ListingOptions(anatomy="chest", allow_absolute=True))
     assert ("absolute", outside) in {(case.case_id, case.scan) for case in allowed.cases}
 
@@ -92,7 +94,7 @@ def test_a_patient_in_two_splits_is_refused(root: Path) -> None:
 
 def test_columns_without_meaning_are_refused(root: Path) -> None:
     write(root, "scan,split,lable:x,label:y", "a.nii.gz,train,1,1")
-    with pytest.raises(AnatoBenchError, match="'lable:x' means nothing"):
+    with pytest.raises(AnatoBenchError, match="'lable:x' means nothing here: for a finding write 'label:x'; see"):
         list_cases(root, CHEST)
     write(root, "scan,split,liver", "a.nii.gz,train,1")
     with pytest.raises(AnatoBenchError, match="no column label:bowel"):

@@ -23,7 +23,8 @@ from anatobench.recipes import FRAMEWORKS, Recipe, override
 from anatobench.store.batches import training_batches
 from anatobench.store.reader import Store
 from anatobench.tasks import RATIC
-from anatobench.training.loop import Judgement, TrainingData, train
+from anatobench.training.judgement import Judgement
+from anatobench.training.loop import TrainingData, train
 from anatobench.training.run_folder import RunConfig, begin_run
 
 CROP = (8, 16, 16)

@@ -5,6 +5,7 @@ import pytest
 
 from anatobench.evaluation.predictions import class_probabilities
 from anatobench.prediction.attribution import attribution_on_grid, log_odds_slope
+from anatobench.prediction.files import _heated
 from anatobench.tasks import RATIC, LabelGroup, Task, multi_label_task
 from anatobench.volumes.volume import Grid
 
@@ -33,6 +34,12 @@ def test_slope_is_the_derivative_of_the_log_odds(task: Task, finding: str) -> No
 def test_a_class_of_another_task_is_refused() -> None:
     with pytest.raises(ValueError, match="has no such class"):
         log_odds_slope(FINDINGS, np.zeros((1, 2)), "liver_high")
+
+
+def test_a_heated_slice_stays_within_what_a_picture_can_show() -> None:
+    evidence = np.float32(10) ** np.linspace(-12, 0, 256, dtype=np.float32).reshape(16, 16)
+    picture = _heated(np.full((16, 16), 3000), evidence, 1.0, FINDINGS)
+    assert 0 <= picture.min() < picture.max() <= 1
 
 
 def test_a_map_lies_where_its_cells_do() -> None:

@@ -15,7 +15,7 @@ from tiny_store import write_store
 
 from anatobench.store.batch import Batch
 from anatobench.store.reader import Store
-from anatobench.training.loop import Judgement
+from anatobench.training.judgement import Judgement
 from anatobench.training.run_folder import RunConfig
 
 SCORES = (0.5, 0.7, 0.6, None, 0.8, 0.8, 0.75, 0.9)

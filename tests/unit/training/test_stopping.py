@@ -20,6 +20,7 @@ from anatobench.system.host import cpu_name, describe_code
 from anatobench.system.processes import Processes
 from anatobench.system.signals import Interrupted
 from anatobench.training.checkpoints import read_newest
+from anatobench.training.loop import ANSWER_TO_SIGNALS
 from anatobench.training.metrics_log import MetricsLog
 
 
@@ -100,6 +101,24 @@ def test_a_signal_during_an_evaluation_repeats_the_evaluation(tmp_path: Path, st
     )
     Session(tmp_path / "stopped", store).train()
     assert outcome(tmp_path / "stopped") == whole
+
+
+def test_a_signal_is_acknowledged_before_the_step_has_ended(
+    tmp_path: Path, store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+
+    def stop_at_five(step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            said.append(capfd.readouterr().err)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            said.append(capfd.readouterr().err)
+
+    with pytest.raises(Interrupted):
+        Session(tmp_path / "run", store).train(stop_at_five)
+    assert said[0].endswith(f"SIGINT: {ANSWER_TO_SIGNALS}\n")
+    assert said[1] == "", "said once"
 
 
 def after_signals(*names: str) -> tuple[str, int]:
