@@ -33,6 +33,7 @@ from anatobench.system.gpus import choose_gpus, visible_gpus
 from anatobench.system.progress import named_on
 from anatobench.tasks import TASKS, Task
 
+NOT_COMPARED = "first losses are not compared, since each arm draws its own dropout: --set dropout=false compares them"
 PROFILES = ("trace", "nsys")
 CHANGEABLE = ("recompute", "dropout", "segmentation_loss", "fast", "compile")
 """Fields of the recipe that change what a step costs and have no option of their own."""
@@ -165,12 +166,24 @@ def print_step(record: dict[str, Any]) -> None:
         low, high = ratio["ci95"]
         times = f"{ratio['ratio']:.3f} [{low:.3f}, {high:.3f}]"
         print(f"{ratio['of']} takes {times} times as long as {ratio['to']}")
+    if said := first_losses(record):
+        print(said)
     for arm in record["arms"]:
         if arm["trace"] is not None:
             print(f"{arm['name']}: profile: {arm['trace']}", file=sys.stderr)
     for warning in record["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     print_failed(record)
+
+
+def first_losses(record: Mapping[str, Any]) -> str:
+    """Return whether the arms did the same work, as far as their first losses tell; empty where there is one alone."""
+    arms = record["arms"]
+    if sum(arm["segmentation"] == arms[0]["segmentation"] for arm in arms) < 2:
+        return ""
+    if record["same_first_loss"] is None:
+        return NOT_COMPARED
+    return "first losses agree" if record["same_first_loss"] else "first losses differ"
 
 
 def print_compilation(record: dict[str, Any]) -> None:

@@ -163,6 +163,31 @@ def test_first_losses_are_compared_wherever_nothing_is_drawn_at_random() -> None
     assert found == [True, None, True], "r3d_18 has no dropout to draw"
 
 
+def test_a_person_is_told_what_the_first_losses_prove(capsys: pytest.CaptureFixture[str]) -> None:
+    from anatobench.cli.bench_step import print_step
+
+    record = measured("plain", "prints", rounds=2)
+    said = []
+    for found in (record, {**record, "same_first_loss": None}, {**record, "arms": record["arms"][:1]}):
+        print_step(found)
+        said.append([line for line in capsys.readouterr().out.splitlines() if "first losses" in line])
+    (agreeing,), (not_compared,), alone = said
+    assert agreeing == "first losses agree"
+    assert "dropout: --set dropout=false" in not_compared
+    assert not alone, "nothing to compare with"
+
+
+@pytest.mark.slow
+def test_a_model_that_draws_dropout_proves_equal_work_without_it(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("flax")
+    words = [word if word != "r3d_18" else "swin3d_t" for word in COMMAND]
+    assert main([*words, "--framework", "torch,jax", "--repeats", "2", "--set", "dropout=false"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out.splitlines()[-1])["same_first_loss"] is True
+    assert "first losses agree" in said.err
+
+
 @pytest.mark.slow
 def test_compile_times_say_whether_anything_was_cached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*COMMAND, "--cache", str(tmp_path / "cache")]
