@@ -16,6 +16,7 @@ from anatobench.bench.arm_cache import FOLDERS, arm_cache
 from anatobench.bench.arms import Arm
 from anatobench.bench.compilation import bench_compilation
 from anatobench.bench.flops import count
+from anatobench.bench.memory import MemoryBenchmark, bench_memory
 from anatobench.bench.random_batch import random_batch, read_batch, write_batch
 from anatobench.bench.step import StepBenchmark, bench_step
 from anatobench.cli.main import main
@@ -257,6 +258,22 @@ def test_limited_time_ends_with_whole_rounds_and_leaves_out_who_is_not_ready() -
     assert time.monotonic() - start < 60
     assert "not ready" in record["failed"]["numpy_peer:hangs"]["error"]
     assert 2 <= record["repeats"] < 100_000
+
+
+def test_the_cpu_is_not_measured_where_the_job_has_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    asked = StepBenchmark(arms("plain"), SPEC, Recipe(batch_size=1), rounds=2)
+    memory = MemoryBenchmark(arms("plain")[0], SPEC, Recipe(batch_size=1), at_most=1)
+    refusal = r"^numpy_peer:plain: this job has GPUs \(SLURM_GPUS_ON_NODE=2\)"
+    with pytest.raises(AnatoBenchError, match=refusal):
+        bench_step(asked)
+    with pytest.raises(AnatoBenchError, match=refusal):
+        bench_memory(memory)
+    (failure,) = bench_compilation(asked)["failed"].values()
+    assert "would compute on the CPU" in failure["error"]
+    monkeypatch.setenv("ANATOBENCH_DEVICE", "cpu")
+    assert bench_step(asked)["passed"]
 
 
 def test_nobody_left_is_an_error() -> None:
