@@ -270,16 +270,16 @@ finish_after_memory_limit() {
   exit 137
 }
 
-# What the job took so far, in one line of its log. It decides nothing.
+# summarise STATUS: what the job took, and that it is about to end with this, in one line of its log. It decides nothing.
 summarise() {
-  timeout 30 bash "$repository/slurm/summary.sh" "$(own_job)" >&2 || true
+  timeout 30 bash "$repository/slurm/summary.sh" --ending "$1" "$(own_job)" >&2 || true
 }
 
 # finish: end the job as the step's status says: done, failed, or saved and back into the queue.
 finish() {
   local out_of_memory=no
-  if killed_by_memory_limit; then out_of_memory=yes; fi
-  summarise
+  if killed_by_memory_limit; then out_of_memory=yes status=137; fi
+  summarise "$status"
   if [ "$out_of_memory" = yes ]; then finish_after_memory_limit; fi
   case $status in
     130 | 138 | 143) requeue "saved" ;; # asked to stop: by itself, or by SIGUSR1/SIGTERM before it could listen
