@@ -10,6 +10,11 @@ fail() { # one line, exit status 2: a setting is wrong
   exit 2
 }
 
+# `slurm/compare.sh --help`, not in a job: what the script's first comment says.
+if [ -z "${SLURM_JOB_ID:-}" ] && [[ " $* " == *" --help "* ]]; then
+  exec sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0"
+fi
+
 load_site() {
   local site=$repository/slurm/site.conf said
   [ -r "$site" ] || fail "$site: cannot be read: every job needs it, so take it from the repository again"
