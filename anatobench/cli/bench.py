@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import sys
 from typing import Any
 
-from anatobench.bench.quiet import busy_before
 from anatobench.system.gpus import DEVICE_VARIABLE, insist_on_cpu
-from anatobench.system.host import describe_host
 
 MEASUREMENTS = {
     "step": "forward, backward and optimizer step on random scans",
@@ -40,8 +37,5 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Measure; the record, or None in one of several processes that does not lead."""
     if os.environ.get(DEVICE_VARIABLE) == "cpu":
         insist_on_cpu()
-    if args.measurement != "compare":
-        for clause in busy_before(describe_host()):
-            print(f"warning: {clause}: what others do there is in the figures", file=sys.stderr)
     record: dict[str, Any] | None = args.measure(args)
     return record

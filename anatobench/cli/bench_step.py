@@ -115,8 +115,10 @@ def task_and_recipe(args: argparse.Namespace) -> tuple[Task, Recipe]:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure; the record."""
     from anatobench.bench.compilation import bench_compilation
+    from anatobench.bench.quiet import warn_if_busy
     from anatobench.bench.step import StepBenchmark, bench_step
     from anatobench.engine import ModelSpec
+    from anatobench.system.host import describe_host
 
     task, recipe = task_and_recipe(args)
     if args.batch_size is not None:
@@ -139,6 +141,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         profile_kind=args.profile_kind,
     )
     measure, show = (bench_compilation, print_compilation) if args.compile_only else (bench_step, print_step)
+    warn_if_busy(describe_host())
     with tqdm(total=args.repeats + 2, desc="bench step", file=sys.stderr, leave=False, disable=None) as bar:
         record = measure(asked, named_on(bar))
     show(record)
