@@ -11,6 +11,7 @@
 # PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS and PIP_TRUSTED_HOST are used from the environment (no passwords:
 # the image remembers them). On a machine without a GPU the image is the same: CUDA comes with the packages.
 set -euo pipefail
+case ${1:-} in -h | --help) exec sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0" ;; esac
 
 fail() {
   echo "build.sh: $*" >&2

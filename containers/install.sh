@@ -10,6 +10,7 @@
 #     none   +cpu from there                                    jax         none
 # Drivers: NVIDIA, CUDA Compatibility, table 1 (minor version compatibility).
 set -euo pipefail
+case ${1:-} in -h | --help) exec sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0" ;; esac
 source=/opt/source home=/opt/anatobench
 wheels=${PYTORCH_WHEELS:-https://download.pytorch.org/whl}
 

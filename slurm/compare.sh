@@ -38,5 +38,5 @@ if [ -s "$work/record.json" ]; then
   mv "$work/record.json" "$record"
   echo "$record" >&2
 fi
-summarise
+summarise "$status"
 exit "$status"

@@ -10,6 +10,11 @@ fail() { # one line, exit status 2: a setting is wrong
   exit 2
 }
 
+# `slurm/compare.sh --help`, not in a job: what the script's first comment says.
+if [ -z "${SLURM_JOB_ID:-}" ] && [[ " $* " == *" --help "* ]]; then
+  exec sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0"
+fi
+
 load_site() {
   local site=$repository/slurm/site.conf said
   [ -r "$site" ] || fail "$site: cannot be read: every job needs it, so take it from the repository again"
@@ -270,16 +275,16 @@ finish_after_memory_limit() {
   exit 137
 }
 
-# What the job took so far, in one line of its log. It decides nothing.
+# summarise STATUS: what the job took, and that it is about to end with this, in one line of its log. It decides nothing.
 summarise() {
-  timeout 30 bash "$repository/slurm/summary.sh" "$(own_job)" >&2 || true
+  timeout 30 bash "$repository/slurm/summary.sh" --ending "$1" "$(own_job)" >&2 || true
 }
 
 # finish: end the job as the step's status says: done, failed, or saved and back into the queue.
 finish() {
   local out_of_memory=no
-  if killed_by_memory_limit; then out_of_memory=yes; fi
-  summarise
+  if killed_by_memory_limit; then out_of_memory=yes status=137; fi
+  summarise "$status"
   if [ "$out_of_memory" = yes ]; then finish_after_memory_limit; fi
   case $status in
     130 | 138 | 143) requeue "saved" ;; # asked to stop: by itself, or by SIGUSR1/SIGTERM before it could listen

@@ -34,5 +34,5 @@ for framework in "${frameworks[@]}"; do
   run_step "${srun_options[@]}" "${suite[@]}" bash "$repository/containers/smoke_test.sh" "$framework" "$device"
   if [ "$status" != 0 ]; then failed=$status; fi
 done
-summarise
+summarise "$failed"
 exit "$failed"

@@ -3,14 +3,15 @@
 # largest memory of a task, and how much of its cores it used:
 #     slurm/summary.sh 4711
 # From `sacct`; on a cluster without accounting from `scontrol`, which knows a job for some minutes after its end, and
-# neither memory nor processor time. Every job of this folder writes the same line at its end.
+# neither memory nor processor time. Every job of this folder writes the same line at its end, when Slurm still has it as
+# running: `--ending STATUS` before its id says with which exit status it is about to end.
 set -euo pipefail
 
 fields=JobID,JobName,State,ExitCode,ElapsedRaw,AllocCPUS,TotalCPU,MaxRSS,AllocTRES
 
 # One line per job from lines of these fields, steps after their job.
 summarise() {
-  awk -F'|' '
+  awk -F'|' -v ending="$ending" '
     function seconds(text,   days, parts, n, i, total) { # [DD-][HH:]MM:SS[.mmm]
       days = 0
       if (text ~ /-/) { days = text; sub(/-.*/, "", days); sub(/^[0-9]*-/, "", text) }
@@ -54,6 +55,7 @@ summarise() {
     $1 !~ /\./ { # a job; its steps follow
       show()
       job = $1; name = $2; state = $3; sub(/ .*/, "", state); code = $4; elapsed = $5; cores = $6
+      if (ending != "") { state = "ends"; code = ending ":0" }
       cpu = seconds($7); alloc = $9; rss = 0; steps_cpu = 0
     }
     $8 != "" && gib($8) > rss { rss = gib($8) }
@@ -78,6 +80,11 @@ from_scontrol() {
     }'
 }
 
+ending=""
+if [ "${1:-}" = --ending ]; then
+  ending=${2:-}
+  shift $(($# < 2 ? $# : 2))
+fi
 if [ $# = 0 ] || [[ ! $1 =~ ^[0-9] ]]; then
   echo "summary.sh: say which job: slurm/summary.sh JOBID..." >&2
   exit 2

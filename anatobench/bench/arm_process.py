@@ -34,6 +34,7 @@ from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.device_memory import is_out_of_memory
+from anatobench.system.gpus import refuse_unwanted_cpu
 from anatobench.system.host import describe_code
 from anatobench.system.host_memory import host_memory
 from anatobench.system.parent import end_with_parent, signal_at_parents_end
@@ -65,7 +66,7 @@ class Arm:
     """The model once it is built, and the batch that every step is given."""
 
     def __init__(self, request: Mapping[str, Any]) -> None:
-        """`AnatoBenchError` if the framework or the peer's file is not there."""
+        """`AnatoBenchError` if the framework or the peer's file is not there, or finds none of the job's GPUs."""
         self._batch = read_batch(Path(request["batch"]))
         self._digest = self._batch.digest()
         self._processes = find_processes() if request.get(MEMBER) else ALONE
@@ -73,6 +74,7 @@ class Arm:
         self._part = self._batch.part(slice(self._processes.index * share, (self._processes.index + 1) * share))
         start = time.perf_counter()
         self._model = _build(request, self._processes)
+        refuse_unwanted_cpu(self._model.device()["kind"])
         self._instruments = self._model.instruments()
         self._build_seconds = time.perf_counter() - start
         self._joules = energy_counter(self._processes.local_index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -92,3 +93,9 @@ def busy_before(machine: Mapping[str, Any]) -> Iterator[str]:
     """Yield the same for the load average at the start, where nothing of one's own ran in the minute before."""
     if machine["load_1m"] > max(BUSY_SHARE * machine["cores"], BUSY_CORES):
         yield f"the load was {machine['load_1m']:.1f} on {machine['cores']} cores before the start"
+
+
+def warn_if_busy(machine: Mapping[str, Any]) -> None:
+    """Say on stderr, as a measurement begins, what of `busy_before` is in its figures."""
+    for clause in busy_before(machine):
+        print(f"warning: {clause}: what others do there is in the figures", file=sys.stderr)

@@ -36,7 +36,6 @@ from anatobench.errors import AnatoBenchError
 from anatobench.objectives.heads import diagnosis_heads
 from anatobench.recipes import Recipe
 from anatobench.system.compile_cache import compile_cache
-from anatobench.system.gpus import gpus_of_the_job
 from anatobench.system.host import describe_code, describe_host
 
 SHARE_FOR_PREPARING = 0.7
@@ -363,9 +362,6 @@ def _differences(arms: Sequence[Mapping[str, Any]], same_first_loss: bool | None
         yield DIFFERENT_CODE
     if len({arm["device"]["name"] for arm in arms}) > 1:
         yield DIFFERENT_DEVICES
-    given = gpus_of_the_job()
-    if given is not None and any(arm["device"]["kind"] == "cpu" for arm in arms):
-        yield f"this job has GPUs ({given}), but these are figures of the CPU: look at the driver and at --nv"
 
 
 def _ratios(contestants: Sequence[_Contestant]) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
 from anatobench.store.batches import Batches, training_batches
 from anatobench.store.reader import Store
+from anatobench.system.gpus import refuse_unwanted_cpu
 from anatobench.system.host import describe_code, host_record
 from anatobench.system.progress import progress_bar
 
@@ -43,6 +44,7 @@ def bench_train(store: Store, plan: TrainingPlan) -> dict[str, Any]:
     spec = ModelSpec(plan.model, store.size, store.task, store.geometry.crop_size, diagnosis_heads(plan.segmentation))
     engine = load_engine(plan.framework, spec, plan.recipe)
     device = engine.device()
+    refuse_unwanted_cpu(device["kind"])
     versions = device.pop("versions")
     device.pop("peak_memory_bytes", None)
     arms = TrainingArms(store, plan, engine)

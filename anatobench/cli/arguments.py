@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 TASK_OF_GEOMETRY = {"chest": "ct_rate", "abdomen": "ratic"}
 """The task whose crops and losses the benchmarks take for `--geometry`."""
@@ -13,6 +13,13 @@ TASK_OF_GEOMETRY = {"chest": "ct_rate", "abdomen": "ratic"}
 
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line, as every failure is said, without the usage: a job's log has it once per task."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuse what is not known here, and not in the parser of the command above, whose help does not have it."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (`{self.prog} --help` explains)\n")

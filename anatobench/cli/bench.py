@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
+import os
 from typing import Any
 
-from anatobench.bench.quiet import busy_before
-from anatobench.system.host import describe_host
+from anatobench.system.gpus import DEVICE_VARIABLE, insist_on_cpu
 
 MEASUREMENTS = {
     "step": "forward, backward and optimizer step on random scans",
@@ -36,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Measure; the record, or None in one of several processes that does not lead."""
-    if args.measurement != "compare":
-        for clause in busy_before(describe_host()):
-            print(f"warning: {clause}: what others do there is in the figures", file=sys.stderr)
+    if os.environ.get(DEVICE_VARIABLE) == "cpu":
+        insist_on_cpu()
     record: dict[str, Any] | None = args.measure(args)
     return record

@@ -55,7 +55,10 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.bench.loading import LoadPlan, bench_load
+    from anatobench.bench.quiet import warn_if_busy
+    from anatobench.system.host import describe_host
 
+    machine = describe_host()  # before a store is written
     workers = worker_counts(args.workers)
     demand, source = demand_of(args.demand, args.step_record)
     with ExitStack() as stack:
@@ -67,6 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             rounds=args.rounds,
             memory_batches=args.batches,
         )
+        warn_if_busy(machine)
         record = bench_load(store, plan, demand, source)
     _tell(record)
     return record

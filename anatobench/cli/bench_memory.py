@@ -50,7 +50,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Search; the record."""
     from anatobench.bench.arms import Arm
     from anatobench.bench.memory import MemoryBenchmark, bench_memory
+    from anatobench.bench.quiet import warn_if_busy
     from anatobench.engine import ModelSpec
+    from anatobench.system.host import describe_host
 
     path, variants = args.peer or (Path(), ("",))
     if len(variants) != 1:
@@ -73,6 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         cache=args.cache,
         seconds=args.seconds,
     )
+    warn_if_busy(describe_host())
     with tqdm(desc="bench memory", unit="probe", file=sys.stderr, leave=False, disable=None) as bar:
         record = bench_memory(asked, named_on(bar))
     print_memory(record)

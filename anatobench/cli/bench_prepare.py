@@ -41,10 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.bench.preparation import bench_prepare
+    from anatobench.bench.quiet import warn_if_busy
+    from anatobench.system.host import describe_host
 
+    machine = describe_host()  # before a cohort is written
     workers = worker_counts(args.workers)
     with tempfile.TemporaryDirectory(prefix="anatobench-prepare-") as folder:
-        record = bench_prepare(_raw_data(args, Path(folder)), workers, args.rounds, Path(folder))
+        raw = _raw_data(args, Path(folder))
+        warn_if_busy(machine)
+        record = bench_prepare(raw, workers, args.rounds, Path(folder))
     _tell(record)
     return record
 

@@ -68,8 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Measure; the record, or None in a process that does not lead."""
+    from anatobench.bench.quiet import warn_if_busy
     from anatobench.bench.scaling import local_points, read_points, scaling_record
     from anatobench.bench.scaling_process import measure
+    from anatobench.system.host import describe_host
 
     counts = worker_counts(args.processes, "--processes")
     if min(counts) < 1:
@@ -77,6 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     settings, links = _settings(args), _links(args)
     step_s = None if args.step_record is None else step_record_of(args.step_record)["median_s"]
     if args.together:
+        warn_if_busy(describe_host())
         point = measure(settings)
         _write(args.out, point)
         return point
@@ -85,6 +88,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     else:
         if STRONG in settings.modes and any(args.batch_size % count for count in counts):
             raise UsageError(f"--batch-size {args.batch_size}: cannot be shared evenly by {args.processes} processes")
+        warn_if_busy(describe_host())
         points = local_points(settings, counts)
     record = scaling_record(settings, points, links, step_s)
     _write(args.out, record)

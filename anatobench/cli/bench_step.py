@@ -33,6 +33,7 @@ from anatobench.system.gpus import choose_gpus, visible_gpus
 from anatobench.system.progress import named_on
 from anatobench.tasks import TASKS, Task
 
+NOT_COMPARED = "first losses are not compared, since each arm draws its own dropout: --set dropout=false compares them"
 PROFILES = ("trace", "nsys")
 CHANGEABLE = ("recompute", "dropout", "segmentation_loss", "fast", "compile")
 """Fields of the recipe that change what a step costs and have no option of their own."""
@@ -114,8 +115,10 @@ def task_and_recipe(args: argparse.Namespace) -> tuple[Task, Recipe]:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure; the record."""
     from anatobench.bench.compilation import bench_compilation
+    from anatobench.bench.quiet import warn_if_busy
     from anatobench.bench.step import StepBenchmark, bench_step
     from anatobench.engine import ModelSpec
+    from anatobench.system.host import describe_host
 
     task, recipe = task_and_recipe(args)
     if args.batch_size is not None:
@@ -138,6 +141,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         profile_kind=args.profile_kind,
     )
     measure, show = (bench_compilation, print_compilation) if args.compile_only else (bench_step, print_step)
+    warn_if_busy(describe_host())
     with tqdm(total=args.repeats + 2, desc="bench step", file=sys.stderr, leave=False, disable=None) as bar:
         record = measure(asked, named_on(bar))
     show(record)
@@ -165,12 +169,24 @@ def print_step(record: dict[str, Any]) -> None:
         low, high = ratio["ci95"]
         times = f"{ratio['ratio']:.3f} [{low:.3f}, {high:.3f}]"
         print(f"{ratio['of']} takes {times} times as long as {ratio['to']}")
+    if said := first_losses(record):
+        print(said)
     for arm in record["arms"]:
         if arm["trace"] is not None:
             print(f"{arm['name']}: profile: {arm['trace']}", file=sys.stderr)
     for warning in record["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     print_failed(record)
+
+
+def first_losses(record: Mapping[str, Any]) -> str:
+    """Return whether the arms did the same work, as far as their first losses tell; empty where there is one alone."""
+    arms = record["arms"]
+    if sum(arm["segmentation"] == arms[0]["segmentation"] for arm in arms) < 2:
+        return ""
+    if record["same_first_loss"] is None:
+        return NOT_COMPARED
+    return "first losses agree" if record["same_first_loss"] else "first losses differ"
 
 
 def print_compilation(record: dict[str, Any]) -> None:

@@ -27,8 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from anatobench.bench.quiet import warn_if_busy
     from anatobench.bench.training_throughput import TrainingPlan, bench_train
+    from anatobench.system.host import describe_host
 
+    machine = describe_host()  # before a store is written
     with ExitStack() as stack:
         store = open_source(args, stack)
         recipe = paper_recipe(store.task, args.model)
@@ -36,6 +39,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             recipe, precision=args.precision, seed=args.seed, batch_size=args.batch_size or recipe.batch_size
         )
         plan = TrainingPlan(args.framework, args.model, recipe, not args.no_seg, args.workers, args.steps, args.rounds)
+        warn_if_busy(machine)
         record = bench_train(store, plan)
     _tell(record)
     return record

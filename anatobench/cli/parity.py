@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from typing import Any
-
-from tqdm import tqdm
 
 from anatobench.cli.arguments import SEED, crop, whole
 from anatobench.fast_forms import BY_DEVICE, FAST_FORMS
@@ -18,7 +15,7 @@ from anatobench.parity.inputs import PRECISION_OF_DTYPE
 from anatobench.parity.suite import climb_all, whole_ladder
 from anatobench.recipes import COMPILATIONS, MODELS, SIZES
 from anatobench.system.gpus import visible_gpus
-from anatobench.system.progress import named_on
+from anatobench.system.progress import named_on, progress_bar
 from anatobench.tasks import TASKS
 
 AS_ONE_VECTOR = "* the gradient as one vector; elsewhere the worst of its arrays"
@@ -94,7 +91,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         objective=args.objective,
         compile=args.compile,
     )
-    with tqdm(total=args.steps + 5, desc="parity", unit="rung", file=sys.stderr, leave=False) as bar:
+    with progress_bar(args.steps + 5, "parity", "rung", leave=False) as bar:
         figures = climb(asked, named_on(bar))
     _print_rungs(figures["rungs"])
     failed = figures["first_failure"]
@@ -112,7 +109,7 @@ def _run_all(workers: int) -> dict[str, Any]:
     climbs = whole_ladder()
     results = []
     print(_row(("model", "task", "size", "dtype", "steps"), SUMMARY_KINDS, "verdict"))
-    with tqdm(total=len(climbs), desc="parity", unit="climb", file=sys.stderr, leave=False) as bar:
+    with progress_bar(len(climbs), "parity", "climb", leave=False) as bar:
         for figures in climb_all(climbs, workers):
             bar.write(_summary_row(figures))
             bar.update()

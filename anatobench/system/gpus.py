@@ -48,8 +48,8 @@ def refuse_unwanted_cpu(kind: str) -> None:
         return
     raise AnatoBenchError(
         f"this job has GPUs ({given}), but the framework finds none it can use and would compute on the CPU: look at "
-        "the driver (nvidia-smi), at --nv, and at which build of the framework this is; --device cpu (or "
-        f"{DEVICE_VARIABLE}=cpu) insists on the CPU"
+        "the driver (nvidia-smi), at --nv, and at which build of the framework this is; "
+        f"{DEVICE_VARIABLE}=cpu in the environment (or train's --device cpu) insists on the CPU"
     )
 
 

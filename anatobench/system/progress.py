@@ -1,4 +1,4 @@
-"""A progress bar in a terminal; in a job's log the same figures twice a minute instead of ten times a second."""
+"""A progress bar in a terminal; in a job's log the same figures twice a minute, as whole lines."""
 
 from __future__ import annotations
 
@@ -20,11 +20,31 @@ SLOW_S = 5.0
 
 def progress_bar(total: int | None, what: str, unit: str, **options: Any) -> tqdm[Any]:
     """Return a tqdm bar on stderr for `total` things, None if nobody knows how many; `options` are tqdm's. Where there
-    is nothing left to do there is no bar."""
-    interval = 0.1 if sys.stderr.isatty() else LOG_INTERVAL_S
+    is nothing left to do there is no bar. Where stderr is no terminal it is lines, and none for short work."""
     if total is not None and total <= options.get("initial", 0):
         options["disable"] = True
-    return tqdm(total=total, desc=what, unit=unit, file=sys.stderr, mininterval=interval, **options)
+    if not sys.stderr.isatty():
+        options |= {"file": _LogLines(), "bar_format": "{desc}: {n_fmt}/{total_fmt} in {elapsed}, {rate_fmt}{postfix}"}
+    return tqdm(total=total, desc=what, unit=unit, **{"file": sys.stderr, **options})
+
+
+class _LogLines:
+    """A file in which tqdm draws, of which a line goes to stderr at most every `LOG_INTERVAL_S`, and a last one where
+    there was another."""
+
+    def __init__(self) -> None:
+        self._drawn, self._lines, self._said = "", 0, time.monotonic()
+
+    def write(self, text: str) -> None:
+        """Take what tqdm draws over the bar it drew before, or the line's end after the last one."""
+        self._drawn = text.strip() or self._drawn
+        due = bool(text.strip()) and time.monotonic() - self._said >= LOG_INTERVAL_S
+        if self._drawn and (due or (text == "\n" and self._lines)):
+            print(self._drawn, file=sys.stderr, flush=True)
+            self._drawn, self._lines, self._said = "", self._lines + 1, time.monotonic()
+
+    def flush(self) -> None:
+        """See `write`, which does it."""
 
 
 def named_on(bar: tqdm[Any]) -> Callable[[str], None]:

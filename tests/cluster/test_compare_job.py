@@ -1,6 +1,7 @@
 """`sbatch slurm/compare.sh` and `slurm/gpu_suite.sh`: both frameworks, each from its own environment; one record."""
 
 import json
+import re
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ def environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def site(environments: Path, runs: Path) -> dict[str, str]:
     own = {f"ANATOBENCH_VENV_{name.upper()}": str(environments / name) for name in ("torch", "jax")}
-    return {**own, "ANATOBENCH_VENV": "/nowhere", "ANATOBENCH_RUNS": str(runs),
+    return {**own, "ANATOBENCH_VENV": "/nowhere", "ANATOBENCH_RUNS": str(runs), "ANATOBENCH_DEVICE": "cpu",
             "ANATOBENCH_GPUS_PER_NODE": "4", "ANATOBENCH_CPUS_PER_GPU": "2"}  # fmt: skip
 
 
@@ -51,6 +52,20 @@ def test_two_environments_give_one_record_of_two_gpus_with_a_ratio(
     assert (ratio["of"], ratio["to"]) == ("jax", "torch")
     assert ratio["ci95"][0] <= ratio["ratio"] <= ratio["ci95"][1]
     assert "takes" in (tmp_path / "job.log").read_text()
+
+
+def test_gpus_that_no_framework_can_use_are_no_figures_of_the_cpu(
+    cluster: VirtualCluster, environments: Path, tmp_path: Path
+) -> None:
+    settings = {**site(environments, tmp_path / "runs"), "ANATOBENCH_DEVICE": ""}
+    line = f"source slurm/site.conf && sbatch --parsable --output={tmp_path}/job.log slurm/compare.sh {TINY}"
+    job = cluster.shell(line, settings=settings, cwd=REPOSITORY).strip()
+    assert cluster.finish(job, 300)["ExitCode"] == "1:0"
+    said = (tmp_path / "job.log").read_text()
+    assert re.search(r"^anatobench bench: torch: this job has GPUs .*; jax: this job has GPUs ", said, re.MULTILINE), (
+        said
+    )
+    assert not (tmp_path / "runs" / f"compare-{job}.json").exists()
 
 
 def test_the_suite_takes_each_framework_from_its_own_environment(

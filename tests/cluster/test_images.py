@@ -187,7 +187,7 @@ def test_the_smoke_job_tells_that_a_job_with_a_gpu_computes_on_the_cpu(
 
 def site(images: Path, runs: Path) -> dict[str, str]:
     own = {f"ANATOBENCH_IMAGE_{name.upper()}": str(images / f"{name}.sif") for name in ("torch", "jax")}
-    return {**own, "ANATOBENCH_VENV": "/nowhere", "ANATOBENCH_RUNS": str(runs)}
+    return {**own, "ANATOBENCH_VENV": "/nowhere", "ANATOBENCH_RUNS": str(runs), "ANATOBENCH_DEVICE": "cpu"}
 
 
 @pytest.mark.parametrize("gpus", [1, 2])

@@ -45,7 +45,7 @@ def test_a_filled_in_site_gives_preparation_cores_and_no_gpu(
     assert not any("gres/gpu" in end["TRES"] for end in ends)
     for shard in range(2):
         (line,) = re.findall(r"^job .*$", (tmp_path / f"{shard}.log").read_text(), re.MULTILINE)
-        assert line.startswith(f"job {job}_{shard} prepare: RUNNING (exit 0:0) after 0:0"), "its own, at its end"
+        assert line.startswith(f"job {job}_{shard} prepare: ends (exit 0:0) after 0:0"), "its own, at its end"
     summary = cluster.shell(f"slurm/summary.sh {job}", cwd=REPOSITORY).splitlines()
     assert sorted(line.partition(" (")[0] for line in summary) == [f"job {job}_{n} prepare: COMPLETED" for n in (0, 1)]
     assert contents(tmp_path / "store") == contents(store)

@@ -78,4 +78,4 @@ def test_a_stopped_job_measures_what_is_missing(
     measured = [call[0] for call in calls if "--together" in call]
     assert measured == ["2", "1", "1"], "the point of two nodes is measured once"
     assert {path.name for path in runs.iterdir()} == {f"scaling-{first}-torch.json", f"scaling-{first}.html"}
-    assert re.search(r"^job \d+ scaling: RUNNING", log.read_text(), re.MULTILINE), "a line in each log"
+    assert re.search(r"^job \d+ scaling: ends \(exit 0:0\)", log.read_text(), re.MULTILINE), "a line in each log"

@@ -54,6 +54,13 @@ def test_a_line_from_sacct(tmp_path: Path, said: str, line: str) -> None:
     assert done.stdout == line + "\n"
 
 
+def test_a_job_that_is_about_to_end_says_its_own_exit_status(tmp_path: Path) -> None:
+    """Slurm still has it as running."""
+    done = summary(tmp_path, "--ending", "1", "9", sacct=RUNNING)
+    assert done.stdout.startswith("job 9 ratic: ends (exit 1:0) after 0:01:40, 1 GPU")
+    assert summary(tmp_path, "--ending").returncode == 2
+
+
 def test_an_arrays_elements_have_a_line_each(tmp_path: Path) -> None:
     done = summary(tmp_path, "12", sacct=CANCELLED + CANCELLED.replace("12_3", "12_4"))
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["job 12_3 prepare", "job 12_4 prepare"]

@@ -40,7 +40,7 @@ def test_prepare_record(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "jax"])
-def test_train_record(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_record(framework: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip({"torch": "torch", "jax": "flax"}[framework])
     words = ["bench", "train", "--geometry", "chest", "--size", "tiny", "--cases", "6", "--scans", "2"]
     words += ["--framework", framework, "--model", "r3d_18", "--batch-size", "2", "--rounds", "2", "--steps", "2"]
@@ -49,6 +49,10 @@ def test_train_record(framework: str, capsys: pytest.CaptureFixture[str]) -> Non
     times = {name: record[name]["seconds_per_step"] for name in ("same_batch", "loading_alone")}
     assert record["bottleneck"] == ("loading" if times["loading_alone"] > times["same_batch"] else "device")
     assert record["with_loading"]["samples_per_s"] == pytest.approx(2 / record["with_loading"]["seconds_per_step"])
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    assert main(words) == 1
+    assert "this job has GPUs (SLURM_GPUS_ON_NODE=2)" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,12 +1,17 @@
 """What a record says of other programs: processor, GPU before the start, a slowed clock."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from exit_status import exit_status
 
 from anatobench.bench.quiet import OtherWork, busy_before, disturbances, gpu_use
+from anatobench.cli.main import main
+
+PEER = Path(__file__).parents[2] / "support" / "numpy_peer.py"
 
 FAKE = """#!/bin/sh
 case "$*" in
@@ -83,3 +88,24 @@ def test_thresholds() -> None:
     assert list(busy_before({"cores": 16, "load_1m": 0.6})) == []
     hot = {"cores": 2, "gpu": {"throttle_reasons": ["hardware thermal slowdown", "software power cap"]}}
     assert list(disturbances(hot)) == ["the GPU slowed its clock (hardware thermal slowdown, software power cap)"]
+
+
+def test_only_who_measures_says_that_the_machine_was_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (900.0, 900.0, 900.0))
+    step = ["bench", "step", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny", "--batch-size", "1"]
+    (tmp_path / "log").write_text("")
+    for words in (
+        ["bench", "mllog", str(tmp_path / "log")],
+        [*step, "--peer", "nowhere.py:plain"],
+        ["bench", "load", "--store", str(tmp_path)],
+        ["bench", "scaling", "--framework", "torch", "--model", "r3d_18", "--geometry", "chest", "--processes", "0"],
+    ):
+        assert exit_status(words) in (1, 2)
+        assert "warning" not in capsys.readouterr().err, words
+    assert main([*step, "--repeats", "2", "--peer", f"{PEER}:plain"]) == 0
+    assert "warning: the load was 900.0 on " in capsys.readouterr().err
+    load = ["bench", "load", "--geometry", "chest", "--size", "tiny", "--cases", "4", "--scans", "2", "--workers", "0"]
+    assert main([*load, "--rounds", "2", "--round-batches", "1"]) == 0
+    assert "warning: the load was 900.0 on " in capsys.readouterr().err

@@ -16,6 +16,7 @@ from anatobench.bench.arm_cache import FOLDERS, arm_cache
 from anatobench.bench.arms import Arm
 from anatobench.bench.compilation import bench_compilation
 from anatobench.bench.flops import count
+from anatobench.bench.memory import MemoryBenchmark, bench_memory
 from anatobench.bench.random_batch import random_batch, read_batch, write_batch
 from anatobench.bench.step import StepBenchmark, bench_step
 from anatobench.cli.main import main
@@ -163,6 +164,31 @@ def test_first_losses_are_compared_wherever_nothing_is_drawn_at_random() -> None
     assert found == [True, None, True], "r3d_18 has no dropout to draw"
 
 
+def test_a_person_is_told_what_the_first_losses_prove(capsys: pytest.CaptureFixture[str]) -> None:
+    from anatobench.cli.bench_step import print_step
+
+    record = measured("plain", "prints", rounds=2)
+    said = []
+    for found in (record, {**record, "same_first_loss": None}, {**record, "arms": record["arms"][:1]}):
+        print_step(found)
+        said.append([line for line in capsys.readouterr().out.splitlines() if "first losses" in line])
+    (agreeing,), (not_compared,), alone = said
+    assert agreeing == "first losses agree"
+    assert "dropout: --set dropout=false" in not_compared
+    assert not alone, "nothing to compare with"
+
+
+@pytest.mark.slow
+def test_a_model_that_draws_dropout_proves_equal_work_without_it(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("flax")
+    words = [word if word != "r3d_18" else "swin3d_t" for word in COMMAND]
+    assert main([*words, "--framework", "torch,jax", "--repeats", "2", "--set", "dropout=false"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out.splitlines()[-1])["same_first_loss"] is True
+    assert "first losses agree" in said.err
+
+
 @pytest.mark.slow
 def test_compile_times_say_whether_anything_was_cached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*COMMAND, "--cache", str(tmp_path / "cache")]
@@ -232,6 +258,22 @@ def test_limited_time_ends_with_whole_rounds_and_leaves_out_who_is_not_ready() -
     assert time.monotonic() - start < 60
     assert "not ready" in record["failed"]["numpy_peer:hangs"]["error"]
     assert 2 <= record["repeats"] < 100_000
+
+
+def test_the_cpu_is_not_measured_where_the_job_has_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    asked = StepBenchmark(arms("plain"), SPEC, Recipe(batch_size=1), rounds=2)
+    memory = MemoryBenchmark(arms("plain")[0], SPEC, Recipe(batch_size=1), at_most=1)
+    refusal = r"^numpy_peer:plain: this job has GPUs \(SLURM_GPUS_ON_NODE=2\)"
+    with pytest.raises(AnatoBenchError, match=refusal):
+        bench_step(asked)
+    with pytest.raises(AnatoBenchError, match=refusal):
+        bench_memory(memory)
+    (failure,) = bench_compilation(asked)["failed"].values()
+    assert "would compute on the CPU" in failure["error"]
+    monkeypatch.setenv("ANATOBENCH_DEVICE", "cpu")
+    assert bench_step(asked)["passed"]
 
 
 def test_nobody_left_is_an_error() -> None:
