@@ -130,5 +130,5 @@ def _heated(hounsfield: np.ndarray, evidence: np.ndarray, peak: float, task: Tas
     rgb = colour_slice(hounsfield, None, task)
     share = evidence / peak if peak > 0 else np.zeros_like(evidence)
     opacity = HEAT_OPACITY * np.clip(share, 0, 1)[..., None]
-    blended = (1 - opacity) * rgb + opacity * plt.get_cmap(COLOUR_MAP)(share)[..., :3]
-    return np.clip(blended, 0, 1)  # in float32 the two shares may add up to a little more than 1
+    blended: np.ndarray = (1 - opacity) * rgb + opacity * plt.get_cmap(COLOUR_MAP)(share)[..., :3]
+    return blended.clip(0, 1)  # in float32 the two shares may add up to a little more than 1
