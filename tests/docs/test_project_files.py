@@ -2,10 +2,11 @@
 
 import re
 import tomllib
+from fnmatch import fnmatch
 from typing import Any
 
 import yaml
-from documentation import REPOSITORY
+from documentation import REPOSITORY, blocks
 
 from anatobench import __version__
 from anatobench.errors import install_command
@@ -30,6 +31,28 @@ def test_what_is_missing_is_installed_as_the_pages_say() -> None:
     for folder in ("anatobench", "torch_ref", "jax_impl", "benchmarks", "docs"):
         for file in (one for ending in ("py", "md", "sh") for one in (REPOSITORY / folder).rglob(f"*.{ending}")):
             assert not any(words in file.read_text() for words in of_an_index), file
+
+
+def test_what_readme_s_commands_leave_in_the_checkout_is_ignored() -> None:
+    ignored = [line.removeprefix("/") for line in (REPOSITORY / ".gitignore").read_text().split()]
+    for left in (".venv/", "demo/", "runs/", "compare-14.log", "smoke-1.log", "experiments-12_3.log"):
+        assert any(fnmatch(left, line) for line in ignored), left
+    assert not any(fnmatch("CHANGELOG.md", line) for line in ignored)
+
+
+def test_readme_and_the_page_of_dependencies_count_the_same_disk() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    counted = re.search(r"CUDA build: ([\d.]+) GB \((\d+) MiB\)", (REPOSITORY / "docs" / "dependencies.md").read_text())
+    assert counted is not None
+    assert f"{int(counted[2]) * 2**20 / 1e9:.1f}" == counted[1]
+    assert re.search(r"minutes and ([\d.]+)\sGB", readme)[1] == counted[1]  # type: ignore[index]
+    assert f"instead of {counted[1]}:" in readme
+
+
+def test_readme_submits_no_job_before_the_site_is_known() -> None:
+    for block in blocks(REPOSITORY / "README.md"):
+        jobs = block.text.find("sbatch ")
+        assert jobs < 0 or 0 <= block.text.find("source slurm/site.conf") < jobs, block.text
 
 
 def test_the_workflow_only_calls_make() -> None:
