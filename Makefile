@@ -1,4 +1,4 @@
-# make demo           the whole way on a synthetic cohort, about five minutes on two cores, no GPU
+# make demo           the whole way on a synthetic cohort, under six minutes on two cores, no GPU
 # make experiments-demo   raw scans -> masks -> a small grid of the paper's experiments -> report, below ten minutes
 # make check          format, types, shell scripts and the quick tests: before each commit
 # make test           the same with every test but the next two: before a change is handed over

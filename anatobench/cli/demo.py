@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "The whole way on a synthetic cohort in RATIC's format: write raw DICOM series, prepare them, train a tiny\n"
         "model in both frameworks with segmentation supervision on the same batches, evaluate, prove parity, and\n"
-        "write a report of parity, speed and organs. About five minutes on two cores; called again, it goes on where\n"
+        "write a report of parity, speed and organs. Under six minutes on two cores; called again, it goes on where\n"
         "it stopped. The cohort is synthetic and small: the figures show that the suite works, not what supervision\n"
         "gains (`anatobench experiments auc` asks that, for hours)."
     )
