@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         objective=args.objective,
         compile=args.compile,
     )
-    with progress_bar(args.steps + 5, "parity", "rung", leave=False) as bar:
+    with progress_bar(args.steps + 5, "parity", "rung", each=True, leave=False) as bar:
         figures = climb(asked, named_on(bar))
     _print_rungs(figures["rungs"])
     failed = figures["first_failure"]

@@ -18,27 +18,32 @@ SLOW_S = 5.0
 """What takes longer without a bar is named."""
 
 
-def progress_bar(total: int | None, what: str, unit: str, **options: Any) -> tqdm[Any]:
+def progress_bar(total: int | None, what: str, unit: str, each: bool = False, **options: Any) -> tqdm[Any]:
     """Return a tqdm bar on stderr for `total` things, None if nobody knows how many; `options` are tqdm's. Where there
-    is nothing left to do there is no bar. Where stderr is no terminal it is lines, and none for short work."""
+    is nothing left to do there is no bar. Where stderr is no terminal it is lines, and none for short work
+    unless `each` change is worth one."""
     if total is not None and total <= options.get("initial", 0):
         options["disable"] = True
     if not sys.stderr.isatty():
-        options |= {"file": _LogLines(), "bar_format": "{desc}: {n_fmt}/{total_fmt} in {elapsed}, {rate_fmt}{postfix}"}
+        options |= {
+            "file": _LogLines(0.0 if each else LOG_INTERVAL_S),
+            "bar_format": "{desc}: {n_fmt}/{total_fmt} in {elapsed}, {rate_fmt}{postfix}",
+        }
     return tqdm(total=total, desc=what, unit=unit, **{"file": sys.stderr, **options})
 
 
 class _LogLines:
-    """A file in which tqdm draws, of which a line goes to stderr at most every `LOG_INTERVAL_S`, and a last one where
-    there was another."""
+    """A file in which tqdm draws, of which a line goes to stderr at most every `interval` seconds, and a last one
+    where there was another."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
         self._drawn, self._lines, self._said = "", 0, time.monotonic()
 
     def write(self, text: str) -> None:
         """Take what tqdm draws over the bar it drew before, or the line's end after the last one."""
         self._drawn = text.strip() or self._drawn
-        due = bool(text.strip()) and time.monotonic() - self._said >= LOG_INTERVAL_S
+        due = bool(text.strip()) and time.monotonic() - self._said >= self._interval
         if self._drawn and (due or (text == "\n" and self._lines)):
             print(self._drawn, file=sys.stderr, flush=True)
             self._drawn, self._lines, self._said = "", self._lines + 1, time.monotonic()
@@ -51,8 +56,8 @@ def named_on(bar: tqdm[Any]) -> Callable[[str], None]:
     """Return what is told the name of each step that begins, to show it on the bar and count it."""
 
     def tell(what: str) -> None:
+        bar.n += 1
         bar.set_postfix_str(what)
-        bar.update()
 
     return tell
 
