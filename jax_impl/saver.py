@@ -182,6 +182,8 @@ class JaxSaver:
                     self._checkpointer.wait_until_finished()
                     self._errors.raise_held()
             except Exception as error:
+                if self._processes.leads and own_part.exists():  # then Orbax may only miss what another could not write
+                    self._ask_for_every_part(state.folder)
                 raise _disks_own(error) from error
             if self._processes.leads:
                 self._ask_for_every_part(state.folder)

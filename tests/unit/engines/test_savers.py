@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import re
@@ -132,6 +133,25 @@ def test_a_disk_that_fills_says_so_itself(tmp_path: Path, framework: str, capfd:
         assert list((disk.root / "checkpoints").iterdir()) == []
     gc.collect()  # what was still being written when the first write failed has its say here, if ever
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_part_that_another_process_could_not_write_is_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orbax misses the other's files too, at times before anybody asks for its part, and says what helps nobody."""
+
+    def incomplete(directory: Path) -> None:
+        raise ValueError("ArrayMetadata Store contains metadata from just one process")
+
+    saver: Any = engine_of("jax").saver()
+    monkeypatch.setattr(saver._errors, "_finalize", incomplete)
+    pending = saver.begin(tmp_path)
+    with pytest.raises(ValueError, match="from just one process"):  # alone, it is Orbax's own fault
+        pending.finish()
+    monkeypatch.setattr(saver, "_processes", dataclasses.replace(saver._processes, count=2))
+    with pytest.raises(AnatoBenchError, match="process 1 of 2 could not write its part"):
+        saver.begin(tmp_path / "together").finish()
+    saver.close()
 
 
 def test_orbax_is_read_where_there_is_no_jax(tmp_path: Path) -> None:
