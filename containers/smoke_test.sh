@@ -2,7 +2,11 @@
 # smoke_test.sh torch|jax [any|gpu]: a tiny synthetic cohort, prepared, trained on and evaluated, in under a minute.
 # The images' %test and slurm/smoke.sh run it. With `gpu` it fails if the framework computes on the CPU.
 set -euo pipefail
-framework=$1 device=${2:-any}
+case ${1:-} in -h | --help) exec sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0" ;; esac
+case ${1:-} in
+  torch | jax) framework=$1 device=${2:-any} ;;
+  *) echo "smoke_test.sh: say which framework: smoke_test.sh torch|jax [any|gpu]" >&2; exit 2 ;;
+esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"

@@ -10,6 +10,7 @@
 # PLAN has a line per element: task, folder of the run, and train's options, separated by tabs. A run that was evaluated
 # is passed by; one that is killed or preempted is queued again and goes on where it was. slurm/train.sh says the rest.
 set -euo pipefail
+case ${1:-} in -h | --help) exec sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0" ;; esac
 repository=${ANATOBENCH_REPOSITORY:-${SLURM_SUBMIT_DIR:-$PWD}}
 if [ ! -r "$repository/slurm/train.sh" ]; then
   echo "$repository: not AnatoBench's repository: submit from there, or set ANATOBENCH_REPOSITORY" >&2

@@ -5,6 +5,7 @@
 # Exit status 3: SCRATCH is too small. A copy that is already there is used; several jobs at once make one copy; a copy
 # that was killed half-way is begun again. The copy stays: remove SCRATCH/anatobench-* when the disk is needed.
 set -euo pipefail
+case ${1:-} in -h | --help) exec sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0" ;; esac
 
 name_of() {
   echo "anatobench-$(basename "$1")-$(sha256sum <"$1/index.json" | head -c 12)"

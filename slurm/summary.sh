@@ -6,6 +6,7 @@
 # neither memory nor processor time. Every job of this folder writes the same line at its end, when Slurm still has it as
 # running: `--ending STATUS` before its id says with which exit status it is about to end.
 set -euo pipefail
+case ${1:-} in -h | --help) exec sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0" ;; esac
 
 fields=JobID,JobName,State,ExitCode,ElapsedRaw,AllocCPUS,TotalCPU,MaxRSS,AllocTRES
 

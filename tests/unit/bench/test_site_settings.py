@@ -78,12 +78,14 @@ def test_compiled_programs_go_where_the_site_has_scratch(tmp_path: Path) -> None
         assert asked(line, tmp_path, **settings)[0][0] == folder
 
 
-JOBS = sorted(
-    path for path in (ROOT / "slurm").glob("*.sh") if '\nsource "$repository/slurm/job.sh"' in path.read_text()
+SCRIPTS = sorted(
+    script
+    for script in (*(ROOT / "slurm").glob("*.sh"), *(ROOT / "containers").glob("*.sh"))
+    if os.access(script, os.X_OK) and "\nset -euo pipefail\n" in script.read_text()
 )
 
 
-@pytest.mark.parametrize("script", [*JOBS, *(ROOT / "containers" / f"{name}.sh" for name in ("build", "install"))])
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 def test_help_is_what_the_scripts_first_comment_says(script: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     done = subprocess.run([script, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
