@@ -13,7 +13,7 @@ os.environ.setdefault("ANATOBENCH_COMPILE_CACHE", "off")
 
 # What XLA compiles here runs for moments: without LLVM's optimization it compiles in two thirds of the time. An empty
 # XLA_FLAGS, as of `make test-parity`, leaves it all in.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and child processes inherit that. A handler
 # set here is taken off again in each child. (Popen's preexec_fn would do it too, but forks in a way JAX warns of.)

@@ -6,16 +6,15 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from child_processes_of_tests import finish, free_port
+from forked_python import ForkedPython
 from kept_checkpoints import newest_checkpoint
-from tiny_store import write_store
+from tiny_store import SMALL_FINDINGS, write_store
 
 from anatobench.parity.comparison import largest_difference
 from anatobench.store.reader import Store
@@ -30,26 +29,19 @@ LARGEST_FILE = (
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return write_store(tmp_path_factory.mktemp("store"), sizes={"train": 16, "validation": 6})
+    return write_store(tmp_path_factory.mktemp("store"), SMALL_FINDINGS, {"train": 16, "validation": 6})
 
 
-def train(store: Store, run: Path, framework: str, count: int, *more: str) -> list[subprocess.Popen[str]]:
+def train(store: Store, run: Path, framework: str, count: int, *more: str) -> list[ForkedPython]:
     """Return the command in `count` processes that know of each other."""
-    command = [sys.executable, "-m", "anatobench", "train", "--task", "findings", "--store", str(store.root),
+    command = ["-m", "anatobench", "train", "--task", "findings", "--store", str(store.root),
                "--model", "r3d_18", "--framework", framework, "--out", str(run), "--resume", "--epochs", "3",
                "--set", "batch_size=4", "--set", "learning_rate=1e-3", "--set", "precision=fp64", "--json",
                *more]  # fmt: skip
-    shared = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()),
+    shared = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()),
               "WORLD_SIZE": str(count), "ANATOBENCH_TIMEOUT": "60"}  # fmt: skip
     return [
-        subprocess.Popen(
-            command,
-            env={**shared, "RANK": str(index), "LOCAL_RANK": str(index)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(count)
+        ForkedPython(command, {**shared, "RANK": str(index), "LOCAL_RANK": str(index)}) for index in range(count)
     ]
 
 
@@ -59,12 +51,12 @@ def logged(run: Path, kind: str) -> list[dict[str, Any]]:
     return [record for line in lines if line.endswith("\n") and (record := json.loads(line))["kind"] == kind]
 
 
-def wait_for_steps(processes: list[subprocess.Popen[str]], run: Path, count: int) -> None:
+def wait_for_steps(processes: list[ForkedPython], run: Path, count: int) -> None:
     while all(process.poll() is None for process in processes) and len(logged(run, "step")) < count:
         time.sleep(0.01)
 
 
-def wait_for_the_first_checkpoint(processes: list[subprocess.Popen[str]], run: Path) -> None:
+def wait_for_the_first_checkpoint(processes: list[ForkedPython], run: Path) -> None:
     saved = run / "checkpoints" / "step_00000004"
     while all(process.poll() is None for process in processes) and not saved.exists():
         time.sleep(0.01)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
+
+from forked_python import ForkedPython
 
 
 def free_port() -> int:
@@ -13,7 +16,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def finish(processes: list[subprocess.Popen[str]], timeout: float = 300) -> list[tuple[int, str, str]]:
+def finish(processes: Sequence[subprocess.Popen[str] | ForkedPython], timeout: float = 300) -> list[tuple[int, str, str]]:
     """Exit status, stdout and stderr of each; none is left behind."""
     deadline = time.monotonic() + timeout
     try:

@@ -1,14 +1,17 @@
 """A small store of noise whose findings are visible, written in a second."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from anatobench.store.reader import Store
 from anatobench.store.writer import CaseOrigin, PreparedCase, StoreWriter
-from anatobench.tasks import Task, multi_label_task
+from anatobench.tasks import Geometry, Task, multi_label_task
 
 FINDINGS = multi_label_task("findings", "chest", ("calcification", "effusion"))
+SMALL_FINDINGS = replace(FINDINGS, own_geometry=Geometry((24.0, 15.0, 15.0), (15, 24, 24), (12, 16, 16)))
+"""The same in crops of an eighteenth, for what is trained only to be stopped, moved or compared with itself."""
 SPLIT_SIZES = {"train": 8, "validation": 4, "test": 5}
 
 
