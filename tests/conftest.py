@@ -11,8 +11,11 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 # Inherited by every process that tests start. The Makefile names a folder for JAX's, which comes first.
 os.environ.setdefault("ANATOBENCH_COMPILE_CACHE", "off")
 
-# What XLA compiles here runs for moments: without LLVM's optimization it compiles in two thirds of the time. An empty
-# XLA_FLAGS, as of `make test-parity`, leaves it all in.
+# Tests run beside each other, and threads of several pools on the same cores wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What XLA compiles here runs for moments: without LLVM's optimization and in its older form of fusions it compiles in a
+# fifth of the time. An empty XLA_FLAGS, as of `make test-parity`, leaves it all in.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and child processes inherit that. A handler

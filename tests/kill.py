@@ -30,7 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
-from tiny_store import write_store
+from tiny_store import SMALL_FINDINGS, write_store
 
 from anatobench.engine import framework_module
 from anatobench.system.host import describe_code, host_record
@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         share = args.kills // len(frameworks) + (number < args.kills % len(frameworks))
         scratch = Path(tempfile.mkdtemp(prefix=f"anatobench-kill-{framework}-"))
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(scratch / "compiled"))
-        write_store(scratch / "store", sizes={"train": 6, "validation": 2})
+        write_store(scratch / "store", SMALL_FINDINGS, {"train": 6, "validation": 2})
         # Each in a process of its own, so that none is forked from one that has imported both frameworks.
         answer = scratch / "campaign.json"
 

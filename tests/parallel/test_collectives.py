@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from child_processes_of_tests import finish, free_port
+from forked_python import ForkedPython
 
 from anatobench.recipes import MODELS
 
@@ -25,16 +26,11 @@ pytestmark = pytest.mark.slow
 
 def in_two_processes(model: str, *settings: str) -> dict[str, Any]:
     """Count PyTorch's, in the first process."""
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()),
-              "OMP_NUM_THREADS": "1"}  # fmt: skip
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     pair = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), "torch", model, *settings],
-            env={**shared, "RANK": str(index), "LOCAL_RANK": str(index)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
+        ForkedPython([str(SCRIPT), "torch", model, *settings], {**shared, "RANK": str(index), "LOCAL_RANK": str(index)})
         for index in range(2)
-    ]  # fmt: skip
+    ]
     ended = finish(pair)
     assert [status for status, *_ in ended] == [0, 0], ended[0][2][-2000:]
     found: dict[str, Any] = json.loads(ended[0][1].splitlines()[-1])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from child_processes_of_tests import finish, free_port
 from cluster_jobs import install
+from forked_python import ForkedPython
 from safetensors.numpy import load_file
 
 from anatobench.parity.comparison import largest_difference
@@ -21,20 +22,11 @@ LATE = Path(__file__).parents[1] / "support" / "late_process.py"
 STEPS = 3
 
 
-def start(command: list[str], count: int, **environment: str) -> list[subprocess.Popen[str]]:
+def start(command: list[str], count: int, **environment: str) -> list[ForkedPython]:
     """Return the same command in `count` processes that know of each other."""
     shared = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()),
-              "OMP_NUM_THREADS": "1", **environment}  # fmt: skip
-    return [
-        subprocess.Popen(
-            [sys.executable, *command],
-            env={**shared, "RANK": str(index), "LOCAL_RANK": str(index)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(count)
-    ]
+              **environment}  # fmt: skip
+    return [ForkedPython(command, {**shared, "RANK": str(index), "LOCAL_RANK": str(index)}) for index in range(count)]
 
 
 def results(framework: str, model: str, count: int, out: Path, *settings: str) -> list[dict[str, np.ndarray]]:
@@ -125,7 +117,7 @@ def test_torchrun_starts_them(framework: str, how: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("MASTER_ADDR", "MASTER_PORT")}
     ended = subprocess.run(
         [*torchrun, str(SCRIPT), framework, "r3d_18", "1", str(tmp_path)],
-        env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-2000:]
     ours, theirs = (load_file(tmp_path / f"process_{index}_of_2.safetensors") for index in (0, 1))
@@ -137,7 +129,7 @@ def without_places() -> dict[str, str]:
     """Return the environment without what a launcher may have set."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     kept = {name: value for name, value in os.environ.items() if name not in names}
-    return {**kept, "OMP_NUM_THREADS": "1", "ANATOBENCH_TIMEOUT": "120"}
+    return {**kept, "ANATOBENCH_TIMEOUT": "120"}
 
 
 def equal_states(out: Path) -> bool:
@@ -176,13 +168,12 @@ def test_what_mpirun_tells_its_processes_starts_them(framework: str, kind: str, 
     index, count, local_index = MPI[kind]
     meeting = {count: "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     started = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), framework, "r3d_18", "1", str(tmp_path)],
-            env={**without_places(), **meeting, index: str(place), local_index: str(place)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ForkedPython(
+            [str(SCRIPT), framework, "r3d_18", "1", str(tmp_path)],
+            {**without_places(), **meeting, index: str(place), local_index: str(place)},
         )
         for place in (0, 1)
-    ]  # fmt: skip
+    ]
     ended = finish(started)
     assert [status for status, *_ in ended] == [0, 0], ended[0][2][-2000:]
     assert equal_states(tmp_path)
@@ -215,11 +206,9 @@ def test_a_process_whose_others_never_come_gives_up_with_one_line(framework: str
         place = {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": "2"}
         meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "ANATOBENCH_TIMEOUT": "3"}
         environment = {**os.environ, **place, **meeting}
-        ended = subprocess.run(
-            [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert ended.returncode != 0
-        assert f"process {index} of 2 did not find the others at localhost:" in ended.stderr
+        ((status, _, errors),) = finish([ForkedPython(command, environment)])
+        assert status != 0
+        assert f"process {index} of 2 did not find the others at localhost:" in errors
 
 
 @pytest.mark.slow

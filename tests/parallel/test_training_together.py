@@ -40,9 +40,7 @@ def train(store: Store, run: Path, framework: str, count: int, *more: str) -> li
                *more]  # fmt: skip
     shared = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()),
               "WORLD_SIZE": str(count), "ANATOBENCH_TIMEOUT": "60"}  # fmt: skip
-    return [
-        ForkedPython(command, {**shared, "RANK": str(index), "LOCAL_RANK": str(index)}) for index in range(count)
-    ]
+    return [ForkedPython(command, {**shared, "RANK": str(index), "LOCAL_RANK": str(index)}) for index in range(count)]
 
 
 def logged(run: Path, kind: str) -> list[dict[str, Any]]:

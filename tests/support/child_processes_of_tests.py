@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from forked_python import ForkedPython
 
+Process = subprocess.Popen[str] | ForkedPython
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -16,7 +18,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def finish(processes: Sequence[subprocess.Popen[str] | ForkedPython], timeout: float = 300) -> list[tuple[int, str, str]]:
+def finish(processes: Sequence[Process], timeout: float = 300) -> list[tuple[int, str, str]]:
     """Exit status, stdout and stderr of each; none is left behind."""
     deadline = time.monotonic() + timeout
     try:
@@ -24,4 +26,4 @@ def finish(processes: Sequence[subprocess.Popen[str] | ForkedPython], timeout: f
     finally:
         for process in processes:
             process.kill()
-    return [(process.returncode, *said) for process, said in zip(processes, ended, strict=True)]
+    return [(process.wait(), *said) for process, said in zip(processes, ended, strict=True)]

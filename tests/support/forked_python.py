@@ -28,7 +28,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     ["torch_ref.engine", "jax_impl.engine", "jax_impl.saver", "anatobench.cli.main", "anatobench.session", "grain"]
 )
-READ_AT_IMPORT = ("JAX_", "XLA_", "OMP_", "MALLOC_", "PYTHON", "CUDA_", "TORCH_", "TRITON_")
+READ_AT_IMPORT = ("JAX_", "XLA_", "OMP_", "MALLOC_", "PYTHON", "TORCH_", "TRITON_")
 
 
 class ForkedPython:
@@ -63,11 +63,16 @@ class ForkedPython:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait for its end; what it wrote to stdout and stderr. `subprocess.TimeoutExpired` as `Popen`."""
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit status, once it has ended; `subprocess.TimeoutExpired` as `Popen`."""
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired("python", timeout or 0.0)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for its end; what it wrote to stdout and stderr."""
+        self.wait(timeout)
         said, errors = (path.read_text() if path.exists() else "" for path in self._told)
         return said, errors
 

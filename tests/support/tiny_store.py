@@ -10,8 +10,9 @@ from anatobench.store.writer import CaseOrigin, PreparedCase, StoreWriter
 from anatobench.tasks import Geometry, Task, multi_label_task
 
 FINDINGS = multi_label_task("findings", "chest", ("calcification", "effusion"))
-SMALL_FINDINGS = replace(FINDINGS, own_geometry=Geometry((24.0, 15.0, 15.0), (15, 24, 24), (12, 16, 16)))
-"""The same in crops of an eighteenth, for what is trained only to be stopped, moved or compared with itself."""
+SMALL = Geometry((24.0, 15.0, 15.0), (15, 24, 24), (12, 16, 16))
+"""An eighteenth of what tiny models see, for what is trained only to be stopped, moved or compared with itself."""
+SMALL_FINDINGS = replace(FINDINGS, own_geometry=SMALL)
 SPLIT_SIZES = {"train": 8, "validation": 4, "test": 5}
 
 

@@ -7,16 +7,15 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from forked_python import ForkedPython
 from kept_checkpoints import newest_checkpoint
-from tiny_store import write_store
+from tiny_store import SMALL_FINDINGS, write_store
 
 from anatobench.store.reader import Store
 
@@ -27,27 +26,17 @@ TOTAL_STEPS = 9  # 6 cases in batches of 2, 3 epochs
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return write_store(tmp_path_factory.mktemp("store"), sizes={"train": 6, "validation": 2})
+    return write_store(tmp_path_factory.mktemp("store"), SMALL_FINDINGS, {"train": 6, "validation": 2})
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return one thread, as the machine may be shared, and XLA's compilations kept from one process to the next."""
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    return {**os.environ, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", **cache}
-
-
-def start(store: Store, run: Path, environment: dict[str, str], framework: str, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "anatobench", "train", "--task", "findings", "--store", str(store.root),
+def start(store: Store, run: Path, framework: str, *more: str) -> ForkedPython:
+    command = ["-m", "anatobench", "train", "--task", "findings", "--store", str(store.root),
                "--model", "r3d_18", "--framework", framework, "--out", str(run), "--resume", "--epochs", "3",
                "--set", "batch_size=2", "--set", "learning_rate=1e-3", "--checkpoint-every", "2", *more]  # fmt: skip
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return ForkedPython(command, {**os.environ, "CUDA_VISIBLE_DEVICES": ""})
 
 
-def finish(process: subprocess.Popen[str], status: int = 0) -> str:
+def finish(process: ForkedPython, status: int = 0) -> str:
     _, error = process.communicate(timeout=300)
     assert process.returncode == status, error
     return error
@@ -64,7 +53,7 @@ def logged(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def wait_for_steps(process: subprocess.Popen[str], run: Path, count: int) -> None:
+def wait_for_steps(process: ForkedPython, run: Path, count: int) -> None:
     while process.poll() is None and sum(line["kind"] == "step" for line in logged(run)) < count:
         time.sleep(0.005)
 
@@ -75,36 +64,34 @@ def state(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("framework", "kills"), [("torch", [(1, 4), (5, 8)]), ("jax", [(3, 6)])])
-def test_killed_at_seeded_moments(
-    tmp_path: Path, store: Store, environment: dict[str, str], framework: str, kills: list[tuple[int, int]]
-) -> None:
+def test_killed_at_seeded_moments(tmp_path: Path, store: Store, framework: str, kills: list[tuple[int, int]]) -> None:
     pytest.importorskip(framework)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(store, whole, environment, framework))
+    finish(start(store, whole, framework))
     moments = random.Random(framework)
     for low, high in kills:
-        process = start(store, killed, environment, framework)
+        process = start(store, killed, framework)
         wait_for_steps(process, killed, moments.randint(low, high))
         time.sleep(moments.uniform(0, 0.2))  # anywhere in a step, an evaluation or a checkpoint
         process.kill()
         finish(process, -signal.SIGKILL)
-    finish(start(store, killed, environment, framework))
+    finish(start(store, killed, framework))
     assert [line["step"] for line in logged(killed) if line["kind"] == "step"] == list(range(1, TOTAL_STEPS + 1))
     assert logged(killed) == logged(whole)
     assert state(killed) == state(whole)
 
 
-def test_a_run_goes_on_in_the_other_framework(tmp_path: Path, store: Store, environment: dict[str, str]) -> None:
+def test_a_run_goes_on_in_the_other_framework(tmp_path: Path, store: Store) -> None:
     for framework in ("torch", "jax"):
         pytest.importorskip(framework)
     whole, switched = tmp_path / "whole", tmp_path / "switched"
     exact = ("--set", "precision=fp64")
-    finish(start(store, whole, environment, "torch", *exact))
-    process = start(store, switched, environment, "torch", *exact)
+    finish(start(store, whole, "torch", *exact))
+    process = start(store, switched, "torch", *exact)
     wait_for_steps(process, switched, 3)
     process.send_signal(signal.SIGTERM)
     assert "--resume to go on" in finish(process, 130)
-    finish(start(store, switched, environment, "jax", *exact, "--switch-framework"))
+    finish(start(store, switched, "jax", *exact, "--switch-framework"))
 
     for theirs, ours in zip(logged(whole), logged(switched), strict=True):
         assert theirs["step"] == ours["step"]

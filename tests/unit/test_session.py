@@ -14,7 +14,7 @@ import pytest
 from child_processes_of_tests import finish
 from kept_checkpoints import newest_checkpoint
 from numpy_engine import NumpyEngine, use_numpy_engines
-from tiny_store import FINDINGS, write_store
+from tiny_store import FINDINGS, SMALL_FINDINGS, write_store
 
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError, UsageError
@@ -28,7 +28,7 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return write_store(tmp_path_factory.mktemp("store"))
+    return write_store(tmp_path_factory.mktemp("store"), SMALL_FINDINGS)
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_store import write_store
+from tiny_store import SMALL, write_store
 
 from anatobench.cli.main import main
 from anatobench.session import configure, train_run
@@ -22,9 +23,8 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return write_store(
-        tmp_path_factory.mktemp("stores") / "ratic.store", RATIC, {"train": 6, "validation": 4, "test": 4}
-    )
+    sizes = {"train": 6, "validation": 4, "test": 4}
+    return write_store(tmp_path_factory.mktemp("stores") / "ratic.store", replace(RATIC, own_geometry=SMALL), sizes)
 
 
 def state(run: Path) -> dict[str, bytes]:
