@@ -23,6 +23,8 @@ from anatobench.tasks import GEOMETRIES, ORGANS, TASKS, LabelGroup
 MANY_TIMES = 8
 """A store that takes so many times the bytes of its scans is remarked upon: a compressed scan on its own grid is 2 to 4
 times as large without compression, and with room for random crops."""
+SMALL_SHARE = 1 / 8
+"""Of the grid: scans that fill less of it are remarked upon, since the model sees little but air."""
 EXAMPLES = """\
 examples:
   anatobench prepare --dataset ratic --raw rsna-2023/ --store stores/ratic --validation-fraction 0.1
@@ -204,11 +206,10 @@ def _show(summary: Summary, chosen_grid: bool) -> None:
     if summary.cases_in_store:
         store = Store.read_index(summary.store)
         say(f"{summary.store} holds {store.contents}, {sum(case.has_mask for case in store.cases)} with organ masks")
-        if chosen_grid and (summary.times_its_scans or 0) >= MANY_TIMES:
+        times, share = summary.times_its_scans, summary.share_of_grid
+        if chosen_grid and times and share and (times >= MANY_TIMES or share < SMALL_SHARE):
             padded = " x ".join(map(str, store.geometry.padded_size))
-            say(
-                f"it takes {summary.times_its_scans:.0f} times the bytes of its scans: each is kept as {padded} voxels,"
-            )
+            say(f"it takes {times:.2g} times the bytes of its scans, which fill {share:.2g} of {padded} voxels each,")
             say(f"and the model sees {store.geometry.in_words}: small scans want a smaller grid (--spacing, --crop)")
     for reason, count in summary.rejected.items():
         say(f"  rejected as {reason}: {count}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -60,6 +61,8 @@ class Summary:
     """Scans and masks."""
     times_its_scans: float | None = None
     """How many times the bytes of its scans the store takes, by some of the cases; None if there are none."""
+    share_of_grid: float | None = None
+    """The part of the store's grid that these scans fill; the rest is air and not kept."""
     leakage: str | None = None
     """A sentence if one scan stands in two splits under two names; such a store is not trained on."""
     notes: tuple[str, ...] = ()
@@ -186,7 +189,7 @@ def prepare(
                 writer.remove_leftovers(own)  # of workers stopped in the middle
                 raise
             in_store = writer.finish(listed_rejections)
-            times = _times_its_scans(writer, cases)
+            times, share = _sizes(writer, cases, listing.task.geometry(size))
     seconds = time.monotonic() - began
     rejected = tally.rejected + Counter(rejection.reason for rejection in listed_rejections)
     return Summary(
@@ -200,22 +203,25 @@ def prepare(
         cases_per_second=round(tally.prepared / seconds, 3),
         volumes_per_second=round(tally.volumes / seconds, 3),
         times_its_scans=times,
+        share_of_grid=share,
         leakage=writer.leakage,
         notes=(*listing.notes, *tally.mended()),
     )
 
 
-def _times_its_scans(writer: StoreWriter, cases: list[Case]) -> float | None:
-    """Return how many times the bytes of their scans, as these lie on the disk, cases take in the store: of a few,
-    since a folder of DICOM files has hundreds to look at. Volumes in one file share it out."""
+def _sizes(writer: StoreWriter, cases: list[Case], geometry: Geometry) -> tuple[float | None, float | None]:
+    """Return how many times the bytes of their scans, as these lie on the disk, cases take in the store, and what part
+    of the grid's bytes: of a few, since a folder of DICOM files has hundreds to look at. Volumes in one file share it
+    out."""
     volumes = Counter(case.scan for case in cases)
-    scanned, stored = 0.0, 0
+    scanned, stored, whole = 0.0, 0, 0
     for case in cases[:: max(1, len(cases) // SIZED_CASES)]:
         record, size = writer.finished(case.case_id), _bytes_on_disk(case.scan)
         if record is not None and size:
             scanned += size / volumes[case.scan]
             stored += record.byte_size
-    return round(stored / scanned, 2) if scanned else None
+            whole += math.prod(geometry.padded_size) * (3 if record.has_mask else 2)
+    return (round(stored / scanned, 2), min(round(stored / whole, 4), 1.0)) if scanned else (None, None)
 
 
 def _bytes_on_disk(scan: Path) -> int:

@@ -21,7 +21,7 @@ from anatobench.recipes import Recipe
 from anatobench.tasks import TASKS
 
 SUPPORT = Path(__file__).parents[2] / "support"
-SPEC = ModelSpec("r3d_18", "tiny", TASKS["ct_rate"], TASKS["ct_rate"].geometry("tiny").crop_size)
+SPEC = ModelSpec("r3d_18", "tiny", TASKS["ct_rate"], (8, 16, 16))
 MEMBER = """
 import json, os, sys, time
 rank = int(os.environ["RANK"])

@@ -22,7 +22,7 @@ from anatobench.tasks import TASKS
 
 PEER = Path(__file__).parents[2] / "support" / "numpy_peer.py"
 TASK = TASKS["ct_rate"]
-SPEC = ModelSpec("r3d_18", "tiny", TASK, TASK.geometry("tiny").crop_size)
+SPEC = ModelSpec("r3d_18", "tiny", TASK, (8, 16, 16))
 COMMAND = ["bench", "step", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny", "--batch-size", "1"]
 
 

@@ -175,7 +175,7 @@ def test_sizes_are_said_in_voxels_and_millimetres(capsys: pytest.CaptureFixture[
         assert f"{view} mm ({anatomy}" in pages["own_cohort.md"]
 
 
-def test_a_store_that_takes_many_times_its_scans_names_the_options_that_mend_it(
+def test_a_store_of_scans_that_are_small_in_its_grid_names_the_options_that_mend_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = tmp_path / "raw"
@@ -186,10 +186,12 @@ def test_a_store_that_takes_many_times_its_scans_names_the_options_that_mend_it(
     words = ("--dataset", "manifest", "--anatomy", "chest", "--raw", raw, "--store")
     status, figures, said = call(capsys, *words, tmp_path / "large", "--size", "full")
     assert status == 0
-    assert figures["times_its_scans"] > 100
-    assert "each is kept as 120 x 240 x 240 voxels" in said
+    assert figures["times_its_scans"] < 5, "air is not kept"
+    assert figures["share_of_grid"] < 0.02
+    assert f"which fill {figures['share_of_grid']:.2g} of 120 x 240 x 240 voxels each" in said
     assert "small scans want a smaller grid (--spacing, --crop)" in said
     status, figures, said = call(capsys, *words, tmp_path / "small", "--spacing", "3,2,1.5", "--crop", "12,24,24")
     assert status == 0
     assert 1 < figures["times_its_scans"] < 5
+    assert figures["share_of_grid"] > 0.2
     assert "times the bytes" not in said
