@@ -207,7 +207,7 @@ def _show(summary: Summary, chosen_grid: bool) -> None:
         store = Store.read_index(summary.store)
         say(f"{summary.store} holds {store.contents}, {sum(case.has_mask for case in store.cases)} with organ masks")
         times, share = summary.times_its_scans, summary.share_of_grid
-        if chosen_grid and times and share and (times >= MANY_TIMES or share < SMALL_SHARE):
+        if chosen_grid and times is not None and share is not None and (times >= MANY_TIMES or share < SMALL_SHARE):
             padded = " x ".join(map(str, store.geometry.padded_size))
             say(f"it takes {times:.2g} times the bytes of its scans, which fill {share:.2g} of {padded} voxels each,")
             say(f"and the model sees {store.geometry.in_words}: small scans want a smaller grid (--spacing, --crop)")

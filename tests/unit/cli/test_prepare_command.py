@@ -190,6 +190,8 @@ def test_a_store_of_scans_that_are_small_in_its_grid_names_the_options_that_mend
     assert figures["share_of_grid"] < 0.02
     assert f"which fill {figures['share_of_grid']:.2g} of 120 x 240 x 240 voxels each" in said
     assert "small scans want a smaller grid (--spacing, --crop)" in said
+    _, _, said = call(capsys, *words, tmp_path / "tiny", "--size", "tiny")
+    assert "small scans want a smaller grid" in said
     status, figures, said = call(capsys, *words, tmp_path / "small", "--spacing", "3,2,1.5", "--crop", "12,24,24")
     assert status == 0
     assert 1 < figures["times_its_scans"] < 5
