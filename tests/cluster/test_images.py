@@ -122,7 +122,7 @@ def inside(image: Path, *words: str, **variables: str) -> subprocess.CompletedPr
     )  # fmt: skip
 
 
-FLOAT64 = ("--steps", "6", "--set", "batch_size=4", "--set", "precision=fp64")
+FLOAT64 = ("--steps", "3", "--set", "batch_size=4", "--set", "precision=fp64")
 
 
 @pytest.fixture(scope="module", params=["torch", "jax"])
@@ -139,7 +139,7 @@ def trained_weights(run: Path) -> Arrays:
     """Return those of the newest checkpoint."""
     checkpoint = read_newest(run)
     assert checkpoint is not None
-    assert checkpoint.progress.step == 6
+    assert checkpoint.progress.step == 3
     return dict(checkpoint.weights)
 
 
