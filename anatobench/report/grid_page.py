@@ -10,26 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 from anatobench import __version__
 from anatobench.experiments.results import FRAMEWORK_NAMES, TextTable
 from anatobench.report.html_parts import (
-    filled_table,
-    folded,
-    header,
-    html_page,
-    legend,
-    not_there,
-    notes,
-    notice,
-    pictures,
-    section,
-    table,
-)
-from anatobench.report.plots import COLOURS, PANEL_INCHES, PANEL_REM, STYLE, image, mean_and_interval, panel, wrapped
+    folded, header, html_page, legend, not_there, notes, notice, pictures, section, table
+)  # fmt: skip
+from anatobench.report.plots import COLOURS, PANEL_INCHES, PANEL_REM, image, mean_and_interval, panel, wrapped
 
 TITLE = "The paper's experiments, beside the paper"
+UNITS = "AUC is in per cent, differences in AUC points; intervals are 95 % over seeds (Student's t)."
 MACRO = "macro"
 PAPER_COLOUR = "#6b6f76"
 _SHIFT = {"torch": -0.14, "jax": 0.14}
@@ -46,12 +35,13 @@ def build_grid_page(
     macro = [row for row in results.rows if row[column] == MACRO]
     classes = [row for row in results.rows if row[column] != MACRO]
     numbered = [f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
+    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
     sections = [
-        header(TITLE, remark=_remark(record)) + _notice(record),
+        header(TITLE, remark=f"{UNITS} AnatoBench {__version__}. {versions}") + _notice(record),
         section("AUC of every condition", _plots(record, results) + table(results.header, macro)),
-        section("What segmentation supervision gains", filled_table(*gains)),
-        section("JAX minus PyTorch", filled_table(*frameworks)),
-        section("Every class", folded("AUC per class", filled_table(results.header, classes))),
+        section("What segmentation supervision gains", table(*gains)),
+        section("JAX minus PyTorch", table(*frameworks)),
+        section("Every class", folded("AUC per class", table(results.header, classes))),
         section("What is known against the paper's numbers", notes(numbered)),
         section("Not there", not_there(record)),
     ]
@@ -69,14 +59,6 @@ def _notice(record: Mapping[str, Any]) -> str:
     return notice(" ".join(sentences))
 
 
-def _remark(record: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
-    return (
-        "AUC is in per cent, differences in AUC points; intervals are 95 % over seeds (Student's t). "
-        f"AnatoBench {__version__}. {versions}"
-    )
-
-
 def _plots(record: Mapping[str, Any], results: TextTable) -> str:
     """Return one plot per table of the paper and data set: both frameworks' macro AUC with intervals, and the
     paper's."""
@@ -87,24 +69,21 @@ def _plots(record: Mapping[str, Any], results: TextTable) -> str:
             table_name, dataset, *condition = words[:framework]
             name = f"Table {table_name.removeprefix('Table ')}, {dataset}"
             plots.setdefault(name, {}).setdefault(", ".join(condition), []).append(row)
-    drawn = [_plot(name, conditions) for name, conditions in plots.items()]
-    if not drawn:
-        return ""
+    drawn = pictures((_plot(name, conditions) for name, conditions in plots.items()), PANEL_REM)
     key = [(FRAMEWORK_NAMES[framework], colour, "line") for framework, colour in COLOURS.items()]
-    return legend([*key, ("the paper (diamond)", PAPER_COLOUR, "patch")]) + pictures(drawn, PANEL_REM)
+    return legend([*key, ("the paper (diamond)", PAPER_COLOUR, "patch")]) + drawn if drawn else ""
 
 
 def _plot(name: str, conditions: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     described = []
-    with plt.rc_context({**STYLE, "axes.grid.axis": "x"}):
-        figure, axes = panel(
-            name, "test AUC, macro, per cent", "", (PANEL_INCHES[0], 0.9 + _ROW_INCHES * len(conditions))
-        )
+    inches = (PANEL_INCHES[0], 0.9 + _ROW_INCHES * len(conditions))
+    with panel(name, "test AUC, macro, per cent", "", inches) as (figure, axes):
+        axes.grid(visible=False, axis="y")
         for position, (condition, rows) in enumerate(conditions.items()):
             for row in rows:
-                place, colour = position + _SHIFT[row["framework"]], COLOURS[row["framework"]]
-                mean_and_interval(axes, row, place, colour, markersize=4)
-                described.append(f"{condition}, {FRAMEWORK_NAMES[row['framework']]} {100 * row['mean']:.1f}")
+                framework = row["framework"]
+                mean_and_interval(axes, row, position + _SHIFT[framework], COLOURS[framework], markersize=4)
+                described.append(f"{condition}, {FRAMEWORK_NAMES[framework]} {100 * row['mean']:.1f}")
             published = next((row["published"] for row in rows if row["published"] is not None), None)
             if published is not None:
                 axes.plot(100 * published, position, "D", color=PAPER_COLOUR, markersize=5, fillstyle="none")

@@ -93,11 +93,12 @@ def section(title: str, body: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table that scrolls sideways in its own box; the box takes the keyboard's focus, so that arrows scroll
-    it. A line below says so on screens that are narrower than the table."""
-    named, *prose = (  # which columns are broken into lines
-        any(len(row[column]) > (SENTENCE if column else LONG_NAME) for row in rows) for column in range(len(header))
-    )
+    """Return a table that scrolls sideways in its own box; nothing for no rows. The box takes the keyboard's focus, so
+    that arrows scroll it; a line below says that it scrolls on screens that are narrower than the table."""
+    if not rows:
+        return ""
+    longest = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    named, *prose = (letters > (SENTENCE if column else LONG_NAME) for column, letters in enumerate(longest))
     marks = ["", *(' class="prose"' if is_prose else "" for is_prose in prose)]
     head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
     body = ""
@@ -106,24 +107,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         body += f"<tr>{''.join(cells)}</tr>"
     label = html.escape(f"Table: {header[0]}", quote=True)
     names = ' class="named"' if named else ""
+    width = sum(  # in letters; those of a column that is broken into lines take a long name's room
+        2 + max(len(title), LONG_NAME if is_broken else letters)
+        for title, letters, is_broken in zip(header, longest, (named, *prose), strict=True)
+    )
+    screen = next((screen for screen, fitting in SCREENS.items() if width > fitting), None)
+    scrolls = f'<p class="scrolls {screen}">The table scrolls sideways.</p>' if screen else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table{names}>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{_scrolls(header, rows, [named, *prose])}"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{scrolls}"
     )
-
-
-def _scrolls(header: Sequence[str], rows: Sequence[Sequence[str]], broken: Sequence[bool]) -> str:
-    """Return the remark that a table scrolls, for the screens that its letters will not fit."""
-    letters = 0
-    for column, title in enumerate(header):
-        letters += 2 + max([len(title), *(LONG_NAME if broken[column] else len(row[column]) for row in rows)])
-    screen = next((screen for screen, fitting in SCREENS.items() if letters > fitting), None)
-    return f'<p class="scrolls {screen}">The table scrolls sideways.</p>' if screen else ""
-
-
-def filled_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return the table, nothing for one without rows."""
-    return table(header, rows) if rows else ""
 
 
 def paragraph(*texts: str) -> str:

@@ -62,11 +62,11 @@ def build_masks_page(qualities: Sequence[MaskQuality], organs: Sequence[str], wi
 
 
 def _organ_table(qualities: Sequence[MaskQuality], organs: Sequence[str]) -> str:
-    occurring = {one.finding for quality in qualities for one in quality.findings}
-    kinds = [kind for kind in SEVERITY if kind in occurring - {"unusable"}]
+    findings = [one for quality in qualities for one in quality.findings]
+    kinds = [kind for kind in SEVERITY if kind != "unusable" and any(one.finding == kind for one in findings)]
     rows = []
     for organ in organs:
-        found = [one for quality in qualities for one in quality.findings if one.organ == organ]
+        found = [one for one in findings if one.organ == organ]
         whole = [one.millilitres for one in found if one.finding in ("ok", "too small", "too large")]
         low, high = PLAUSIBLE_ML[organ]
         spread = f"{np.median(whole):.0f} ({min(whole):.0f} to {max(whole):.0f})" if whole else "none whole"
@@ -100,8 +100,7 @@ def _pictures(shown: Sequence[MaskQuality], organs: Sequence[str]) -> str:
 
 
 def _picture(quality: MaskQuality, organs: Sequence[str]) -> str:
-    """Return three slices with the organs over them, at a third and two thirds of their extent and through their
-    middle."""
+    """Return three slices with the organs over them: at a third and two thirds of their extent, through their middle."""
     voxels, indices = _on_one_grid(quality, organs)
     there = np.argwhere(indices > 0) if indices.any() else np.argwhere(np.ones(indices.shape, dtype=bool))
     first, last = there[:, 0].min(), there[:, 0].max()

@@ -29,8 +29,11 @@ def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = No
     `parity` is what `anatobench parity --json` printed, or None if it was not run.
     """
     versions = sorted({f"{name} {version}" for run in runs for name, version in run.config.versions.items()})
+    models = ", ".join(dict.fromkeys(f"{run.config.model} ({run.config.size})" for run in runs))
+    facts = f"{models} on {runs[0].config.task.name}, AnatoBench {__version__}"
+    configurations = ((run.label, json.dumps(run.config.to_json(), indent=2)) for run in runs)
     sections = [
-        header(title, _facts(runs), ", ".join(versions)) + synthetic_notice(runs),
+        header(title, facts, ", ".join(versions)) + synthetic_notice(runs),
         section("What ran", setting(runs)),
         section("Results", table(HEADER, summary_rows(runs)) + _reading(runs)),
         section("What does the segmentation head change?", head_differences(runs)),
@@ -46,23 +49,19 @@ def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = No
         section("Scans and organs", example_slices(runs)),
         section("Organ Dice", dice_table(runs)),
         section("Worst cases", worst_cases(runs)),
-        section("Configurations", _configurations(runs)),
+        section(
+            "Configurations", "".join(folded(name, f"<pre>{html.escape(it)}</pre>") for name, it in configurations)
+        ),
     ]
     return html_page(title, sections)
-
-
-def _facts(runs: Sequence[RunResults]) -> str:
-    models = ", ".join(dict.fromkeys(f"{run.config.model} ({run.config.size})" for run in runs))
-    return f"{models} on {runs[0].config.task.name}, AnatoBench {__version__}"
 
 
 def _reading(runs: Sequence[RunResults]) -> str:
     tested = [run.test for run in runs if run.test is not None]
     if not tested:
         return ""
-    undefined = sorted({name for test in tested for name in test.get("undefined", {})})
     text = "AUC is the macro average over classes; intervals are 95 % bootstrap intervals over patients."
-    if undefined:
+    if undefined := sorted({name for test in tested for name in test.get("undefined", {})}):
         text += f" Undefined here, because the test split has one label value only: {', '.join(undefined)}."
     return paragraph(text, *dict.fromkeys(map(_thresholds, tested)), few_cases_note(*tested))
 
@@ -86,17 +85,12 @@ def _parity(parity: Mapping[str, Any] | None) -> str:
         for name, error in parity["max_rel_error"].items()
         if error is not None
     ]
-    ladder = f"Parity ladder in {parity.get('dtype', 'float64')}{_climbed(parity)}"
+    ladder = f"Parity ladder in {parity.get('dtype', 'float64')}"
+    if "model" in parity:
+        steps = f"{parity['steps']} optimizer steps" if parity.get("steps") else "one pass"
+        ladder += f", {parity['model']} ({parity.get('size', '')}) on {parity.get('task', '')}, {steps}"
     columns = ("rung", "what is compared", "largest relative error", "bound")
     return f"<p>{html.escape(ladder)}: {verdict}.</p>" + table(columns, rows)
-
-
-def _climbed(parity: Mapping[str, Any]) -> str:
-    """Say what climbed, where the figures hold it."""
-    if "model" not in parity:
-        return ""
-    steps = f"{parity['steps']} optimizer steps" if parity.get("steps") else "one pass"
-    return f", {parity['model']} ({parity.get('size', '')}) on {parity.get('task', '')}, {steps}"
 
 
 def _agreement(runs: Sequence[RunResults]) -> str:
@@ -105,11 +99,6 @@ def _agreement(runs: Sequence[RunResults]) -> str:
          f"{pair.largest_first_steps_difference:.1e}", f"{pair.largest_loss_difference:.1e}")
         for pair in agreements(runs)
     ]  # fmt: skip
-    if not rows:
-        return "<p>No two of these runs began with the same weights and differ in the framework alone.</p>"
-    return table(("runs", "equal batches", "loss difference, first ten steps", "loss difference, all steps"), rows)
-
-
-def _configurations(runs: Sequence[RunResults]) -> str:
-    texts = ((run.label, json.dumps(run.config.to_json(), indent=2)) for run in runs)
-    return "".join(folded(label, f"<pre>{html.escape(text)}</pre>") for label, text in texts)
+    columns = ("runs", "equal batches", "loss difference, first ten steps", "loss difference, all steps")
+    none = "<p>No two of these runs began with the same weights and differ in the framework alone.</p>"
+    return table(columns, rows) or none

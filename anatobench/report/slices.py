@@ -17,6 +17,7 @@ from anatobench.tasks import IGNORED_ORGAN, Task
 ORGAN_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00")
 """Okabe and Ito's palette, told apart by most colour-blind readers."""
 OVERLAY_OPACITY = 0.45
+SHOWN_CASES = 2
 SLICE_REM = 9.5
 """Least width of a slice on the page."""
 EXPLANATION = (
@@ -67,7 +68,7 @@ def slice_picture(rgb: np.ndarray, alt: str, caption: str) -> str:
     return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
+def example_slices(runs: Sequence[RunResults]) -> str:
     """Slices of the first cases that were kept: the scan, its mask, and every run's organs over the mask's outlines;
     empty if no run kept any."""
     with_examples = [run for run in runs if run.examples]
@@ -75,12 +76,12 @@ def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
         return ""
     task = with_examples[0].config.task
     named = zip(task.organs, ORGAN_COLOURS, strict=False)
-    parts = [paragraph(EXPLANATION), legend([(organ.replace("_", " "), colour, "patch") for organ, colour in named])]
-    for example in with_examples[0].examples[:cases]:
-        parts.append(f"<h3>{html.escape(example.case_id)}</h3>")
-        for position in range(example.volume.shape[0]):
-            parts.append(pictures(_row(example, position, with_examples, task), SLICE_REM))
-    return "".join(parts)
+    page = paragraph(EXPLANATION) + legend([(organ.replace("_", " "), colour, "patch") for organ, colour in named])
+    for example in with_examples[0].examples[:SHOWN_CASES]:
+        page += f"<h3>{html.escape(example.case_id)}</h3>"
+        for position in range(len(example.volume)):
+            page += pictures(_row(example, position, with_examples, task), SLICE_REM)
+    return page
 
 
 def case_pictures(example: Examples, task: Task, caption: str) -> Iterator[str]:

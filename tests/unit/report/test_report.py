@@ -496,8 +496,8 @@ def test_a_picture_drawn_twice_has_the_same_bytes() -> None:
     """Also outside the plots' style: Matplotlib's own names of clip paths are drawn at random."""
 
     def drawn() -> str:
-        figure, axes = panel("a", "b", "c")
-        axes.plot([0, 1], [1, 0])
+        with panel("a", "b", "c") as (figure, axes):
+            axes.plot([0, 1], [1, 0])
         return image(figure, "a line")
 
     assert drawn() == drawn()
