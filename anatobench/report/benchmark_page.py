@@ -9,51 +9,45 @@ from anatobench import __version__
 from anatobench.bench.arms import WITHOUT_HEAD
 from anatobench.report.benchmark_plots import NEUTRAL, OURS, Bar, bars, colour_of, interval_of, ratios, scaling_plot
 from anatobench.report.benchmark_records import BenchmarkRecords, Record, arm_label, arm_name, device_name, step_arms
-from anatobench.report.html_parts import folded, header, html_page, paragraph, pictures, section, table
+from anatobench.report.html_parts import folded, html_page, paragraph, pictures, table
 
 GIB = 2**30
 MFU = ("mfu", "mfu_data_sheet", "mfu_measured")
+INTERVALS = "Black lines are 95 % bootstrap intervals of the median, over steps or over rounds measured in turns."
+RATES = (
+    "Volumes per second and core are per second of processor time: other work on the machine disturbs them less than "
+    "it does the wall clock."
+)
+EFFICIENCY = (
+    "Efficiency of weak scaling is the single process's step time over that of N with N times the cases; of strong "
+    "scaling, a N-th of the single process's over that of N with the same cases."
+)
 PANEL_REM = 26
 """Least width of a plot beside others."""
 
 
 def build_benchmark_page(records: BenchmarkRecords, title: str = "AnatoBench: benchmarks") -> str:
     """Return the whole page as text; a section for each kind of figure that some record has."""
-    sections = [
-        header(title, _facts(records)),
-        section("Training steps", "".join(map(_step, records.of("step")))),
-        section("Largest batch", _largest_batches(records.of("memory"))),
-        section("Loading against demand", "".join(map(_loading, records.of("load")))),
-        section("Loading beside others", "".join(map(_beside_peers, records.of("load_beside_peers")))),
-        section("Ways to store a case", "".join(map(_formats, records.of("storage_formats")))),
-        section("Preparation", "".join(map(_preparation, records.of("prepare")))),
-        section("Training end to end", "".join(map(_training, records.of("train")))),
-        section("Scaling", "".join(map(_scaling, records.of("scaling")))),
-        section("How to read this", _reading(records)),
-    ]
-    return html_page(title, sections)
-
-
-def _facts(records: BenchmarkRecords) -> str:
+    sections = {
+        "Training steps": "".join(map(_step, records.of("step"))),
+        "Largest batch": _largest_batches(records.of("memory")),
+        "Loading against demand": "".join(map(_loading, records.of("load"))),
+        "Loading beside others": "".join(map(_beside_peers, records.of("load_beside_peers"))),
+        "Ways to store a case": "".join(map(_formats, records.of("storage_formats"))),
+        "Preparation": "".join(map(_preparation, records.of("prepare"))),
+        "Training end to end": "".join(map(_training, records.of("train"))),
+        "Scaling": "".join(map(_scaling, records.of("scaling"))),
+        "How to read this": _reading(records),
+    }
     found = [record for kind in records.by_kind.values() for record in kind]
-    devices = sorted({device_name(record) for record in found})
-    return f"{_count(len(found), 'record', 'no records')}, measured on {', '.join(devices)}. AnatoBench {__version__}"
+    devices = ", ".join(sorted({device_name(record) for record in found}))
+    count = _count(len(found), "record", "no records")
+    return html_page(title, sections, f"{count}, measured on {devices}. AnatoBench {__version__}")
 
 
 def _reading(records: BenchmarkRecords) -> str:
     loaded = any(records.of(kind) for kind in ("load", "load_beside_peers", "prepare"))
-    return paragraph(
-        "Black lines are 95 % bootstrap intervals of the median, over steps or over rounds measured in turns.",
-        "Volumes per second and core are per second of processor time: other work on the machine disturbs them less "
-        "than it does the wall clock."
-        if loaded
-        else "",
-        "Efficiency of weak scaling is the single process's step time over that of N with N times the cases; of strong "
-        "scaling, a N-th of the single process's over that of N with the same cases."
-        if records.of("scaling")
-        else "",
-        *records.skipped,
-    )
+    return paragraph(INTERVALS, RATES if loaded else "", EFFICIENCY if records.of("scaling") else "", *records.skipped)
 
 
 def _step(record: Record) -> str:
@@ -94,14 +88,13 @@ def _bars_of(arms: Sequence[Record], name: str, what: str, unit: str, scale: flo
 
 def _beyond_peak(arms: Sequence[Record]) -> str:
     """Say why a share of the peak can be above 100 %, where one is."""
-    above = [arm_name(arm) for arm in arms if any((arm.get(name) or 0) > 1 for name in MFU)]
-    if not above:
-        return ""
-    return (
-        f"Above 100 % ({'; '.join(above)}): the measured matrix product is no limit of the hardware. A convolution "
-        "that multiplies less often than is counted (as Winograd's) goes beyond it, and so does a step on a machine "
-        "that was quieter than when the product was measured."
+    above = "; ".join(arm_name(arm) for arm in arms if any((arm.get(name) or 0) > 1 for name in MFU))
+    said = (
+        f"Above 100 % ({above}): the measured matrix product is no limit of the hardware. A convolution that "
+        "multiplies less often than is counted (as Winograd's) goes beyond it, and so does a step on a machine that "
+        "was quieter than when the product was measured."
     )
+    return said if above else ""
 
 
 def _heading(record: Record) -> str:

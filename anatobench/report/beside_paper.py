@@ -59,8 +59,7 @@ def beside_paper(runs: Sequence[RunResults]) -> str:
 
 
 def beside_benchmark(runs: Sequence[RunResults]) -> str:
-    """Macro AUC of every evaluated run on one of MedMNIST's sets beside that of its own benchmark; empty where there is
-    none."""
+    """Macro AUC of every evaluated run on one of MedMNIST's sets beside that of the set's own benchmark."""
     rows = []
     for run in runs:
         published = SETS[run.config.task.name].published_auc if run.config.task.name in SETS else None
@@ -99,15 +98,11 @@ def class_table(runs: Sequence[RunResults]) -> str:
 
 def dice_table(runs: Sequence[RunResults]) -> str:
     """Mean organ Dice over the test scans that have a mask; empty without the auxiliary head."""
-    found = {
-        run.label: (run.organ_dice.to_json(), len(run.organ_dice.case_ids))
-        for run in runs
-        if run.organ_dice is not None
-    }
+    found = [(run.label, dice.to_json(), len(dice.case_ids)) for run in runs if (dice := run.organ_dice) is not None]
     # The classes of partly annotated masks may be sets of organs.
-    names = list(dict.fromkeys(name for figures, _ in found.values() for name in figures))
+    names = list(dict.fromkeys(name for _, figures, _ in found for name in figures))
     rows = []
-    for label, (figures, scans) in found.items():
+    for label, figures, scans in found:
         values = ["-" if (value := figures.get(name)) is None else f"{value:.3f}" for name in names]
         rows.append((label, *values, str(scans)))
     header = ["mean" if name == "macro" else name.replace("_", " ") for name in names]

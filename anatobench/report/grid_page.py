@@ -12,9 +12,7 @@ from typing import Any
 
 from anatobench import __version__
 from anatobench.experiments.results import FRAMEWORK_NAMES, TextTable
-from anatobench.report.html_parts import (
-    folded, header, html_page, legend, not_there, notes, notice, pictures, section, table
-)  # fmt: skip
+from anatobench.report.html_parts import folded, html_page, legend, not_there, notes, pictures, table
 from anatobench.report.plots import COLOURS, PANEL_INCHES, PANEL_REM, image, mean_and_interval, panel, wrapped
 
 TITLE = "The paper's experiments, beside the paper"
@@ -36,19 +34,19 @@ def build_grid_page(
     classes = [row for row in results.rows if row[column] != MACRO]
     numbered = [f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
     versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
-    sections = [
-        header(TITLE, remark=f"{UNITS} AnatoBench {__version__}. {versions}") + _notice(record),
-        section("AUC of every condition", _plots(record, results) + table(results.header, macro)),
-        section("What segmentation supervision gains", table(*gains)),
-        section("JAX minus PyTorch", table(*frameworks)),
-        section("Every class", folded("AUC per class", table(results.header, classes))),
-        section("What is known against the paper's numbers", notes(numbered)),
-        section("Not there", not_there(record)),
-    ]
-    return html_page(TITLE, sections)
+    sections = {
+        "AUC of every condition": _plots(record, results) + table(results.header, macro),
+        "What segmentation supervision gains": table(*gains),
+        "JAX minus PyTorch": table(*frameworks),
+        "Every class": folded("AUC per class", table(results.header, classes)),
+        "What is known against the paper's numbers": notes(numbered),
+        "Not there": not_there(record),
+    }
+    remark = f"{UNITS} AnatoBench {__version__}. {versions}"
+    return html_page(TITLE, sections, remark=remark, warning=_left_out(record))
 
 
-def _notice(record: Mapping[str, Any]) -> str:
+def _left_out(record: Mapping[str, Any]) -> str:
     """Say of which data sets the paper's numbers are left out, and why."""
     synthetic = record.get("synthetic", ())
     tiny = [dataset for dataset, size in record.get("sizes", {}).items() if size != "full"]
@@ -56,12 +54,11 @@ def _notice(record: Mapping[str, Any]) -> str:
     sentences = [f"{', '.join(datasets)}: {what}." for datasets, what in said if datasets]
     if sentences:
         sentences.append("The paper's numbers are not about these and are left out.")
-    return notice(" ".join(sentences))
+    return " ".join(sentences)
 
 
 def _plots(record: Mapping[str, Any], results: TextTable) -> str:
-    """Return one plot per table of the paper and data set: both frameworks' macro AUC with intervals, and the
-    paper's."""
+    """Return a plot per table of the paper and data set: both frameworks' macro AUC with intervals, and the paper's."""
     framework = list(results.header).index("framework")
     plots: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for row, words in zip(record["results"], results.rows, strict=True):

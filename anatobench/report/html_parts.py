@@ -68,28 +68,22 @@ _DIRECTIONS = {
 """Marks that turn the text after them round, and how they are shown instead."""
 
 
-def html_page(title: str, sections: Sequence[str]) -> str:
-    """Return a whole page, which UTF-8 holds whatever a name is made of; empty sections are left out."""
+def html_page(title: str, sections: Mapping[str, str], facts: str = "", remark: str = "", warning: str = "") -> str:
+    """Return a whole page, which UTF-8 holds whatever a name is made of: its title, a line of facts, a remark in soft
+    ink, a warning that must not be overlooked, and each section that is not empty under its name."""
+    said = f"<p>{html.escape(facts)}</p>" if facts else ""
+    warned = f'<p class="notice">{html.escape(warning)}</p>' if warning else ""
+    parts = [f"<header><h1>{html.escape(title)}</h1>{said}{paragraph(remark)}</header>{warned}"]
+    parts += [f"<section><h2>{html.escape(name)}</h2>{body}</section>" for name, body in sections.items() if body]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'  # or a browser asks the server for one
         f"<title>{html.escape(title)}</title><style>{STYLESHEET}</style></head>\n<body>\n"
-        + "\n".join(part for part in sections if part)
+        + "\n".join(parts)
         + "\n</body></html>\n"
     )
     return page.translate(_DIRECTIONS).encode(errors="backslashreplace").decode()
-
-
-def header(title: str, facts: str = "", remark: str = "") -> str:
-    """Return the page's heading, a line below it and one in soft ink."""
-    line = f"<p>{html.escape(facts)}</p>" if facts else ""
-    return f"<header><h1>{html.escape(title)}</h1>{line}{paragraph(remark)}</header>"
-
-
-def section(title: str, body: str) -> str:
-    """Return a heading and what stands under it; nothing for an empty body."""
-    return f"<section><h2>{html.escape(title)}</h2>{body}</section>" if body else ""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -122,11 +116,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def paragraph(*texts: str) -> str:
     """Return remarks in soft ink, a paragraph each; empty ones are left out."""
     return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts if text)
-
-
-def notice(text: str) -> str:
-    """Return what must not be overlooked; nothing for no text."""
-    return f'<p class="notice">{html.escape(text)}</p>' if text else ""
 
 
 def folded(summary: str, body: str, is_open: bool = False) -> str:

@@ -13,7 +13,7 @@ from anatobench.parity.ladder import KINDS
 from anatobench.report.beside_paper import beside_benchmark, beside_paper, class_table, dice_table
 from anatobench.report.curves import learning_curves, training_dynamics
 from anatobench.report.head_difference import head_differences
-from anatobench.report.html_parts import folded, header, html_page, paragraph, section, table
+from anatobench.report.html_parts import folded, html_page, paragraph, table
 from anatobench.report.reliability import probabilities_section
 from anatobench.report.roc import roc_plots
 from anatobench.report.run_results import SPLIT, RunResults
@@ -24,36 +24,30 @@ from anatobench.report.worst import worst_cases
 
 
 def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = None, title: str = "AnatoBench") -> str:
-    """Return the whole page as text.
-
-    `parity` is what `anatobench parity --json` printed, or None if it was not run.
-    """
+    """Return the whole page as text; `parity` is what `anatobench parity --json` printed, None if it was not run."""
     versions = sorted({f"{name} {version}" for run in runs for name, version in run.config.versions.items()})
     models = ", ".join(dict.fromkeys(f"{run.config.model} ({run.config.size})" for run in runs))
     facts = f"{models} on {runs[0].config.task.name}, AnatoBench {__version__}"
     configurations = ((run.label, json.dumps(run.config.to_json(), indent=2)) for run in runs)
-    sections = [
-        header(title, facts, ", ".join(versions)) + synthetic_notice(runs),
-        section("What ran", setting(runs)),
-        section("Results", table(HEADER, summary_rows(runs)) + _reading(runs)),
-        section("What does the segmentation head change?", head_differences(runs)),
-        section("Do the two frameworks agree?", _parity(parity) + _agreement(runs)),
-        section("Speed", speed(runs)),
-        section("Beside the paper", beside_paper(runs)),
-        section("Beside MedMNIST's benchmark", beside_benchmark(runs)),
-        section("Learning curves", learning_curves(runs)),
-        section("Training dynamics", training_dynamics(runs)),
-        section("ROC curves, test split", roc_plots(runs)),
-        section("Are the probabilities true?", probabilities_section(runs)),
-        section("Every class", class_table(runs)),
-        section("Scans and organs", example_slices(runs)),
-        section("Organ Dice", dice_table(runs)),
-        section("Worst cases", worst_cases(runs)),
-        section(
-            "Configurations", "".join(folded(name, f"<pre>{html.escape(it)}</pre>") for name, it in configurations)
-        ),
-    ]
-    return html_page(title, sections)
+    sections = {
+        "What ran": setting(runs),
+        "Results": table(HEADER, summary_rows(runs)) + _reading(runs),
+        "What does the segmentation head change?": head_differences(runs),
+        "Do the two frameworks agree?": _parity(parity) + _agreement(runs),
+        "Speed": speed(runs),
+        "Beside the paper": beside_paper(runs),
+        "Beside MedMNIST's benchmark": beside_benchmark(runs),
+        "Learning curves": learning_curves(runs),
+        "Training dynamics": training_dynamics(runs),
+        "ROC curves, test split": roc_plots(runs),
+        "Are the probabilities true?": probabilities_section(runs),
+        "Every class": class_table(runs),
+        "Scans and organs": example_slices(runs),
+        "Organ Dice": dice_table(runs),
+        "Worst cases": worst_cases(runs),
+        "Configurations": "".join(folded(name, f"<pre>{html.escape(text)}</pre>") for name, text in configurations),
+    }
+    return html_page(title, sections, facts, ", ".join(versions), synthetic_notice(runs))
 
 
 def _reading(runs: Sequence[RunResults]) -> str:

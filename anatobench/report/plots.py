@@ -147,6 +147,5 @@ def mean_and_interval(axes: Axes, row: Mapping[str, Any], place: float, colour: 
 
 
 def wrapped(text: str, width: int) -> str:
-    """Return the text in lines of at most `width` letters, for titles and tick labels; a longer word has its own
-    line."""
+    """Return the text in lines of at most `width` letters, for titles and ticks; a longer word has its own line."""
     return "\n".join(textwrap.wrap(text, width, break_long_words=False))

@@ -27,8 +27,7 @@ ROC_REM = 9.8
 
 
 def roc_plots(runs: Sequence[RunResults]) -> str:
-    """Return one ROC plot per class that has both label values in the test split, and their mean; empty if there is
-    none."""
+    """Return a plot per class that has both label values in the test split, and one of their mean; "" without any."""
     curves = {run.label: class_curves(run) for run in runs if run.predictions is not None}
     mirrored = {name for run in runs for name in mirrored_classes(run.config.task)}
     names = [name for name in runs[0].config.task.class_names if any(name in found for found in curves.values())]
@@ -65,7 +64,7 @@ def macro_curve(curves: Sequence[Curve]) -> Curve:
 
 
 def mirrored_classes(task: Task) -> set[str]:
-    """Return the healthy columns of two-grade groups: each is its injury column mirrored, the same curve, shown once."""
+    """Return the healthy columns of two-grade groups: each mirrors its injury column, so one curve is shown."""
     two_way = {f"{group.name}_{group.grades[0]}" for group in task.groups if group.binary}
     return {name for name, healthy in zip(task.class_names, healthy_columns(task), strict=True) if healthy} & two_way
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from anatobench.bench.intervals import median_interval
 from anatobench.report.benchmark_plots import Bar, bars
-from anatobench.report.html_parts import notice, paragraph, pictures, table
+from anatobench.report.html_parts import paragraph, pictures, table
 from anatobench.report.plots import COLOURS
 from anatobench.report.run_results import RunResults
 
@@ -33,7 +33,7 @@ def synthetic_notice(runs: Sequence[RunResults]) -> str:
     if not named:
         return ""
     of = "" if len(named) == len(runs) else f" ({'; '.join(named)})"
-    return notice(SYNTHETIC.replace(":", of + ":", 1))
+    return SYNTHETIC.replace(":", of + ":", 1)
 
 
 def setting(runs: Sequence[RunResults]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from anatobench.report.html_parts import legend, paragraph, pictures
 from anatobench.report.plots import embedded
 from anatobench.report.run_results import Examples, RunResults
-from anatobench.tasks import IGNORED_ORGAN, Task
+from anatobench.tasks import Task
 
 ORGAN_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00")
 """Okabe and Ito's palette, told apart by most colour-blind readers."""
@@ -30,7 +30,7 @@ def colour_slice(
     hounsfield: np.ndarray, organs: np.ndarray | None, task: Task, outlined: np.ndarray | None = None
 ) -> np.ndarray:
     """[H, W] HU to RGB floats [H, W, 3] of 0 to 1 under the task's window, organs [H, W] laid over it, and the borders
-    of `outlined` [H, W] in the same colours."""
+    of `outlined` [H, W] in the same colours; what is not annotated has none."""
     return coloured(hounsfield, task.window, ORGAN_COLOURS[: len(task.organs)], organs, outlined)
 
 
@@ -88,13 +88,13 @@ def case_pictures(example: Examples, task: Task, caption: str) -> Iterator[str]:
     """Yield every slice kept of one case, predicted organs over the mask's outlines."""
     for position, hounsfield in enumerate(example.volume):
         predicted = None if example.predicted_organs is None else example.predicted_organs[position]
-        rgb = colour_slice(hounsfield, predicted, task, _known(example.organs[position]))
+        rgb = colour_slice(hounsfield, predicted, task, example.organs[position])
         place = f"slice {position + 1} of {len(example.volume)}"
         yield slice_picture(rgb, f"Axial CT {place} of {example.case_id} with organs: {caption}", place)
 
 
 def _row(example: Examples, position: int, runs: Sequence[RunResults], task: Task) -> Iterator[str]:
-    hounsfield, given = example.volume[position], _known(example.organs[position])
+    hounsfield, given = example.volume[position], example.organs[position]
     place = f"axial CT slice {position + 1} of {len(example.volume)} of {example.case_id}"
     yield slice_picture(colour_slice(hounsfield, None, task), f"{place}, the scan alone", "scan")
     yield slice_picture(colour_slice(hounsfield, given, task), f"{place} with the mask's organs", "mask given")
@@ -104,7 +104,3 @@ def _row(example: Examples, position: int, runs: Sequence[RunResults], task: Tas
                 rgb = colour_slice(hounsfield, kept.predicted_organs[position], task, given)
                 alt = f"{place} with the organs that {run.label} predicts over the outlines of the mask's"
                 yield slice_picture(rgb, alt, f"predicted: {run.label}")
-
-
-def _known(organs: np.ndarray) -> np.ndarray:
-    return np.where(organs == IGNORED_ORGAN, 0, organs)

@@ -11,7 +11,7 @@ from anatobench import __version__
 from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.experiments.transfer import FROZEN, count_name
 from anatobench.experiments.transfer_results import WORDS, class_table, dice_table, result_table
-from anatobench.report.html_parts import header, html_page, not_there, paragraph, section, table
+from anatobench.report.html_parts import html_page, not_there, paragraph, table
 from anatobench.report.plots import DASHES, image, legend_below, panels_in_a_row
 
 ENOUGH = 3
@@ -36,12 +36,11 @@ DICE_NOTE = "By case and volume, on the test cases of the store that it was trai
 def interval_note(record: Mapping[str, Any]) -> str:
     """Say of which conditions the interval is undefined; empty where of none."""
     single = sum(row["count"] == 1 for row in record["results"])
-    if not single:
-        return ""
-    return (
+    said = (
         f"{single} of {len(record['results'])} conditions have one repetition alone: their intervals are undefined, "
         "and their gains say nothing of chance. Ask for more --repetitions."
     )
+    return said if single else ""
 
 
 def build_transfer_page(record: Mapping[str, Any]) -> str:
@@ -55,15 +54,14 @@ def build_transfer_page(record: Mapping[str, Any]) -> str:
         f"AnatoBench {__version__}"
     )
     dice = table(*dice_table(record))
-    sections = [
-        header(TITLE, remark=facts),
-        section("Test AUC by labelled cases", _plot(record) + paragraph(READING)),
-        section("Every condition", table(*result_table(record)) + paragraph(interval_note(record), PUBLISHED_NOTE)),
-        section("Gains of each finding, of the fewest cases", table(*class_table(record))),
-        section("Organ Dice of the pre-training", dice + paragraph(DICE_NOTE) if dice else ""),
-        section("Not there", not_there(record)),
-    ]
-    return html_page(TITLE, sections)
+    sections = {
+        "Test AUC by labelled cases": _plot(record) + paragraph(READING),
+        "Every condition": table(*result_table(record)) + paragraph(interval_note(record), PUBLISHED_NOTE),
+        "Gains of each finding, of the fewest cases": table(*class_table(record)),
+        "Organ Dice of the pre-training": dice + paragraph(DICE_NOTE) if dice else "",
+        "Not there": not_there(record),
+    }
+    return html_page(TITLE, sections, remark=facts)
 
 
 def _plot(record: Mapping[str, Any]) -> str:
