@@ -10,6 +10,7 @@ import base64
 import html
 import io
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -69,17 +70,16 @@ def embedded(content: bytes, mime: str, alt: str, css_class: str) -> str:
 
 def line_styles(runs: Sequence[RunResults]) -> dict[str, dict[str, Any]]:
     """Colour and dashes of each run by its label."""
-    seen: dict[tuple[str, bool], int] = {}
-    styles = {}
+    styles, seen = {}, Counter[tuple[str, bool]]()
     for run in runs:
         kind = (run.config.framework, run.config.segmentation)
         shades = SHADES[run.config.framework]
         styles[run.label] = {
-            "color": shades[seen.get(kind, 0) % len(shades)],
+            "color": shades[seen[kind] % len(shades)],
             "linestyle": "-" if run.config.segmentation else DASHES,
             "linewidth": LINE_WIDTHS[run.config.framework],
         }
-        seen[kind] = seen.get(kind, 0) + 1
+        seen[kind] += 1
     return styles
 
 

@@ -40,11 +40,11 @@ def _block(run: RunResults) -> str:
             reasons[wrong.case_id].append(f"{finding} {fault} ({wrong.probability:.2f})")
         tables = table(WRONG_HEADER, rows) or "<p>No finding of any scan is on the wrong side of its threshold.</p>"
     if run.organ_dice is not None:
-        names, rows = ("mean", *run.organ_dice.organs), []
+        names, low = ("mean", *run.organ_dice.organs), []
         for case_id, dice in lowest_dice(run.organ_dice, SHOWN_LOW_DICE_CASES):
-            rows.append((case_id, *("-" if np.isnan(dice[name]) else f"{dice[name]:.3f}" for name in names)))
+            low.append((case_id, *("-" if np.isnan(dice[name]) else f"{dice[name]:.3f}" for name in names)))
             reasons[case_id].append(f"low organ Dice ({dice['mean']:.2f})")
-        tables += table(("lowest organ Dice", *(name.replace("_", " ") for name in names)), rows)
+        tables += table(("lowest organ Dice", *(name.replace("_", " ") for name in names)), low)
     slices = ""
     for place, example in enumerate(run.worst):
         why = ", ".join(reasons[example.case_id])
