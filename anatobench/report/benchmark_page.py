@@ -3,99 +3,98 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from anatobench import __version__
 from anatobench.bench.arms import WITHOUT_HEAD
 from anatobench.report.benchmark_plots import NEUTRAL, OURS, Bar, bars, colour_of, interval_of, ratios, scaling_plot
 from anatobench.report.benchmark_records import BenchmarkRecords, Record, arm_label, arm_name, device_name, step_arms
-from anatobench.report.html_parts import folded, header, html_page, paragraph, pictures, section, table
+from anatobench.report.html_parts import folded, html_page, paragraph, pictures, table
 
 GIB = 2**30
 MFU = ("mfu", "mfu_data_sheet", "mfu_measured")
+INTERVALS = "Black lines are 95 % bootstrap intervals of the median, over steps or over rounds measured in turns."
+RATES = (
+    "Volumes per second and core are per second of processor time: other work on the machine disturbs them less than "
+    "it does the wall clock."
+)
+EFFICIENCY = (
+    "Efficiency of weak scaling is the single process's step time over that of N with N times the cases; of strong "
+    "scaling, a N-th of the single process's over that of N with the same cases."
+)
 PANEL_REM = 26
 """Least width of a plot beside others."""
 
 
 def build_benchmark_page(records: BenchmarkRecords, title: str = "AnatoBench: benchmarks") -> str:
     """Return the whole page as text; a section for each kind of figure that some record has."""
-    sections = [
-        header(title, _facts(records)),
-        section("Training steps", "".join(map(_step, records.of("step")))),
-        section("Largest batch", _largest_batches(records.of("memory"))),
-        section("Loading against demand", "".join(map(_loading, records.of("load")))),
-        section("Loading beside others", "".join(map(_beside_peers, records.of("load_beside_peers")))),
-        section("Ways to store a case", "".join(map(_formats, records.of("storage_formats")))),
-        section("Preparation", "".join(map(_preparation, records.of("prepare")))),
-        section("Training end to end", "".join(map(_training, records.of("train")))),
-        section("Scaling", "".join(map(_scaling, records.of("scaling")))),
-        section("How to read this", _reading(records)),
-    ]
-    return html_page(title, sections)
-
-
-def _facts(records: BenchmarkRecords) -> str:
+    sections = {
+        "Training steps": "".join(map(_step, records.of("step"))),
+        "Largest batch": _largest_batches(records.of("memory")),
+        "Loading against demand": "".join(map(_loading, records.of("load"))),
+        "Loading beside others": "".join(map(_beside_peers, records.of("load_beside_peers"))),
+        "Ways to store a case": "".join(map(_formats, records.of("storage_formats"))),
+        "Preparation": "".join(map(_preparation, records.of("prepare"))),
+        "Training end to end": "".join(map(_training, records.of("train"))),
+        "Scaling": "".join(map(_scaling, records.of("scaling"))),
+        "How to read this": _reading(records),
+    }
     found = [record for kind in records.by_kind.values() for record in kind]
-    devices = sorted({device_name(record) for record in found})
-    return f"{_count(len(found), 'record', 'no records')}, measured on {', '.join(devices)}. AnatoBench {__version__}"
+    devices = ", ".join(sorted({device_name(record) for record in found}))
+    count = _count(len(found), "record", "no records")
+    return html_page(title, sections, f"{count}, measured on {devices}. AnatoBench {__version__}")
 
 
 def _reading(records: BenchmarkRecords) -> str:
     loaded = any(records.of(kind) for kind in ("load", "load_beside_peers", "prepare"))
-    return paragraph(
-        "Black lines are 95 % bootstrap intervals of the median, over steps or over rounds measured in turns.",
-        "Volumes per second and core are per second of processor time: other work on the machine disturbs them less "
-        "than it does the wall clock."
-        if loaded
-        else "",
-        "Efficiency of weak scaling is the single process's step time over that of N with N times the cases; of strong "
-        "scaling, a N-th of the single process's over that of N with the same cases."
-        if records.of("scaling")
-        else "",
-        *records.skipped,
-    )
+    return paragraph(INTERVALS, RATES if loaded else "", EFFICIENCY if records.of("scaling") else "", *records.skipped)
 
 
 def _step(record: Record) -> str:
     """Return one record: what every arm took, its share of the peak, its memory, and the ratios."""
-    arms = step_arms([record])
+    arms = step_arms(record)
     if not arms:
         return ""
-    times = [Bar(arm_name(arm), arm["median_s"], interval_of(arm.get("ci95_s")), colour_of(arm)) for arm in arms]
+    # Old records have one share of the peak and name it; newer ones have it of the data sheet's and of a measured one.
+    old = [arm for arm in arms if not any(arm.get(name) for name in ("mfu_data_sheet", "mfu_measured"))]
+    peaks = {str(arm["mfu_of"]) for arm in old if arm.get("mfu") and arm.get("mfu_of")}
+    named = f"the {' or '.join(sorted(peaks))}" if peaks else "peak"
+    share = "model FLOP utilisation"
     plots = [
-        bars(times, "time of a step", "seconds"),
+        _bars_of(arms, "median_s", "time of a step", "seconds"),
         ratios(_step_ratios(record), "ratio of step times, log scale"),
-        *_utilisation(arms),
-        _memory(arms),
-        _compilation(arms),
+        _bars_of(arms, "mfu_data_sheet", share, "% of the data sheet", 100),
+        _bars_of(arms, "mfu_measured", share, "% of a measured matrix product", 100),
+        _bars_of(old, "mfu", share, f"% of {named}", 100),
+        _bars_of(arms, "peak_memory_bytes", "peak memory", "GiB", 1 / GIB),
+        _bars_of(arms, "compile_s", "compilation, apart from the steps", "seconds"),
     ]
-    return _heading(record) + pictures(plots, PANEL_REM) + paragraph(_first_losses(record), _beyond_peak(arms))
-
-
-def _first_losses(record: Record) -> str:
-    """Say whether the arms did the same work, where that was compared."""
     same = record.get("same_first_loss")
-    if not isinstance(same, bool):
-        return ""
-    return f"Arms that do the same work began with {'the same loss' if same else 'different losses: compare none'}."
+    losses = "the same loss" if same else "different losses: compare none"
+    began = f"Arms that do the same work began with {losses}." if isinstance(same, bool) else ""
+    return _heading(record) + pictures(plots, PANEL_REM) + paragraph(began, _beyond_peak(arms))
 
 
-def _compilation(arms: Sequence[Record]) -> str:
-    timed = [arm for arm in arms if isinstance(arm.get("compile_s"), int | float)]
-    entries = [Bar(arm_name(arm), arm["compile_s"], None, colour_of(arm)) for arm in timed]
-    return bars(entries, "compilation, apart from the steps", "seconds")
+def _bars_of(arms: Sequence[Record], name: str, what: str, unit: str, scale: float = 1) -> str:
+    """Return a bar for each of the arms that has such a figure; times have an interval, memory says whose it is."""
+    entries = []
+    for arm in arms:
+        if isinstance(arm.get(name), int | float):
+            of = f" ({arm.get('peak_memory_of', 'device')})" if name == "peak_memory_bytes" else ""
+            interval = interval_of(arm.get("ci95_s")) if name == "median_s" else None
+            entries.append(Bar(arm_name(arm) + of, scale * arm[name], interval, colour_of(arm)))
+    return bars(entries, what, unit)
 
 
 def _beyond_peak(arms: Sequence[Record]) -> str:
     """Say why a share of the peak can be above 100 %, where one is."""
-    above = [arm_name(arm) for arm in arms if any((arm.get(name) or 0) > 1 for name in MFU)]
-    if not above:
-        return ""
-    return (
-        f"Above 100 % ({'; '.join(above)}): the measured matrix product is no limit of the hardware. A convolution "
-        "that multiplies less often than is counted (as Winograd's) goes beyond it, and so does a step on a machine "
-        "that was quieter than when the product was measured."
+    above = "; ".join(arm_name(arm) for arm in arms if any((arm.get(name) or 0) > 1 for name in MFU))
+    said = (
+        f"Above 100 % ({above}): the measured matrix product is no limit of the hardware. A convolution that "
+        "multiplies less often than is counted (as Winograd's) goes beyond it, and so does a step on a machine that "
+        "was quieter than when the product was measured."
     )
+    return said if above else ""
 
 
 def _heading(record: Record) -> str:
@@ -116,30 +115,6 @@ def _geometry(record: Record) -> str:
     return " ".join(str(record[name]) for name in ("geometry", "size") if record.get(name))
 
 
-def _utilisation(arms: Sequence[Record]) -> Iterator[str]:
-    """Yield the share of the data sheet's peak and of a measured matrix product, where the record has them, else of
-    what it names."""
-    yield _shares(arms, "mfu_data_sheet", "% of the data sheet")
-    yield _shares(arms, "mfu_measured", "% of a measured matrix product")
-    old = [arm for arm in arms if not any(arm.get(name) for name in ("mfu_data_sheet", "mfu_measured"))]
-    peaks = {str(arm["mfu_of"]) for arm in old if arm.get("mfu") and arm.get("mfu_of")}
-    yield _shares(old, "mfu", f"% of the {' or '.join(sorted(peaks))}" if peaks else "% of peak")
-
-
-def _shares(arms: Sequence[Record], name: str, unit: str) -> str:
-    entries = [Bar(arm_name(arm), 100 * arm[name], None, colour_of(arm)) for arm in arms if arm.get(name)]
-    return bars(entries, "model FLOP utilisation", unit)
-
-
-def _memory(arms: Sequence[Record]) -> str:
-    entries = []
-    for arm in arms:
-        if arm.get("peak_memory_bytes"):
-            label = f"{arm_name(arm)} ({arm.get('peak_memory_of', 'device')})"
-            entries.append(Bar(label, arm["peak_memory_bytes"] / GIB, None, colour_of(arm)))
-    return bars(entries, "peak memory", "GiB")
-
-
 def _largest_batches(records: Sequence[Record]) -> str:
     entries = []
     for record in records:
@@ -151,7 +126,7 @@ def _largest_batches(records: Sequence[Record]) -> str:
     return bars(entries, "largest batch that fits", "cases") + paragraph(f"On {devices}." if entries else "")
 
 
-def _step_ratios(record: Record) -> list[tuple[str, float, tuple[float, float] | None]]:
+def _step_ratios(record: Record) -> list[Bar]:
     """Return the ratios of arms that did the same work, and of each with and without the segmentation head."""
     rows = []
     for found in record.get("ratios") or []:
@@ -159,15 +134,15 @@ def _step_ratios(record: Record) -> list[tuple[str, float, tuple[float, float] |
         heads = [name.endswith(WITHOUT_HEAD) for name in (of, to)]
         comparable = heads[0] == heads[1] or of.removesuffix(WITHOUT_HEAD) == to.removesuffix(WITHOUT_HEAD)
         if comparable and isinstance(found.get("ratio"), int | float):
-            rows.append((f"{of} / {to}", float(found["ratio"]), interval_of(found.get("ci95"))))
+            rows.append(Bar(f"{of} / {to}", float(found["ratio"]), interval_of(found.get("ci95"))))
     return rows
 
 
 def _loading(record: Record) -> str:
-    entries = [_rate(_count(entry["workers"], "worker", "no workers"), entry, OURS) for entry in record["loaders"]]
-    copies = [("plain copy of as many bytes", record["plain_copy"])]
-    copies += [(f"{e['workers']} at once", e["plain_copies"]) for e in record["loaders"] if e.get("plain_copies")]
-    entries += [_rate(name, copy) for name, copy in copies]
+    loaders = record["loaders"]
+    entries = [_rate(_count(entry["workers"], "worker", "no workers"), entry, OURS) for entry in loaders]
+    entries.append(_rate("plain copy of as many bytes", record["plain_copy"]))
+    entries += [_rate(f"{e['workers']} at once", e["plain_copies"]) for e in loaders if e.get("plain_copies")]
     demand, memory, share = record.get("demand"), record.get("memory"), record["share_of_plain_copy"]
     line = (demand["volumes_per_s"], f"what one device consumes ({demand['source']})") if demand else None
     low, high = share["ci95"]
@@ -197,17 +172,13 @@ def _store_of(record: Record) -> str:
 
 
 def _beside_peers(record: Record) -> str:
-    results = record["per_core"]
-    entries = [
-        _rate(name, entry, OURS if name == "anatobench" else NEUTRAL, "volumes_per_s_per_core")
-        for name, entry in results.items()
-        if name != "memory copy"
-    ]
-    times = [
-        (name, entry["times_as_long_as_ours"]["ratio"], interval_of(entry["times_as_long_as_ours"]["ci95"]))
-        for name, entry in results.items()
-        if name != "anatobench"
-    ]
+    entries, times = [], []
+    for name, entry in record["per_core"].items():
+        if name != "memory copy":
+            entries.append(_rate(name, entry, OURS if name == "anatobench" else NEUTRAL, "volumes_per_s_per_core"))
+        if name != "anatobench":
+            longer = entry["times_as_long_as_ours"]
+            times.append(Bar(name, longer["ratio"], interval_of(longer["ci95"])))
     return (
         bars(entries, "loading", "volumes per second and core")
         + ratios(times, "processor time per volume, times AnatoBench's, log scale")

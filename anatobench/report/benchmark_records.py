@@ -79,13 +79,9 @@ def _read(file: Path) -> Any:
     raise AnatoBenchError(f"{file}: is no JSON")
 
 
-def step_arms(records: Sequence[Record]) -> list[Record]:
-    """Return every configuration that was timed, with what its record says of all of them."""
-    shared = ("model", "size", "geometry", "batch_size", "file", "device")
-    arms = []
-    for record in records:
-        common = {name: record[name] for name in shared if name in record}
-        arms += [{**common, **arm} for arm in record.get("arms") or [record]]
+def step_arms(record: Record) -> list[Record]:
+    """Return every configuration that a record timed, with the device of all of them."""
+    arms = ({"device": record.get("device"), **arm} for arm in record.get("arms") or [record])
     return [arm for arm in arms if isinstance(arm.get("median_s"), int | float)]
 
 
@@ -117,9 +113,6 @@ def _who(arm: Record) -> str:
 
 def arm_label(arm: Record) -> str:
     """Return who was timed: framework or peer, model, precision, batch, with or without segmentation."""
-    words = [_who(arm), arm.get("model"), precision_of(arm)]
-    if arm.get("batch_size"):
-        words.append(f"batch {arm['batch_size']}")
-    if arm.get("segmentation") is False:
-        words.append("without segmentation")
-    return ", ".join(str(word) for word in words if word)
+    batch = f"batch {arm['batch_size']}" if arm.get("batch_size") else ""
+    head = "without segmentation" if arm.get("segmentation") is False else ""
+    return ", ".join(str(word) for word in (_who(arm), arm.get("model"), precision_of(arm), batch, head) if word)

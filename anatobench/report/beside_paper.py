@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from anatobench.datasets.medmnist3d import PUBLISHED, SETS
 from anatobench.evaluation.few_cases import few_cases_note
-from anatobench.experiments.published import ClassRow, PublishedAuc, published_auc, published_classes
+from anatobench.experiments.published import ClassRow, published_auc, published_classes
 from anatobench.report.html_parts import notes, paragraph, table
 from anatobench.report.run_results import RunResults
 from anatobench.report.summary import with_interval
 
-PAPER_HEADER = ("run", "test AUC, macro", "the paper's", "difference, AUC points", "source")
+PAPER = (
+    "The paper's figures are of full-size models on the published data sets; a difference means something only for "
+    "runs on the same data."
+)
+BENCHMARK = (
+    "The benchmark's figure is of another model, larger than a tiny one, on the official test split with 28 voxels a "
+    "side, and without an interval. It was read from a copy of the benchmark's table, not from the paper."
+)
+DICE = (
+    "Of the auxiliary head, which upsamples the lowest feature map: it is there to supervise, not to segment. Against "
+    "the given masks, in the crop that evaluation sees."
+)
+FROM_A_FILE = (
+    "A run that began with --initial-weights is set beside the paper's model from scratch, since nothing says what the "
+    "file holds."
+)
 
 
 def beside_paper(runs: Sequence[RunResults]) -> str:
@@ -19,70 +35,56 @@ def beside_paper(runs: Sequence[RunResults]) -> str:
     run that cannot be compared is named without a number."""
     rows, remarks, others = [], [], []
     for run in runs:
-        paper = _published(run)
-        macro = None if run.test is None else run.test["auc"]["macro"]
-        if paper is None or macro is None:
+        config, segmentation = run.config, run.config.plan.papers_segmentation
+        if segmentation is None or run.macro_auc is None:
+            continue
+        paper = published_auc(config.task.name, config.model, config.pretrained is not None, segmentation)
+        if paper is None:
             continue
         if not _comparable(run):
             others.append(run.label)
             continue
-        points = f"{100 * (macro - paper.auc):+.1f}"
-        rows.append((run.label, f"{macro:.3f}", f"{paper.auc:.4f}", points, paper.source))
+        rows.append((*_beside(run.label, run.macro_auc, paper.auc, digits=4), paper.source))
         if paper.note:
             remarks.append(f"{run.label}: {paper.note}")
     left_out = (
         f"Not set beside the paper's figures, which are of full-size models on patients: {'; '.join(others)} (tiny "
         "model or synthetic cohort)."
-        if others
-        else ""
     )
-    if not rows:
-        return paragraph(left_out)
-    if any(run.config.initial_weights is not None and run.config.pretrained is None for run in runs):
-        remarks.append(
-            "A run that began with --initial-weights is set beside the paper's model from scratch, since nothing says "
-            "what the file holds."
-        )
-    text = (
-        "The paper's figures are of full-size models on the published data sets; a difference means something only for "
-        "runs on the same data."
-    )
-    return paragraph(text, left_out) + table(PAPER_HEADER, rows) + notes(remarks)
+    said = paragraph(PAPER if rows else "", left_out if others else "")
+    if rows and any(run.config.initial_weights is not None and run.config.pretrained is None for run in runs):
+        remarks.append(FROM_A_FILE)
+    header = ("run", "test AUC, macro", "the paper's", "difference, AUC points", "source")
+    return said + table(header, rows) + notes(remarks)
 
 
 def beside_benchmark(runs: Sequence[RunResults]) -> str:
-    """Macro AUC of every evaluated run on one of MedMNIST's sets beside that of its own benchmark; empty where there is
-    none."""
+    """Macro AUC of every evaluated run on one of MedMNIST's sets beside that of the set's own benchmark."""
     rows = []
     for run in runs:
         published = SETS[run.config.task.name].published_auc if run.config.task.name in SETS else None
-        macro = None if run.test is None else run.test["auc"]["macro"]
-        if published is not None and macro is not None:
-            points = f"{100 * (macro - published):+.1f}"
-            rows.append((run.label, f"{macro:.3f}", f"{published:.3f}", points, PUBLISHED))
-    if not rows:
-        return ""
-    text = (
-        "The benchmark's figure is of another model, larger than a tiny one, on the official test split with 28 voxels "
-        "a side, and without an interval. It was read from a copy of the benchmark's table, not from the paper."
-    )
-    return paragraph(text) + table(("run", "test AUC, macro", "published", "difference, AUC points", "source"), rows)
+        if published is not None and run.macro_auc is not None:
+            rows.append((*_beside(run.label, run.macro_auc, published, digits=3), PUBLISHED))
+    header = ("run", "test AUC, macro", "published", "difference, AUC points", "source")
+    return paragraph(BENCHMARK) + table(header, rows) if rows else ""
+
+
+def _beside(label: str, auc: float, published: float, digits: int) -> tuple[str, ...]:
+    return label, f"{auc:.3f}", f"{published:.{digits}f}", f"{100 * (auc - published):+.1f}"
 
 
 def class_table(runs: Sequence[RunResults]) -> str:
     """Test AUC per class with intervals and the positives among the known labels, beside the paper's where it prints
     classes for such a run."""
-    tested = [run for run in runs if run.test is not None]
+    tested = [(run, run.test) for run in runs if run.test is not None]
     if not tested:
         return ""
-    papers = {_row_key(paper): paper for run in tested if (paper := _published_classes(run)) is not None}
+    papers = {_row_key(paper): paper for run, _ in tested if (paper := _published_classes(run)) is not None}
     rows, remarks = [], []
-    for name in tested[0].config.task.class_names:
-        positives = [_positives(run, name) for run in tested]
+    for name in tested[0][0].config.task.class_names:
+        positives = [_positives(test, name) for _, test in tested]
         cells = ["; ".join(positives) if len(set(positives)) > 1 else positives[0]]
-        for run in tested:
-            assert run.test is not None
-            cells.append(with_interval(run.test["auc"].get(name), run.test["ci95"]["auc"].get(name), digits=2))
+        cells += [with_interval(test["auc"].get(name), test["ci95"]["auc"].get(name), digits=2) for _, test in tested]
         for paper in papers.values():
             published = paper.classes.get(name)
             cells.append("-" if published is None else f"{published.auc:.3f}")
@@ -90,47 +92,32 @@ def class_table(runs: Sequence[RunResults]) -> str:
                 remarks.append(f"{published.source}, {name}: {published.note}")
         rows.append((name.replace("_", " "), *cells))
     remarks += [f"{key}: {paper.average.note}" for key, paper in papers.items() if paper.average.note]
-    header = ("test AUC", "positives of known labels", *(run.label for run in tested), *papers)
-    return table(header, rows) + paragraph(few_cases_note(*(run.test or {} for run in tested))) + notes(remarks)
+    header = ("test AUC", "positives of known labels", *(run.label for run, _ in tested), *papers)
+    return table(header, rows) + paragraph(few_cases_note(*(test for _, test in tested))) + notes(remarks)
 
 
 def dice_table(runs: Sequence[RunResults]) -> str:
     """Mean organ Dice over the test scans that have a mask; empty without the auxiliary head."""
-    found = [(run.label, run.organ_dice) for run in runs if run.organ_dice is not None]
-    if not found:
-        return ""
+    found = [(run.label, dice.to_json(), len(dice.case_ids)) for run in runs if (dice := run.organ_dice) is not None]
     # The classes of partly annotated masks may be sets of organs.
-    names = list(dict.fromkeys(name for _, dice in found for name in dice.to_json()))
+    names = list(dict.fromkeys(name for _, figures, _ in found for name in figures))
     rows = []
-    for label, dice in found:
-        figures = dice.to_json()
+    for label, figures, scans in found:
         values = ["-" if (value := figures.get(name)) is None else f"{value:.3f}" for name in names]
-        rows.append((label, *values, str(len(dice.case_ids))))
+        rows.append((label, *values, str(scans)))
     header = ["mean" if name == "macro" else name.replace("_", " ") for name in names]
-    text = (
-        "Of the auxiliary head, which upsamples the lowest feature map: it is there to supervise, not to segment. "
-        "Against the given masks, in the crop that evaluation sees."
-    )
-    return paragraph(text) + table(("Dice, 0 to 1", *header, "scans"), rows)
+    return paragraph(DICE) + table(("Dice, 0 to 1", *header, "scans"), rows) if rows else ""
 
 
-def _positives(run: RunResults, name: str) -> str:
+def _positives(test: Mapping[str, Any], name: str) -> str:
     """Return "4 of 12"; "-" where the evaluation does not say."""
-    found = run.test or {}
-    if "positives" not in found or "negatives" not in found:
+    if "positives" not in test or "negatives" not in test:
         return "-"
-    return f"{found['positives'][name]} of {found['positives'][name] + found['negatives'][name]}"
+    return f"{test['positives'][name]} of {test['positives'][name] + test['negatives'][name]}"
 
 
 def _comparable(run: RunResults) -> bool:
     return run.config.size == "full" and not run.synthetic
-
-
-def _published(run: RunResults) -> PublishedAuc | None:
-    config, segmentation = run.config, run.config.plan.papers_segmentation
-    if segmentation is None:
-        return None
-    return published_auc(config.task.name, config.model, config.pretrained is not None, segmentation)
 
 
 def _published_classes(run: RunResults) -> ClassRow | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.ticker import LogFormatter
 
 from anatobench.report.html_parts import paragraph, pictures
-from anatobench.report.plots import PANEL_REM, STYLE, debiased_average, image, line_styles, panel, run_legend
+from anatobench.report.plots import PANEL_REM, debiased_average, image, line_styles, panel, run_legend
 from anatobench.report.run_results import RunResults
 from anatobench.training.metrics_records import term_names
 
@@ -17,6 +16,13 @@ LOSS_WEIGHT = 0.9
 """Of the moving average of a learning curve: about the last ten steps."""
 DYNAMICS_WEIGHT = 0.98
 """Of the bold lines of the dynamics: about the last fifty steps."""
+DYNAMICS = (
+    "As in the paper's Figure 3: thin lines are single steps, bold ones their exponential moving average "
+    f"(weight {DYNAMICS_WEIGHT}, started without bias). Sharpness, the largest eigenvalue of the loss's Hessian on the "
+    "run's first batch, says how flat the minimum is; "
+)
+MARKED: dict[str, Any] = {"marker": "o", "markersize": 3}
+"""How figures look that few steps have."""
 
 Points = list[tuple[float, float]]
 """Step and value of each."""
@@ -31,18 +37,14 @@ class PlainLogFormatter(LogFormatter):
 
 def learning_curves(runs: Sequence[RunResults]) -> str:
     """Return every term of the loss and validation AUC over steps; a plot without data is left out."""
-
-    def loss(name: str, run: RunResults) -> Points:
-        steps = [step for step in run.steps if name in step] if name in term_names(run.steps) else []
-        values = debiased_average([step[name] for step in steps], LOSS_WEIGHT)
-        return list(zip([step["step"] for step in steps], values.tolist(), strict=True))
-
+    terms = [term_names(run.steps) for run in runs]
     plots = []
-    for name in dict.fromkeys(name for run in runs for name in term_names(run.steps)):
-        title = f"{name.replace('_', ' ').capitalize()} loss"
-        plots.append(_plot(title, "loss, moving average", runs, [loss(name, run) for run in runs]))
+    for name in dict.fromkeys(name for names in terms for name in names):
+        curves = [_points(run.steps if name in names else [], name) for run, names in zip(runs, terms, strict=True)]
+        averages = [_averaged(points, LOSS_WEIGHT) for points in curves]
+        plots.append(_plot(f"{name.replace('_', ' ').capitalize()} loss", "loss, moving average", runs, averages))
     auc = [_points(run.evaluations, "auc_macro") for run in runs]
-    return _row(runs, *plots, _plot("Validation AUC, macro", "AUC, 0 to 1", runs, auc, marker="o", markersize=3))
+    return _row(runs, *plots, _plot("Validation AUC, macro", "AUC, 0 to 1", runs, auc, **MARKED))
 
 
 def training_dynamics(runs: Sequence[RunResults]) -> str:
@@ -53,22 +55,20 @@ def training_dynamics(runs: Sequence[RunResults]) -> str:
         runs,
         _plot("Gradient norm", "norm, before clipping", runs, norm, average=True),
         _plot("Training loss", "loss, no unit", runs, loss, average=True),
-        _plot("Sharpness", "largest Hessian eigenvalue", runs, sharpness, marker="o", markersize=3),
+        _plot("Sharpness", "largest Hessian eigenvalue", runs, sharpness, **MARKED),
     )
-    if not row:
-        return ""
-    text = (
-        "As in the paper's Figure 3: thin lines are single steps, bold ones their exponential moving average "
-        f"(weight {DYNAMICS_WEIGHT}, started without bias). Sharpness, the largest eigenvalue of the loss's Hessian "
-        "on the run's first batch, says how flat the minimum is; "
-    )
-    measured = any(run.sharpness for run in runs)
-    return paragraph(text + ("lower is flatter." if measured else "it was not measured in these runs.")) + row
+    said = "lower is flatter." if any(sharpness) else "it was not measured in these runs."
+    return paragraph(DYNAMICS + said) + row if row else ""
 
 
 def _points(records: Sequence[dict[str, Any]], name: str) -> Points:
     """Return what the records say of one figure, where they have it."""
     return [(record["step"], record[name]) for record in records if record.get(name) is not None]
+
+
+def _averaged(points: Points, weight: float) -> Points:
+    values = debiased_average([value for _, value in points], weight)
+    return list(zip([step for step, _ in points], values.tolist(), strict=True))
 
 
 def _row(runs: Sequence[RunResults], *plots: str) -> str:
@@ -84,15 +84,14 @@ def _plot(
     if not curves:
         return ""
     styles = line_styles(runs)
-    with plt.rc_context(STYLE):
-        figure, axes = panel(title, "training step", quantity)
+    with panel(title, "training step", quantity) as (figure, axes):
         for label, found in curves.items():
-            steps, values = zip(*found, strict=True)
             of_run = {**styles[label], **style}
             if average:
-                axes.plot(steps, values, color=of_run["color"], linewidth=0.5, alpha=0.35)
+                axes.plot(*zip(*found, strict=True), color=of_run["color"], linewidth=0.5, alpha=0.35)
                 of_run["linewidth"] *= 1.3
-            axes.plot(steps, debiased_average(values, DYNAMICS_WEIGHT) if average else values, **of_run)
+            line = _averaged(found, DYNAMICS_WEIGHT) if average else found
+            axes.plot(*zip(*line, strict=True), **of_run)
         if average and all(value > 0 for found in curves.values() for _, value in found):
             axes.set_yscale("log")
             for ticks in ("set_major_formatter", "set_minor_formatter"):

@@ -10,26 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 from anatobench import __version__
 from anatobench.experiments.results import FRAMEWORK_NAMES, TextTable
-from anatobench.report.html_parts import (
-    filled_table,
-    folded,
-    header,
-    html_page,
-    legend,
-    not_there,
-    notes,
-    notice,
-    pictures,
-    section,
-    table,
-)
-from anatobench.report.plots import COLOURS, PANEL_INCHES, PANEL_REM, STYLE, image, mean_and_interval, panel, wrapped
+from anatobench.report.html_parts import folded, html_page, legend, not_there, notes, pictures, table
+from anatobench.report.plots import COLOURS, PANEL_INCHES, PANEL_REM, image, mean_and_interval, panel, wrapped
 
 TITLE = "The paper's experiments, beside the paper"
+UNITS = "AUC is in per cent, differences in AUC points; intervals are 95 % over seeds (Student's t)."
 MACRO = "macro"
 PAPER_COLOUR = "#6b6f76"
 _SHIFT = {"torch": -0.14, "jax": 0.14}
@@ -46,19 +33,20 @@ def build_grid_page(
     macro = [row for row in results.rows if row[column] == MACRO]
     classes = [row for row in results.rows if row[column] != MACRO]
     numbered = [f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
-    sections = [
-        header(TITLE, remark=_remark(record)) + _notice(record),
-        section("AUC of every condition", _plots(record, results) + table(results.header, macro)),
-        section("What segmentation supervision gains", filled_table(*gains)),
-        section("JAX minus PyTorch", filled_table(*frameworks)),
-        section("Every class", folded("AUC per class", filled_table(results.header, classes))),
-        section("What is known against the paper's numbers", notes(numbered)),
-        section("Not there", not_there(record)),
-    ]
-    return html_page(TITLE, sections)
+    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
+    sections = {
+        "AUC of every condition": _plots(record, results) + table(results.header, macro),
+        "What segmentation supervision gains": table(*gains),
+        "JAX minus PyTorch": table(*frameworks),
+        "Every class": folded("AUC per class", table(results.header, classes)),
+        "What is known against the paper's numbers": notes(numbered),
+        "Not there": not_there(record),
+    }
+    remark = f"{UNITS} AnatoBench {__version__}. {versions}"
+    return html_page(TITLE, sections, remark=remark, warning=_left_out(record))
 
 
-def _notice(record: Mapping[str, Any]) -> str:
+def _left_out(record: Mapping[str, Any]) -> str:
     """Say of which data sets the paper's numbers are left out, and why."""
     synthetic = record.get("synthetic", ())
     tiny = [dataset for dataset, size in record.get("sizes", {}).items() if size != "full"]
@@ -66,20 +54,11 @@ def _notice(record: Mapping[str, Any]) -> str:
     sentences = [f"{', '.join(datasets)}: {what}." for datasets, what in said if datasets]
     if sentences:
         sentences.append("The paper's numbers are not about these and are left out.")
-    return notice(" ".join(sentences))
-
-
-def _remark(record: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
-    return (
-        "AUC is in per cent, differences in AUC points; intervals are 95 % over seeds (Student's t). "
-        f"AnatoBench {__version__}. {versions}"
-    )
+    return " ".join(sentences)
 
 
 def _plots(record: Mapping[str, Any], results: TextTable) -> str:
-    """Return one plot per table of the paper and data set: both frameworks' macro AUC with intervals, and the
-    paper's."""
+    """Return a plot per table of the paper and data set: both frameworks' macro AUC with intervals, and the paper's."""
     framework = list(results.header).index("framework")
     plots: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for row, words in zip(record["results"], results.rows, strict=True):
@@ -87,24 +66,21 @@ def _plots(record: Mapping[str, Any], results: TextTable) -> str:
             table_name, dataset, *condition = words[:framework]
             name = f"Table {table_name.removeprefix('Table ')}, {dataset}"
             plots.setdefault(name, {}).setdefault(", ".join(condition), []).append(row)
-    drawn = [_plot(name, conditions) for name, conditions in plots.items()]
-    if not drawn:
-        return ""
+    drawn = pictures((_plot(name, conditions) for name, conditions in plots.items()), PANEL_REM)
     key = [(FRAMEWORK_NAMES[framework], colour, "line") for framework, colour in COLOURS.items()]
-    return legend([*key, ("the paper (diamond)", PAPER_COLOUR, "patch")]) + pictures(drawn, PANEL_REM)
+    return legend([*key, ("the paper (diamond)", PAPER_COLOUR, "patch")]) + drawn if drawn else ""
 
 
 def _plot(name: str, conditions: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     described = []
-    with plt.rc_context({**STYLE, "axes.grid.axis": "x"}):
-        figure, axes = panel(
-            name, "test AUC, macro, per cent", "", (PANEL_INCHES[0], 0.9 + _ROW_INCHES * len(conditions))
-        )
+    inches = (PANEL_INCHES[0], 0.9 + _ROW_INCHES * len(conditions))
+    with panel(name, "test AUC, macro, per cent", "", inches) as (figure, axes):
+        axes.grid(visible=False, axis="y")
         for position, (condition, rows) in enumerate(conditions.items()):
             for row in rows:
-                place, colour = position + _SHIFT[row["framework"]], COLOURS[row["framework"]]
-                mean_and_interval(axes, row, place, colour, markersize=4)
-                described.append(f"{condition}, {FRAMEWORK_NAMES[row['framework']]} {100 * row['mean']:.1f}")
+                framework = row["framework"]
+                mean_and_interval(axes, row, position + _SHIFT[framework], COLOURS[framework], markersize=4)
+                described.append(f"{condition}, {FRAMEWORK_NAMES[framework]} {100 * row['mean']:.1f}")
             published = next((row["published"] for row in rows if row["published"] is not None), None)
             if published is not None:
                 axes.plot(100 * published, position, "D", color=PAPER_COLOUR, markersize=5, fillstyle="none")

@@ -68,36 +68,31 @@ _DIRECTIONS = {
 """Marks that turn the text after them round, and how they are shown instead."""
 
 
-def html_page(title: str, sections: Sequence[str]) -> str:
-    """Return a whole page, which UTF-8 holds whatever a name is made of; empty sections are left out."""
+def html_page(title: str, sections: Mapping[str, str], facts: str = "", remark: str = "", warning: str = "") -> str:
+    """Return a whole page, which UTF-8 holds whatever a name is made of: its title, a line of facts, a remark in soft
+    ink, a warning that must not be overlooked, and each section that is not empty under its name."""
+    said = f"<p>{html.escape(facts)}</p>" if facts else ""
+    warned = f'<p class="notice">{html.escape(warning)}</p>' if warning else ""
+    parts = [f"<header><h1>{html.escape(title)}</h1>{said}{paragraph(remark)}</header>{warned}"]
+    parts += [f"<section><h2>{html.escape(name)}</h2>{body}</section>" for name, body in sections.items() if body]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'  # or a browser asks the server for one
         f"<title>{html.escape(title)}</title><style>{STYLESHEET}</style></head>\n<body>\n"
-        + "\n".join(part for part in sections if part)
+        + "\n".join(parts)
         + "\n</body></html>\n"
     )
     return page.translate(_DIRECTIONS).encode(errors="backslashreplace").decode()
 
 
-def header(title: str, facts: str = "", remark: str = "") -> str:
-    """Return the page's heading, a line below it and one in soft ink."""
-    line = f"<p>{html.escape(facts)}</p>" if facts else ""
-    return f"<header><h1>{html.escape(title)}</h1>{line}{paragraph(remark)}</header>"
-
-
-def section(title: str, body: str) -> str:
-    """Return a heading and what stands under it; nothing for an empty body."""
-    return f"<section><h2>{html.escape(title)}</h2>{body}</section>" if body else ""
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table that scrolls sideways in its own box; the box takes the keyboard's focus, so that arrows scroll
-    it. A line below says so on screens that are narrower than the table."""
-    named, *prose = (  # which columns are broken into lines
-        any(len(row[column]) > (SENTENCE if column else LONG_NAME) for row in rows) for column in range(len(header))
-    )
+    """Return a table that scrolls sideways in its own box; nothing for no rows. The box takes the keyboard's focus, so
+    that arrows scroll it; a line below says that it scrolls on screens that are narrower than the table."""
+    if not rows:
+        return ""
+    longest = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    named, *prose = (letters > (SENTENCE if column else LONG_NAME) for column, letters in enumerate(longest))
     marks = ["", *(' class="prose"' if is_prose else "" for is_prose in prose)]
     head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
     body = ""
@@ -106,34 +101,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         body += f"<tr>{''.join(cells)}</tr>"
     label = html.escape(f"Table: {header[0]}", quote=True)
     names = ' class="named"' if named else ""
+    width = sum(  # in letters; those of a column that is broken into lines take a long name's room
+        2 + max(len(title), LONG_NAME if is_broken else letters)
+        for title, letters, is_broken in zip(header, longest, (named, *prose), strict=True)
+    )
+    screen = next((screen for screen, fitting in SCREENS.items() if width > fitting), None)
+    scrolls = f'<p class="scrolls {screen}">The table scrolls sideways.</p>' if screen else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table{names}>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{_scrolls(header, rows, [named, *prose])}"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{scrolls}"
     )
-
-
-def _scrolls(header: Sequence[str], rows: Sequence[Sequence[str]], broken: Sequence[bool]) -> str:
-    """Return the remark that a table scrolls, for the screens that its letters will not fit."""
-    letters = 0
-    for column, title in enumerate(header):
-        letters += 2 + max([len(title), *(LONG_NAME if broken[column] else len(row[column]) for row in rows)])
-    screen = next((screen for screen, fitting in SCREENS.items() if letters > fitting), None)
-    return f'<p class="scrolls {screen}">The table scrolls sideways.</p>' if screen else ""
-
-
-def filled_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return the table, nothing for one without rows."""
-    return table(header, rows) if rows else ""
 
 
 def paragraph(*texts: str) -> str:
     """Return remarks in soft ink, a paragraph each; empty ones are left out."""
     return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts if text)
-
-
-def notice(text: str) -> str:
-    """Return what must not be overlooked; nothing for no text."""
-    return f'<p class="notice">{html.escape(text)}</p>' if text else ""
 
 
 def folded(summary: str, body: str, is_open: bool = False) -> str:

@@ -13,7 +13,7 @@ from anatobench import __version__
 from anatobench.errors import CaseError
 from anatobench.masks.making import SPACING
 from anatobench.masks.quality import PLAUSIBLE_ML, SEVERITY, MaskQuality
-from anatobench.report.html_parts import header, html_page, legend, paragraph, section, table
+from anatobench.report.html_parts import html_page, legend, paragraph, table
 from anatobench.report.plots import STYLE, image
 from anatobench.report.slices import coloured
 from anatobench.volumes.organs import STRUCTURES, label_structures
@@ -51,22 +51,21 @@ def build_masks_page(qualities: Sequence[MaskQuality], organs: Sequence[str], wi
     """Return the whole page; `qualities` come with the worst first."""
     noted = [quality for quality in qualities if quality.severity > 0]
     shown = (noted or list(qualities))[:PICTURES]
-    facts = f"{len(qualities)} masks, {len(noted)} of them worth a look; {without_mask} scans have no mask. "
-    sections = [
-        header(TITLE, f"{facts}AnatoBench {__version__}"),
-        section("Organs", _organ_table(qualities, organs) + paragraph(READING)),
-        section("Worth a look" if noted else "Nothing stands out", _case_list(noted)),
-        section("The worst, in pictures" if noted else "Some of them, in pictures", _pictures(shown, organs)),
-    ]
-    return html_page(TITLE, sections)
+    counted = f"{len(qualities)} masks, {len(noted)} of them worth a look; {without_mask} scans have no mask."
+    sections = {
+        "Organs": _organ_table(qualities, organs) + paragraph(READING),
+        "Worth a look" if noted else "Nothing stands out": _case_list(noted),
+        "The worst, in pictures" if noted else "Some of them, in pictures": _pictures(shown, organs),
+    }
+    return html_page(TITLE, sections, f"{counted} AnatoBench {__version__}")
 
 
 def _organ_table(qualities: Sequence[MaskQuality], organs: Sequence[str]) -> str:
-    occurring = {one.finding for quality in qualities for one in quality.findings}
-    kinds = [kind for kind in SEVERITY if kind in occurring - {"unusable"}]
+    findings = [one for quality in qualities for one in quality.findings]
+    kinds = [kind for kind in SEVERITY if kind != "unusable" and any(one.finding == kind for one in findings)]
     rows = []
     for organ in organs:
-        found = [one for quality in qualities for one in quality.findings if one.organ == organ]
+        found = [one for one in findings if one.organ == organ]
         whole = [one.millilitres for one in found if one.finding in ("ok", "too small", "too large")]
         low, high = PLAUSIBLE_ML[organ]
         spread = f"{np.median(whole):.0f} ({min(whole):.0f} to {max(whole):.0f})" if whole else "none whole"

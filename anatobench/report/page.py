@@ -13,7 +13,7 @@ from anatobench.parity.ladder import KINDS
 from anatobench.report.beside_paper import beside_benchmark, beside_paper, class_table, dice_table
 from anatobench.report.curves import learning_curves, training_dynamics
 from anatobench.report.head_difference import head_differences
-from anatobench.report.html_parts import folded, header, html_page, paragraph, section, table
+from anatobench.report.html_parts import folded, html_page, paragraph, table
 from anatobench.report.reliability import probabilities_section
 from anatobench.report.roc import roc_plots
 from anatobench.report.run_results import SPLIT, RunResults
@@ -24,45 +24,38 @@ from anatobench.report.worst import worst_cases
 
 
 def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = None, title: str = "AnatoBench") -> str:
-    """Return the whole page as text.
-
-    `parity` is what `anatobench parity --json` printed, or None if it was not run.
-    """
+    """Return the whole page as text; `parity` is what `anatobench parity --json` printed, None if it was not run."""
     versions = sorted({f"{name} {version}" for run in runs for name, version in run.config.versions.items()})
-    sections = [
-        header(title, _facts(runs), ", ".join(versions)) + synthetic_notice(runs),
-        section("What ran", setting(runs)),
-        section("Results", table(HEADER, summary_rows(runs)) + _reading(runs)),
-        section("What does the segmentation head change?", head_differences(runs)),
-        section("Do the two frameworks agree?", _parity(parity) + _agreement(runs)),
-        section("Speed", speed(runs)),
-        section("Beside the paper", beside_paper(runs)),
-        section("Beside MedMNIST's benchmark", beside_benchmark(runs)),
-        section("Learning curves", learning_curves(runs)),
-        section("Training dynamics", training_dynamics(runs)),
-        section("ROC curves, test split", roc_plots(runs)),
-        section("Are the probabilities true?", probabilities_section(runs)),
-        section("Every class", class_table(runs)),
-        section("Scans and organs", example_slices(runs)),
-        section("Organ Dice", dice_table(runs)),
-        section("Worst cases", worst_cases(runs)),
-        section("Configurations", _configurations(runs)),
-    ]
-    return html_page(title, sections)
-
-
-def _facts(runs: Sequence[RunResults]) -> str:
     models = ", ".join(dict.fromkeys(f"{run.config.model} ({run.config.size})" for run in runs))
-    return f"{models} on {runs[0].config.task.name}, AnatoBench {__version__}"
+    facts = f"{models} on {runs[0].config.task.name}, AnatoBench {__version__}"
+    configurations = ((run.label, json.dumps(run.config.to_json(), indent=2)) for run in runs)
+    sections = {
+        "What ran": setting(runs),
+        "Results": table(HEADER, summary_rows(runs)) + _reading(runs),
+        "What does the segmentation head change?": head_differences(runs),
+        "Do the two frameworks agree?": _parity(parity) + _agreement(runs),
+        "Speed": speed(runs),
+        "Beside the paper": beside_paper(runs),
+        "Beside MedMNIST's benchmark": beside_benchmark(runs),
+        "Learning curves": learning_curves(runs),
+        "Training dynamics": training_dynamics(runs),
+        "ROC curves, test split": roc_plots(runs),
+        "Are the probabilities true?": probabilities_section(runs),
+        "Every class": class_table(runs),
+        "Scans and organs": example_slices(runs),
+        "Organ Dice": dice_table(runs),
+        "Worst cases": worst_cases(runs),
+        "Configurations": "".join(folded(name, f"<pre>{html.escape(text)}</pre>") for name, text in configurations),
+    }
+    return html_page(title, sections, facts, ", ".join(versions), synthetic_notice(runs))
 
 
 def _reading(runs: Sequence[RunResults]) -> str:
     tested = [run.test for run in runs if run.test is not None]
     if not tested:
         return ""
-    undefined = sorted({name for test in tested for name in test.get("undefined", {})})
     text = "AUC is the macro average over classes; intervals are 95 % bootstrap intervals over patients."
-    if undefined:
+    if undefined := sorted({name for test in tested for name in test.get("undefined", {})}):
         text += f" Undefined here, because the test split has one label value only: {', '.join(undefined)}."
     return paragraph(text, *dict.fromkeys(map(_thresholds, tested)), few_cases_note(*tested))
 
@@ -86,17 +79,12 @@ def _parity(parity: Mapping[str, Any] | None) -> str:
         for name, error in parity["max_rel_error"].items()
         if error is not None
     ]
-    ladder = f"Parity ladder in {parity.get('dtype', 'float64')}{_climbed(parity)}"
+    ladder = f"Parity ladder in {parity.get('dtype', 'float64')}"
+    if "model" in parity:
+        steps = f"{parity['steps']} optimizer steps" if parity.get("steps") else "one pass"
+        ladder += f", {parity['model']} ({parity.get('size', '')}) on {parity.get('task', '')}, {steps}"
     columns = ("rung", "what is compared", "largest relative error", "bound")
     return f"<p>{html.escape(ladder)}: {verdict}.</p>" + table(columns, rows)
-
-
-def _climbed(parity: Mapping[str, Any]) -> str:
-    """Say what climbed, where the figures hold it."""
-    if "model" not in parity:
-        return ""
-    steps = f"{parity['steps']} optimizer steps" if parity.get("steps") else "one pass"
-    return f", {parity['model']} ({parity.get('size', '')}) on {parity.get('task', '')}, {steps}"
 
 
 def _agreement(runs: Sequence[RunResults]) -> str:
@@ -105,11 +93,6 @@ def _agreement(runs: Sequence[RunResults]) -> str:
          f"{pair.largest_first_steps_difference:.1e}", f"{pair.largest_loss_difference:.1e}")
         for pair in agreements(runs)
     ]  # fmt: skip
-    if not rows:
-        return "<p>No two of these runs began with the same weights and differ in the framework alone.</p>"
-    return table(("runs", "equal batches", "loss difference, first ten steps", "loss difference, all steps"), rows)
-
-
-def _configurations(runs: Sequence[RunResults]) -> str:
-    texts = ((run.label, json.dumps(run.config.to_json(), indent=2)) for run in runs)
-    return "".join(folded(label, f"<pre>{html.escape(text)}</pre>") for label, text in texts)
+    columns = ("runs", "equal batches", "loss difference, first ten steps", "loss difference, all steps")
+    none = "<p>No two of these runs began with the same weights and differ in the framework alone.</p>"
+    return table(columns, rows) or none

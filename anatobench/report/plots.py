@@ -10,7 +10,9 @@ import base64
 import html
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -68,17 +70,16 @@ def embedded(content: bytes, mime: str, alt: str, css_class: str) -> str:
 
 def line_styles(runs: Sequence[RunResults]) -> dict[str, dict[str, Any]]:
     """Colour and dashes of each run by its label."""
-    seen: dict[tuple[str, bool], int] = {}
-    styles = {}
+    styles, seen = {}, Counter[tuple[str, bool]]()
     for run in runs:
         kind = (run.config.framework, run.config.segmentation)
         shades = SHADES[run.config.framework]
         styles[run.label] = {
-            "color": shades[seen.get(kind, 0) % len(shades)],
+            "color": shades[seen[kind] % len(shades)],
             "linestyle": "-" if run.config.segmentation else DASHES,
             "linewidth": LINE_WIDTHS[run.config.framework],
         }
-        seen[kind] = seen.get(kind, 0) + 1
+        seen[kind] += 1
     return styles
 
 
@@ -101,18 +102,41 @@ def debiased_average(values: Sequence[float], weight: float) -> np.ndarray:
     return np.array(averages)
 
 
-def panel(title: str, x_label: str, y_label: str, inches: tuple[float, float] = PANEL_INCHES) -> tuple[Figure, Axes]:
-    """Return an empty plot; call it and draw inside `plt.rc_context(STYLE)`."""
-    figure, axes = plt.subplots(figsize=inches, layout="constrained")
-    axes.set(title=title, xlabel=x_label, ylabel=y_label)
-    return figure, axes
+@contextmanager
+def panel(
+    title: str = "", x_label: str = "", y_label: str = "", inches: tuple[float, float] = PANEL_INCHES
+) -> Iterator[tuple[Figure, Axes]]:
+    """Yield an empty plot, to draw in while the style is that of all plots."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=inches, layout="constrained")
+        axes.set(title=title, xlabel=x_label, ylabel=y_label)
+        yield figure, axes
 
 
-def panels_in_a_row(count: int, inches: tuple[float, float]) -> tuple[Figure, Sequence[Axes]]:
-    """Return `count` empty plots of that size with the same axes, as one picture; used as `panel` is."""
-    figure, axes = plt.subplots(1, count, figsize=(inches[0] * count + 0.6, inches[1]), layout="constrained",
-                                sharex=True, sharey=True, squeeze=False)  # fmt: skip
-    return figure, list(axes.flat)
+@contextmanager
+def unit_square(
+    title: str, x_label: str, y_label: str, inches: tuple[float, float], diagonal: str = "-"
+) -> Iterator[tuple[Figure, Axes]]:
+    """Yield a panel of two shares with its diagonal in that line style."""
+    with panel(title, x_label, y_label, inches) as (figure, axes):
+        axes.plot([0, 1], [0, 1], color="#888", linewidth=0.7, linestyle=diagonal)
+        axes.set(aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        yield figure, axes
+
+
+@contextmanager
+def panels_in_a_row(count: int, inches: tuple[float, float]) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """Yield `count` empty plots of that size with the same axes, as one picture, as `panel` does."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, count, figsize=(inches[0] * count + 0.6, inches[1]), layout="constrained",
+                                    sharex=True, sharey=True, squeeze=False)  # fmt: skip
+        yield figure, list(axes.flat)
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int = 1) -> None:
+    """Name the lines of one plot under all of the figure's, each name once."""
+    lines = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
 def mean_and_interval(axes: Axes, row: Mapping[str, Any], place: float, colour: str, markersize: float) -> None:
@@ -123,6 +147,5 @@ def mean_and_interval(axes: Axes, row: Mapping[str, Any], place: float, colour: 
 
 
 def wrapped(text: str, width: int) -> str:
-    """Return the text in lines of at most `width` letters, for titles and tick labels; a longer word has its own
-    line."""
+    """Return the text in lines of at most `width` letters, for titles and ticks; a longer word has its own line."""
     return "\n".join(textwrap.wrap(text, width, break_long_words=False))

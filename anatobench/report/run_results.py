@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from anatobench.errors import AnatoBenchError
 from anatobench.evaluation.evaluation_file import read_evaluation
 from anatobench.evaluation.organ_dice import OrganDice, read_organ_dice
-from anatobench.evaluation.predictions import Predictions, read_predictions
+from anatobench.evaluation.predictions import Predictions, default_aggregation, read_predictions
 from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.system.array_files import arrays_digest
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
@@ -73,6 +73,16 @@ class RunResults:
         framework = FRAMEWORK_NAMES[self.config.framework]
         pretrained = ", pretrained" if self.config.pretrained else ""
         return f"{framework}{pretrained}, {self.config.plan.label}{self.distinction}"
+
+    @property
+    def macro_auc(self) -> float | None:
+        """Of the test split; None before it was evaluated, and where no class has one."""
+        return None if self.test is None else self.test["auc"]["macro"]
+
+    @property
+    def aggregation(self) -> str:
+        """How the test split is judged; see evaluation/predictions.py."""
+        return (self.test or {}).get("aggregation") or default_aggregation(self.config.task)
 
     @property
     def synthetic(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from anatobench.bench.intervals import median_interval
 from anatobench.report.benchmark_plots import Bar, bars
-from anatobench.report.html_parts import notice, paragraph, pictures, table
+from anatobench.report.html_parts import paragraph, pictures, table
 from anatobench.report.plots import COLOURS
 from anatobench.report.run_results import RunResults
 
@@ -18,6 +18,11 @@ HEADER = ("run", "device", "began (UTC)", "commit", "batch", "precision", "steps
 SYNTHETIC = (
     "Synthetic cohort: drawn by a program, no patient's. Its figures show that the suite works; they say nothing about "
     "patients, and cannot be set beside the paper's."
+)
+SPEED = (
+    "Median over the steps of the training itself, without the first three, loading included; black lines are 95 % "
+    "bootstrap intervals. The runs took place one after the other, so what else the machine did meanwhile shows in one "
+    "and not in the other: anatobench bench step times the frameworks in turns."
 )
 PLOT_REM = 24.0
 
@@ -28,23 +33,17 @@ def synthetic_notice(runs: Sequence[RunResults]) -> str:
     if not named:
         return ""
     of = "" if len(named) == len(runs) else f" ({'; '.join(named)})"
-    return notice(SYNTHETIC.replace(":", of + ":", 1))
+    return SYNTHETIC.replace(":", of + ":", 1)
 
 
 def setting(runs: Sequence[RunResults]) -> str:
     """Return a row per run: device, date, commit, batch, precision."""
-    rows = [
-        (
-            run.label,
-            ", ".join(dict.fromkeys(map(_device, run.sessions))) or "not recorded",
-            _began(run.sessions),
-            ", ".join(dict.fromkeys(map(_commit, run.sessions))) or "not recorded",
-            str(run.config.recipe.batch_size),
-            run.config.recipe.precision,
-            str(len(run.steps)),
-        )
-        for run in runs
-    ]
+    rows = []
+    for run in runs:
+        devices, commits = (", ".join(dict.fromkeys(map(said, run.sessions))) for said in (_device, _commit))
+        where = (devices or "not recorded", _began(run.sessions), commits or "not recorded")
+        recipe = run.config.recipe
+        rows.append((run.label, *where, str(recipe.batch_size), recipe.precision, str(len(run.steps))))
     return table(HEADER, rows)
 
 
@@ -55,13 +54,8 @@ def speed(runs: Sequence[RunResults]) -> str:
         for run in runs
         if (median := run.median_step_seconds) is not None
     ]
-    if not entries:
-        return ""
-    return pictures([f"<figure>{bars(entries, 'time of a step', 'seconds')}</figure>"], PLOT_REM) + paragraph(
-        "Median over the steps of the training itself, without the first three, loading included; black lines are 95 % "
-        "bootstrap intervals. The runs took place one after the other, so what else the machine did meanwhile shows in "
-        "one and not in the other: anatobench bench step times the frameworks in turns."
-    )
+    plot = f"<figure>{bars(entries, 'time of a step', 'seconds')}</figure>"
+    return pictures([plot], PLOT_REM) + paragraph(SPEED) if entries else ""
 
 
 def _device(session: dict[str, Any]) -> str:

@@ -12,11 +12,12 @@ import numpy as np
 from anatobench.report.html_parts import legend, paragraph, pictures
 from anatobench.report.plots import embedded
 from anatobench.report.run_results import Examples, RunResults
-from anatobench.tasks import IGNORED_ORGAN, Task
+from anatobench.tasks import Task
 
 ORGAN_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00")
 """Okabe and Ito's palette, told apart by most colour-blind readers."""
 OVERLAY_OPACITY = 0.45
+SHOWN_CASES = 2
 SLICE_REM = 9.5
 """Least width of a slice on the page."""
 EXPLANATION = (
@@ -29,7 +30,7 @@ def colour_slice(
     hounsfield: np.ndarray, organs: np.ndarray | None, task: Task, outlined: np.ndarray | None = None
 ) -> np.ndarray:
     """[H, W] HU to RGB floats [H, W, 3] of 0 to 1 under the task's window, organs [H, W] laid over it, and the borders
-    of `outlined` [H, W] in the same colours."""
+    of `outlined` [H, W] in the same colours; what is not annotated has none."""
     return coloured(hounsfield, task.window, ORGAN_COLOURS[: len(task.organs)], organs, outlined)
 
 
@@ -67,7 +68,7 @@ def slice_picture(rgb: np.ndarray, alt: str, caption: str) -> str:
     return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
+def example_slices(runs: Sequence[RunResults]) -> str:
     """Slices of the first cases that were kept: the scan, its mask, and every run's organs over the mask's outlines;
     empty if no run kept any."""
     with_examples = [run for run in runs if run.examples]
@@ -75,25 +76,25 @@ def example_slices(runs: Sequence[RunResults], cases: int = 2) -> str:
         return ""
     task = with_examples[0].config.task
     named = zip(task.organs, ORGAN_COLOURS, strict=False)
-    parts = [paragraph(EXPLANATION), legend([(organ.replace("_", " "), colour, "patch") for organ, colour in named])]
-    for example in with_examples[0].examples[:cases]:
-        parts.append(f"<h3>{html.escape(example.case_id)}</h3>")
-        for position in range(example.volume.shape[0]):
-            parts.append(pictures(_row(example, position, with_examples, task), SLICE_REM))
-    return "".join(parts)
+    page = paragraph(EXPLANATION) + legend([(organ.replace("_", " "), colour, "patch") for organ, colour in named])
+    for example in with_examples[0].examples[:SHOWN_CASES]:
+        page += f"<h3>{html.escape(example.case_id)}</h3>"
+        for position in range(len(example.volume)):
+            page += pictures(_row(example, position, with_examples, task), SLICE_REM)
+    return page
 
 
 def case_pictures(example: Examples, task: Task, caption: str) -> Iterator[str]:
     """Yield every slice kept of one case, predicted organs over the mask's outlines."""
     for position, hounsfield in enumerate(example.volume):
         predicted = None if example.predicted_organs is None else example.predicted_organs[position]
-        rgb = colour_slice(hounsfield, predicted, task, _known(example.organs[position]))
+        rgb = colour_slice(hounsfield, predicted, task, example.organs[position])
         place = f"slice {position + 1} of {len(example.volume)}"
         yield slice_picture(rgb, f"Axial CT {place} of {example.case_id} with organs: {caption}", place)
 
 
 def _row(example: Examples, position: int, runs: Sequence[RunResults], task: Task) -> Iterator[str]:
-    hounsfield, given = example.volume[position], _known(example.organs[position])
+    hounsfield, given = example.volume[position], example.organs[position]
     place = f"axial CT slice {position + 1} of {len(example.volume)} of {example.case_id}"
     yield slice_picture(colour_slice(hounsfield, None, task), f"{place}, the scan alone", "scan")
     yield slice_picture(colour_slice(hounsfield, given, task), f"{place} with the mask's organs", "mask given")
@@ -103,7 +104,3 @@ def _row(example: Examples, position: int, runs: Sequence[RunResults], task: Tas
                 rgb = colour_slice(hounsfield, kept.predicted_organs[position], task, given)
                 alt = f"{place} with the organs that {run.label} predicts over the outlines of the mask's"
                 yield slice_picture(rgb, alt, f"predicted: {run.label}")
-
-
-def _known(organs: np.ndarray) -> np.ndarray:
-    return np.where(organs == IGNORED_ORGAN, 0, organs)

@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import NamedTuple
 
 from anatobench.report.run_results import RunResults
 
-HEADER = (
-    "run", "test AUC, macro [95 % interval]", "judged on", "sensitivity", "specificity", "seconds per step", "steps"
-)  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two runs that should be the same program agree."""
+class Agreement(NamedTuple):
+    """How far two runs that should be the same program agree, over the steps that both have."""
 
     first: str
     second: str
     steps: int
-    """Steps both have."""
     equal_batches: int
     """Steps whose batch digests are equal."""
     largest_loss_difference: float
-    """Relative, over those steps."""
+    """Relative."""
     largest_first_steps_difference: float
     """The same over the first ten steps, before rounding has grown."""
-
-
-def summary_rows(runs: Sequence[RunResults]) -> list[tuple[str, ...]]:
-    """Return one row of text per run, under `HEADER`."""
-    return [
-        (
-            run.label,
-            _auc(run),
-            _judged(run.test),
-            _percent(run.test, "sensitivity"),
-            _percent(run.test, "specificity"),
-            "not measured" if run.median_step_seconds is None else f"{run.median_step_seconds:.3f}",
-            str(len(run.steps)),
-        )
-        for run in runs
-    ]
 
 
 def _auc(run: RunResults) -> str:
@@ -53,12 +32,34 @@ def _auc(run: RunResults) -> str:
     return with_interval(run.test["auc"]["macro"], run.test["ci95"]["auc"]["macro"])
 
 
-def _judged(test: dict[str, Any] | None) -> str:
+def _judged(run: RunResults) -> str:
     """Return how many patients or cases the figures rest on; "-" where the file does not say."""
-    if test is None or "rows" not in test or "aggregation" not in test:
+    if run.test is None or "rows" not in run.test or "aggregation" not in run.test:
         return "-"
-    what = "case" if test["aggregation"] == "none" else "patient"
-    return f"{test['rows']} {what}{'' if test['rows'] == 1 else 's'}"
+    what = "case" if run.test["aggregation"] == "none" else "patient"
+    return f"{run.test['rows']} {what}{'' if run.test['rows'] == 1 else 's'}"
+
+
+def _percent(run: RunResults, key: str) -> str:
+    value = None if run.test is None else run.test[key]["macro"]
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+COLUMNS: dict[str, Callable[[RunResults], str]] = {
+    "run": lambda run: run.label,
+    "test AUC, macro [95 % interval]": _auc,
+    "judged on": _judged,
+    "sensitivity": lambda run: _percent(run, "sensitivity"),
+    "specificity": lambda run: _percent(run, "specificity"),
+    "seconds per step": lambda run: "not measured" if (s := run.median_step_seconds) is None else f"{s:.3f}",
+    "steps": lambda run: str(len(run.steps)),
+}
+HEADER = tuple(COLUMNS)
+
+
+def summary_rows(runs: Sequence[RunResults]) -> list[tuple[str, ...]]:
+    """Return one row of text per run, under `HEADER`."""
+    return [tuple(cell(run) for cell in COLUMNS.values()) for run in runs]
 
 
 def with_interval(value: float | None, interval: Sequence[float] | None, digits: int = 3) -> str:
@@ -68,24 +69,17 @@ def with_interval(value: float | None, interval: Sequence[float] | None, digits:
     return f"{value:.3f}" + (f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else "")
 
 
-def _percent(test: dict[str, Any] | None, key: str) -> str:
-    value = None if test is None else test[key]["macro"]
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
 def agreements(runs: Sequence[RunResults]) -> list[Agreement]:
     """Pairs of runs that differ in the framework alone: they began with the very same weights."""
-    pairs = []
-    for i, first in enumerate(runs):
-        for second in runs[i + 1 :]:
-            if first.config.framework != second.config.framework and _same_but_framework(first, second):
-                pairs.append(_agreement(first, second))
-    return pairs
+    pairs = combinations(runs, 2)
+    return [_agreement(*pair) for pair in pairs if _differ_in_the_framework_alone(*pair)]
 
 
-def _same_but_framework(first: RunResults, second: RunResults) -> bool:
+def _differ_in_the_framework_alone(first: RunResults, second: RunResults) -> bool:
     """Compare with care: each framework has its own versions, and from the same seed or the same published file
     draws other weights."""
+    if first.config.framework == second.config.framework:
+        return False
     alone = [
         replace(run.config, framework="torch", versions={}, initial_weights=None, pretrained=None)
         for run in (first, second)
@@ -96,14 +90,9 @@ def _same_but_framework(first: RunResults, second: RunResults) -> bool:
 def _agreement(first: RunResults, second: RunResults) -> Agreement:
     both = list(zip(first.steps, second.steps, strict=False))
     differences = [abs(a["loss"] - b["loss"]) / max(abs(a["loss"]), 1e-12) for a, b in both]
-    return Agreement(
-        first=first.label,
-        second=second.label,
-        steps=len(both),
-        equal_batches=sum(a["batch_digest"] == b["batch_digest"] for a, b in both),
-        largest_loss_difference=max(differences, default=0.0),
-        largest_first_steps_difference=max(differences[:10], default=0.0),
-    )
+    equal = sum(a["batch_digest"] == b["batch_digest"] for a, b in both)
+    largest, among_the_first = max(differences, default=0.0), max(differences[:10], default=0.0)
+    return Agreement(first.label, second.label, len(both), equal, largest, among_the_first)
 
 
 def agreement_lines(runs: Sequence[RunResults]) -> list[str]:

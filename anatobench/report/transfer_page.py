@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from anatobench import __version__
 from anatobench.experiments.results import FRAMEWORK_NAMES
 from anatobench.experiments.transfer import FROZEN, count_name
 from anatobench.experiments.transfer_results import WORDS, class_table, dice_table, result_table
-from anatobench.report.html_parts import filled_table, header, html_page, not_there, paragraph, section, table
-from anatobench.report.plots import DASHES, STYLE, image, panels_in_a_row
+from anatobench.report.html_parts import html_page, not_there, paragraph, table
+from anatobench.report.plots import DASHES, image, legend_below, panels_in_a_row
 
 ENOUGH = 3
 """Repetitions whose interval the plot makes room for."""
@@ -26,17 +25,22 @@ PUBLISHED_NOTE = (
     "2023-SP-2065 of RSNA). They are for orientation alone: they are Dice of segmentation on private scans of JHH, "
     "which nobody outside can repeat, and these are AUC of a diagnosis, over weights that were drawn."
 )
+READING = (
+    "AUC is the macro average on the test split. A repetition is one seed, of pre-training, transfer and the draw of "
+    "cases, of which fewer are among more; intervals are 95 % over repetitions (Student's t), of gains and losses "
+    f"paired by repetition. The plot makes room for intervals of {ENOUGH} repetitions and more."
+)
+DICE_NOTE = "By case and volume, on the test cases of the store that it was trained on; macro is the mean over organs."
 
 
 def interval_note(record: Mapping[str, Any]) -> str:
     """Say of which conditions the interval is undefined; empty where of none."""
     single = sum(row["count"] == 1 for row in record["results"])
-    if not single:
-        return ""
-    return (
+    said = (
         f"{single} of {len(record['results'])} conditions have one repetition alone: their intervals are undefined, "
         "and their gains say nothing of chance. Ask for more --repetitions."
     )
+    return said if single else ""
 
 
 def build_transfer_page(record: Mapping[str, Any]) -> str:
@@ -49,41 +53,26 @@ def build_transfer_page(record: Mapping[str, Any]) -> str:
         f"{settings['pretraining_steps']} steps of pre-training, {settings['steps']} of transfer; "
         f"AnatoBench {__version__}"
     )
-    reading = (
-        "AUC is the macro average on the test split. A repetition is one seed, of pre-training, transfer and the draw "
-        "of cases, of which fewer are among more; intervals are 95 % over repetitions (Student's t), of gains and "
-        f"losses paired by repetition. The plot makes room for intervals of {ENOUGH} repetitions and more."
-    )
-    return html_page(
-        TITLE,
-        [
-            header(TITLE, remark=facts),
-            section("Test AUC by labelled cases", _plot(record) + paragraph(reading)),
-            section("Every condition", table(*result_table(record)) + paragraph(interval_note(record), PUBLISHED_NOTE)),
-            section("Gains of each finding, of the fewest cases", filled_table(*class_table(record))),
-            section("Organ Dice of the pre-training", _filled_dice(record)),
-            section("Not there", not_there(record)),
-        ],
-    )
-
-
-def _filled_dice(record: Mapping[str, Any]) -> str:
-    found = dice_table(record)
-    text = "By case and volume, on the test cases of the store that it was trained on; macro is the mean over organs."
-    return table(*found) + paragraph(text) if found.rows else ""
+    dice = table(*dice_table(record))
+    sections = {
+        "Test AUC by labelled cases": _plot(record) + paragraph(READING),
+        "Every condition": table(*result_table(record)) + paragraph(interval_note(record), PUBLISHED_NOTE),
+        "Gains of each finding, of the fewest cases": table(*class_table(record)),
+        "Organ Dice of the pre-training": dice + paragraph(DICE_NOTE) if dice else "",
+        "Not there": not_there(record),
+    }
+    return html_page(TITLE, sections, remark=facts)
 
 
 def _plot(record: Mapping[str, Any]) -> str:
     frameworks = list(dict.fromkeys(row["framework"] for row in record["results"]))
     counts = sorted({row["cases"] for row in record["results"]}, key=lambda cases: cases or float("inf"))
-    with plt.rc_context(STYLE):
-        figure, panels = panels_in_a_row(len(frameworks), (3.7, 3.2))
+    with panels_in_a_row(len(frameworks), (3.7, 3.2)) as (figure, panels):
         for axes, framework in zip(panels, frameworks, strict=True):
             _lines(axes, [row for row in record["results"] if row["framework"] == framework], counts)
-            axes.set_title(FRAMEWORK_NAMES[framework])
-            axes.set_xlabel("labelled cases")
+            axes.set(title=FRAMEWORK_NAMES[framework], xlabel="labelled cases")
         panels[0].set(ylabel="test AUC, per cent", ylim=_limits(record["results"]), xlim=(-0.5, len(counts) - 0.5))
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        legend_below(figure, panels[0], columns=3)
     described = "; ".join(
         f"{count_name(row['cases'])} cases, {WORDS[row['weights']]}, {WORDS[row['mode']]}, "
         f"{FRAMEWORK_NAMES[row['framework']]} {100 * row['mean']:.1f}"

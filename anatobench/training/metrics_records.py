@@ -16,6 +16,8 @@ METRICS_FILE = "metrics.jsonl"
 _WORDS = ("kind", "batch_digest")
 _FIGURES = {"step": ("loss", "gradient_norm", "learning_rate", "seconds"), "sharpness": ("largest_eigenvalue",)}
 """What every record of a kind has beside its step."""
+_FINITE = ("step", "seconds")
+"""What is counted and timed, while a loss may be anything."""
 _NO_TERMS = ("kind", "step", "epoch", "loss", "gradient_norm", "learning_rate", "batch_digest", "seconds")
 
 
@@ -64,13 +66,16 @@ def term_names(steps: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _check(record: Mapping[str, Any]) -> None:
-    """Raise ValueError, KeyError or TypeError if a record lacks a figure that its kind has, or one is no number."""
+    """Raise ValueError, KeyError, TypeError or OverflowError if a record lacks a figure that its kind has, or one is no
+    number."""
     kind = record["kind"]
     needed = ("step", *_FIGURES.get(kind, ()))
     told = [name for name in record if name not in _WORDS] if kind == "step" else needed
     for name in dict.fromkeys((*needed, *told)):
         if isinstance(record[name], bool) or not isinstance(record[name], (int, float)):
             raise ValueError(f"{name} is {record[name]!r:.80}, not a number")
+        if name in _FINITE and not math.isfinite(record[name]):
+            raise ValueError(f"{name} is {record[name]}, not a finite number")
     if not isinstance(record.get("auc_macro"), (int, float, NoneType)):
         raise ValueError(f"auc_macro is {record['auc_macro']!r:.80}, not a number")
 
@@ -89,7 +94,7 @@ def read_records(run: Path) -> list[dict[str, Any]]:
         try:
             record = parse_json(line)
             _check(record)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise AnatoBenchError(f"{metrics}, line {number}: not a record ({error}); was the file edited?") from None
         records.append(record)
     return records

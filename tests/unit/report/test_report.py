@@ -422,7 +422,7 @@ def test_a_table_that_scrolls_says_so_where_it_does(row: tuple[str, ...], screen
 def test_a_browser_scrolls_no_table_that_does_not_say_so(tmp_path: Path, columns: int) -> None:
     row = ("a run's name that is long", *["0.512 [0.401, 0.604]"] * (columns - 1))
     page = tmp_path / "page.html"
-    page.write_text(html_page("t", [table(("a header",) * columns, [row])]))
+    page.write_text(html_page("t", {"s": table(("a header",) * columns, [row])}))
     for width in (375, 1280):
         seen = visit(page, tmp_path / "profile", width)
         assert seen.page_width == width
@@ -436,7 +436,8 @@ def test_only_a_table_that_scrolls_has_a_shadow_at_its_edge(tmp_path: Path, sche
     page = tmp_path / "page.html"
     right = {}
     for name, columns in (("fits", 1), ("scrolls", 9)):
-        page.write_text(html_page("t", [table(("a header",) * columns, [("twenty letters of it",) * columns])]))
+        wide = table(("a header",) * columns, [("twenty letters of it",) * columns])
+        page.write_text(html_page("t", {}).replace("<header><h1>t</h1></header>", wide))  # the table alone
         seen = visit(page, tmp_path / "profile", 1280, 300, scheme)
         right[name] = imread(io.BytesIO(seen.screenshot))[24:90, 1100:, :3]  # float [H, W, 3]
     paper = right["fits"][0, -1]
@@ -496,8 +497,8 @@ def test_a_picture_drawn_twice_has_the_same_bytes() -> None:
     """Also outside the plots' style: Matplotlib's own names of clip paths are drawn at random."""
 
     def drawn() -> str:
-        figure, axes = panel("a", "b", "c")
-        axes.plot([0, 1], [1, 0])
+        with panel("a", "b", "c") as (figure, axes):
+            axes.plot([0, 1], [1, 0])
         return image(figure, "a line")
 
     assert drawn() == drawn()
@@ -506,6 +507,6 @@ def test_a_picture_drawn_twice_has_the_same_bytes() -> None:
 @pytest.mark.parametrize("mark", "\u061c\u200e\u200f\u202a\u202e\u2066\u2069")
 def test_marks_of_direction_are_seen_on_every_page(mark: str) -> None:
     """A device's name, a version or a finding could turn the figures beside it round."""
-    page = html_page(f"a{mark}", [f"<p>b{mark}</p>"])
+    page = html_page(f"a{mark}", {"s": f"<p>b{mark}</p>"})
     assert mark not in page
-    assert page.count(f"\\u{ord(mark):04x}") == 2
+    assert page.count(f"\\u{ord(mark):04x}") == 3, "in the tab's title, the heading and the section"
