@@ -1,6 +1,5 @@
 """The report of real runs (of an engine that needs no framework): what it says, and that it stands alone."""
 
-import io
 import json
 import os
 import re
@@ -9,11 +8,9 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from headless_chromium import needs_chromium, visit
-from matplotlib.image import imread
 from numpy_engine import use_numpy_engines
 from safetensors.numpy import load_file, save_file
 from tiny_store import write_store
@@ -26,15 +23,13 @@ from anatobench.parity.climb import SUMMARY_KINDS
 from anatobench.parity.ladder import KINDS
 from anatobench.report.benchmark_plots import number
 from anatobench.report.beside_paper import beside_paper, class_table
-from anatobench.report.curves import PlainLogFormatter, training_dynamics
+from anatobench.report.curves import training_dynamics
 from anatobench.report.head_difference import head_differences
-from anatobench.report.html_parts import html_page, table
 from anatobench.report.page import build_page
-from anatobench.report.plots import debiased_average, image, line_styles, panel
+from anatobench.report.plots import line_styles
 from anatobench.report.roc import class_curves, macro_curve
 from anatobench.report.run_results import read_run, read_runs
 from anatobench.report.setting import setting, speed, synthetic_notice
-from anatobench.report.slices import ORGAN_COLOURS, OVERLAY_OPACITY, border, colour_slice
 from anatobench.report.summary import HEADER, agreements, summary_rows, text_table
 from anatobench.report.worst import worst_cases
 from anatobench.tasks import RATIC
@@ -201,16 +196,6 @@ def test_table_lines_up() -> None:
     assert len({line.find("0.") for line in lines[2:]}) == 1
 
 
-def test_organs_are_laid_over_the_window() -> None:
-    hounsfield = np.array([[-150, 250], [50, 50]])
-    organs = np.array([[0, 0], [0, 1]])
-    rgb = colour_slice(hounsfield, organs, RATIC)
-    np.testing.assert_allclose(rgb[0], [[0, 0, 0], [1, 1, 1]])
-    np.testing.assert_allclose(rgb[1, 0], 0.5)
-    red = int(ORGAN_COLOURS[0][1:3], 16) / 255
-    assert rgb[1, 1, 0] == pytest.approx((1 - OVERLAY_OPACITY) * 0.5 + OVERLAY_OPACITY * red)
-
-
 def test_results_stand_beside_the_papers_with_its_contradictions(runs: list[Path]) -> None:
     first = read_run(runs[0])
     assert first.test is not None
@@ -317,23 +302,6 @@ def test_sharpness_is_shown_where_it_was_logged(runs: list[Path]) -> None:
     assert "was not measured" in training_dynamics([first])
 
 
-def test_ticks_of_a_logarithmic_axis_have_one_format() -> None:
-    figure, axes = plt.subplots()
-    axes.set_yscale("log")
-    ticks = PlainLogFormatter(minor_thresholds=(2, 0.5))
-    ticks.set_axis(axes.yaxis)
-    for highest, shown in ((3, ["0.6", "1", "2"]), (600, ["", "1", ""])):  # what Matplotlib leaves out stays out
-        axes.set_ylim(0.5, highest)
-        ticks.set_locs([])
-        assert [ticks(value) for value in (0.6, 1, 2)] == shown
-    plt.close(figure)
-
-
-def test_averages_start_without_bias() -> None:
-    np.testing.assert_allclose(debiased_average([3.0] * 5, 0.98), 3.0)
-    np.testing.assert_allclose(debiased_average([1.0, 2.0], 0.5), [1.0, (0.5 * 0.5 * 1 + 0.5 * 2) / 0.75])
-
-
 def test_the_macro_curve_has_the_mean_area(runs: list[Path]) -> None:
     run = read_run(runs[0])
     assert run.test is not None
@@ -390,62 +358,6 @@ def test_a_damaged_file_is_named_in_one_line(runs: list[Path], tmp_path: Path, n
     assert "\n" not in str(error.value)
 
 
-def test_outlines_run_along_the_inside(runs: list[Path]) -> None:
-    organs = np.zeros((5, 5), np.uint8)
-    organs[1:4, 1:4] = 1
-    assert border(organs == 1).sum() == 8
-    assert not border(np.ones((3, 3), bool)).any(), "the picture's edge is no border"
-    rgb = colour_slice(np.full((5, 5), 50), None, RATIC, organs)
-    assert rgb[2, 2, 0] == pytest.approx(0.5)
-    assert rgb[1, 1, 0] == pytest.approx(int(ORGAN_COLOURS[0][1:3], 16) / 255)
-
-
-@pytest.mark.parametrize(
-    ("row", "screen"),
-    [
-        (("a run", "0.5"), None),
-        (("a run's name that is broken into lines", "0.5", "0.6"), None),
-        (("a run", "twenty letters of it", "twenty letters of it"), "phone"),
-        (("a run", *["twenty letters of it"] * 4), "tablet"),
-        (("a run", *["twenty letters of it"] * 7), "desk"),
-        (("a run", "a sentence that is broken into lines as it is long"), None),
-    ],
-)
-def test_a_table_that_scrolls_says_so_where_it_does(row: tuple[str, ...], screen: str | None) -> None:
-    said = re.findall(r'class="scrolls (\w+)">The table scrolls', table(("x",) * len(row), [row]))
-    assert said == ([screen] if screen else [])
-
-
-@needs_chromium
-@pytest.mark.slow
-@pytest.mark.parametrize("columns", [2, 3, 4, 5, 6, 8, 10])
-def test_a_browser_scrolls_no_table_that_does_not_say_so(tmp_path: Path, columns: int) -> None:
-    row = ("a run's name that is long", *["0.512 [0.401, 0.604]"] * (columns - 1))
-    page = tmp_path / "page.html"
-    page.write_text(html_page("t", {"s": table(("a header",) * columns, [row])}))
-    for width in (375, 1280):
-        seen = visit(page, tmp_path / "profile", width)
-        assert seen.page_width == width
-        assert not seen.scrolls_silently
-
-
-@needs_chromium
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_only_a_table_that_scrolls_has_a_shadow_at_its_edge(tmp_path: Path, scheme: str) -> None:
-    page = tmp_path / "page.html"
-    right = {}
-    for name, columns in (("fits", 1), ("scrolls", 9)):
-        wide = table(("a header",) * columns, [("twenty letters of it",) * columns])
-        page.write_text(html_page("t", {}).replace("<header><h1>t</h1></header>", wide))  # the table alone
-        seen = visit(page, tmp_path / "profile", 1280, 300, scheme)
-        right[name] = imread(io.BytesIO(seen.screenshot))[24:90, 1100:, :3]  # float [H, W, 3]
-    paper = right["fits"][0, -1]
-    assert (right["fits"] == paper).all()
-    above_the_text = slice(12, 15)
-    assert (abs(right["scrolls"][above_the_text, 97] - paper) > 0.02).any()
-
-
 @needs_chromium
 @pytest.mark.slow
 def test_a_browser_shows_it_on_a_desk_and_on_a_telephone(runs: list[Path], tmp_path: Path) -> None:
@@ -462,21 +374,6 @@ def test_a_browser_shows_it_on_a_desk_and_on_a_telephone(runs: list[Path], tmp_p
         assert seen.background == background
 
 
-@needs_chromium
-@pytest.mark.slow
-def test_the_browser_would_have_told(tmp_path: Path) -> None:
-    page = tmp_path / "bad.html"
-    page.write_text(
-        '<div style="width: 900px">wide</div><img src="http://localhost:9/a.png"><img src="data:image/png;base64,AA">'
-        "<script>throw new Error('x')</script>"
-    )
-    seen = visit(page, tmp_path / "profile", 375)
-    assert seen.requests == ["http://localhost:9/a.png"]
-    assert any("Uncaught" in complaint for complaint in seen.complaints)
-    assert seen.page_width > 375
-    assert seen.broken_images == 2
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [("not json", "not the output"), ("", "not the output"), ('{"passed": 1}', "not the output")],
@@ -491,22 +388,3 @@ def test_failures_are_one_line(
     assert error.count("\n") == 1
     assert main(["report", str(tmp_path / "nowhere")]) == 1
     assert "no run here" in capsys.readouterr().err
-
-
-def test_a_picture_drawn_twice_has_the_same_bytes() -> None:
-    """Also outside the plots' style: Matplotlib's own names of clip paths are drawn at random."""
-
-    def drawn() -> str:
-        with panel("a", "b", "c") as (figure, axes):
-            axes.plot([0, 1], [1, 0])
-        return image(figure, "a line")
-
-    assert drawn() == drawn()
-
-
-@pytest.mark.parametrize("mark", "\u061c\u200e\u200f\u202a\u202e\u2066\u2069")
-def test_marks_of_direction_are_seen_on_every_page(mark: str) -> None:
-    """A device's name, a version or a finding could turn the figures beside it round."""
-    page = html_page(f"a{mark}", {"s": f"<p>b{mark}</p>"})
-    assert mark not in page
-    assert page.count(f"\\u{ord(mark):04x}") == 3, "in the tab's title, the heading and the section"
