@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="page to write (default: report.html)")
     parser.add_argument("--parity", type=Path, help="file with the JSON that `anatobench parity --json` printed")
-    parser.add_argument("--title", help="title of the page (default: AnatoBench)")
+    parser.add_argument("--title", help="title of the page (default: AnatoBench and the task, or benchmarks)")
     parser.add_argument("--json", action="store_true", help="print the page's path and the results as JSON")
 
 
@@ -66,7 +66,7 @@ def _runs(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"these runs are of different tasks ({', '.join(sorted(tasks))}): make one report per task")
     parity = read_parity(args.parity)
     with named_if_slow("report: drawing the page"):
-        page = build_page(runs, parity, args.title or "AnatoBench")
+        page = build_page(runs, parity, args.title)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out, page.encode())
     print(text_table(HEADER, summary_rows(runs)))

@@ -23,8 +23,9 @@ from anatobench.report.summary import HEADER, agreements, summary_rows
 from anatobench.report.worst import worst_cases
 
 
-def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = None, title: str = "AnatoBench") -> str:
-    """Return the whole page as text; `parity` is what `anatobench parity --json` printed, None if it was not run."""
+def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = None, title: str | None = None) -> str:
+    """Return the whole page as text; `parity` is what `anatobench parity --json` printed, None if it was not run. The
+    title names the runs' task unless one is given."""
     versions = sorted({f"{name} {version}" for run in runs for name, version in run.config.versions.items()})
     models = ", ".join(dict.fromkeys(f"{run.config.model} ({run.config.size})" for run in runs))
     facts = f"{models} on {runs[0].config.task.name}, AnatoBench {__version__}"
@@ -47,6 +48,7 @@ def build_page(runs: Sequence[RunResults], parity: Mapping[str, Any] | None = No
         "Worst cases": worst_cases(runs),
         "Configurations": "".join(folded(name, f"<pre>{html.escape(text)}</pre>") for name, text in configurations),
     }
+    title = title or f"AnatoBench: {runs[0].config.task.name}"
     return html_page(title, sections, facts, ", ".join(versions), synthetic_notice(runs))
 
 

@@ -242,6 +242,7 @@ def test_a_reader_learns_where_thresholds_were_chosen(runs: list[Path]) -> None:
     assert said.format("youden", "validation") + "." in build_page([other])
     old = replace(run, test={name: value for name, value in run.test.items() if name != "threshold_rule"})
     assert "thresholds chosen by" not in build_page([old])
+    assert "<h1>AnatoBench: ratic</h1>" in build_page([old])
 
 
 def test_what_the_head_changed_is_what_evaluate_prints_of_the_two(runs: list[Path]) -> None:
