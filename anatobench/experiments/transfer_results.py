@@ -30,9 +30,16 @@ from anatobench.errors import AnatoBenchError
 from anatobench.evaluation.evaluation_file import Figures, read_evaluation
 from anatobench.evaluation.organ_dice import read_organ_dice
 from anatobench.experiments.grid import MACRO
-from anatobench.experiments.results import FRAMEWORK_NAMES, TextTable, paired, points, validation_auc
+from anatobench.experiments.results import (
+    FRAMEWORK_NAMES,
+    TextTable,
+    known_auc,
+    paired_difference,
+    points,
+    validation_auc,
+)
 from anatobench.experiments.runs import DONE, run_folder, state_of
-from anatobench.experiments.statistics import interval_of, interval_of_shares
+from anatobench.experiments.statistics import interval_of_shares
 from anatobench.experiments.transfer import (
     FINE_TUNED,
     FROZEN,
@@ -60,14 +67,10 @@ class _Found:
     """Of a condition."""
 
     rate: float
-    by_seed: Mapping[int, Figures]
-    """Test AUC of each class and `macro`, which is defined."""
+    auc: Mapping[int, Figures]
+    """Of each seed's test cases, by class and `macro`, which is defined."""
     tried: dict[float, float]
     """Mean validation AUC by learning rate; empty where there was no choice."""
-
-    def auc(self, name: str = MACRO) -> dict[int, float]:
-        """Return that of a class by seed, where it is there and defined."""
-        return {seed: value for seed, auc in self.by_seed.items() if (value := auc.get(name)) is not None}
 
 
 def collect(selection: TransferSelection, settings: TransferSettings, out: Path) -> dict[str, Any]:
@@ -131,14 +134,14 @@ def _results(found: Mapping[TransferCondition, _Found]) -> Iterator[dict[str, An
     for condition, of in found.items():
         drawn = None if condition.weights == NONE else found.get(replace(condition, weights=NONE))
         tuned = found.get(replace(condition, mode=FINE_TUNED)) if condition.mode == FROZEN else None
-        gain = _difference(of, drawn)
-        classes = [name for name in next(iter(of.by_seed.values())) if name != MACRO]
+        gain, macro = _difference(of, drawn), known_auc(of.auc)
+        classes = [name for name in next(iter(of.auc.values())) if name != MACRO]
         by_class = {name: of_class for name in classes if (of_class := _difference(of, drawn, name))}
         yield {
             **asdict(condition),
             "rate": of.rate,
-            "auc": {str(seed): value for seed, value in of.auc().items()},
-            **asdict(interval_of_shares(list(of.auc().values()))),
+            "auc": {str(seed): value for seed, value in macro.items()},
+            **asdict(interval_of_shares(list(macro.values()))),
             "gain": gain,
             "class_gains": by_class if gain else None,
             "frozen_loss": _difference(of, tuned),
@@ -148,8 +151,7 @@ def _results(found: Mapping[TransferCondition, _Found]) -> Iterator[dict[str, An
 
 def _difference(of: _Found, other: _Found | None, name: str = MACRO) -> dict[str, Any] | None:
     """Return the mean of the first minus the second for a class, paired by seed; None without a common one."""
-    differences = [] if other is None else list(paired(of.auc(name), other.auc(name)).values())
-    return asdict(interval_of(differences)) if differences else None
+    return None if other is None else paired_difference(known_auc(of.auc, name), known_auc(other.auc, name))
 
 
 def _framework_differences(found: Mapping[TransferCondition, _Found]) -> Iterator[dict[str, Any]]:
