@@ -1,16 +1,6 @@
 """What the AUC study found, as a record (JSON) and as tables.
 
-Record, format 2, AUC as fractions:
-- `study` (the settings) and `plan` (auc_plan.py: what was declared, its digest, what was changed since; null for a
-  pilot, which nobody declared); `seeds`, those of which every run is there; `recipe`;
-- `cells`: every run with its rate, its test AUC and, of validation cases, its AUC by step (`curve`); `training_s` are
-  the seconds that its steps took;
-- `choice`: per model and head the mean validation AUC of each learning rate that it could have;
-- `arms`: mean test AUC per model, head and framework; `framework_difference` and `control_difference`, per model and
-  head; `segmentation_gain`, per model and framework, and both (`all`), each also without the classes in `given_away`
-  (whole_scan.py); `class_gains`, of both frameworks;
-- `hypotheses`: of every member of the family its p value, the same after Holm, and whether it was shown;
-- `versions`, `device`.
+benchmarks/results/schemas/auc_study.json says what each field of the record, format 2, holds; AUC are fractions.
 
 Runs that are compared began with the same weights and saw the same batches in the same order, to the bit: no record is
 made otherwise. A mean has an interval of Student's t over seeds (`low`, `high`) and one for which seeds and patients

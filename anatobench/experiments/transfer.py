@@ -83,10 +83,10 @@ class TransferSettings:
         rates = (*self.frozen_rates, *self.fine_tuned_rates, self.pretraining_rate)
         if not self.frozen_rates or not self.fine_tuned_rates or min(rates) <= 0:
             raise UsageError("learning rates must be above 0, one for each way of transfer at least")
-        for tried in (self.frozen_rates, self.fine_tuned_rates):
-            check_rates(tried)
-        for changes in (self.settings, self.pretraining_settings):
-            check_changes(changes, OWN_SETTINGS, "the experiment")
+        check_rates(self.frozen_rates)
+        check_rates(self.fine_tuned_rates)
+        check_changes(self.settings, OWN_SETTINGS, "the experiment")
+        check_changes(self.pretraining_settings, OWN_SETTINGS, "the experiment")
 
     def rates(self, mode: str) -> tuple[float, ...]:
         """Return the learning rates that a way of transfer is tried with."""
@@ -238,12 +238,10 @@ def settings_for(out: Path, asked: Mapping[str, Any]) -> TransferSettings:
 
 def what_is_missing(selection: TransferSelection, settings: TransferSettings) -> list[str]:
     """Return a sentence for everything that the runs need and that is not there: stores and video weights."""
-    paths = {"--store": settings.store}
-    for weights, option in PRETRAINED_HERE.items():
-        if weights in selection.weights:
-            paths[option] = settings.pretraining_store(weights) or ""
+    masks = {option: settings.pretraining_store(one) for one, option in PRETRAINED_HERE.items()
+             if one in selection.weights}  # fmt: skip
     found, stores = list[str](), dict[str, Store]()
-    for option, path in paths.items():
+    for option, path in {"--store": settings.store, **masks}.items():
         if not path:
             found.append(f"{option}: not given, and --weights asks for what is trained on it")
             continue

@@ -1,17 +1,7 @@
 """What the transfers found, as a record (JSON) and as one table.
 
-Record, format 1, AUC as fractions:
-- `settings` (transfer.py), of stores their names alone, and `selection`; `cohort`: the cases of each split of the
-  diagnosis' store; `synthetic`: whether that is a cohort drawn by a program (records before say nothing);
-- `results`: per weights, transfer, number of cases and framework the learning rate, the test AUC of each seed with its
-  mean and 95 % interval (`mean`, `low`, `high`, `count`); `gain`, over weights that were drawn, `class_gains`, the same
-  of each class, and `frozen_loss`, frozen minus fine-tuned, all paired by seed; `published`, what the abstract printed
-  for so many cases;
-- `rates`: per condition the mean validation AUC of each learning rate that was tried, of which the best was taken;
-- `framework_differences`: per condition JAX minus PyTorch, paired by seed;
-- `pretraining`: organ Dice of the runs on masks, on the test cases of their own store: mean and interval over seeds
-  (`organs`, `macro` the mean over them), and of every case, the mean over its organs and the seeds (`cases`);
-- `missing`: runs that were not evaluated; `undefined`: transfers whose macro AUC is undefined.
+benchmarks/results/schemas/transfer.json says what each field of the record, format 1, holds. Of stores it has their
+names alone, and of each condition the learning rate that validation liked best.
 
 An interval is Student's t over repetitions, None for a single one: it holds what the seed moves, which cases were drawn
 with it, not which patients were tested.
@@ -85,10 +75,8 @@ def collect(selection: TransferSelection, settings: TransferSettings, out: Path)
     auc = {cell: read_evaluation(run_folder(out, cell.name), "test", store.task, ("auc",))["auc"] for cell in done}
     known = {cell: by_class for cell, by_class in auc.items() if by_class[MACRO] is not None}
     found = _chosen(known, settings, out)
-    versions: dict[str, str] = {}
-    for framework in selection.frameworks:
-        for cell in [cell for cell in done if cell.framework == framework][:1]:
-            versions |= RunConfig.read(run_folder(out, cell.name)).versions
+    first_of_each = [next((cell for cell in done if cell.framework == one), None) for one in selection.frameworks]
+    configs = [RunConfig.read(run_folder(out, cell.name)) for cell in first_of_each if cell is not None]
     return {
         "kind": "transfer",
         "format": FORMAT,
@@ -102,11 +90,16 @@ def collect(selection: TransferSelection, settings: TransferSettings, out: Path)
         "results": list(_results(found)),
         "rates": [{**asdict(condition), "validation": {f"{rate:g}": auc for rate, auc in of.tried.items()}}
                   for condition, of in found.items() if of.tried],
-        "framework_differences": list(_framework_differences(found)),
+        "framework_differences": [
+            {"weights": one.weights, "mode": one.mode, "cases": one.cases, **difference}
+            for one, of in found.items()
+            if one.framework == FRAMEWORKS[1]
+            and (difference := _difference(of, found.get(replace(one, framework=FRAMEWORKS[0]))))
+        ],
         "pretraining": list(_pretraining(trained, out)),
         "missing": [*missing, *(cell.name for cell in cells if cell not in auc)],
         "undefined": [cell.name for cell in auc if cell not in known],
-        "versions": versions,
+        "versions": {name: version for config in configs for name, version in config.versions.items()},
     }  # fmt: skip
 
 
@@ -152,14 +145,6 @@ def _results(found: Mapping[TransferCondition, _Found]) -> Iterator[dict[str, An
 def _difference(of: _Found, other: _Found | None, name: str = MACRO) -> dict[str, Any] | None:
     """Return the mean of the first minus the second for a class, paired by seed; None without a common one."""
     return None if other is None else paired_difference(known_auc(of.auc, name), known_auc(other.auc, name))
-
-
-def _framework_differences(found: Mapping[TransferCondition, _Found]) -> Iterator[dict[str, Any]]:
-    reference, candidate = FRAMEWORKS
-    for condition, of in found.items():
-        difference = _difference(of, found.get(replace(condition, framework=reference)))
-        if condition.framework == candidate and difference:
-            yield {"weights": condition.weights, "mode": condition.mode, "cases": condition.cases, **difference}
 
 
 def _pretraining(trained: Sequence[tuple[str, int]], out: Path) -> Iterator[dict[str, Any]]:
