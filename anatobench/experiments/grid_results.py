@@ -100,7 +100,7 @@ def _beside(ours: Mapping[str, Any], published: float | None) -> dict[str, Any]:
 def _gains(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
     """Return the gains of Table 1's pairs."""
     for condition in selection.all_conditions:
-        pair = {"dataset": condition.dataset, "model": condition.model, "pretrained": condition.pretrained}
+        pair: dict[str, Any] = {name: getattr(condition, name) for name in ("dataset", "model", "pretrained")}
         for framework in () if condition.supervised else selection.frameworks:
             gain = paired_difference(found.auc(Condition(**pair), framework), found.auc(condition, framework))
             if gain:
