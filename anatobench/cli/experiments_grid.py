@@ -53,8 +53,11 @@ def add_parser(experiments: Any) -> None:
     actions = grid.add_subparsers(dest="action", metavar="ACTION", required=True)
     summaries = {
         "list": (run_list, "every run with its state, and what training them takes"),
-        "run": (run_here, "train and evaluate on this machine"),
-        "submit": (run_submit, "train and evaluate as one Slurm job array, when no earlier one is still queued"),
+        "run": (lambda args: train(args, "grid", *_to_do(args)), "train and evaluate on this machine"),
+        "submit": (
+            lambda args: hand_over(args, *_to_do(args)),
+            "train and evaluate as one Slurm job array, when no earlier one is still queued",
+        ),
     }
     collecting = {"collect": (run_collect, "one table beside the paper's, with differences and intervals over seeds")}
     add_actions(actions, collecting, _add_selection)
@@ -167,14 +170,6 @@ def _petaflop(flop: float) -> str:
 
 def _hours(flop: float) -> str:
     return f"{flop / REFERENCE_FLOPS / 3600:.2g}" if flop < 1e20 else f"{flop / REFERENCE_FLOPS / 3600:.0f}"
-
-
-def run_here(args: argparse.Namespace) -> dict[str, Any]:
-    return train(args, "grid", *_to_do(args))
-
-
-def run_submit(args: argparse.Namespace) -> dict[str, Any]:
-    return hand_over(args, *_to_do(args))
 
 
 def run_collect(args: argparse.Namespace) -> dict[str, Any]:

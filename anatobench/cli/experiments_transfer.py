@@ -57,8 +57,11 @@ def add_parser(experiments: Any) -> None:
     actions = transfer.add_subparsers(dest="action", metavar="ACTION", required=True)
     summaries = {
         "list": (run_list, "every run with its state"),
-        "run": (run_here, "train and evaluate on this machine"),
-        "submit": (run_submit, "train and evaluate as two Slurm job arrays, the second after the first"),
+        "run": (lambda args: train(args, "transfer", *_to_do(args)), "train and evaluate on this machine"),
+        "submit": (
+            lambda args: hand_over(args, *_to_do(args)),
+            "train and evaluate as two Slurm job arrays, the second after the first",
+        ),
         "collect": (run_collect, "one table and one plot, with gains and intervals over repetitions"),
     }
     add_actions(actions, summaries, _add_arguments)
@@ -146,14 +149,6 @@ def run_list(args: argparse.Namespace) -> dict[str, Any]:
         print(text_table(header, [tuple(str(value or "-") for value in row.values()) for row in rows]))
         print("\n".join(missing) or states_line(states))
     return {"settings": asdict(settings), "states": states, "runs": rows, "missing": missing}
-
-
-def run_here(args: argparse.Namespace) -> dict[str, Any]:
-    return train(args, "transfer", *_to_do(args))
-
-
-def run_submit(args: argparse.Namespace) -> dict[str, Any]:
-    return hand_over(args, *_to_do(args))
 
 
 def run_collect(args: argparse.Namespace) -> dict[str, Any]:

@@ -28,13 +28,15 @@ from anatobench.experiments.results import paired
 from anatobench.experiments.runs import ABSENT, DONE, read_settings, settings_from, state_of, told, what_changed
 from anatobench.experiments.statistics import SIGNIFICANCE, equivalence_power, fewest_seeds, gain_power
 from anatobench.recipes import FRAMEWORKS
-from anatobench.system.json_text import json_bytes, parse_json, read_json
+from anatobench.system.json_text import json_bytes, parse_json, read_json, typed_fields
 
 KIND, FORMAT = "auc_plan", 1
 PLAN_FILE, CHANGES_FILE = "plan.json", "plan_changes.json"
 CHANGEABLE = (*GROWING, "margin")
 """Settings that may change after the start: what else differs is another study."""
 EQUIVALENT, GAIN, ABOVE_CHANCE = "equivalent", "gain", "above_chance"
+_NO_PLAN = (ValueError, TypeError, KeyError, UsageError)
+"""What reading raises of JSON that is none."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,14 @@ class Hypothesis:
         }[self.kind]  # fmt: skip
 
 
+FAMILY = ((EQUIVALENT, True), (EQUIVALENT, False), (GAIN, None), (ABOVE_CHANCE, False))
+"""Of each backbone, with the arm: whether the frameworks agree with and without supervision, whether supervision helps,
+and whether the arm without it has learned anything that could be helped."""
+
+
 def hypotheses_of(study: AucStudy) -> tuple[Hypothesis, ...]:
-    """Return the family: per backbone whether the frameworks agree with and without supervision, whether supervision
-    helps, and whether the arm without it has learned anything that could be helped."""
-    of_a_model = ((EQUIVALENT, True), (EQUIVALENT, False), (GAIN, None), (ABOVE_CHANCE, False))
-    return tuple(Hypothesis(kind, model, segmentation) for model in study.models for kind, segmentation in of_a_model)
+    """Return the family that a study tests."""
+    return tuple(Hypothesis(kind, model, segmentation) for model in study.models for kind, segmentation in FAMILY)
 
 
 def analysis_of(study: AucStudy) -> dict[str, str]:
@@ -92,20 +97,15 @@ def analysis_of(study: AucStudy) -> dict[str, str]:
 
 def declare(study: AucStudy, pilot: Path | None, power: float, day: str | None = None) -> dict[str, Any]:
     """Return the plan of a study, with its power by the deviations that a pilot's record shows."""
-    family = hypotheses_of(study)
     cells = [] if pilot is None else _cells_of(pilot)
     return {
         "kind": KIND,
         "format": FORMAT,
-        "declared": day or datetime.now(UTC).date().isoformat(),
+        "declared": day or _today(),
         "study": study.to_json(),
         "hypotheses": [
-            {
-                **asdict(one),
-                "statement": one.statement(study.margin),
-                **_power_of(one, cells, study, power, len(family)),
-            }
-            for one in family
+            {**asdict(one), "statement": one.statement(study.margin), **_power_of(one, cells, study, power)}
+            for one in hypotheses_of(study)
         ],
         "wished_power": power,
         "pilot": None if pilot is None else {"file": pilot.name, "digest": digest_of(pilot.read_bytes())},
@@ -123,14 +123,12 @@ def seeds_for(study: AucStudy, pilot: Path, power: float) -> int:
     return max(int(row["seeds_needed"]) for row in rows)
 
 
-def _power_of(
-    one: Hypothesis, cells: Sequence[Mapping[str, Any]], study: AucStudy, power: float, family: int
-) -> dict[str, Any]:
+def _power_of(one: Hypothesis, cells: Sequence[Mapping[str, Any]], study: AucStudy, power: float) -> dict[str, Any]:
     """Return the pilot's deviation and what it means at the strictest step of Holm's procedure."""
     values = list(_pilot_values(one, cells))
     if len(values) < 2:
         return {"pilot_seeds": len(values), "deviation": None, "seeds_needed": None, "power": None}
-    deviation, alpha = float(np.std(values, ddof=1)), SIGNIFICANCE / family
+    deviation, alpha = float(np.std(values, ddof=1)), SIGNIFICANCE / len(hypotheses_of(study))
     chance = equivalence_power if one.kind == EQUIVALENT else gain_power  # a gain that matters is the margin's size
     return {
         "pilot_seeds": len(values),
@@ -168,6 +166,10 @@ def _cells_of(pilot: Path) -> list[dict[str, Any]]:
         raise AnatoBenchError(f"{pilot}: not the record of an AUC study ({error!r}): give OUT/record.json") from None
 
 
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
 def digest_of(content: bytes) -> str:
     """Return the SHA-256 of a plan or record, hexadecimal."""
     return hashlib.sha256(content).hexdigest()
@@ -180,13 +182,17 @@ def read_plan(path: Path) -> tuple[AucStudy, bytes]:
     except OSError as error:
         raise AnatoBenchError(f"{path}: cannot be read ({error.strerror}): see `experiments declare`") from None
     try:
-        plan = parse_json(content)
-        if plan["kind"] != KIND or plan["format"] != FORMAT:
-            raise ValueError("other kind or format")
-        study = settings_from(plan["study"], AucStudy)
-    except (ValueError, TypeError, KeyError, UsageError) as error:
+        return _study_in(content), content
+    except _NO_PLAN as error:
         raise AnatoBenchError(f"{path}: not a declared study ({error}): see `experiments declare`") from None
-    return study, content
+
+
+def _study_in(content: bytes) -> AucStudy:
+    """Return the study that a plan's text declares; one of `_NO_PLAN` if it declares none."""
+    plan = parse_json(content)
+    if plan["kind"] != KIND or plan["format"] != FORMAT:
+        raise ValueError("other kind or format")
+    return settings_from(plan["study"], AucStudy)
 
 
 def plan_to_keep(study: AucStudy, content: bytes, out: Path, reason: str | None) -> tuple[Path, bytes] | None:
@@ -202,11 +208,14 @@ def plan_to_keep(study: AucStudy, content: bytes, out: Path, reason: str | None)
         if begun is not None and any(state_of(out, name_of(cell)) != ABSENT for cell in begun.cells):
             raise AnatoBenchError(f"{out}: has runs that were not declared before they ran: choose another --out")
         return kept, content
+    was, before = read_plan(kept)
     earlier = changes_of(out)
-    before = earlier[-1]["plan"].encode() if earlier else kept.read_bytes()
+    if earlier:
+        before = earlier[-1]["plan"].encode()
+        was = _study_in(before)
     if before == content:
         return None
-    changed = what_changed(parse_json(before)["study"], study.to_json())
+    changed = what_changed(was.to_json(), study.to_json())
     said = told(changed) or "other words"
     if set(changed) - set(CHANGEABLE):
         raise AnatoBenchError(f"{out}: was begun with another plan ({said}): only {', '.join(CHANGEABLE)} can change "
@@ -214,30 +223,50 @@ def plan_to_keep(study: AucStudy, content: bytes, out: Path, reason: str | None)
     if reason is None:
         raise AnatoBenchError(f"{out}: was begun with another plan ({said}): go on with that one, or say why it "
                               "changes (--amend REASON), which the record will show")  # fmt: skip
-    entry = {
-        "day": datetime.now(UTC).date().isoformat(),
-        "reason": reason,
-        "changed": changed,
-        "runs_done": sum(state_of(out, name_of(cell)) == DONE for cell in study.cells),
-        "digest": digest_of(content),
-        "plan": content.decode(),
-    }
-    return out / CHANGES_FILE, json_bytes([*earlier, entry])
+    done = sum(state_of(out, name_of(cell)) == DONE for cell in study.cells)
+    entry = PlanChange(_today(), reason, changed, done, digest_of(content), content.decode())
+    return out / CHANGES_FILE, json_bytes([*earlier, asdict(entry)])
+
+
+@dataclass(frozen=True)
+class PlanChange:
+    """An entry of `plan_changes.json`."""
+
+    day: str
+    reason: str
+    changed: dict[str, list[Any]]
+    """By the name of a setting what it was and what it is."""
+    runs_done: int
+    digest: str
+    plan: str
+    """The text of the new one."""
 
 
 def changes_of(out: Path) -> list[dict[str, Any]]:
-    """Return what was changed after the start."""
+    """Return what was changed after the start, each as `PlanChange`; `AnatoBenchError` if the file is damaged."""
     path = out / CHANGES_FILE
     found: list[dict[str, Any]] = read_json(path) if path.is_file() else []
+    try:
+        if not isinstance(found, list):
+            raise ValueError("no list")
+        for number, change in enumerate(found, start=1):
+            typed_fields(PlanChange, change, f"change {number}.")
+            if not isinstance(change["changed"], dict):
+                raise ValueError(f"change {number}.changed must be an object")
+            told(change["changed"])  # each is what it was and what it is
+            _study_in(change["plan"].encode())
+    except _NO_PLAN as error:
+        raise AnatoBenchError(
+            f"{path}: not the changes of a plan ({error}): put the study's own file back, or choose another --out"
+        ) from None
     return found
 
 
 def plan_in(out: Path) -> dict[str, Any] | None:
     """Return what the record says of the plan: the first one with its digest and the changes; None of a study that
     nobody declared."""
-    path = out / PLAN_FILE
-    if not path.is_file():
+    if not (out / PLAN_FILE).is_file():
         return None
-    plan = read_json(path)
+    _, content = read_plan(out / PLAN_FILE)
     since = [{name: value for name, value in change.items() if name != "plan"} for change in changes_of(out)]
-    return {"digest": digest_of(path.read_bytes()), "plan": plan, "changes": since}
+    return {"digest": digest_of(content), "plan": parse_json(content), "changes": since}

@@ -1,16 +1,6 @@
 """What the AUC study found, as a record (JSON) and as tables.
 
-Record, format 2, AUC as fractions:
-- `study` (the settings) and `plan` (auc_plan.py: what was declared, its digest, what was changed since; null for a
-  pilot, which nobody declared); `seeds`, those of which every run is there; `recipe`;
-- `cells`: every run with its rate, its test AUC and, of validation cases, its AUC by step (`curve`); `training_s` are
-  the seconds that its steps took;
-- `choice`: per model and head the mean validation AUC of each learning rate that it could have;
-- `arms`: mean test AUC per model, head and framework; `framework_difference` and `control_difference`, per model and
-  head; `segmentation_gain`, per model and framework, and both (`all`), each also without the classes in `given_away`
-  (whole_scan.py); `class_gains`, of both frameworks;
-- `hypotheses`: of every member of the family its p value, the same after Holm, and whether it was shown;
-- `versions`, `device`.
+benchmarks/results/schemas/auc_study.json says what each field of the record, format 2, holds; AUC are fractions.
 
 Runs that are compared began with the same weights and saw the same batches in the same order, to the bit: no record is
 made otherwise. A mean has an interval of Student's t over seeds (`low`, `high`) and one for which seeds and patients
@@ -19,21 +9,29 @@ are both drawn anew (`seeds_patients`); null for a single seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from anatobench.errors import AnatoBenchError
 from anatobench.evaluation.whole_scan import GIVEN_AWAY, given_away
-from anatobench.experiments.auc_plan import ABOVE_CHANCE, EQUIVALENT, GAIN, Hypothesis, hypotheses_of, plan_in
+from anatobench.experiments.auc_plan import EQUIVALENT, GAIN, Hypothesis, hypotheses_of, plan_in
 from anatobench.experiments.auc_samples import Samples, difference, mean_row, mean_sample, read_samples
 from anatobench.experiments.auc_study import AucStudy, chosen_rates, name_of, store_of
-from anatobench.experiments.grid import MACRO, Cell, Condition
+from anatobench.experiments.grid import MACRO, Cell
 from anatobench.experiments.published import published_gain
-from anatobench.experiments.results import FRAMEWORK_NAMES, Results, TextTable, points, read_results, validation_curve
+from anatobench.experiments.results import (
+    FRAMEWORK_NAMES,
+    Results,
+    TextTable,
+    ends,
+    points,
+    read_results,
+    validation_curve,
+)
 from anatobench.experiments.runs import DONE, run_folder, state_of
-from anatobench.experiments.statistics import SIGNIFICANCE, above, equivalence_of, holm
+from anatobench.experiments.statistics import SIGNIFICANCE, Equivalence, above, equivalence_of, holm
 from anatobench.recipes import FRAMEWORKS
 from anatobench.store.reader import Store
 from anatobench.training.initial_weights import INITIAL_WEIGHTS_FILE
@@ -47,6 +45,8 @@ DIFFERENCES = {"JAX - PyTorch": "framework_difference", "PyTorch nudged - PyTorc
 MEAN = ("pairs", "mean [95 % interval over seeds], AUC points", "seeds and patients")
 """What the tables call a mean over seeds (`_mean`)."""
 CHANCE = 0.5
+CONTROL = f"{FRAMEWORKS[0]}_nudged"
+"""As `Cell.arm` has it."""
 Records = Sequence[Mapping[str, Any]]
 """What a run logged."""
 
@@ -73,7 +73,6 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
     samples = read_samples(folders, found.configs[first].task)
     store = Store.open(store_of(out))
     told = given_away(store)
-    comparison = _Comparison(study, samples, [name for name, one in told.items() if one["auc"] >= GIVEN_AWAY])
     return {
         "kind": "auc_study",
         "format": FORMAT,
@@ -84,12 +83,12 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
                    "segmentation_weight": "1 or 0"},
         "cohort": {split: len(store.split(split)) for split in ("train", "validation", "test")},
         "choice": [
-            {**_named(condition), "validation": {f"{rate:g}": auc for rate, auc in sorted(rates.items())},
-             "chosen": next(iter(rates))}
+            {"model": condition.model, "segmentation": condition.supervised,
+             "validation": {f"{rate:g}": auc for rate, auc in sorted(rates.items())}, "chosen": next(iter(rates))}
             for condition, rates in chosen_rates(study, out).items() if rates
         ],
         "cells": [_cell(cell, found, records[cell]) for cell in folders],
-        **comparison.to_json(),
+        **compared(study, samples, [name for name, one in told.items() if one["auc"] >= GIVEN_AWAY]),
         "given_away": told,
         "versions": found.versions,
         "device": read_sessions(folders[first])[0]["device"]["name"],
@@ -99,18 +98,15 @@ def collect(study: AucStudy, out: Path, seeds: Sequence[int] | None = None) -> d
 def _check_pairs(study: AucStudy, folders: Mapping[Cell, Path], records: Mapping[Cell, Records]) -> None:
     """Raise `AnatoBenchError` if runs that are compared did not begin with the same weights, bit for bit, or did not
     see the same batches in the same order: then more than rounding parts them."""
-    for group in study.groups:
-        first, *others = group
+    for first, *others in study.groups:
         if first not in folders:
             continue
-        name = folders[first].name
-        weights, batches = _beginning(folders[first]), _batches(records[first])
+        name, weights, batches = folders[first].name, _beginning(folders[first]), _batches(records[first])
         for cell in others:
-            run = folders[cell]
-            if _beginning(run) != weights:
-                raise AnatoBenchError(f"{run}: began with other weights than {name}: they are no pair")
+            if _beginning(folders[cell]) != weights:
+                raise AnatoBenchError(f"{folders[cell]}: began with other weights than {name}: they are no pair")
             if _batches(records[cell]) != batches:
-                raise AnatoBenchError(f"{run}: saw other batches than {name}: they are no pair")
+                raise AnatoBenchError(f"{folders[cell]}: saw other batches than {name}: they are no pair")
 
 
 def _beginning(run: Path) -> bytes:
@@ -126,7 +122,7 @@ def _batches(records: Records) -> list[tuple[int, str]]:
 
 
 def _cell(cell: Cell, found: Results, records: Records) -> dict[str, Any]:
-    steps = [float(record["seconds"]) for record in records if record["kind"] == "step"]
+    seconds = sum(float(record["seconds"]) for record in records if record["kind"] == "step")
     return {
         "model": cell.condition.model,
         "framework": cell.framework,
@@ -137,101 +133,98 @@ def _cell(cell: Cell, found: Results, records: Records) -> dict[str, Any]:
         "auc": found.evaluations[cell]["auc"],
         "ci95": found.evaluations[cell]["ci95"]["auc"],
         "curve": [list(point) for point in validation_curve(records)],
-        "training_s": round(sum(steps), 1),  # however often the run was stopped
+        "training_s": round(seconds, 1),  # however often the run was stopped
     }
 
 
-class _Comparison:
-    """Every mean and every test of a study."""
+def compared(study: AucStudy, samples: Mapping[Cell, Samples], told: Sequence[str]) -> dict[str, Any]:
+    """Return every mean and every test of a study, by their names in the record; `told` are the classes that the whole
+    scan tells."""
+    names = next(iter(samples.values())).names
+    rest = tuple(name for name in names if name not in told)
+    arms = _arms(samples)
+    from_reference = {
+        (model, segmentation, arm): difference(found, arms[model, segmentation, FRAMEWORKS[0]])
+        for (model, segmentation, arm), found in arms.items()
+    }
+    gains = {
+        (model, arm): difference(arms[model, True, arm], arms[model, False, arm])
+        for model in study.models
+        for arm in (*FRAMEWORKS, BOTH)
+    }
 
-    def __init__(self, study: AucStudy, samples: Mapping[Cell, Samples], told: Sequence[str]) -> None:
-        self._study, self._samples = study, samples
-        self._names = next(iter(samples.values())).names
-        self._rest = tuple(name for name in self._names if name not in told)
-        with_head, without = study.conditions[::2], study.conditions[1::2]
-        self._pairs = dict(zip(study.models, zip(with_head, without, strict=True), strict=True))
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "arms": [
-                {**_named(condition), "framework": framework, **mean_row(self._arm(condition, framework))}
-                for condition in self._study.conditions
-                for framework in (*FRAMEWORKS, BOTH)
-            ],
-            "framework_difference": list(self._differences(FRAMEWORKS[1])),
-            "control_difference": list(self._differences(FRAMEWORKS[0], nudged=True)),
-            "segmentation_gain": [
-                self._gain_row(model, framework) for model in self._pairs for framework in (*FRAMEWORKS, BOTH)
-            ],
-            "class_gains": [
-                {"model": model, "class": name, **mean_row(gains, (name,))}
-                for model in self._pairs
-                for gains in [self._gain(model, BOTH)]
-                for name in self._names
-            ],
-            "hypotheses": self._tests(),
-        }
-
-    def _arm(self, condition: Condition, framework: str, nudged: bool = False) -> dict[int, Samples]:
-        """Return what the seeds of an arm found; of `BOTH` the mean of the frameworks, which share weights and
-        batches, so that a seed counts once."""
-        if framework != BOTH:
-            cells = (Cell(condition, framework, seed, nudged) for seed in range(self._study.seeds))
-            return {cell.seed: self._samples[cell] for cell in cells if cell in self._samples}
-        both = [self._arm(condition, one) for one in FRAMEWORKS]
-        return {seed: mean_sample([one[seed] for one in both]) for seed in both[0]}
-
-    def _from_reference(self, condition: Condition, framework: str, nudged: bool = False) -> dict[int, Samples]:
-        return difference(self._arm(condition, framework, nudged), self._arm(condition, FRAMEWORKS[0]))
-
-    def _gain(self, model: str, framework: str) -> dict[int, Samples]:
-        with_head, without = self._pairs[model]
-        return difference(self._arm(with_head, framework), self._arm(without, framework))
-
-    def _differences(self, framework: str, nudged: bool = False) -> Iterator[dict[str, Any]]:
-        for condition in self._study.conditions:
-            if pairs := self._from_reference(condition, framework, nudged):
-                test = equivalence_of(_means(pairs), self._study.margin)
-                yield {**_named(condition), **mean_row(pairs), **asdict(test)}
-
-    def _gain_row(self, model: str, framework: str) -> dict[str, Any]:
-        gains = self._gain(model, framework)
-        return {
-            "model": model,
-            "framework": framework,
-            **mean_row(gains),
-            "without_given_away": mean_row(gains, self._rest) if self._rest else None,
-            "paper": published_gain(self._study.task, model, pretrained=False),
-        }
-
-    def _tests(self) -> list[dict[str, Any]]:
-        p_values = {one: self._p_value(one) for one in hypotheses_of(self._study)}
-        known = {one: p for one, p in p_values.items() if p is not None}
-        adjusted = holm(known) if len(known) == len(p_values) else {}
+    def differences(arm: str) -> list[dict[str, Any]]:
         return [
-            {
-                **asdict(one),
-                "statement": one.statement(self._study.margin),
-                "p_value": p,
-                "p_holm": adjusted.get(one),
-                "shown": adjusted[one] < SIGNIFICANCE if one in adjusted else None,
-            }
-            for one, p in p_values.items()
+            {"model": model, "segmentation": segmentation, **mean_row(pairs), **asdict(_test(pairs, study))}
+            for model in study.models
+            for segmentation in (True, False)
+            if (pairs := from_reference.get((model, segmentation, arm)))
         ]
 
-    def _p_value(self, one: Hypothesis) -> float | None:
-        with_head, without = self._pairs[one.model]
-        arm = with_head if one.segmentation else without
+    def p_value(one: Hypothesis) -> float | None:
         if one.kind == EQUIVALENT:
-            return equivalence_of(_means(self._from_reference(arm, FRAMEWORKS[1])), self._study.margin).p_value
+            return _test(from_reference[one.model, one.segmentation, FRAMEWORKS[1]], study).p_value
         if one.kind == GAIN:
-            return above(_means(self._gain(one.model, BOTH)), 0.0)
-        assert one.kind == ABOVE_CHANCE
-        return above(_means(self._arm(arm, BOTH)), CHANCE)
+            return above(_means(gains[one.model, BOTH]), 0.0)
+        return above(_means(arms[one.model, one.segmentation, BOTH]), CHANCE)
+
+    return {
+        "arms": [
+            {"model": model, "segmentation": segmentation, "framework": arm, **mean_row(arms[model, segmentation, arm])}
+            for model in study.models
+            for segmentation in (True, False)
+            for arm in (*FRAMEWORKS, BOTH)
+        ],
+        "framework_difference": differences(FRAMEWORKS[1]),
+        "control_difference": differences(CONTROL),
+        "segmentation_gain": [
+            {
+                "model": model,
+                "framework": arm,
+                **mean_row(gain),
+                "without_given_away": mean_row(gain, rest) if rest else None,
+                "paper": published_gain(study.task, model, pretrained=False),
+            }
+            for (model, arm), gain in gains.items()
+        ],
+        "class_gains": [
+            {"model": model, "class": name, **mean_row(gains[model, BOTH], (name,))}
+            for model in study.models
+            for name in names
+        ],
+        "hypotheses": _tested({one: p_value(one) for one in hypotheses_of(study)}, study.margin),
+    }
 
 
-def _named(condition: Condition) -> dict[str, Any]:
-    return {"model": condition.model, "segmentation": condition.supervised}
+def _arms(samples: Mapping[Cell, Samples]) -> dict[tuple[str, bool | None, str], dict[int, Samples]]:
+    """Return by model, supervision and what trains it what the seeds of an arm found; under `BOTH` the mean of the
+    frameworks, which share weights and batches, so that a seed counts once."""
+    arms: dict[tuple[str, bool | None, str], dict[int, Samples]] = {}
+    for cell, found in samples.items():
+        arms.setdefault((cell.condition.model, cell.condition.supervised, cell.arm), {})[cell.seed] = found
+    for model, segmentation in {key[:2] for key in arms}:
+        both = [arms[model, segmentation, framework] for framework in FRAMEWORKS]
+        arms[model, segmentation, BOTH] = {seed: mean_sample([one[seed] for one in both]) for seed in both[0]}
+    return arms
+
+
+def _tested(p_values: Mapping[Hypothesis, float | None], margin: float) -> list[dict[str, Any]]:
+    known = {one: p for one, p in p_values.items() if p is not None}
+    adjusted = holm(known) if len(known) == len(p_values) else {}
+    return [
+        {
+            **asdict(one),
+            "statement": one.statement(margin),
+            "p_value": p,
+            "p_holm": adjusted.get(one),
+            "shown": adjusted[one] < SIGNIFICANCE if one in adjusted else None,
+        }
+        for one, p in p_values.items()
+    ]
+
+
+def _test(pairs: Mapping[int, Samples], study: AucStudy) -> Equivalence:
+    return equivalence_of(_means(pairs), study.margin)
 
 
 def _means(by_seed: Mapping[int, Samples]) -> list[float]:
@@ -242,51 +235,48 @@ def difference_table(record: Mapping[str, Any]) -> TextTable:
     """Return the frameworks' differences, then the control's."""
     margin = f"{100 * record['study']['margin']:g}"
     verdicts = {None: "one seed: no test", True: f"within {margin} by itself", False: f"not shown within {margin}"}
-    rows = [
+    return TextTable(("difference", *MEAN, "p (two one-sided)", "verdict"), [
         (f"{name}, {arm_name(row)}", *_mean(row), _p(row["p_value"]), verdicts[row["equivalent"]])
         for name, kind in DIFFERENCES.items()
         for row in record[kind]
-    ]
-    return TextTable(("difference", *MEAN, "p (two one-sided)", "verdict"), rows)
+    ])  # fmt: skip
 
 
 def gain_table(record: Mapping[str, Any]) -> TextTable:
     """Return what segmentation supervision gains."""
     names = {BOTH: "both frameworks", **FRAMEWORK_NAMES}
-    rows = [
+    return TextTable(("with - without segmentation", *MEAN, "without what the whole scan tells"), [
         (f"{row['model']}, {names[row['framework']]}", *_mean(row), points(row["without_given_away"]))
         for row in record["segmentation_gain"]
-    ]
-    return TextTable(("with - without segmentation", *MEAN, "without what the whole scan tells"), rows)
+    ])  # fmt: skip
 
 
 def class_table(record: Mapping[str, Any]) -> TextTable:
     """Return the gain of every class, beside what one statistic of the whole scan tells."""
     several = len(record["study"]["models"]) > 1
-    rows = []
-    for row in record["class_gains"]:
-        told = record["given_away"].get(row["class"])
-        shown = "-" if told is None else f"AUC {told['auc']:.2f} ({told['statistic']})"
-        rows.append((f"{row['model']}, {row['class']}" if several else row["class"], *_mean(row)[1:], shown))
+    told = {name: f"AUC {one['auc']:.2f} ({one['statistic']})" for name, one in record["given_away"].items()}
     header = ("class", "gain [95 % interval over seeds], AUC points", MEAN[-1], "told by the whole scan")
-    return TextTable(header, rows)
+    return TextTable(header, [
+        (f"{row['model']}, {row['class']}" if several else row["class"], *_mean(row)[1:], told.get(row["class"], "-"))
+        for row in record["class_gains"]
+    ])  # fmt: skip
 
 
 def hypothesis_table(record: Mapping[str, Any]) -> TextTable:
     """Return the family of hypotheses and what was shown."""
     verdicts = {None: "no test", True: "shown", False: "not shown"}
-    rows = [
+    return TextTable(("hypothesis", "p", "p after Holm", "verdict"), [
         (row["statement"], _p(row["p_value"]), _p(row["p_holm"]), verdicts[row["shown"]])
         for row in record["hypotheses"]
-    ]
-    return TextTable(("hypothesis", "p", "p after Holm", "verdict"), rows)
+    ])  # fmt: skip
 
 
 def arm_table(record: Mapping[str, Any]) -> TextTable:
     """Return the mean test AUC of every arm."""
     names = {BOTH: "both", **FRAMEWORK_NAMES}
-    rows = [(arm_name(row), names[row["framework"]], *_mean(row, signed=False)[1:]) for row in record["arms"]]
-    return TextTable(("arm", "framework", "test AUC [95 % interval over seeds], points", MEAN[-1]), rows)
+    return TextTable(("arm", "framework", "test AUC [95 % interval over seeds], points", MEAN[-1]), [
+        (arm_name(row), names[row["framework"]], *_mean(row, signed=False)[1:]) for row in record["arms"]
+    ])  # fmt: skip
 
 
 def auc_table(record: Mapping[str, Any]) -> TextTable:
@@ -296,11 +286,10 @@ def auc_table(record: Mapping[str, Any]) -> TextTable:
         arm = FRAMEWORK_NAMES[cell["framework"]] + (" nudged" if cell["nudged"] else "")
         key = (cell["model"], "with" if cell["segmentation"] else "without", arm)
         groups.setdefault(key, []).append(cell["auc"]["macro"])
-    rows = [
+    return TextTable(("model", "segmentation", "framework", "test AUC of each seed", "mean"), [
         (*names, " ".join(f"{value:.3f}" for value in values), f"{sum(values) / len(values):.3f}")
         for names, values in groups.items()
-    ]
-    return TextTable(("model", "segmentation", "framework", "test AUC of each seed", "mean"), rows)
+    ])  # fmt: skip
 
 
 def arm_name(row: Mapping[str, Any]) -> str:
@@ -310,9 +299,7 @@ def arm_name(row: Mapping[str, Any]) -> str:
 
 def _mean(row: Mapping[str, Any], signed: bool = True) -> tuple[str, str, str]:
     """Return the number of seeds, their mean with its interval, and that over seeds and patients, in AUC points."""
-    both, sign = row["seeds_patients"], "+" if signed else ""
-    shown = "-" if both is None else f"[{100 * both[0]:{sign}.1f}, {100 * both[1]:{sign}.1f}]"
-    return str(row["count"]), points(row, signed), shown
+    return str(row["count"]), points(row, signed), ends(row["seeds_patients"], signed)
 
 
 def _p(value: float | None) -> str:

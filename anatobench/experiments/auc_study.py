@@ -33,7 +33,6 @@ from anatobench.experiments.runs import (
     check_rates,
     initial_weights_of,
     keep_settings,
-    rate_name,
     read_settings,
     run_folder,
     told,
@@ -119,10 +118,8 @@ class AucStudy:
             raise UsageError("--learning-rates: above 0, and in place of --learning-rate")
         check_rates(self.learning_rates)
         if self.validation_fraction == 0 or self.choice_seeds < 1:
-            raise UsageError(
-                "--learning-rates: are chosen from on validation patients: give --validation-fraction above 0, and "
-                "--choice-seeds of 1 at least"
-            )
+            raise UsageError("--learning-rates: are chosen from on validation patients: give --validation-fraction "
+                             "above 0, and --choice-seeds of 1 at least")  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -131,11 +128,7 @@ class AucStudy:
     @property
     def conditions(self) -> tuple[Condition, ...]:
         """Every model with and without segmentation."""
-        return tuple(
-            Condition(self.task, model, pretrained=False, segmentation_weight=weight)
-            for model in self.models
-            for weight in (1.0, 0.0)
-        )
+        return tuple(Condition(self.task, model, False, weight) for model in self.models for weight in (1.0, 0.0))
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -200,7 +193,7 @@ def store_of(out: Path) -> Path:
 
 def choice_name_of(cell: Cell, rate: float) -> str:
     """Return the name of the folder of a run that chooses a rate."""
-    return f"choice_{name_of(cell)}_rate{rate_name(rate)}"
+    return f"choice_{name_of(cell)}_rate{rate:g}"
 
 
 def cohort_commands(study: AucStudy, out: Path) -> list[Command]:
@@ -226,15 +219,12 @@ def chosen_rates(study: AucStudy, out: Path) -> dict[Condition, dict[float, floa
 
     `AnatoBenchError` if a run is missing.
     """
-    scores: dict[Condition, dict[float, list[float]]] = {condition: {} for condition in study.conditions}
+    found: dict[Condition, dict[float, list[float]]] = {condition: {} for condition in study.conditions}
     for cell, rate in study.choice:
-        found = validation_auc(run_folder(out, choice_name_of(cell, rate)))
-        scores[cell.condition].setdefault(rate, []).append(found)
-    return {
-        condition: dict(sorted(((rate, math.fsum(auc) / len(auc)) for rate, auc in rates.items()),
-                               key=lambda one: (-one[1], one[0])))
-        for condition, rates in scores.items()
-    }  # fmt: skip
+        auc = validation_auc(run_folder(out, choice_name_of(cell, rate)))
+        found[cell.condition].setdefault(rate, []).append(auc)
+    means = {one: {rate: math.fsum(auc) / len(auc) for rate, auc in rates.items()} for one, rates in found.items()}
+    return {one: dict(sorted(rates.items(), key=lambda pair: (-pair[1], pair[0]))) for one, rates in means.items()}
 
 
 def planned(study: AucStudy, out: Path) -> list[PlannedRun]:

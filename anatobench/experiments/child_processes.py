@@ -43,11 +43,16 @@ def run_command(words: Command, capture: bool = False) -> str | None:
         printed, _ = process.communicate()
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt) or isinstance(error, Interrupted):  # Ctrl-C has reached it, too
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+            _tell_to_stop(process)
         _await_end(process, SECONDS_TO_SAVE)
         raise
     return (printed or "") if process.returncode == 0 else None
+
+
+def _tell_to_stop(process: subprocess.Popen[Any]) -> None:
+    """Ask it to stop: a training run then saves a checkpoint."""
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
 
 
 def _await_end(process: subprocess.Popen[Any], seconds: float) -> None:
@@ -80,7 +85,7 @@ class _Running:
         with self.log.open("ab") as file:
             file.write(f"$ {shown(*self.command)}\n".encode())
             file.flush()
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-m", "anatobench", *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -91,7 +96,7 @@ class _Running:
 
     def advance(self) -> bool:
         """Return whether the whole chain is done. `AnatoBenchError` if one of its commands failed."""
-        status = self._process.poll()
+        status = self.process.poll()
         if status is None:
             return False
         if status != 0:
@@ -101,14 +106,6 @@ class _Running:
             self._start_next()
             return False
         return True
-
-    def tell_to_stop(self) -> None:
-        """Ask it to stop: a training run then saves a checkpoint."""
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
-
-    def wait(self, seconds: float) -> None:
-        _await_end(self._process, seconds)
 
 
 class OutOfTimeError(AnatoBenchError):
@@ -151,7 +148,7 @@ def run_chains(
             time.sleep(POLL_SECONDS)
     finally:
         for current in running:
-            current.tell_to_stop()
+            _tell_to_stop(current.process)
         deadline = time.monotonic() + SECONDS_TO_SAVE
         for current in running:
-            current.wait(max(deadline - time.monotonic(), 1.0))
+            _await_end(current.process, max(deadline - time.monotonic(), 1.0))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from anatobench.errors import UsageError
 from anatobench.experiments.published import (
     TABLE_1,
     TABLE_3,
@@ -47,25 +46,22 @@ class Condition:
     @property
     def name(self) -> str:
         """Of folders and job logs: letters, digits, `.`, `-` and `_`."""
-        return "_".join(
-            [self.dataset, self.model, "pretrained" if self.pretrained else "scratch", self.supervision_name]
-        )
+        weights = "pretrained" if self.pretrained else "scratch"
+        return f"{self.dataset}_{self.model}_{weights}_{self.supervision_name}"
 
     @property
     def supervision_name(self) -> str:
         """What of the supervision differs from the paper's usual one."""
         if not self.supervised:
             return "no_seg"
-        parts = ["seg"]
-        if self.segmentation_weight != 1:
-            parts.append(f"weight{self.segmentation_weight:g}")
-        if self.organs:
-            parts.append("-".join(self.organs))
-        if self.boundary_distortion:
-            parts.append(f"distortion{self.boundary_distortion:g}")
-        if self.segmentation_loss != SEGMENTATION_LOSSES[0]:
-            parts.append(self.segmentation_loss)
-        return "_".join(parts)
+        parts = (
+            "seg",
+            "" if self.segmentation_weight == 1 else f"weight{self.segmentation_weight:g}",
+            "-".join(self.organs),
+            f"distortion{self.boundary_distortion:g}" if self.boundary_distortion else "",
+            "" if self.segmentation_loss == SEGMENTATION_LOSSES[0] else self.segmentation_loss,
+        )
+        return "_".join(part for part in parts if part)
 
     @property
     def supervised(self) -> bool:
@@ -166,18 +162,12 @@ class Selection:
 
     def __post_init__(self) -> None:
         allowed = {"tables": TABLES, "datasets": TASKS, "models": MODELS, "frameworks": FRAMEWORKS}
-        check_choices(self, allowed)
-        if not 1 <= self.seeds <= 1000:
-            raise UsageError(f"--seeds {self.seeds}: from 1 to 1000")
+        check_choices(self, allowed, "seeds")
 
     def conditions(self, table: str) -> tuple[Condition, ...]:
         """Return those of a table, in the paper's order."""
-        found = (
-            replace(condition, pretrained=condition.pretrained and not self.from_scratch)
-            for condition in TABLES[table]
-            if condition.dataset in self.datasets and condition.model in self.models
-        )
-        return tuple(dict.fromkeys(found))
+        found = (one for one in TABLES[table] if one.dataset in self.datasets and one.model in self.models)
+        return tuple(dict.fromkeys(replace(one, pretrained=one.pretrained and not self.from_scratch) for one in found))
 
     @property
     def all_conditions(self) -> tuple[Condition, ...]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,16 @@ from anatobench.errors import AnatoBenchError
 from anatobench.experiments.grid import MACRO, TABLES, Condition, Selection
 from anatobench.experiments.grid_runs import GridSettings
 from anatobench.experiments.published import published_auc, published_gain
-from anatobench.experiments.results import FRAMEWORK_NAMES, Results, TextTable, paired, points, read_results
+from anatobench.experiments.results import (
+    FRAMEWORK_NAMES,
+    Results,
+    TextTable,
+    paired_difference,
+    points,
+    read_results,
+)
 from anatobench.experiments.runs import DONE, run_folder, state_of
-from anatobench.experiments.statistics import Interval, interval_of, interval_of_shares
+from anatobench.experiments.statistics import interval_of_shares
 from anatobench.recipes import FRAMEWORKS
 
 FORMAT = 1
@@ -50,7 +57,11 @@ def collect(selection: Selection, settings: GridSettings, out: Path) -> dict[str
         "grid": {**asdict(settings), "settings": list(settings.settings)},
         "results": list(_results(selection, found)),
         "gains": list(_gains(selection, found)),
-        "framework_differences": list(_framework_differences(selection, found)),
+        "framework_differences": [
+            {**asdict(condition), **difference}
+            for condition in selection.all_conditions
+            if (difference := paired_difference(*(found.auc(condition, one) for one in reversed(FRAMEWORKS))))
+        ],
         "missing": [cell.name for cell in selection.cells if cell not in runs],
         "undefined": [cell.name for cell, run in found.evaluations.items() if run["auc"][MACRO] is None],
         "sizes": found.sizes,
@@ -74,46 +85,33 @@ def _results(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
                             "framework": framework,
                             "class": name,
                             "auc": {str(seed): value for seed, value in auc.items()},
-                            **_difference(interval_of_shares(list(auc.values())), one.auc if one else None),
+                            **_beside(asdict(interval_of_shares(list(auc.values()))), one.auc if one else None),
                             "note": one.note if one else "",
                         }
 
 
-def _difference(interval: Interval, published: float | None) -> dict[str, Any]:
+def _beside(ours: Mapping[str, Any], published: float | None) -> dict[str, Any]:
     """Return ours, the paper's and their difference, whose interval is only shifted: the paper's is a constant."""
-    shifted = (None if end is None or published is None else end - published
-               for end in (interval.mean, interval.low, interval.high))  # fmt: skip
-    difference = zip(("difference", "difference_low", "difference_high"), shifted, strict=True)
-    return {**asdict(interval), "published": published, **dict(difference)}
+    named = {"difference": ours["mean"], "difference_low": ours["low"], "difference_high": ours["high"]}
+    shifted = {name: None if end is None or published is None else end - published for name, end in named.items()}
+    return {**ours, "published": published, **shifted}
 
 
 def _gains(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
     """Return the gains of Table 1's pairs."""
     for condition in selection.all_conditions:
-        if condition.supervised:
-            continue
-        key = (condition.dataset, condition.model, condition.pretrained)
-        for framework in selection.frameworks:
-            gains = paired(found.auc(Condition(*key), framework), found.auc(condition, framework))
-            if gains:
+        pair: dict[str, Any] = {name: getattr(condition, name) for name in ("dataset", "model", "pretrained")}
+        for framework in () if condition.supervised else selection.frameworks:
+            gain = paired_difference(found.auc(Condition(**pair), framework), found.auc(condition, framework))
+            if gain:
                 compared = found.beside_the_paper(condition.dataset)
-                papers = [published_auc(*key, arm) for arm in (False, True) if compared]
+                papers = [published_auc(**pair, segmentation=arm) for arm in (False, True) if compared]
                 yield {
-                    "dataset": condition.dataset,
-                    "model": condition.model,
-                    "pretrained": condition.pretrained,
+                    **pair,
                     "framework": framework,
-                    **_difference(interval_of(list(gains.values())), published_gain(*key) if compared else None),
+                    **_beside(gain, published_gain(**pair) if compared else None),
                     "note": "; ".join(paper.note for paper in papers if paper is not None and paper.note),
                 }
-
-
-def _framework_differences(selection: Selection, found: Results) -> Iterable[dict[str, Any]]:
-    reference, candidate = FRAMEWORKS
-    for condition in selection.all_conditions:
-        differences = paired(found.auc(condition, candidate), found.auc(condition, reference))
-        if differences:
-            yield {**asdict(condition), **asdict(interval_of(list(differences.values())))}
 
 
 def csv_text(record: Mapping[str, Any]) -> str:
@@ -140,7 +138,7 @@ def result_table(record: Mapping[str, Any]) -> TextTable:
               "AUC, %", "paper, %", "difference, points")  # fmt: skip
     return TextTable(header, [
         (row["table"], *_model_words(row), supervision_words(row), FRAMEWORK_NAMES[row["framework"]], row["class"],
-         *_number_words(row, notes_of(record), signed=False))
+         *_number_words(row, record, signed=False))
         for row in record["results"]
     ])  # fmt: skip
 
@@ -150,7 +148,7 @@ def gain_table(record: Mapping[str, Any]) -> TextTable:
     header = ("data set", "model", "weights", "framework", "seeds", "gain by segmentation, points", "paper, points",
               "difference, points")  # fmt: skip
     return TextTable(header, [
-        (*_model_words(row), FRAMEWORK_NAMES[row["framework"]], *_number_words(row, notes_of(record), signed=True))
+        (*_model_words(row), FRAMEWORK_NAMES[row["framework"]], *_number_words(row, record, signed=True))
         for row in record["gains"]
     ])  # fmt: skip
 
@@ -168,23 +166,22 @@ def supervision_words(row: Mapping[str, Any]) -> str:
     """Return a condition's supervision for a person, as "kidney_left + kidney_right only"."""
     if row["segmentation_weight"] == 0:
         return "none"
-    parts = [f"{' + '.join(row['organs'])} only" if row["organs"] else "all organs"]
-    if row["segmentation_weight"] != 1:
-        parts.append(f"weight {row['segmentation_weight']:g}")
-    if row["boundary_distortion"]:
-        parts.append(f"{row['boundary_distortion']:g} % of boundaries distorted")
-    if row["segmentation_loss"] != "ce":
-        parts.append({"dice": "Dice", "ce_dice": "CE + Dice"}[row["segmentation_loss"]])
-    return ", ".join(parts)
+    parts = (
+        f"{' + '.join(row['organs'])} only" if row["organs"] else "all organs",
+        "" if row["segmentation_weight"] == 1 else f"weight {row['segmentation_weight']:g}",
+        f"{row['boundary_distortion']:g} % of boundaries distorted" if row["boundary_distortion"] else "",
+        {"ce": "", "dice": "Dice", "ce_dice": "CE + Dice"}[row["segmentation_loss"]],
+    )
+    return ", ".join(part for part in parts if part)
 
 
 def _model_words(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return row["dataset"], row["model"], "pretrained" if row["pretrained"] else "scratch"
 
 
-def _number_words(row: Mapping[str, Any], notes: Sequence[str], signed: bool) -> tuple[str, ...]:
+def _number_words(row: Mapping[str, Any], record: Mapping[str, Any], signed: bool) -> tuple[str, ...]:
     """Return seeds, ours, the paper's, the difference."""
-    mark = f" [{notes.index(row['note']) + 1}]" if row["note"] else ""
+    mark = f" [{notes_of(record).index(row['note']) + 1}]" if row["note"] else ""
     published = "-" if row["published"] is None else f"{100 * row['published']:{'+' if signed else ''}.2f}{mark}"
-    difference = {end: row[f"difference{name}"] for end, name in (("mean", ""), ("low", "_low"), ("high", "_high"))}
+    difference = {"mean": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
     return str(row["count"]), points(row, signed), published, points(difference)

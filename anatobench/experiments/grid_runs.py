@@ -90,15 +90,12 @@ def what_is_missing(cells: Sequence[Cell], settings: GridSettings) -> list[str]:
 
 def planned(cells: Iterable[Cell], settings: GridSettings) -> list[PlannedRun]:
     """Return what the cells are trained with, their stores being there."""
-    runs = []
-    for cell in cells:
-        condition = cell.condition
-        config = configure(
-            settings.store_of(condition.dataset), condition.model, cell.framework, settings.settings_of(cell),
-            pretrained=AUTO if condition.pretrained else None, max_steps=settings.steps,
-        )  # fmt: skip
-        runs.append(PlannedRun(cell.name, config))
-    return runs
+    return [
+        PlannedRun(cell.name, configure(
+            settings.store_of(cell.condition.dataset), cell.condition.model, cell.framework, settings.settings_of(cell),
+            pretrained=AUTO if cell.condition.pretrained else None, max_steps=settings.steps))
+        for cell in cells
+    ]  # fmt: skip
 
 
 def work_of(cells: Sequence[Cell], settings: GridSettings) -> Iterator[tuple[int, float] | None]:

@@ -48,15 +48,15 @@ def job_arrays(
     names = {run.name for run in runs}
     write_configs(runs, out)
     limit = "" if at_a_time is None else f"%{at_a_time}"
+    waiting = (f"--dependency=afterok:{EARLIER}", "--kill-on-invalid-dep=yes")
     arrays = []
-    for waits in (False, True):
-        part = [run for run in runs if (run.first in names) == waits]
+    for dependency in ((), waiting):
+        part = [run for run in runs if (run.first in names) == bool(dependency)]
         if part:
-            plan, logs = _write_plan(part, out), logs_folder(out).resolve()
-            dependency = (f"--dependency=afterok:{EARLIER}", "--kill-on-invalid-dep=yes") if waits else ()
-            array = (f"--array=0-{len(part) - 1}{limit}", f"--output={logs}/%x-%A_%a.log", *dependency)
-            script = (str(_repository() / SCRIPT), str(plan))
-            arrays.append(JobArray(plan, ("sbatch", "--parsable", *array, *options, *script)))
+            plan, log = _write_plan(part, out), f"{logs_folder(out).resolve()}/%x-%A_%a.log"
+            array = (f"--array=0-{len(part) - 1}{limit}", f"--output={log}", *dependency)
+            command = ("sbatch", "--parsable", *array, *options, str(_repository() / SCRIPT), str(plan))
+            arrays.append(JobArray(plan, command))
     return tuple(arrays)
 
 

@@ -1,15 +1,16 @@
-"""What evaluated runs say, for the records of the grid and of the AUC study: AUC by seed, and paired differences."""
+"""What evaluated runs say, for the records of every study: AUC by seed and paired differences, and both in words."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from anatobench.errors import AnatoBenchError
-from anatobench.evaluation.evaluation_file import Evaluation, read_evaluation
+from anatobench.evaluation.evaluation_file import Evaluation, Figures, read_evaluation
 from anatobench.experiments.grid import MACRO, Cell, Condition
+from anatobench.experiments.statistics import interval_of
 from anatobench.recipes import FRAMEWORKS
 from anatobench.training.metrics_records import read_records
 from anatobench.training.run_folder import RunConfig
@@ -47,7 +48,7 @@ class Results:
         """Return that of a class by seed, where it is there and defined."""
         seeds = sorted({cell.seed for cell in self.evaluations})
         found = {seed: self.evaluations.get(Cell(condition, framework, seed)) for seed in seeds}
-        return {seed: value for seed, one in found.items() if one and (value := one["auc"].get(name)) is not None}
+        return known_auc({seed: one["auc"] for seed, one in found.items() if one}, name)
 
 
 def read_results(runs: Mapping[Cell, Path], needs: Collection[str] = ("auc",)) -> Results:
@@ -55,14 +56,16 @@ def read_results(runs: Mapping[Cell, Path], needs: Collection[str] = ("auc",)) -
     is missing or damaged."""
     configs = {cell: RunConfig.read(run) for cell, run in runs.items()}
     evaluations = {cell: read_evaluation(run, "test", configs[cell].task, needs) for cell, run in runs.items()}
-    versions: dict[str, str] = {}
-    sizes: dict[str, str] = {}
-    last_of_each = {(cell.condition.dataset, cell.framework): cell for cell in runs}
-    for (dataset, _), cell in last_of_each.items():
-        versions |= configs[cell].versions
-        sizes[dataset] = configs[cell].size
-    synthetic = {dataset for (dataset, _), cell in last_of_each.items() if trained_on_synthetic(runs[cell])}
+    last_of_each = {(cell.condition.dataset, cell.framework): cell for cell in runs}.values()
+    versions = {name: version for cell in last_of_each for name, version in configs[cell].versions.items()}
+    sizes = {cell.condition.dataset: configs[cell].size for cell in last_of_each}
+    synthetic = {cell.condition.dataset for cell in last_of_each if trained_on_synthetic(runs[cell])}
     return Results(configs, evaluations, versions, sizes, tuple(sorted(synthetic)))
+
+
+def known_auc(by_seed: Mapping[int, Figures], name: str = MACRO) -> dict[int, float]:
+    """Return that of a class by seed, where it is there and defined."""
+    return {seed: value for seed, auc in by_seed.items() if (value := auc.get(name)) is not None}
 
 
 def paired(minuend: Mapping[int, float], subtrahend: Mapping[int, float]) -> dict[int, float]:
@@ -70,14 +73,24 @@ def paired(minuend: Mapping[int, float], subtrahend: Mapping[int, float]) -> dic
     return {seed: minuend[seed] - subtrahend[seed] for seed in minuend if seed in subtrahend}
 
 
+def paired_difference(minuend: Mapping[int, float], subtrahend: Mapping[int, float]) -> dict[str, Any] | None:
+    """Return the mean of what is `paired` with its interval, as a record has it; None without a common seed."""
+    differences = list(paired(minuend, subtrahend).values())
+    return asdict(interval_of(differences)) if differences else None
+
+
 def points(row: Mapping[str, Any] | None, signed: bool = True) -> str:
     """Write a mean of AUC with its interval (`mean`, `low`, `high`) for a person, in hundredths; "-" for None."""
     if row is None or row["mean"] is None:
         return "-"
-    mean, low, high = row["mean"], row["low"], row["high"]
+    interval = "" if row["low"] is None else f" {ends((row['low'], row['high']), signed)}"
+    return f"{100 * row['mean']:{'+' if signed else ''}.2f}{interval}"
+
+
+def ends(interval: Sequence[float] | None, signed: bool = True) -> str:
+    """Write both ends of an interval of AUC alone, in hundredths; "-" for None."""
     sign = "+" if signed else ""
-    interval = "" if low is None else f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
-    return f"{100 * mean:{sign}.2f}{interval}"
+    return "-" if interval is None else f"[{100 * interval[0]:{sign}.1f}, {100 * interval[1]:{sign}.1f}]"
 
 
 def validation_curve(records: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:

@@ -140,23 +140,21 @@ def check_changes(changes: Sequence[str], own: Sequence[str], who: str) -> None:
         raise UsageError(f"--set {taken[0]}: {who} itself sets {', '.join(own)}")
 
 
-def check_choices(selection: Any, allowed: Mapping[str, Collection[str]]) -> None:
-    """Refuse a selection in which one of these fields names nothing, or what nobody knows."""
+def check_choices(selection: Any, allowed: Mapping[str, Collection[str]], repetitions: str) -> None:
+    """Refuse a selection in which one of these fields names nothing, or what nobody knows, or of whose `repetitions`,
+    the field of that name, there are none or too many."""
     for name, choices in allowed.items():
         chosen = getattr(selection, name)
         unknown = [value for value in chosen if value not in choices]
         if unknown or not chosen:
             raise UsageError(f"--{name} {','.join(unknown)}: choose from {', '.join(choices)}")
-
-
-def rate_name(rate: float) -> str:
-    """Return a learning rate as the name of a run has it."""
-    return f"{rate:g}"
+    if not 1 <= (asked := getattr(selection, repetitions)) <= 1000:
+        raise UsageError(f"--{repetitions} {asked}: from 1 to 1000")
 
 
 def check_rates(rates: Sequence[float]) -> None:
-    """Refuse learning rates to try of which two would be trained in one folder."""
-    if len({rate_name(rate) for rate in rates}) < len(rates):
+    """Refuse learning rates to try of which two would be trained in one folder: its name has six digits of them."""
+    if len({f"{rate:g}" for rate in rates}) < len(rates):
         raise UsageError(f"learning rates {', '.join(map(str, rates))}: two are one in the name of their run")
 
 
@@ -188,13 +186,12 @@ def write_configs(runs: Sequence[PlannedRun], out: Path) -> None:
 
 def chains_of(runs: Sequence[PlannedRun], out: Path) -> list[Chain]:
     """Train and evaluate, each run in the chain of the one that it takes its initial weights from."""
-    found: dict[str, Chain] = {}
+    found: dict[str, list[Command]] = {}
     for run in runs:
-        train: Command = ["train", "--config", str(config_file(out, run.name))]
-        folder = str(run_folder(out, run.name))
-        chain = found.setdefault(run.first or run.name, Chain(run.first or run.name, []))
-        chain.commands.extend([[*train, "--out", folder, "--resume"], ["evaluate", folder]])
-    return list(found.values())
+        config, folder = str(config_file(out, run.name)), str(run_folder(out, run.name))
+        train = ["train", "--config", config, "--out", folder, "--resume"]
+        found.setdefault(run.first or run.name, []).extend([train, ["evaluate", folder]])
+    return [Chain(name, commands) for name, commands in found.items()]
 
 
 def train_here(
@@ -203,11 +200,10 @@ def train_here(
     """Train and evaluate these runs on this machine, `workers` chains at a time, with a bar called `what`;
     `OutOfTimeError` if that takes longer than `until`."""
     write_configs(runs, out)
-    chains = chains_of(runs, out)
     with progress_bar(done_before + len(runs), what, "run", initial=done_before) as bar:
 
         def begun(chain: Chain, log: Path) -> None:
             tqdm.write(f"{what}: {chain.name} is at work and says it in {log}", file=sys.stderr)
 
-        for chain in run_chains(chains, logs_folder(out), workers, begun, until):
+        for chain in run_chains(chains_of(runs, out), logs_folder(out), workers, begun, until):
             bar.update(len(chain.commands) // 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -49,7 +50,7 @@ def interval_of(values: Sequence[float], level: float = LEVEL) -> Interval:
     mean, count = float(np.mean(values)), len(values)
     if count == 1:
         return Interval(mean, None, None, count)
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * _standard_error(values)
+    half = float(stats.t.ppf((1 + level) / 2, count - 1) * stats.sem(values))
     return Interval(mean, mean - half, mean + half, count)
 
 
@@ -76,23 +77,17 @@ def above(values: Sequence[float], limit: float) -> float | None:
 
 def _p_value(distance: float, values: Sequence[float]) -> float:
     """Return that of a one-sided t test of values whose mean lies `distance` above what it is tested against."""
-    error = _standard_error(values)
+    error = float(stats.sem(values))
     if error == 0:
         return 0.0 if distance > 0 else 1.0
     return float(stats.t.sf(distance / error, len(values) - 1))
 
 
-def _standard_error(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
-
-
 def holm(p_values: Mapping[Hypothesis, float]) -> dict[Hypothesis, float]:
     """Return the p values adjusted for the whole family (Holm 1979), in the order given."""
-    adjusted: dict[Hypothesis, float] = {}
-    largest = 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
-        adjusted[name] = largest
+    ranked = sorted(p_values, key=lambda name: p_values[name])
+    multiplied = [min(1.0, (len(ranked) - rank) * p_values[name]) for rank, name in enumerate(ranked)]
+    adjusted = dict(zip(ranked, accumulate(multiplied, max), strict=True))
     return {name: adjusted[name] for name in p_values}
 
 

@@ -28,7 +28,6 @@ from anatobench.experiments.runs import (
     check_choices,
     check_rates,
     initial_weights_of,
-    rate_name,
     run_folder,
     settings_asked,
 )
@@ -84,10 +83,10 @@ class TransferSettings:
         rates = (*self.frozen_rates, *self.fine_tuned_rates, self.pretraining_rate)
         if not self.frozen_rates or not self.fine_tuned_rates or min(rates) <= 0:
             raise UsageError("learning rates must be above 0, one for each way of transfer at least")
-        for tried in (self.frozen_rates, self.fine_tuned_rates):
-            check_rates(tried)
-        for changes in (self.settings, self.pretraining_settings):
-            check_changes(changes, OWN_SETTINGS, "the experiment")
+        check_rates(self.frozen_rates)
+        check_rates(self.fine_tuned_rates)
+        check_changes(self.settings, OWN_SETTINGS, "the experiment")
+        check_changes(self.pretraining_settings, OWN_SETTINGS, "the experiment")
 
     def rates(self, mode: str) -> tuple[float, ...]:
         """Return the learning rates that a way of transfer is tried with."""
@@ -125,7 +124,7 @@ class TransferCell(TransferCondition):
     @property
     def name(self) -> str:
         """Stable and unique: a run lies in the folder of that name."""
-        condition = f"{self.weights}_{self.mode}_{count_name(self.cases)}_rate{rate_name(self.rate)}"
+        condition = f"{self.weights}_{self.mode}_{count_name(self.cases)}_rate{self.rate:g}"
         return f"{condition}_{self.framework}_seed{self.seed}"
 
     @property
@@ -157,24 +156,17 @@ class TransferSelection:
     """Seeds 0, 1, ..."""
 
     def __post_init__(self) -> None:
-        allowed = {"weights": WEIGHTS, "modes": MODES, "frameworks": FRAMEWORKS}
-        check_choices(self, allowed)
+        check_choices(self, {"weights": WEIGHTS, "modes": MODES, "frameworks": FRAMEWORKS}, "repetitions")
         if not self.counts or min(self.counts) < 0:
             raise UsageError("--counts: numbers of cases above 0, or all")
         if FRAMEWORKS[0] not in self.frameworks:
             raise UsageError(f"--frameworks {','.join(self.frameworks)}: {FRAMEWORKS[0]} first draws what others take")
-        if not 1 <= self.repetitions <= 1000:
-            raise UsageError(f"--repetitions {self.repetitions}: from 1 to 1000")
 
     @property
     def pretraining(self) -> tuple[tuple[str, int], ...]:
         """Weights and seed of every run on masks."""
-        return tuple(
-            (weights, seed)
-            for seed in range(self.repetitions)
-            for weights in self.weights
-            if weights in PRETRAINED_HERE
-        )
+        weights = [one for one in self.weights if one in PRETRAINED_HERE]
+        return tuple((one, seed) for seed in range(self.repetitions) for one in weights)
 
     def cells(self, settings: TransferSettings) -> tuple[TransferCell, ...]:
         """Every transfer, the first repetition of all before the second of any."""
@@ -246,12 +238,10 @@ def settings_for(out: Path, asked: Mapping[str, Any]) -> TransferSettings:
 
 def what_is_missing(selection: TransferSelection, settings: TransferSettings) -> list[str]:
     """Return a sentence for everything that the runs need and that is not there: stores and video weights."""
-    paths = {"--store": settings.store}
-    for weights, option in PRETRAINED_HERE.items():
-        if weights in selection.weights:
-            paths[option] = settings.pretraining_store(weights) or ""
+    masks = {option: settings.pretraining_store(one) for one, option in PRETRAINED_HERE.items()
+             if one in selection.weights}  # fmt: skip
     found, stores = list[str](), dict[str, Store]()
-    for option, path in paths.items():
+    for option, path in {"--store": settings.store, **masks}.items():
         if not path:
             found.append(f"{option}: not given, and --weights asks for what is trained on it")
             continue

@@ -1,17 +1,7 @@
 """What the transfers found, as a record (JSON) and as one table.
 
-Record, format 1, AUC as fractions:
-- `settings` (transfer.py), of stores their names alone, and `selection`; `cohort`: the cases of each split of the
-  diagnosis' store; `synthetic`: whether that is a cohort drawn by a program (records before say nothing);
-- `results`: per weights, transfer, number of cases and framework the learning rate, the test AUC of each seed with its
-  mean and 95 % interval (`mean`, `low`, `high`, `count`); `gain`, over weights that were drawn, `class_gains`, the same
-  of each class, and `frozen_loss`, frozen minus fine-tuned, all paired by seed; `published`, what the abstract printed
-  for so many cases;
-- `rates`: per condition the mean validation AUC of each learning rate that was tried, of which the best was taken;
-- `framework_differences`: per condition JAX minus PyTorch, paired by seed;
-- `pretraining`: organ Dice of the runs on masks, on the test cases of their own store: mean and interval over seeds
-  (`organs`, `macro` the mean over them), and of every case, the mean over its organs and the seeds (`cases`);
-- `missing`: runs that were not evaluated; `undefined`: transfers whose macro AUC is undefined.
+benchmarks/results/schemas/transfer.json says what each field of the record, format 1, holds. Of stores it has their
+names alone, and of each condition the learning rate that validation liked best.
 
 An interval is Student's t over repetitions, None for a single one: it holds what the seed moves, which cases were drawn
 with it, not which patients were tested.
@@ -30,9 +20,16 @@ from anatobench.errors import AnatoBenchError
 from anatobench.evaluation.evaluation_file import Figures, read_evaluation
 from anatobench.evaluation.organ_dice import read_organ_dice
 from anatobench.experiments.grid import MACRO
-from anatobench.experiments.results import FRAMEWORK_NAMES, TextTable, paired, points, validation_auc
+from anatobench.experiments.results import (
+    FRAMEWORK_NAMES,
+    TextTable,
+    known_auc,
+    paired_difference,
+    points,
+    validation_auc,
+)
 from anatobench.experiments.runs import DONE, run_folder, state_of
-from anatobench.experiments.statistics import interval_of, interval_of_shares
+from anatobench.experiments.statistics import interval_of_shares
 from anatobench.experiments.transfer import (
     FINE_TUNED,
     FROZEN,
@@ -60,14 +57,10 @@ class _Found:
     """Of a condition."""
 
     rate: float
-    by_seed: Mapping[int, Figures]
-    """Test AUC of each class and `macro`, which is defined."""
+    auc: Mapping[int, Figures]
+    """Of each seed's test cases, by class and `macro`, which is defined."""
     tried: dict[float, float]
     """Mean validation AUC by learning rate; empty where there was no choice."""
-
-    def auc(self, name: str = MACRO) -> dict[int, float]:
-        """Return that of a class by seed, where it is there and defined."""
-        return {seed: value for seed, auc in self.by_seed.items() if (value := auc.get(name)) is not None}
 
 
 def collect(selection: TransferSelection, settings: TransferSettings, out: Path) -> dict[str, Any]:
@@ -82,10 +75,8 @@ def collect(selection: TransferSelection, settings: TransferSettings, out: Path)
     auc = {cell: read_evaluation(run_folder(out, cell.name), "test", store.task, ("auc",))["auc"] for cell in done}
     known = {cell: by_class for cell, by_class in auc.items() if by_class[MACRO] is not None}
     found = _chosen(known, settings, out)
-    versions: dict[str, str] = {}
-    for framework in selection.frameworks:
-        for cell in [cell for cell in done if cell.framework == framework][:1]:
-            versions |= RunConfig.read(run_folder(out, cell.name)).versions
+    first_of_each = [next((cell for cell in done if cell.framework == one), None) for one in selection.frameworks]
+    configs = [RunConfig.read(run_folder(out, cell.name)) for cell in first_of_each if cell is not None]
     return {
         "kind": "transfer",
         "format": FORMAT,
@@ -99,11 +90,16 @@ def collect(selection: TransferSelection, settings: TransferSettings, out: Path)
         "results": list(_results(found)),
         "rates": [{**asdict(condition), "validation": {f"{rate:g}": auc for rate, auc in of.tried.items()}}
                   for condition, of in found.items() if of.tried],
-        "framework_differences": list(_framework_differences(found)),
+        "framework_differences": [
+            {"weights": one.weights, "mode": one.mode, "cases": one.cases, **difference}
+            for one, of in found.items()
+            if one.framework == FRAMEWORKS[1]
+            and (difference := _difference(of, found.get(replace(one, framework=FRAMEWORKS[0]))))
+        ],
         "pretraining": list(_pretraining(trained, out)),
         "missing": [*missing, *(cell.name for cell in cells if cell not in auc)],
         "undefined": [cell.name for cell in auc if cell not in known],
-        "versions": versions,
+        "versions": {name: version for config in configs for name, version in config.versions.items()},
     }  # fmt: skip
 
 
@@ -131,14 +127,14 @@ def _results(found: Mapping[TransferCondition, _Found]) -> Iterator[dict[str, An
     for condition, of in found.items():
         drawn = None if condition.weights == NONE else found.get(replace(condition, weights=NONE))
         tuned = found.get(replace(condition, mode=FINE_TUNED)) if condition.mode == FROZEN else None
-        gain = _difference(of, drawn)
-        classes = [name for name in next(iter(of.by_seed.values())) if name != MACRO]
+        gain, macro = _difference(of, drawn), known_auc(of.auc)
+        classes = [name for name in next(iter(of.auc.values())) if name != MACRO]
         by_class = {name: of_class for name in classes if (of_class := _difference(of, drawn, name))}
         yield {
             **asdict(condition),
             "rate": of.rate,
-            "auc": {str(seed): value for seed, value in of.auc().items()},
-            **asdict(interval_of_shares(list(of.auc().values()))),
+            "auc": {str(seed): value for seed, value in macro.items()},
+            **asdict(interval_of_shares(list(macro.values()))),
             "gain": gain,
             "class_gains": by_class if gain else None,
             "frozen_loss": _difference(of, tuned),
@@ -148,16 +144,7 @@ def _results(found: Mapping[TransferCondition, _Found]) -> Iterator[dict[str, An
 
 def _difference(of: _Found, other: _Found | None, name: str = MACRO) -> dict[str, Any] | None:
     """Return the mean of the first minus the second for a class, paired by seed; None without a common one."""
-    differences = [] if other is None else list(paired(of.auc(name), other.auc(name)).values())
-    return asdict(interval_of(differences)) if differences else None
-
-
-def _framework_differences(found: Mapping[TransferCondition, _Found]) -> Iterator[dict[str, Any]]:
-    reference, candidate = FRAMEWORKS
-    for condition, of in found.items():
-        difference = _difference(of, found.get(replace(condition, framework=reference)))
-        if condition.framework == candidate and difference:
-            yield {"weights": condition.weights, "mode": condition.mode, "cases": condition.cases, **difference}
+    return None if other is None else paired_difference(known_auc(of.auc, name), known_auc(other.auc, name))
 
 
 def _pretraining(trained: Sequence[tuple[str, int]], out: Path) -> Iterator[dict[str, Any]]:

@@ -113,6 +113,32 @@ def test_a_change_needs_a_reason_and_stays_visible(tmp_path: Path) -> None:
     assert "plan" not in found["changes"][0]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("day", None), ("reason", 5), ("changed", []), ("changed", {"seeds": [2]}), ("changed", {"seeds": 3}),
+     ("runs_done", "none"), ("plan", "{}"), ("plan", "[]"), ("by", "me")],
+)  # fmt: skip
+def test_a_damaged_change_is_named(name: str, value: object, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    kept(STUDY, out)
+    kept(replace(STUDY, seeds=3), out, reason="another night")
+    (change,) = changes_of(out)
+    (out / "plan_changes.json").write_text(json.dumps([{**change, name: value}]))
+    for read in (changes_of, plan_in):
+        with pytest.raises(AnatoBenchError, match=r"plan_changes\.json: not the changes of a plan \(.*put the study's"):
+            read(out)
+
+
+@pytest.mark.parametrize("content", ["{}", "null", "[5]", "[[]]", '[{"day": "2026-11-27"}]', "{", '"changes"'])
+def test_what_are_no_changes_is_named(content: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    kept(STUDY, out)
+    (out / "plan_changes.json").write_text(content)
+    with pytest.raises(AnatoBenchError, match=r"plan_changes\.json: "):
+        kept(replace(STUDY, seeds=3), out, reason="another night")
+    assert (out / "plan_changes.json").read_text() == content
+
+
 def test_another_recipe_is_another_study(tmp_path: Path) -> None:
     kept(STUDY, tmp_path / "out")
     with pytest.raises(AnatoBenchError, match=r"steps: 24 -> 48.*another --out"):

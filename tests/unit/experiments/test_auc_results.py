@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anatobench.experiments.auc_results import _Comparison
+from anatobench.experiments.auc_results import compared
 from anatobench.experiments.auc_samples import Samples, difference, mean_row, mean_sample
 from anatobench.experiments.auc_study import AucStudy
 from anatobench.experiments.grid import Cell
@@ -35,7 +35,7 @@ def found(told: tuple[str, ...] = ()) -> dict[str, Any]:
         liver = 0.60 + 0.01 * cell.seed + shift + (0.10 - 0.02 * jax if supervised else 0.02 * jax)
         bowel = 0.50 + 0.01 * cell.seed + 0.04 * (cell.nudged and cell.seed == 0)
         samples[cell] = sample(bowel, liver)
-    return _Comparison(STUDY, samples, told).to_json()
+    return compared(STUDY, samples, told)
 
 
 def row(rows: list[dict[str, Any]], **named: Any) -> dict[str, Any]:
