@@ -6,15 +6,21 @@ in the aorta or the heart is calcification, the same dot in muscle is nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from anatobench.phantom.body import Canvas, Finding
-from anatobench.phantom.chest import LOBES, LOWER_LOBES, UPPER_LOBES, Chest
+from anatobench.phantom.body import Body, Canvas, Finding
+from anatobench.phantom.chest import LOBES, LOWER_LOBES, UPPER_LOBES, Chest, chest_body
 from anatobench.phantom.placing import body_map, place, shaped_blob
+from anatobench.phantom.plan import CohortPlan, Stream
+from anatobench.phantom.scans import Scan
 from anatobench.phantom.shapes import Bars, Below, Blob, Cut, Grown, Ripple, Shape, Tube
+
+PREVALENCE = 0.3
+CARDIOMEGALY = "Cardiomegaly"
+COARSENESS = {"full": 1.0, "tiny": 1.7}
 
 
 @dataclass(frozen=True)
@@ -170,13 +176,20 @@ SIGNS: Mapping[str, Callable[[Scene], Iterator[Finding]]] = {
 own; RAD-ChestCT's calcification is one of the two arterial ones."""
 
 
-def chest_findings(
-    rng: np.random.Generator, chest: Chest, present: Collection[str], coarse: float
-) -> tuple[Finding, ...]:
-    """Return the signs of the findings that are present, and look-alikes drawn whatever is present."""
-    scene = Scene(rng, chest, body_map(chest.body), coarse)
-    signs = [*(sign for name, sign in SIGNS.items() if name in present), _lookalikes]
-    return tuple(finding for sign in signs for finding in sign(scene))
+def draw_targets(plan: CohortPlan, index: int, labels: Sequence[str]) -> tuple[int, ...]:
+    """Return 0 or 1 per label for patient `index`."""
+    return tuple(plan.grade(index, question, (1 - PREVALENCE, PREVALENCE)) for question in range(len(labels)))
+
+
+def chest_patient(plan: CohortPlan, scan: Scan, signs: Sequence[str]) -> tuple[Body, tuple[Finding, ...]]:
+    """Return the patient of a scan: the body, the signs of the findings that are present, and look-alikes drawn
+    whatever is present. `signs` is what each of the data set's labels means, by CT-RATE's names."""
+    present = {sign for sign, value in zip(signs, scan.targets, strict=True) if value}
+    chest = chest_body(plan.rng(scan.patient, Stream.BODY), CARDIOMEGALY in present)
+    rng = plan.rng(scan.patient, Stream.FINDINGS)
+    scene = Scene(rng, chest, body_map(chest.body), COARSENESS[plan.size])
+    drawn = [*(sign for name, sign in SIGNS.items() if name in present), _lookalikes]
+    return chest.body, tuple(finding for sign in drawn for finding in sign(scene))
 
 
 def _lookalikes(scene: Scene) -> Iterator[Finding]:
