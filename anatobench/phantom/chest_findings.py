@@ -60,11 +60,6 @@ def _medical_material(scene: Scene) -> Iterator[Finding]:
     yield replaced(Tube.of(line, 1.6 * scene.coarse**1.6), 1800.0)
 
 
-def _calcification(scene: Scene) -> Iterator[Finding]:
-    host, count = ("aorta", 5) if scene.rng.integers(2) == 0 else ("heart", 3)
-    return scene.dots((host,), count)
-
-
 def _pericardial_effusion(scene: Scene) -> Iterator[Finding]:
     heart = scene.chest.heart
     shell = Cut(Grown(heart, scene.rng.uniform(8, 12) * scene.coarse**0.5), (), (heart,))
@@ -87,19 +82,10 @@ def _lymphadenopathy(scene: Scene) -> Iterator[Finding]:
         yield replaced(blob, 75.0, ("",))
 
 
-def _emphysema(scene: Scene) -> Iterator[Finding]:
-    for lobe in UPPER_LOBES:
-        yield from scene.balls((lobe,), 5, 12 * scene.coarse**0.5, -1000.0)
-
-
 def _atelectasis(scene: Scene) -> Iterator[Finding]:
     lobe, centre = scene.point_in(LOWER_LOBES, depth=14.0)
     plate = Blob(centre, (34.0, 30.0, 4.5 * scene.coarse**1.2), tilt=scene.rng.uniform(-0.4, 0.4))
     yield replaced(plate, 25.0, (lobe,))
-
-
-def _nodule(scene: Scene) -> Iterator[Finding]:
-    return scene.balls(LOBES, int(scene.rng.integers(1, 3)), 7.0 * scene.coarse, 50.0)
 
 
 def _opacity(scene: Scene) -> Iterator[Finding]:
@@ -155,7 +141,9 @@ def _septal_thickening(scene: Scene) -> Iterator[Finding]:
 SIGNS: Mapping[str, Callable[[Scene], Iterator[Finding]]] = {
     "Mosaic attenuation pattern": _mosaic,
     "Lung opacity": _opacity,
-    "Emphysema": _emphysema,
+    "Emphysema": lambda scene: (
+        bubble for lobe in UPPER_LOBES for bubble in scene.balls((lobe,), 5, 12 * scene.coarse**0.5, -1000.0)
+    ),
     "Interlobular septal thickening": _septal_thickening,
     "Consolidation": _consolidation,
     "Atelectasis": _atelectasis,
@@ -163,13 +151,13 @@ SIGNS: Mapping[str, Callable[[Scene], Iterator[Finding]]] = {
     "Pulmonary fibrotic sequela": _fibrotic_sequela,
     "Peribronchial thickening": _peribronchial_thickening,
     "Bronchiectasis": _bronchiectasis,
-    "Lung nodule": _nodule,
+    "Lung nodule": lambda scene: scene.balls(LOBES, int(scene.rng.integers(1, 3)), 7.0 * scene.coarse, 50.0),
     "Pericardial effusion": _pericardial_effusion,
     "Hiatal hernia": _hernia,
     "Lymphadenopathy": _lymphadenopathy,
     "Arterial wall calcification": lambda scene: scene.dots(("aorta",), 5),
     "Coronary artery wall calcification": lambda scene: scene.dots(("heart",), 3),
-    "Calcification": _calcification,
+    "Calcification": lambda scene: scene.dots(*((("aorta",), 5), (("heart",), 3))[scene.rng.integers(2)]),
     "Medical material": _medical_material,
 }
 """By CT-RATE's names, in the order in which they are drawn: small things over large ones. Cardiomegaly is the body's

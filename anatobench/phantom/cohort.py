@@ -117,8 +117,8 @@ def _leftovers_removed(root: Path) -> Iterator[None]:
 def _written(root: Path, plan: CohortPlan, index: int) -> OSError | None:
     """Write the scans of one patient that do not stand yet, in a worker; what the disk says against it."""
     chosen = FORMATS[plan.format]
-    missing = [scan for scan in chosen.scans_of(plan, index) if not (root / scan.path).exists()]
     try:
+        missing = [scan for scan in chosen.scans_of(plan, index) if not (root / scan.path).exists()]
         patient = chosen.draw_patient(plan, missing[0]) if missing else ((), ())
         for scan in missing:
             chosen.write_scan(root, plan, scan, *patient)
