@@ -15,8 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from anatobench.phantom.body import BOWEL, Body, Canvas, Finding, Part
-from anatobench.phantom.placing import body_map, place, shaped_blob
+from anatobench.phantom.body import BOWEL, Body, Canvas, Finding, Part, body_map, place, shaped_blob
 from anatobench.phantom.shapes import Bars, Blob, Cut, Grown, Ripple, Shape, Trunk, Tube, Vector
 from anatobench.tasks import RATIC
 
@@ -41,18 +40,15 @@ class InjuryLook:
     """Where look-alikes may stand."""
 
 
-TYPICAL_HU: tuple[Range, ...] = ((-52, -42), (-85, -70), (300, 420), (105, 130))
-MODERATE = InjuryLook(
-    ((19, 23), (-75, -62)), ((31, 38), (-120, -100)), ((18, 22), (360, 440)), ((27, 33), (150, 180)), ELSEWHERE
-)
+FULL = InjuryLook(((8, 12), (-52, -42)), ((17, 24), (-85, -70)), ((6, 10), (300, 420)), ((12, 17), (105, 130)))
+TINY = InjuryLook(((12, 15), (-52, -42)), ((20, 26), (-85, -70)), ((11, 14), (300, 420)), ((17, 22), (105, 130)))
+MODERATE = InjuryLook(((19, 23), (-75, -62)), ((31, 38), (-120, -100)), ((18, 22), (360, 440)), ((27, 33), (150, 180)))
 LARGE = InjuryLook(
     ((26, 32), (-95, -80)), ((48, 60), (-145, -125)), ((26, 32), (430, 480)), ((40, 50), (190, 220)), ELSEWHERE[:1]
 )
 LOOKS = {
-    ("full", "typical"): InjuryLook(*zip(((8, 12), (17, 24), (6, 10), (12, 17)), TYPICAL_HU, strict=True)),
-    ("tiny", "typical"): InjuryLook(*zip(((12, 15), (20, 26), (11, 14), (17, 22)), TYPICAL_HU, strict=True)),
-    **{(size, "moderate"): MODERATE for size in ("full", "tiny")},
-    **{(size, "large"): LARGE for size in ("full", "tiny")},
+    "full": {"typical": FULL, "moderate": MODERATE, "large": LARGE},
+    "tiny": {"typical": TINY, "moderate": MODERATE, "large": LARGE},
 }
 """Per size and `CohortPlan.injuries`. Large ones take much of their organ, at any resolution; moderate ones are in
 between and have all the look-alikes, so that a small model learns them from some hundred patients, and only by where

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anatobench.phantom.body import Body, Canvas, Finding
+from anatobench.phantom.body import Body, Canvas, Finding, body_map, place, shaped_blob
 from anatobench.phantom.chest import LOBES, LOWER_LOBES, UPPER_LOBES, Chest, chest_body
-from anatobench.phantom.placing import body_map, place, shaped_blob
 from anatobench.phantom.plan import CohortPlan, Stream
 from anatobench.phantom.scans import Scan
 from anatobench.phantom.shapes import Bars, Below, Blob, Cut, Grown, Ripple, Shape, Tube
@@ -138,6 +137,7 @@ def _septal_thickening(scene: Scene) -> Iterator[Finding]:
         yield Finding(Cut(lung, (bars,), (Grown(lung, -22.0),)), 220.0, hosts=LOBES)
 
 
+ARTERIAL = ("Arterial wall calcification", "Coronary artery wall calcification")
 SIGNS: Mapping[str, Callable[[Scene], Iterator[Finding]]] = {
     "Mosaic attenuation pattern": _mosaic,
     "Lung opacity": _opacity,
@@ -157,11 +157,11 @@ SIGNS: Mapping[str, Callable[[Scene], Iterator[Finding]]] = {
     "Lymphadenopathy": _lymphadenopathy,
     "Arterial wall calcification": lambda scene: scene.dots(("aorta",), 5),
     "Coronary artery wall calcification": lambda scene: scene.dots(("heart",), 3),
-    "Calcification": lambda scene: scene.dots(*((("aorta",), 5), (("heart",), 3))[scene.rng.integers(2)]),
+    "Calcification": lambda scene: SIGNS[ARTERIAL[scene.rng.integers(2)]](scene),
     "Medical material": _medical_material,
 }
 """By CT-RATE's names, in the order in which they are drawn: small things over large ones. Cardiomegaly is the body's
-own; RAD-ChestCT's calcification is one of the two arterial ones."""
+own; RAD-ChestCT's calcification is one of the `ARTERIAL` ones."""
 
 
 def draw_targets(plan: CohortPlan, index: int, labels: Sequence[str]) -> tuple[int, ...]:

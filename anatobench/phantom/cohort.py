@@ -7,8 +7,8 @@ any patient. Tables are written last, from the plan, so that a cohort without th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -87,27 +87,18 @@ def _claim(root: Path, plan: CohortPlan) -> None:
 
 
 def _write_patients(root: Path, plan: CohortPlan, workers: int) -> None:
-    write = partial(_written, root, plan)
-    jobs = run_in_workers(write, range(plan.cases), 0 if workers <= 1 else workers)
-    with (
-        _leftovers_removed(root),
-        closing(jobs),
-        progress_bar(plan.cases, f"phantom {plan.format}", "patient", delay=1.0) as progress,
-    ):
-        for index, error in jobs:
-            if isinstance(error, WorkerDied):
-                raise AnatoBenchError(f"the process that wrote patient {index} ended with exit code {error.exit_code}")
-            if isinstance(error, OSError):
-                raise error
-            progress.update()
-
-
-@contextmanager
-def _leftovers_removed(root: Path) -> Iterator[None]:
-    """Left by an exception, when the workers were stopped in the middle, what they had half written is removed."""
+    jobs = run_in_workers(partial(_written, root, plan), range(plan.cases), 0 if workers <= 1 else workers)
+    progress_of = progress_bar(plan.cases, f"phantom {plan.format}", "patient", delay=1.0)
     try:
-        yield
-    except BaseException:
+        with closing(jobs), progress_of as progress:
+            for index, error in jobs:
+                if isinstance(error, WorkerDied):
+                    code = error.exit_code
+                    raise AnatoBenchError(f"the process that wrote patient {index} ended with exit code {code}")
+                if isinstance(error, OSError):
+                    raise error
+                progress.update()
+    except BaseException:  # the workers were stopped in the middle: what they had half written goes
         for path in [*root.rglob(f".*{PARTIAL_SUFFIX}"), *root.rglob(f".*{TEMPORARY_SUFFIX}")]:
             with suppress(OSError):  # what went wrong first counts
                 remove_whatever(path)

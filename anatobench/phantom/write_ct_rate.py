@@ -47,17 +47,14 @@ def write_scan(root: Path, plan: CohortPlan, scan: Scan, body: Body, findings: t
     mask = root.joinpath(dataset, "ts_seg", "ts_total", fixed, *file)
     write_mask(mask, labels, volume.affine, "LPS", plan.organs_of(scan.patient))
     stored, affine = reoriented(volume.voxels, volume.affine, "LPS")
-    write_nifti_image(root.joinpath(dataset, scan.split, *file), _blank_image(stored, _intercept(scan)))
+    # as the original files are: stored values in floats, [i, j, k], no place or size in the header
+    original = (stored.astype(np.int32) - _intercept(scan)).astype(np.float32).transpose(2, 1, 0)
+    write_nifti_image(root.joinpath(dataset, scan.split, *file), nibabel.Nifti1Image(original, np.eye(4)))
     write_nifti(root / scan.path, stored, affine)
 
 
 def _intercept(scan: Scan) -> int:
     return INTERCEPTS[(scan.patient + scan.number) % len(INTERCEPTS)]
-
-
-def _blank_image(hu: np.ndarray, intercept: int) -> nibabel.Nifti1Image:
-    """As the original files are: [k, j, i] HU as stored values in floats, no place or size in the header."""
-    return nibabel.Nifti1Image((hu.astype(np.int32) - intercept).astype(np.float32).transpose(2, 1, 0), np.eye(4))
 
 
 def write_tables(root: Path, plan: CohortPlan, scans: Sequence[Scan]) -> None:

@@ -72,7 +72,12 @@ def write_scan(root: Path, plan: CohortPlan, scan: Scan, body: Body, findings: t
     volume, labels = render(rng, body, findings, _scanner(rng, plan.size))
     factor, mask = ENLARGEMENT[plan.size], root / "masks" / f"{scan.name}.nii.gz"
     write_mask(mask, labels, _placed_like_npz(factor), "LPS", plan.organs_of(scan.patient))
-    _write_npz(root / scan.path, _enlarged(np.clip(volume.voxels, *HU_LIMITS), factor))
+    voxels = np.clip(volume.voxels, *HU_LIMITS)
+    if factor == 2:  # either way blocks of voxels are aligned with the mask's
+        enlarged = zoom(voxels, factor, order=1, grid_mode=True, mode="nearest")
+    else:
+        enlarged = voxels.repeat(factor, axis=0).repeat(factor, axis=1).repeat(factor, axis=2)
+    _write_npz(root / scan.path, enlarged)
 
 
 def _scanner(rng: np.random.Generator, size: str) -> Scanner:
@@ -83,13 +88,6 @@ def _scanner(rng: np.random.Generator, size: str) -> Scanner:
     x, y, z = (float(v) for v in rng.uniform(-4, 4, 3))
     middle = (x, y, (highest + lowest) / 2 + z)
     return Scanner((slices, side, side), (spacing, spacing, spacing), middle, (0.0, 0.0, 0.0), NOISE[size])
-
-
-def _enlarged(voxels: np.ndarray, factor: int) -> np.ndarray:
-    """[D, H, W] to [fD, fH, fW] with voxel blocks aligned: interpolated by 2, repeated by more."""
-    if factor == 2:
-        return np.asarray(zoom(voxels, factor, order=1, grid_mode=True, mode="nearest"))
-    return voxels.repeat(factor, axis=0).repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _placed_like_npz(factor: int) -> np.ndarray:

@@ -52,7 +52,7 @@ def scans_of(plan: CohortPlan, index: int) -> list[Scan]:
 def draw_patient(plan: CohortPlan, scan: Scan) -> tuple[Body, tuple[Finding, ...]]:
     """Return the body and the findings of a scan's patient."""
     body, rng = abdomen_body(plan.rng(scan.patient, Stream.BODY)), plan.rng(scan.patient, Stream.FINDINGS)
-    return body, abdomen_findings(rng, body, scan.targets, LOOKS[plan.size, plan.injuries])
+    return body, abdomen_findings(rng, body, scan.targets, LOOKS[plan.size][plan.injuries])
 
 
 def write_scan(root: Path, plan: CohortPlan, scan: Scan, body: Body, findings: tuple[Finding, ...]) -> None:

@@ -252,7 +252,7 @@ def test_large_injuries_are_a_cohort_of_their_own(cohorts: Path, tmp_path: Path)
     body = abdomen_body(plan.rng(0, Stream.BODY))
     radius = {}
     for injuries in ("typical", "large"):
-        findings = abdomen_findings(plan.rng(0, Stream.FINDINGS), body, (0, 0, 0, 2, 0), LOOKS["tiny", injuries])
+        findings = abdomen_findings(plan.rng(0, Stream.FINDINGS), body, (0, 0, 0, 2, 0), LOOKS["tiny"][injuries])
         (laceration,) = [finding for finding in findings if finding.hosts == ("liver",)]
         assert isinstance(laceration.shape, Blob)
         radius[injuries] = max(laceration.shape.radii)

@@ -62,7 +62,7 @@ def cohort() -> Cohort:
     for index in range(plan.cases):
         scan, rng = scans_of(plan, index)[0], plan.rng(index, Stream.SERIES)
         body = abdomen_body(plan.rng(index, Stream.BODY))
-        findings = abdomen_findings(plan.rng(index, Stream.FINDINGS), body, scan.targets, LOOKS["tiny", "typical"])
+        findings = abdomen_findings(plan.rng(index, Stream.FINDINGS), body, scan.targets, LOOKS["tiny"]["typical"])
         volume, labels = render(rng, body, findings, SETTINGS["tiny"].draw(rng))
         hu = volume.voxels.astype(np.float32)
         injured.append([target > 0 for target in scan.targets])
