@@ -88,9 +88,9 @@ def _claim(root: Path, plan: CohortPlan) -> None:
 
 def _write_patients(root: Path, plan: CohortPlan, workers: int) -> None:
     jobs = run_in_workers(partial(_written, root, plan), range(plan.cases), 0 if workers <= 1 else workers)
-    progress_of = progress_bar(plan.cases, f"phantom {plan.format}", "patient", delay=1.0)
+    bar = progress_bar(plan.cases, f"phantom {plan.format}", "patient", delay=1.0)
     try:
-        with closing(jobs), progress_of as progress:
+        with closing(jobs), bar as progress:
             for index, error in jobs:
                 if isinstance(error, WorkerDied):
                     code = error.exit_code

@@ -118,7 +118,8 @@ class Trunk(Shape):
         along = np.abs((y - np.float32(self.centre[1])) / np.float32(self.radii[1])) ** power
         radius = (across + along) ** (1 / power) / (1 + np.float32(self.swell) * z)
         low, high = np.array(self.z_range, dtype=np.float32)
-        return np.maximum((radius - 1) * np.float32(min(self.radii)), np.maximum(low - z, z - high))
+        level: np.ndarray = np.maximum((radius - 1) * np.float32(min(self.radii)), np.maximum(low - z, z - high))
+        return level
 
 
 @dataclass(frozen=True)
