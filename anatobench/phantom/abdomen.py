@@ -15,8 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from anatobench.phantom.body import BOWEL, Body, Canvas, Finding, Part
-from anatobench.phantom.placing import body_map, place, shaped_blob
+from anatobench.phantom.body import BOWEL, Body, Canvas, Finding, Part, body_map, place, shaped_blob
 from anatobench.phantom.shapes import Bars, Blob, Cut, Grown, Ripple, Shape, Trunk, Tube, Vector
 from anatobench.tasks import RATIC
 
@@ -24,58 +23,36 @@ SIDES = ((-1, "left"), (1, "right"))
 KIDNEYS = ("kidney_left", "kidney_right")
 SOLID_HOSTS = {"liver": ("liver",), "spleen": ("spleen",), "kidney": KIDNEYS}
 VERTEBRAE = tuple(f"vertebrae_{name}" for name in ("T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1"))
-ELSEWHERE = (
-    ("autochthon_left", "autochthon_right"),
-    ("iliopsoas_left", "iliopsoas_right"),
-    ("prostate",),
-)
+ELSEWHERE = (("autochthon_left", "autochthon_right"), ("iliopsoas_left", "iliopsoas_right"), ("prostate",))
 """Tissue outside every organ of the task, where the look-alikes stand."""
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class InjuryLook:
-    """Radii in mm (low, high ends of a range) and changes in HU."""
+    """Per injury the ranges of its radius in mm and of its HU: a change of the organ's for lacerations."""
 
-    low_radius: tuple[float, float]
-    high_radius: tuple[float, float]
-    bleed_radius: tuple[float, float]
-    bowel_radius: tuple[float, float]
-    low_change: tuple[float, float] = (-52.0, -42.0)
-    high_change: tuple[float, float] = (-85.0, -70.0)
-    bleed_hu: tuple[float, float] = (300.0, 420.0)
-    bowel_hu: tuple[float, float] = (105.0, 130.0)
+    low: tuple[Range, Range]
+    high: tuple[Range, Range]
+    bleed: tuple[Range, Range]
+    bowel: tuple[Range, Range]
     elsewhere: tuple[tuple[str, ...], ...] = ELSEWHERE
     """Where look-alikes may stand."""
 
 
+FULL = InjuryLook(((8, 12), (-52, -42)), ((17, 24), (-85, -70)), ((6, 10), (300, 420)), ((12, 17), (105, 130)))
+TINY = InjuryLook(((12, 15), (-52, -42)), ((20, 26), (-85, -70)), ((11, 14), (300, 420)), ((17, 22), (105, 130)))
+MODERATE = InjuryLook(((19, 23), (-75, -62)), ((31, 38), (-120, -100)), ((18, 22), (360, 440)), ((27, 33), (150, 180)))
+LARGE = InjuryLook(
+    ((26, 32), (-95, -80)), ((48, 60), (-145, -125)), ((26, 32), (430, 480)), ((40, 50), (190, 220)), ELSEWHERE[:1]
+)
 LOOKS = {
-    ("full", "typical"): InjuryLook((8.0, 12.0), (17.0, 24.0), (6.0, 10.0), (12.0, 17.0)),
-    ("tiny", "typical"): InjuryLook((12.0, 15.0), (20.0, 26.0), (11.0, 14.0), (17.0, 22.0)),
+    "full": {"typical": FULL, "moderate": MODERATE, "large": LARGE},
+    "tiny": {"typical": TINY, "moderate": MODERATE, "large": LARGE},
 }
 """Per size and `CohortPlan.injuries`. Large ones take much of their organ, at any resolution; moderate ones are in
 between and have all the look-alikes, so that a small model learns them from some hundred patients, and only by where
 they are."""
-LOOKS["full", "moderate"] = LOOKS["tiny", "moderate"] = InjuryLook(
-    low_radius=(19.0, 23.0),
-    high_radius=(31.0, 38.0),
-    bleed_radius=(18.0, 22.0),
-    bowel_radius=(27.0, 33.0),
-    low_change=(-75.0, -62.0),
-    high_change=(-120.0, -100.0),
-    bleed_hu=(360.0, 440.0),
-    bowel_hu=(150.0, 180.0),
-)
-LOOKS["full", "large"] = LOOKS["tiny", "large"] = InjuryLook(
-    low_radius=(26.0, 32.0),
-    high_radius=(48.0, 60.0),
-    bleed_radius=(26.0, 32.0),
-    bowel_radius=(40.0, 50.0),
-    low_change=(-95.0, -80.0),
-    high_change=(-145.0, -125.0),
-    bleed_hu=(430.0, 480.0),
-    bowel_hu=(190.0, 220.0),
-    elsewhere=ELSEWHERE[:1],
-)
 
 
 def abdomen_body(rng: np.random.Generator) -> Body:
@@ -227,8 +204,8 @@ def abdomen_findings(
     freely."""
     grades = dict(zip((group.name for group in RATIC.groups), targets, strict=True))
     places, findings = body_map(body), list[Finding]()
-    bleed = partial(_bright, rng, places, radius=look.bleed_radius, hu=look.bleed_hu, depth=0.7)
-    thick_bowel = partial(_bright, rng, places, radius=look.bowel_radius, hu=look.bowel_hu, depth=0.6)
+    bleed = partial(_bright, rng, places, *look.bleed, 0.7)
+    thick_bowel = partial(_bright, rng, places, *look.bowel, 0.6)
     for group, hosts in SOLID_HOSTS.items():
         findings += _laceration(rng, places, hosts, grades[group], look)
     if grades["bowel"]:
@@ -249,17 +226,15 @@ def _laceration(
 ) -> Iterator[Finding]:
     if grade == 0:
         return
-    radius = rng.uniform(*(look.low_radius if grade == 1 else look.high_radius))
-    change = rng.uniform(*(look.low_change if grade == 1 else look.high_change))
+    radius, change = (rng.uniform(*drawn) for drawn in (look.low if grade == 1 else look.high))
     host = hosts[rng.integers(len(hosts))]
     centre = place(rng, places, (host,), depth=0.6 * radius)
     yield Finding(shaped_blob(rng, centre, radius), change, hosts=(host,))
 
 
 def _bright(
-    rng: np.random.Generator, places: Canvas, hosts: tuple[str, ...], radius: tuple[float, float],
-    hu: tuple[float, float], depth: float,
-) -> Finding:  # fmt: skip
+    rng: np.random.Generator, places: Canvas, radius: Range, hu: Range, depth: float, hosts: tuple[str, ...]
+) -> Finding:
     """Return a blob of HU and radius in these ranges inside the hosts, `depth` radii below their surface."""
     drawn = rng.uniform(*radius)
     centre = place(rng, places, hosts, depth=depth * drawn)

@@ -14,6 +14,8 @@ UPPER_LOBES = ("lung_upper_lobe_left", "lung_upper_lobe_right")
 LOWER_LOBES = ("lung_lower_lobe_left", "lung_lower_lobe_right")
 LOBES = (*UPPER_LOBES, *LOWER_LOBES, "lung_middle_lobe_right")
 SIDES = ((1, "right"), (-1, "left"))
+COVERED = (-152.0, 142.0)
+"""z of the body that every scan shows, mm."""
 VERTEBRAE = tuple(f"vertebrae_{name}" for name in ("T3", "T4", "T5", "T6", "T7", "T8", "T9", "T10", "T11", "T12", "L1"))
 
 

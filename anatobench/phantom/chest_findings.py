@@ -6,15 +6,20 @@ in the aorta or the heart is calcification, the same dot in muscle is nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from anatobench.phantom.body import Canvas, Finding
-from anatobench.phantom.chest import LOBES, LOWER_LOBES, UPPER_LOBES, Chest
-from anatobench.phantom.placing import body_map, place, shaped_blob
+from anatobench.phantom.body import Body, Canvas, Finding, body_map, place, shaped_blob
+from anatobench.phantom.chest import LOBES, LOWER_LOBES, UPPER_LOBES, Chest, chest_body
+from anatobench.phantom.plan import CohortPlan, Stream
+from anatobench.phantom.scans import Scan
 from anatobench.phantom.shapes import Bars, Below, Blob, Cut, Grown, Ripple, Shape, Tube
+
+PREVALENCE = 0.3
+CARDIOMEGALY = "Cardiomegaly"
+COARSENESS = {"full": 1.0, "tiny": 1.7}
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,6 @@ def _medical_material(scene: Scene) -> Iterator[Finding]:
     yield replaced(Tube.of(line, 1.6 * scene.coarse**1.6), 1800.0)
 
 
-def _calcification(scene: Scene) -> Iterator[Finding]:
-    host, count = ("aorta", 5) if scene.rng.integers(2) == 0 else ("heart", 3)
-    return scene.dots((host,), count)
-
-
 def _pericardial_effusion(scene: Scene) -> Iterator[Finding]:
     heart = scene.chest.heart
     shell = Cut(Grown(heart, scene.rng.uniform(8, 12) * scene.coarse**0.5), (), (heart,))
@@ -81,19 +81,10 @@ def _lymphadenopathy(scene: Scene) -> Iterator[Finding]:
         yield replaced(blob, 75.0, ("",))
 
 
-def _emphysema(scene: Scene) -> Iterator[Finding]:
-    for lobe in UPPER_LOBES:
-        yield from scene.balls((lobe,), 5, 12 * scene.coarse**0.5, -1000.0)
-
-
 def _atelectasis(scene: Scene) -> Iterator[Finding]:
     lobe, centre = scene.point_in(LOWER_LOBES, depth=14.0)
     plate = Blob(centre, (34.0, 30.0, 4.5 * scene.coarse**1.2), tilt=scene.rng.uniform(-0.4, 0.4))
     yield replaced(plate, 25.0, (lobe,))
-
-
-def _nodule(scene: Scene) -> Iterator[Finding]:
-    return scene.balls(LOBES, int(scene.rng.integers(1, 3)), 7.0 * scene.coarse, 50.0)
 
 
 def _opacity(scene: Scene) -> Iterator[Finding]:
@@ -146,10 +137,13 @@ def _septal_thickening(scene: Scene) -> Iterator[Finding]:
         yield Finding(Cut(lung, (bars,), (Grown(lung, -22.0),)), 220.0, hosts=LOBES)
 
 
+ARTERIAL = ("Arterial wall calcification", "Coronary artery wall calcification")
 SIGNS: Mapping[str, Callable[[Scene], Iterator[Finding]]] = {
     "Mosaic attenuation pattern": _mosaic,
     "Lung opacity": _opacity,
-    "Emphysema": _emphysema,
+    "Emphysema": lambda scene: (
+        bubble for lobe in UPPER_LOBES for bubble in scene.balls((lobe,), 5, 12 * scene.coarse**0.5, -1000.0)
+    ),
     "Interlobular septal thickening": _septal_thickening,
     "Consolidation": _consolidation,
     "Atelectasis": _atelectasis,
@@ -157,26 +151,33 @@ SIGNS: Mapping[str, Callable[[Scene], Iterator[Finding]]] = {
     "Pulmonary fibrotic sequela": _fibrotic_sequela,
     "Peribronchial thickening": _peribronchial_thickening,
     "Bronchiectasis": _bronchiectasis,
-    "Lung nodule": _nodule,
+    "Lung nodule": lambda scene: scene.balls(LOBES, int(scene.rng.integers(1, 3)), 7.0 * scene.coarse, 50.0),
     "Pericardial effusion": _pericardial_effusion,
     "Hiatal hernia": _hernia,
     "Lymphadenopathy": _lymphadenopathy,
     "Arterial wall calcification": lambda scene: scene.dots(("aorta",), 5),
     "Coronary artery wall calcification": lambda scene: scene.dots(("heart",), 3),
-    "Calcification": _calcification,
+    "Calcification": lambda scene: SIGNS[ARTERIAL[scene.rng.integers(2)]](scene),
     "Medical material": _medical_material,
 }
 """By CT-RATE's names, in the order in which they are drawn: small things over large ones. Cardiomegaly is the body's
-own; RAD-ChestCT's calcification is one of the two arterial ones."""
+own; RAD-ChestCT's calcification is one of the `ARTERIAL` ones."""
 
 
-def chest_findings(
-    rng: np.random.Generator, chest: Chest, present: Collection[str], coarse: float
-) -> tuple[Finding, ...]:
-    """Return the signs of the findings that are present, and look-alikes drawn whatever is present."""
-    scene = Scene(rng, chest, body_map(chest.body), coarse)
-    signs = [*(sign for name, sign in SIGNS.items() if name in present), _lookalikes]
-    return tuple(finding for sign in signs for finding in sign(scene))
+def draw_targets(plan: CohortPlan, index: int, labels: Sequence[str]) -> tuple[int, ...]:
+    """Return 0 or 1 per label for patient `index`."""
+    return tuple(plan.grade(index, question, (1 - PREVALENCE, PREVALENCE)) for question in range(len(labels)))
+
+
+def chest_patient(plan: CohortPlan, scan: Scan, signs: Sequence[str]) -> tuple[Body, tuple[Finding, ...]]:
+    """Return the patient of a scan: the body, the signs of the findings that are present, and look-alikes drawn
+    whatever is present. `signs` is what each of the data set's labels means, by CT-RATE's names."""
+    present = {sign for sign, value in zip(signs, scan.targets, strict=True) if value}
+    chest = chest_body(plan.rng(scan.patient, Stream.BODY), CARDIOMEGALY in present)
+    rng = plan.rng(scan.patient, Stream.FINDINGS)
+    scene = Scene(rng, chest, body_map(chest.body), COARSENESS[plan.size])
+    drawn = [*(sign for name, sign in SIGNS.items() if name in present), _lookalikes]
+    return chest.body, tuple(finding for sign in drawn for finding in sign(scene))
 
 
 def _lookalikes(scene: Scene) -> Iterator[Finding]:

@@ -7,8 +7,8 @@ any patient. Tables are written last, from the plan, so that a cohort without th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,10 @@ import numpy as np
 from anatobench.datasets.synthetic import MARK
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.phantom import write_ct_rate, write_rad_chestct, write_ratic
+from anatobench.phantom.body import Body, Finding
 from anatobench.phantom.dicom_files import PARTIAL_SUFFIX
 from anatobench.phantom.plan import CohortPlan
+from anatobench.phantom.scans import Scan
 from anatobench.system.atomic_files import TEMPORARY_SUFFIX, remove_whatever, write_atomically
 from anatobench.system.progress import progress_bar
 from anatobench.system.worker_pool import WorkerDied, run_in_workers
@@ -31,19 +33,21 @@ from anatobench.tasks import Task, get_task
 class CohortFormat:
     """How one data set's format is written."""
 
-    write_patient: Callable[[Path, CohortPlan, int], None]
-    """Writes the scans and masks of a patient, except what already stands complete."""
-    write_tables: Callable[[Path, CohortPlan], list[tuple[int, ...]]]
-    """Writes the CSV files and returns the targets of every scan, in the order of the task's groups."""
+    scans_of: Callable[[CohortPlan, int], list[Scan]]
+    """The scans of a patient."""
+    draw_patient: Callable[[CohortPlan, Scan], tuple[Body, tuple[Finding, ...]]]
+    write_scan: Callable[[Path, CohortPlan, Scan, Body, tuple[Finding, ...]], None]
+    """Writes a scan with its mask."""
+    write_tables: Callable[[Path, CohortPlan, Sequence[Scan]], None]
+    """Writes the CSV files about all scans."""
     masks_apart: bool = True
     """Whether organ masks lie in a folder of their own, `masks`, for `prepare --masks`; else the data set's listing
     finds them by itself."""
 
 
 FORMATS: Mapping[str, CohortFormat] = {
-    "ratic": CohortFormat(write_ratic.write_patient, write_ratic.write_tables),
-    "ct_rate": CohortFormat(write_ct_rate.write_patient, write_ct_rate.write_tables, masks_apart=False),
-    "rad_chestct": CohortFormat(write_rad_chestct.write_patient, write_rad_chestct.write_tables),
+    name: CohortFormat(module.scans_of, module.draw_patient, module.write_scan, module.write_tables, name != "ct_rate")
+    for name, module in (("ratic", write_ratic), ("ct_rate", write_ct_rate), ("rad_chestct", write_rad_chestct))
 }
 
 
@@ -56,12 +60,13 @@ def write_cohort(root: Path, plan: CohortPlan, workers: int = 1) -> dict[str, An
         raise UsageError(f"--format {plan.format}: choose one of {', '.join(FORMATS)}")
     _claim(root, plan)
     _write_patients(root, plan, workers)
-    targets = FORMATS[plan.format].write_tables(root, plan)
+    scans = [scan for index in range(plan.cases) for scan in FORMATS[plan.format].scans_of(plan, index)]
+    FORMATS[plan.format].write_tables(root, plan, scans)
     return {
         "out": str(root),
         **asdict(plan),
-        "scans": len(targets),
-        "labels": count_labels(get_task(plan.format), targets),
+        "scans": len(scans),
+        "labels": count_labels(get_task(plan.format), scans),
     }
 
 
@@ -82,27 +87,18 @@ def _claim(root: Path, plan: CohortPlan) -> None:
 
 
 def _write_patients(root: Path, plan: CohortPlan, workers: int) -> None:
-    write = partial(_written, root, plan)
-    jobs = run_in_workers(write, range(plan.cases), 0 if workers <= 1 else workers)
-    with (
-        _leftovers_removed(root),
-        closing(jobs),
-        progress_bar(plan.cases, f"phantom {plan.format}", "patient", delay=1.0) as progress,
-    ):
-        for index, error in jobs:
-            if isinstance(error, WorkerDied):
-                raise AnatoBenchError(f"the process that wrote patient {index} ended with exit code {error.exit_code}")
-            if isinstance(error, OSError):
-                raise error
-            progress.update()
-
-
-@contextmanager
-def _leftovers_removed(root: Path) -> Iterator[None]:
-    """Left by an exception, when the workers were stopped in the middle, what they had half written is removed."""
+    jobs = run_in_workers(partial(_written, root, plan), range(plan.cases), 0 if workers <= 1 else workers)
+    bar = progress_bar(plan.cases, f"phantom {plan.format}", "patient", delay=1.0)
     try:
-        yield
-    except BaseException:
+        with closing(jobs), bar as progress:
+            for index, error in jobs:
+                if isinstance(error, WorkerDied):
+                    code = error.exit_code
+                    raise AnatoBenchError(f"the process that wrote patient {index} ended with exit code {code}")
+                if isinstance(error, OSError):
+                    raise error
+                progress.update()
+    except BaseException:  # the workers were stopped in the middle: what they had half written goes
         for path in [*root.rglob(f".*{PARTIAL_SUFFIX}"), *root.rglob(f".*{TEMPORARY_SUFFIX}")]:
             with suppress(OSError):  # what went wrong first counts
                 remove_whatever(path)
@@ -110,18 +106,22 @@ def _leftovers_removed(root: Path) -> Iterator[None]:
 
 
 def _written(root: Path, plan: CohortPlan, index: int) -> OSError | None:
-    """Write one patient, in a worker; what the disk says against it."""
+    """Write the scans of one patient that do not stand yet, in a worker; what the disk says against it."""
+    chosen = FORMATS[plan.format]
     try:
-        FORMATS[plan.format].write_patient(root, plan, index)
+        missing = [scan for scan in chosen.scans_of(plan, index) if not (root / scan.path).exists()]
+        patient = chosen.draw_patient(plan, missing[0]) if missing else ((), ())
+        for scan in missing:
+            chosen.write_scan(root, plan, scan, *patient)
     except OSError as error:
         error.filename = error.filename or str(root)  # a full disk is reported without a name
         return error
     return None
 
 
-def count_labels(task: Task, targets: list[tuple[int, ...]]) -> dict[str, dict[str, int]]:
+def count_labels(task: Task, scans: Sequence[Scan]) -> dict[str, dict[str, int]]:
     """Return how many scans have each grade of each group."""
-    grades = np.array(targets, dtype=int).reshape(len(targets), len(task.groups))
+    grades = np.array([scan.targets for scan in scans])
     return {
         group.name: {grade: int((grades[:, column] == value).sum()) for value, grade in enumerate(group.grades)}
         for column, group in enumerate(task.groups)

@@ -15,8 +15,9 @@ from anatobench.tasks import get_task
 INJURIES = ("typical", "moderate", "large")
 WITH_INJURIES = ("ratic",)
 """The formats whose findings can be larger and more frequent than `typical`."""
-SOURCE_QUESTION = 60
+TWO_SCANS_QUESTION, SOURCE_QUESTION = 50, 60
 """Of `CohortPlan.share`."""
+TWO_SCANS_SHARE = 0.25
 STRATA = 20
 """Of any so many patients in a row (0-19, 20-39, ...) each label has its share to within one."""
 
@@ -82,13 +83,13 @@ class CohortPlan:
 
     def organs_of(self, index: int) -> tuple[str, ...] | None:
         """Return the organs whose masks a patient's scans get, none of unmasked ones; None for a mask of everything."""
-        if not self.is_masked(index):
+        if index >= self.cases - self.unmasked:
             return ()
         return self.drawn_by(self.source(index), get_task(self.format).organs) if self.partial else None
 
-    def is_masked(self, index: int) -> bool:
-        """Return whether a patient's scans get organ masks."""
-        return index < self.cases - self.unmasked
+    def scans(self, index: int) -> int:
+        """Return how many scans a patient has, in formats where some have two."""
+        return 2 if self.share(index, TWO_SCANS_QUESTION) < TWO_SCANS_SHARE else 1
 
     def rng(self, index: int, stream: int) -> np.random.Generator:
         """Return the random stream of a patient for one purpose."""

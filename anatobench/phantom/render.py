@@ -39,27 +39,29 @@ class Scanner:
 class Settings:
     """Ranges (low, high) to draw a scan from."""
 
+    covered: tuple[float, float]
+    """z of the body that every scan shows, mm."""
     in_plane: tuple[float, float]
     """Voxels' sides, mm."""
     between: tuple[float, float]
     """Slices' distance, mm."""
     noise: tuple[float, float]
+    spare_slices: int
+    """Up to so many more than what is covered needs."""
+    off_centre: float
+    """How far the scan's middle may be from the body's along each axis, mm."""
     pixels: tuple[int, ...] = (256,)
     """Per row and column, one of these."""
 
-
-def draw_scanner(
-    rng: np.random.Generator, settings: Settings, lowest: float, highest: float, spare_slices: int, off_centre: float
-) -> Scanner:
-    """Return a scan from `lowest` to `highest`, in the body's mm, with up to so many slices more, its middle up to
-    `off_centre` mm from the body's along each axis."""
-    pixels = int(rng.choice(settings.pixels))
-    in_plane, between, noise = (float(rng.uniform(*r)) for r in (settings.in_plane, settings.between, settings.noise))
-    slices = int(np.ceil((highest - lowest) / between)) + int(rng.integers(1, spare_slices + 1))
-    x, y, z = (float(v) for v in rng.uniform(-off_centre, off_centre, 3))
-    isocentre = (float(rng.uniform(-20, 20)), float(rng.uniform(-40, 40)), float(rng.uniform(-900, 200)))
-    spacing = (round(between, 2), round(in_plane, 3), round(in_plane, 3))
-    return Scanner((slices, pixels, pixels), spacing, (x, y, (highest + lowest) / 2 + z), isocentre, noise)
+    def draw(self, rng: np.random.Generator) -> Scanner:
+        lowest, highest = self.covered
+        pixels = int(rng.choice(self.pixels))
+        in_plane, between, noise = (float(rng.uniform(*r)) for r in (self.in_plane, self.between, self.noise))
+        slices = int(np.ceil((highest - lowest) / between)) + int(rng.integers(1, self.spare_slices + 1))
+        x, y, z = (float(v) for v in rng.uniform(-self.off_centre, self.off_centre, 3))
+        isocentre = (float(rng.uniform(-20, 20)), float(rng.uniform(-40, 40)), float(rng.uniform(-900, 200)))
+        spacing = (round(between, 2), round(in_plane, 3), round(in_plane, 3))
+        return Scanner((slices, pixels, pixels), spacing, (x, y, (highest + lowest) / 2 + z), isocentre, noise)
 
 
 HU_RANGE = (-1024, 3071)
@@ -75,13 +77,8 @@ def render(
     for finding in findings:
         canvas.apply(finding)
     hu = gaussian_filter(canvas.hu, (0.0, 0.45, 0.45))
-    hu += correlated_noise(rng, scanner)
+    white = rng.standard_normal(scanner.size, dtype=np.float32)
+    noise = gaussian_filter(white, NOISE_CORRELATION, mode="wrap")  # the reconstruction's blur weakens it
+    hu += noise * np.float32(scanner.noise / max(float(noise.std()), 1e-6))
     voxels = np.clip(np.rint(hu), *HU_RANGE).astype(np.int16)
     return Volume(voxels, scanner.affine), canvas.labels
-
-
-def correlated_noise(rng: np.random.Generator, scanner: Scanner) -> np.ndarray:
-    """float32 [D, H, W]: white noise through the reconstruction's blur, back at the wanted standard deviation."""
-    white = rng.standard_normal(scanner.size, dtype=np.float32)
-    soft = gaussian_filter(white, NOISE_CORRELATION, mode="wrap")
-    return np.asarray(soft * np.float32(scanner.noise / max(float(soft.std()), 1e-6)))

@@ -7,7 +7,6 @@ arrays that broadcast against each other: open axes of a grid, or the same numbe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,26 +17,22 @@ Vector = tuple[float, float, float] | np.ndarray
 """x, y, z in mm; an array is [3]."""
 
 
-class Shape(Protocol):
-    """A solid with a bounding box."""
+class Shape:
+    """A solid with a bounding box, which reaches to infinity where a kind of shape has none of its own."""
 
     @property
     def box(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper corner, each [3], x, y, z in mm; may reach to infinity."""
+        """Lower and upper corner, each [3], x, y, z in mm."""
+        return np.full(3, -np.inf), np.full(3, np.inf)
 
     def level(self, points: Points) -> np.ndarray:
         """About the signed distance to the surface in mm, negative inside: float32 of a shape that broadcasts to that
         of the points together, [D, H, W] for a grid."""
-
-
-class Endless:
-    """A shape that no box holds."""
-
-    box = (np.full(3, -np.inf), np.full(3, np.inf))
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Ripple(Endless):
+class Ripple(Shape):
     """A slow random wave over space, which turns an ellipsoid into an organ. Where it is below zero is a shape, too:
     about half of space, in patches as large as half the wavelength."""
 
@@ -56,7 +51,6 @@ class Ripple(Endless):
         return Ripple(directions * (2 * np.pi / lengths), rng.uniform(0, 2 * np.pi, count), amplitude)
 
     def level(self, points: Points) -> np.ndarray:
-        """Return the wave in mm: float32 of the shape that the points broadcast to."""
         x, y, z = points
         total = np.float32(0)
         for (kx, ky, kz), phase in zip(self.waves.astype(np.float32), self.phases.astype(np.float32), strict=True):
@@ -65,7 +59,7 @@ class Ripple(Endless):
 
 
 @dataclass(frozen=True)
-class Blob:
+class Blob(Shape):
     """A rippled superquadric: exponent 2 is an ellipsoid, more is boxier."""
 
     centre: Vector
@@ -96,12 +90,12 @@ class Blob:
         a, b, c = (np.abs(p / np.float32(r)) for p, r in zip((x, y, z), self.radii, strict=True))
         power = np.float32(self.exponent)
         radius = np.sqrt(a**2 + b**2 + c**2) if power == 2 else (a**power + b**power + c**power) ** (1 / power)
-        level: np.ndarray = (radius - 1) * np.float32(min(self.radii))
+        level = np.asarray((radius - 1) * np.float32(min(self.radii)))
         return level if self.ripple is None else level + self.ripple.level(points)
 
 
 @dataclass(frozen=True)
-class Trunk:
+class Trunk(Shape):
     """An endless column with a superelliptic cross-section, such as the body's outline."""
 
     centre: tuple[float, float]
@@ -129,7 +123,7 @@ class Trunk:
 
 
 @dataclass(frozen=True)
-class Tube:
+class Tube(Shape):
     """A line of points with a thickness: vessels, airways, bowel."""
 
     line: np.ndarray
@@ -165,7 +159,7 @@ class Tube:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Cut(Shape):
     """What of `shape` lies inside every one of `within` and outside every one of `without`."""
 
     shape: Shape
@@ -190,7 +184,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Below(Endless):
+class Below(Shape):
     """The half space where normal . point < offset."""
 
     normal: Vector
@@ -203,7 +197,7 @@ class Below(Endless):
 
 
 @dataclass(frozen=True)
-class Grown:
+class Grown(Shape):
     """A shape whose surface is moved outwards by some mm (inwards if negative)."""
 
     shape: Shape
@@ -219,7 +213,7 @@ class Grown:
 
 
 @dataclass(frozen=True)
-class Bars(Endless):
+class Bars(Shape):
     """Slanted parallel bars, periodic in z: the ribs, once cut out of a shell of the chest wall."""
 
     period: float

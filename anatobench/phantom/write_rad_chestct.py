@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import zoom
 
-from anatobench.phantom.chest_scanner import CARDIOMEGALY, HIGHEST, LOWEST, chest_patient, draw_targets
-from anatobench.phantom.files import write_csv, write_mask
+from anatobench.phantom.body import Body, Finding
+from anatobench.phantom.chest import COVERED
+from anatobench.phantom.chest_findings import CARDIOMEGALY, chest_patient, draw_targets
 from anatobench.phantom.plan import CohortPlan, Stream
 from anatobench.phantom.render import Scanner, render
+from anatobench.phantom.scans import Scan, write_csv, write_mask
 from anatobench.system.atomic_files import write_atomically
 from anatobench.tasks import RAD_CHESTCT_LABELS
 
@@ -54,52 +56,38 @@ LOCATIONS = (
 SUBSETS = {"imgtrain": "trn", "imgvalid": "val", "imgtest": "tst"}
 """Label table and the first letters of its scans' names."""
 
-
-@dataclass(frozen=True)
-class Scan:
-    """One scan, known without rendering."""
-
-    name: str
-    subset: str
-    patient: int
+draw_patient = partial(chest_patient, signs=[SIGN_OF_LABEL[label] for label in RAD_CHESTCT_LABELS])
 
 
-def scan_of(plan: CohortPlan, index: int) -> Scan:
-    """Return a scan: of five patients in a row three are imgtrain, one imgvalid, one imgtest."""
+def scans_of(plan: CohortPlan, index: int) -> list[Scan]:
+    """Return the one scan of patient `index`: of five in a row three are imgtrain, one imgvalid, one imgtest."""
     subset = ("imgtrain", "imgtrain", "imgvalid", "imgtrain", "imgtest")[index % 5]
-    number = int(7 * index + plan.rng(index, Stream.IDENTITY).integers(1, 8))
-    return Scan(f"{SUBSETS[subset]}{number:05d}", subset, 500_000 + number)
+    name = f"{SUBSETS[subset]}{7 * index + plan.rng(index, Stream.IDENTITY).integers(1, 8):05d}"
+    return [Scan(index, 0, name, Path(f"{name}.npz"), draw_targets(plan, index, RAD_CHESTCT_LABELS), subset)]
 
 
-def write_patient(root: Path, plan: CohortPlan, index: int) -> None:
-    """Write the scan of a patient with its mask, unless it already stands."""
-    scan = scan_of(plan, index)
-    path = root / f"{scan.name}.npz"
-    if path.is_file():
-        return
-    body, findings = chest_patient(plan, index, [SIGN_OF_LABEL[label] for label in RAD_CHESTCT_LABELS])
-    rng = plan.rng(index, Stream.SERIES)
-    factor = ENLARGEMENT[plan.size]
+def write_scan(root: Path, plan: CohortPlan, scan: Scan, body: Body, findings: tuple[Finding, ...]) -> None:
+    """Write a scan and its mask."""
+    rng = plan.rng(scan.patient, Stream.SERIES)
     volume, labels = render(rng, body, findings, _scanner(rng, plan.size))
-    mask = root / "masks" / f"{scan.name}.nii.gz"
-    write_mask(mask, labels, _placed_like_npz(factor), "LPS", plan.organs_of(index))
-    _write_npz(path, _enlarged(np.clip(volume.voxels, *HU_LIMITS), factor))
+    factor, mask = ENLARGEMENT[plan.size], root / "masks" / f"{scan.name}.nii.gz"
+    write_mask(mask, labels, _placed_like_npz(factor), "LPS", plan.organs_of(scan.patient))
+    voxels = np.clip(volume.voxels, *HU_LIMITS)
+    if factor == 2:  # either way blocks of voxels are aligned with the mask's
+        enlarged = zoom(voxels, factor, order=1, grid_mode=True, mode="nearest")
+    else:
+        enlarged = voxels.repeat(factor, axis=0).repeat(factor, axis=1).repeat(factor, axis=2)
+    _write_npz(root / scan.path, enlarged)
 
 
 def _scanner(rng: np.random.Generator, size: str) -> Scanner:
     spacing = SPACING_MM * ENLARGEMENT[size]
     side = round(FIELD_OF_VIEW_MM * rng.uniform(0.97, 1.03) / spacing)
-    slices = round((HIGHEST - LOWEST + rng.uniform(4, 20)) / spacing)
+    lowest, highest = COVERED
+    slices = round((highest - lowest + rng.uniform(4, 20)) / spacing)
     x, y, z = (float(v) for v in rng.uniform(-4, 4, 3))
-    middle = (x, y, (HIGHEST + LOWEST) / 2 + z)
+    middle = (x, y, (highest + lowest) / 2 + z)
     return Scanner((slices, side, side), (spacing, spacing, spacing), middle, (0.0, 0.0, 0.0), NOISE[size])
-
-
-def _enlarged(voxels: np.ndarray, factor: int) -> np.ndarray:
-    """[D, H, W] to [fD, fH, fW] with voxel blocks aligned: interpolated by 2, repeated by more."""
-    if factor == 2:
-        return np.asarray(zoom(voxels, factor, order=1, grid_mode=True, mode="nearest"))
-    return voxels.repeat(factor, axis=0).repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _placed_like_npz(factor: int) -> np.ndarray:
@@ -119,25 +107,23 @@ def _write_npz(path: Path, voxels: np.ndarray) -> None:
     write_atomically(path, content.getvalue())
 
 
-def write_tables(root: Path, plan: CohortPlan) -> list[tuple[int, ...]]:
+def write_tables(root: Path, plan: CohortPlan, scans: Sequence[Scan]) -> None:
     """Write the label table of each subset and the metadata."""
     abnormalities = (*RAD_CHESTCT_LABELS, *OTHER_ABNORMALITIES)
     header = ["NoteAcc_DEID", *(f"{name}*{location}" for name in abnormalities for location in LOCATIONS)]
-    rows: dict[str, list[list[object]]] = {subset: [] for subset in SUBSETS}
-    all_targets, metadata = [], []
-    for index in range(plan.cases):
-        scan, targets = scan_of(plan, index), draw_targets(plan, index, RAD_CHESTCT_LABELS)
-        rng = plan.rng(index, Stream.LABELS)
-        others = rng.integers(0, 2, len(OTHER_ABNORMALITIES))
-        fields: list[object] = [scan.name]
-        for value in (*targets, *others):
-            where = rng.integers(len(LOCATIONS))
-            fields += [int(value and position == where) for position in range(len(LOCATIONS))]
-        rows[scan.subset].append(fields)
-        metadata.append([scan.patient, scan.name, scan.subset, SPACING_MM])
-        all_targets.append(targets)
     for subset in SUBSETS:
-        write_csv(root / f"{subset}_Abnormality_and_Location_Labels.csv", header, rows[subset])
+        rows = [_label_row(plan, scan) for scan in scans if scan.split == subset]
+        write_csv(root / f"{subset}_Abnormality_and_Location_Labels.csv", header, rows)
     columns = ["MRN_DEID", "NoteAcc_DEID", "status", "final_spacing"]
+    metadata = [[500_000 + int(scan.name[3:]), scan.name, scan.split, SPACING_MM] for scan in scans]
     write_csv(root / "CT_Scan_Metadata_Complete_35747.csv", columns, metadata)
-    return all_targets
+
+
+def _label_row(plan: CohortPlan, scan: Scan) -> list[object]:
+    """Return a scan's name and, per abnormality and location, 0 or 1: one location of those that are present."""
+    rng = plan.rng(scan.patient, Stream.LABELS)
+    row: list[object] = [scan.name]
+    for value in (*scan.targets, *rng.integers(0, 2, len(OTHER_ABNORMALITIES))):
+        where = rng.integers(len(LOCATIONS))
+        row += [int(value and position == where) for position in range(len(LOCATIONS))]
+    return row

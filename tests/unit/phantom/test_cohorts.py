@@ -15,14 +15,11 @@ from anatobench.datasets.case import Case
 from anatobench.datasets.registry import list_cases
 from anatobench.errors import AnatoBenchError, UsageError
 from anatobench.phantom.abdomen import LOOKS, abdomen_body, abdomen_findings
-from anatobench.phantom.chest_scanner import draw_targets
-from anatobench.phantom.cohort import write_cohort
+from anatobench.phantom.cohort import FORMATS, write_cohort
 from anatobench.phantom.plan import STRATA, CohortPlan, Stream
 from anatobench.phantom.shapes import Blob
-from anatobench.phantom.write_ct_rate import reconstructions
-from anatobench.phantom.write_rad_chestct import scan_of
-from anatobench.phantom.write_ratic import ratic_patient
-from anatobench.tasks import CT_RATE_LABELS, RAD_CHESTCT_LABELS, Task
+from anatobench.phantom.write_ratic import scans_of
+from anatobench.tasks import Task
 from anatobench.volumes.read import read_mask, read_volume
 from anatobench.volumes.resample import resample_mask
 from anatobench.volumes.volume import Volume
@@ -45,17 +42,8 @@ def cohorts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def truth(plan: CohortPlan) -> dict[str, tuple[int, ...]]:
     """Case id to targets, from the plan and not from any file."""
-    found: dict[str, tuple[int, ...]] = {}
-    for index in range(plan.cases):
-        if plan.format == "ratic":
-            patient = ratic_patient(plan, index)
-            found |= {f"{patient.patient_id}_{series}": patient.targets for series in patient.series_ids}
-        elif plan.format == "ct_rate":
-            labels = draw_targets(plan, index, CT_RATE_LABELS)
-            found |= {one.name: labels for one in reconstructions(plan, index)}
-        else:
-            found[scan_of(plan, index).name] = draw_targets(plan, index, RAD_CHESTCT_LABELS)
-    return found
+    scans = [scan for index in range(plan.cases) for scan in FORMATS[plan.format].scans_of(plan, index)]
+    return {scan.name: scan.targets for scan in scans}
 
 
 def organs_on_scan(case: Case, task: Task) -> tuple[Volume, np.ndarray]:
@@ -259,12 +247,12 @@ def test_large_injuries_are_a_cohort_of_their_own(cohorts: Path, tmp_path: Path)
         write_cohort(cohorts / "ratic", plan)
     with pytest.raises(UsageError, match="only ratic has"):
         CohortPlan("ct_rate", "tiny", 0, 5, injuries="large")
-    grades = np.array([ratic_patient(replace(plan, cases=STRATA), index).targets for index in range(STRATA)])
+    grades = np.array([scans_of(replace(plan, cases=STRATA), index)[0].targets for index in range(STRATA)])
     assert (grades[:, 0] == 1).sum() == 8  # 0.4 of 20
     body = abdomen_body(plan.rng(0, Stream.BODY))
     radius = {}
     for injuries in ("typical", "large"):
-        findings = abdomen_findings(plan.rng(0, Stream.FINDINGS), body, (0, 0, 0, 2, 0), LOOKS["tiny", injuries])
+        findings = abdomen_findings(plan.rng(0, Stream.FINDINGS), body, (0, 0, 0, 2, 0), LOOKS["tiny"][injuries])
         (laceration,) = [finding for finding in findings if finding.hosts == ("liver",)]
         assert isinstance(laceration.shape, Blob)
         radius[injuries] = max(laceration.shape.radii)
@@ -274,6 +262,6 @@ def test_large_injuries_are_a_cohort_of_their_own(cohorts: Path, tmp_path: Path)
 def test_labels_are_spread_evenly() -> None:
     plan = CohortPlan("ratic", "tiny", 3, 2 * STRATA)
     for block in (range(STRATA), range(STRATA, 2 * STRATA)):
-        grades = np.array([ratic_patient(plan, index).targets for index in block])
+        grades = np.array([scans_of(plan, index)[0].targets for index in block])
         assert (grades[:, 0] == 1).sum() == 6  # 0.3 of 20
         assert [(grades[:, 3] == grade).sum() for grade in (1, 2)] == [3, 3]

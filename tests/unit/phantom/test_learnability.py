@@ -16,7 +16,7 @@ from anatobench.phantom.abdomen import LOOKS, abdomen_body, abdomen_findings
 from anatobench.phantom.body import BOWEL, STRUCTURES
 from anatobench.phantom.plan import CohortPlan, Stream
 from anatobench.phantom.render import render
-from anatobench.phantom.write_ratic import abdomen_scanner, ratic_patient
+from anatobench.phantom.write_ratic import SETTINGS, scans_of
 from anatobench.tasks import RATIC
 
 PATIENTS = 140
@@ -60,12 +60,12 @@ def cohort() -> Cohort:
     plan = CohortPlan("ratic", "tiny", 7, PATIENTS)
     injured, local, everywhere = [], [], []
     for index in range(plan.cases):
-        patient, rng = ratic_patient(plan, index), plan.rng(index, Stream.SERIES)
+        scan, rng = scans_of(plan, index)[0], plan.rng(index, Stream.SERIES)
         body = abdomen_body(plan.rng(index, Stream.BODY))
-        findings = abdomen_findings(plan.rng(index, Stream.FINDINGS), body, patient.targets, LOOKS["tiny", "typical"])
-        volume, labels = render(rng, body, findings, abdomen_scanner(rng, "tiny"))
+        findings = abdomen_findings(plan.rng(index, Stream.FINDINGS), body, scan.targets, LOOKS["tiny"]["typical"])
+        volume, labels = render(rng, body, findings, SETTINGS["tiny"].draw(rng))
         hu = volume.voxels.astype(np.float32)
-        injured.append([target > 0 for target in patient.targets])
+        injured.append([target > 0 for target in scan.targets])
         local.append(inside_organs(hu, labels))
         everywhere.append(of_the_whole_scan(hu))
     return np.array(injured), np.array(local), np.array(everywhere)

@@ -1,10 +1,11 @@
-"""Tables, and scans and masks in a file's own orientation."""
+"""What the data sets' formats share: scans known before they are rendered, tables, masks, a file's orientation."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
@@ -16,6 +17,24 @@ from anatobench.volumes.label_maps import TOTALSEGMENTATOR_V2
 from anatobench.volumes.nifti import write_nifti
 from anatobench.volumes.organ_folder import SUFFIXES as ORGAN_FILE_SUFFIXES
 from anatobench.volumes.organs import STRUCTURES as PARTS_OF_ORGANS
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan of a patient, known without rendering."""
+
+    patient: int
+    """Index in the cohort."""
+    number: int
+    """Among the patient's scans, from 0."""
+    name: str
+    """As its case is called in the data set's listing."""
+    path: Path
+    """Inside the cohort: the file or folder that is written last, so that the scan is complete where it stands."""
+    targets: tuple[int, ...]
+    """Grade per group of the task."""
+    split: str = ""
+    """By the data set's name; empty where it has none."""
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
