@@ -6,6 +6,7 @@ arrays that broadcast against each other: open axes of a grid, or the same numbe
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ Vector = tuple[float, float, float] | np.ndarray
 """x, y, z in mm; an array is [3]."""
 
 
-class Shape:
+class Shape(ABC):
     """A solid with a bounding box, which reaches to infinity where a kind of shape has none of its own."""
 
     @property
@@ -25,10 +26,10 @@ class Shape:
         """Lower and upper corner, each [3], x, y, z in mm."""
         return np.full(3, -np.inf), np.full(3, np.inf)
 
+    @abstractmethod
     def level(self, points: Points) -> np.ndarray:
         """About the signed distance to the surface in mm, negative inside: float32 of a shape that broadcasts to that
         of the points together, [D, H, W] for a grid."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
