@@ -40,14 +40,18 @@ class CohortFormat:
     """Writes a scan with its mask."""
     write_tables: Callable[[Path, CohortPlan, Sequence[Scan]], None]
     """Writes the CSV files about all scans."""
-    masks_apart: bool = True
+    masks_apart: bool
     """Whether organ masks lie in a folder of their own, `masks`, for `prepare --masks`; else the data set's listing
     finds them by itself."""
 
 
 FORMATS: Mapping[str, CohortFormat] = {
-    name: CohortFormat(module.scans_of, module.draw_patient, module.write_scan, module.write_tables, name != "ct_rate")
-    for name, module in (("ratic", write_ratic), ("ct_rate", write_ct_rate), ("rad_chestct", write_rad_chestct))
+    name: CohortFormat(module.scans_of, module.draw_patient, module.write_scan, module.write_tables, masks_apart)
+    for name, module, masks_apart in (
+        ("ratic", write_ratic, True),
+        ("ct_rate", write_ct_rate, False),
+        ("rad_chestct", write_rad_chestct, True),
+    )
 }
 
 

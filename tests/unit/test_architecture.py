@@ -163,13 +163,13 @@ SHAPE = re.compile(r"\[[^]]+\]|\bshapes?\b|\bscalars?\b|\bcanonical\b|See `", re
 
 def without_shape(path: Path) -> Iterator[str]:
     """Yield the public functions that take or return an array of which neither they, nor their class, nor the file's
-    protocol that has them says the shape."""
+    protocol or abstract class that has them says the shape."""
     owners = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Module | ast.ClassDef)]
     functions = [(owner, node) for owner in owners for node in owner.body if isinstance(node, ast.FunctionDef)]
     contracts = {
         function.name: ast.get_docstring(function)
         for owner, function in functions
-        if isinstance(owner, ast.ClassDef) and "Protocol" in map(ast.unparse, owner.bases)
+        if isinstance(owner, ast.ClassDef) and {"Protocol", "ABC"} & set(map(ast.unparse, owner.bases))
     }
     for owner, function in functions:
         of_class = ast.get_docstring(owner) if isinstance(owner, ast.ClassDef) else None
@@ -180,7 +180,6 @@ def without_shape(path: Path) -> Iterator[str]:
             yield f"{path}:{function.lineno}: {function.name}"
 
 
-@pytest.mark.slow
 def test_public_functions_of_arrays_say_the_shape() -> None:
     paths = [path for package in FORBIDDEN for path in python_files(package)]
     assert not [wrong for path in paths for wrong in without_shape(path)]

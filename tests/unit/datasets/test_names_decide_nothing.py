@@ -27,7 +27,6 @@ def comparisons(source: str) -> Iterator[str]:
                 yield ast.unparse(node)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("package", ["anatobench", "torch_ref", "jax_impl", "benchmarks"])
 def test_no_code_decides_by_a_data_sets_name(package: str) -> None:
     paths = sorted((ROOT / package).rglob("*.py"))
