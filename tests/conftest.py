@@ -1,10 +1,14 @@
-"""Lets every test import what stands in tests/support, keeps compiled programs out of the home directory and compiles
-them quickly, and lets every process that tests start heed Ctrl-C and the end of a terminal."""
+"""Lets tests import what stands in tests/support and start commands that begin at once, keeps compiled programs out of
+the home directory and compiles them quickly, and lets every process that tests start heed Ctrl-C and the end of a
+terminal."""
 
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
@@ -26,3 +30,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Likewise of `nohup`: a test that wants SIGHUP ignored says so itself.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session")
+def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a `python` whose processes have both frameworks imported already (support/preloaded_python.py)."""
+    from preloaded_python import preloaded_python
+
+    with preloaded_python(tmp_path_factory.mktemp("preloaded")) as executable:
+        yield executable
+
+
+@pytest.fixture(scope="module")
+def begins_at_once(preloaded: Path) -> Iterator[None]:
+    """Let what the module's tests start by `sys.executable` be such processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(preloaded))
+        yield

@@ -12,7 +12,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,16 +105,15 @@ def test_commands_stand_in_blocks_that_are_checked(page: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def workplace(tmp_path_factory: pytest.TempPathFactory, preloaded: Path) -> Iterator[Path]:
     """Return the folder in which all blocks are run, with data under the names that pages use."""
     pytest.importorskip("torch")
     pytest.importorskip("flax")
     folder = tmp_path_factory.mktemp("pages")
-    for program, text in {"anatobench": SHIM, "python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'}.items():
-        path = folder / "bin" / program
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(preloaded)
+    (folder / "bin" / "anatobench").write_text(SHIM)
+    (folder / "bin" / "anatobench").chmod(0o755)
     (folder / "benchmarks").symlink_to(REPOSITORY / "benchmarks")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -126,7 +124,7 @@ SHIM = f"""#!/bin/bash
 # `anatobench` as a page prints it, with data and models made tiny; a run that goes on has its settings already.
 declare -A small=({" ".join(f'[{key}]="{value}"' for key, value in SMALL.items())})
 if [[ " $* " == *" --resume "* ]]; then small=(); fi
-exec "{sys.executable}" -m anatobench "$@" ${{small[$1]:-}}
+exec python -m anatobench "$@" ${{small[$1]:-}}
 """
 
 

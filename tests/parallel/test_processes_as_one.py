@@ -109,6 +109,7 @@ def test_processes_train_phases_as_one(framework: str, settings: tuple[str, ...]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 @pytest.mark.parametrize("how", ["--standalone", "--master-port={port}"])
 def test_torchrun_starts_them(framework: str, how: str, tmp_path: Path) -> None:
@@ -139,6 +140,7 @@ def equal_states(out: Path) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_two_agents_of_torchrun_on_one_machine_start_them(framework: str, tmp_path: Path) -> None:
     """As `--nnodes 2` does on two, each agent being called by itself."""
@@ -180,6 +182,7 @@ def test_what_mpirun_tells_its_processes_starts_them(framework: str, kind: str, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_mpirun_starts_them(framework: str, tmp_path: Path) -> None:
     if shutil.which("mpirun") is None and os.environ.get("ANATOBENCH_CLUSTER_TESTS") == "1":

@@ -19,31 +19,38 @@ import tempfile
 import threading
 import time
 import traceback
+import types
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
     ["torch_ref.engine", "jax_impl.engine", "jax_impl.saver", "anatobench.cli.main", "anatobench.session", "grain"]
 )
-READ_AT_IMPORT = ("JAX_", "XLA_", "OMP_", "MALLOC_", "PYTHON", "TORCH_", "TRITON_")
+
+
+def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return those of its variables that the interpreter or a module reads when it begins."""
+    kinds, others = ("JAX_", "XLA_", "OMP_", "MALLOC_", "TORCH_", "TRITON_", "PYTHON"), ("PYTHONPATH", "TORCH_NCCL_")
+    return {
+        name: value for name, value in environment.items() if name.startswith(kinds) and not name.startswith(others)
+    }
 
 
 class ForkedPython:
     """`python WORDS`; of `subprocess.Popen` what tests use."""
 
     def __init__(self, words: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
-        """Begin it: `words` are `-m NAME ...` or `FILE ...`."""
-        for name in environment.keys() | os.environ.keys():
-            if name.startswith(READ_AT_IMPORT) and environment.get(name) != os.environ.get(name):
-                raise ValueError(f"{name} is read when a module is imported: start this process with subprocess")
+        """Begin it: `words` are `-m NAME ...`, `-c CODE ...` or `FILE ...`."""
+        if changed := read_at_import(environment).items() ^ read_at_import(os.environ).items():
+            raise ValueError(f"{changed} is read when a module is imported: start this process with subprocess")
         folder = tempfile.mkdtemp(prefix="forked_python_")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._told = [Path(folder) / name for name in ("stdout", "stderr")]
         given = (list(words), dict(environment), os.getcwd(), *map(str, self._told))
-        self._process = _CONTEXT.Process(target=_become, args=given)
+        self._process = CONTEXT.Process(target=_become_with_files, args=given)
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
@@ -77,24 +84,24 @@ class ForkedPython:
         return said, errors
 
 
-def _become(words: list[str], environment: dict[str, str], folder: str, out: str, errors: str) -> NoReturn:
-    """Do in this process, which has only imported, what `python WORDS` does."""
-    for path, descriptor in ((out, 1), (errors, 2)):
+def _become_with_files(words: list[str], environment: dict[str, str], folder: str, *told: str) -> NoReturn:
+    for descriptor, path in enumerate(told, start=1):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, descriptor)
         os.close(opened)
+    become(words, environment, folder)
+
+
+def become(words: Sequence[str], environment: Mapping[str, str], folder: str) -> NoReturn:
+    """Do in this process, which has only imported, what `python WORDS` does in that environment and folder."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    tempfile.tempdir = None
     time.tzset()
     status: int | str | None = 0
     try:
-        if words[0] == "-m":
-            sys.argv = words[1:]
-            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv, sys.path[0:0] = words, [str(Path(words[0]).parent)]
-            runpy.run_path(words[0], run_name="__main__")
+        _run(list(words))
     except SystemExit as ended:
         status = ended.code
     except BaseException:
@@ -103,6 +110,21 @@ def _become(words: list[str], environment: dict[str, str], folder: str, out: str
     if isinstance(status, str):
         print(status, file=sys.stderr)
     _end(status if isinstance(status, int) else int(status is not None))
+
+
+def _run(words: list[str]) -> None:
+    beside = os.getcwd() if words[0] in ("-m", "-c") else str(Path(words[0]).parent)
+    sys.path[0:0] = [beside, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        module = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(words[1], "<string>", "exec"), module.__dict__)
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
 
 
 def _end(status: int) -> NoReturn:

@@ -173,6 +173,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 def test_of_two_that_begin_together_the_first_ones_run_is_left(tmp_path: Path, store: Store) -> None:
     for attempt in range(3):
         run = tmp_path / f"run{attempt}"

@@ -39,7 +39,7 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def children() -> Iterator[list[subprocess.Popen[str]]]:
+def children(begins_at_once: None) -> Iterator[list[subprocess.Popen[str]]]:
     """Two processes that wait for words to train with: what they have to import does not part their beginnings."""
     path = os.pathsep.join([str(Path(__file__).parents[2] / "support"), *sys.path])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
