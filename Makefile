@@ -72,7 +72,7 @@ format: $(VENV)/installed-for-tests
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/installed-for-tests
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 shell: $(VENV)/installed-for-tests
 	$(BIN)/shellcheck --external-sources slurm/*.sh slurm/site.conf containers/*.sh benchmarks/*.sh tests/support/*.sh .ci/run

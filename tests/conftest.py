@@ -34,9 +34,12 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 @pytest.fixture(scope="session")
 def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return a `python` whose processes have both frameworks imported already (support/preloaded_python.py)."""
+    """Return a `python` whose processes have both frameworks imported (support/preloaded_python.py), on Linux."""
     from preloaded_python import preloaded_python
 
+    if not hasattr(os, "pidfd_open"):
+        yield Path(sys.executable)
+        return
     with preloaded_python(tmp_path_factory.mktemp("preloaded")) as executable:
         yield executable
 
