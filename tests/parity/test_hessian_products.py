@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,17 +19,23 @@ pytest.importorskip("jax")
 pytestmark = pytest.mark.slow
 
 TASK = get_task("ratic")
-CROP = (16, 24, 20)
+CROP = (8, 16, 20)
+
+
+@cache
+def engines_of(model: str) -> tuple[Engine, Engine]:
+    """PyTorch's and JAX's, once: what they compile serves every test."""
+    spec, recipe = ModelSpec(model, "tiny", TASK, CROP), parity_recipe("float64", seed=1)
+    return load_engine("torch", spec, recipe), load_engine("jax", spec, recipe)
 
 
 def pair(model: str) -> tuple[ModelSpec, Engine, Engine]:
-    spec = ModelSpec(model, "tiny", TASK, CROP)
-    recipe = parity_recipe("float64", seed=1)
-    engines = [load_engine(framework, spec, recipe) for framework in ("torch", "jax")]
-    weights = perturbed_weights(engines[0].weights(), seed=2)
+    """With weights that no test before has moved."""
+    engines = engines_of(model)
+    weights = perturbed_weights(load_engine("torch", engines[0].spec, engines[0].recipe).weights(), seed=2)
     for engine in engines:
         engine.load_weights(weights)
-    return spec, engines[0], engines[1]
+    return engines[0].spec, *engines
 
 
 def direction_for(engine: Engine) -> Arrays:
@@ -36,8 +43,9 @@ def direction_for(engine: Engine) -> Arrays:
     return {name: rng.standard_normal(shape) for name, shape in engine.parameter_shapes().items()}
 
 
-@pytest.mark.parametrize("model", ["r3d_18", "mvit_v2_s", "swin3d_t"])
+@pytest.mark.parametrize("model", ["r3d_18", "mvit_v2_s"])
 def test_both_frameworks_give_the_derivative_of_the_gradient(model: str) -> None:
+    """BatchNorm, and in the port a rule of the gradient of its own (jax_impl/layers/depthwise_conv3d.py)."""
     spec, torch_engine, jax_engine = pair(model)
     batch = parity_batch(spec, 2, seed=3, step=0)
     assert torch_engine.parameter_shapes() == jax_engine.parameter_shapes()
