@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
+from shallow_transformers import make_transformers_shallow
 
 from anatobench.engine import Arrays, Engine, ModelSpec, load_engine
 from anatobench.parity.comparison import largest_difference
 from anatobench.parity.inputs import parity_batch, parity_recipe, perturbed_weights
+from anatobench.recipes import MODELS
 from anatobench.tasks import get_task
 from anatobench.training.sharpness import sharpness
 
@@ -20,6 +23,15 @@ pytestmark = pytest.mark.slow
 
 TASK = get_task("ratic")
 CROP = (8, 16, 20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow_transformers() -> Iterator[None]:
+    """No block has another derivative than one before it."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_transformers_shallow(patch)
+        yield
+    engines_of.cache_clear()
 
 
 @cache
@@ -43,9 +55,8 @@ def direction_for(engine: Engine) -> Arrays:
     return {name: rng.standard_normal(shape) for name, shape in engine.parameter_shapes().items()}
 
 
-@pytest.mark.parametrize("model", ["r3d_18", "mvit_v2_s"])
+@pytest.mark.parametrize("model", MODELS)
 def test_both_frameworks_give_the_derivative_of_the_gradient(model: str) -> None:
-    """BatchNorm, and in the port a rule of the gradient of its own (jax_impl/layers/depthwise_conv3d.py)."""
     spec, torch_engine, jax_engine = pair(model)
     batch = parity_batch(spec, 2, seed=3, step=0)
     assert torch_engine.parameter_shapes() == jax_engine.parameter_shapes()

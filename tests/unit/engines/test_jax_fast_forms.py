@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from shallow_transformers import make_transformers_shallow
 
 from anatobench.engine import ModelSpec, load_engine
 from anatobench.fast_forms import EVERY, FAST_FORMS
@@ -34,8 +35,9 @@ def test_defaults_are_forms_with_reasons() -> None:
         assert all(forms.values())
 
 
-def test_products_of_the_hessian_take_the_plain_forms_whatever_a_step_takes() -> None:
+def test_products_of_the_hessian_take_the_plain_forms_whatever_a_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel has no derivative of its derivative."""
+    make_transformers_shallow(monkeypatch)
     spec = ModelSpec("mvit_v2_s", "tiny", RATIC, (8, 16, 16))
     engine: Any = load_engine("jax", spec, Recipe(fast=EVERY))
     batch = parity_batch(spec, 2, seed=0, step=0)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from jax.experimental.compilation_cache import compilation_cache
+from shallow_transformers import make_transformers_shallow
 
 from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.errors import UsageError
@@ -77,7 +78,8 @@ def no_compilation_cache() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_compilation_cache")
-def test_xla_plans_less_memory() -> None:
+def test_xla_plans_less_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_transformers_shallow(monkeypatch)
     assert planned_by_xla(build("jax", True)) < planned_by_xla(build("jax", False)) / 2
 
 
