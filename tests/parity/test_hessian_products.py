@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
+from shallow_transformers import make_transformers_shallow
 
 from anatobench.engine import Arrays, Engine, ModelSpec, load_engine
 from anatobench.parity.comparison import largest_difference
 from anatobench.parity.inputs import parity_batch, parity_recipe, perturbed_weights
+from anatobench.recipes import MODELS
 from anatobench.tasks import get_task
 from anatobench.training.sharpness import sharpness
 
@@ -18,17 +22,32 @@ pytest.importorskip("jax")
 pytestmark = pytest.mark.slow
 
 TASK = get_task("ratic")
-CROP = (16, 24, 20)
+CROP = (8, 16, 20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow_transformers() -> Iterator[None]:
+    """No block has another derivative than one before it."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_transformers_shallow(patch)
+        yield
+    engines_of.cache_clear()
+
+
+@cache
+def engines_of(model: str) -> tuple[Engine, Engine]:
+    """PyTorch's and JAX's, once: what they compile serves every test."""
+    spec, recipe = ModelSpec(model, "tiny", TASK, CROP), parity_recipe("float64", seed=1)
+    return load_engine("torch", spec, recipe), load_engine("jax", spec, recipe)
 
 
 def pair(model: str) -> tuple[ModelSpec, Engine, Engine]:
-    spec = ModelSpec(model, "tiny", TASK, CROP)
-    recipe = parity_recipe("float64", seed=1)
-    engines = [load_engine(framework, spec, recipe) for framework in ("torch", "jax")]
-    weights = perturbed_weights(engines[0].weights(), seed=2)
+    """With weights that no test before has moved."""
+    engines = engines_of(model)
+    weights = perturbed_weights(load_engine("torch", engines[0].spec, engines[0].recipe).weights(), seed=2)
     for engine in engines:
         engine.load_weights(weights)
-    return spec, engines[0], engines[1]
+    return engines[0].spec, *engines
 
 
 def direction_for(engine: Engine) -> Arrays:
@@ -36,7 +55,7 @@ def direction_for(engine: Engine) -> Arrays:
     return {name: rng.standard_normal(shape) for name, shape in engine.parameter_shapes().items()}
 
 
-@pytest.mark.parametrize("model", ["r3d_18", "mvit_v2_s", "swin3d_t"])
+@pytest.mark.parametrize("model", MODELS)
 def test_both_frameworks_give_the_derivative_of_the_gradient(model: str) -> None:
     spec, torch_engine, jax_engine = pair(model)
     batch = parity_batch(spec, 2, seed=3, step=0)

@@ -11,27 +11,23 @@ from torchvision.models.video import mvit
 from transformer_faults import RECIPE, Plant, climb, in_every, line_changed, method_changed, setting
 
 from anatobench.engine import Engine, ModelSpec, load_engine
-from anatobench.tasks import Size, get_task
+from anatobench.tasks import get_task
 from torch_ref.models.diagnosis_model import DiagnosisModel
 
 MODEL = "mvit_v2_s"
-# Grids 5x8x18, 5x4x9, 5x2x5: poolings round up.
-CROP = (20, 16, 36)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("task", "crop_size", "steps"), [("ratic", None, 2), ("ct_rate", None, 2), ("rad_chestct", (20, 20, 44), 10)]
-)
-def test_the_engines_agree(task: str, crop_size: Size | None, steps: int) -> None:
-    spec = ModelSpec(MODEL, "tiny", get_task(task), crop_size or get_task(task).geometry("tiny").crop_size)
-    assert climb(load_engine("torch", spec, RECIPE), load_engine("jax", spec, RECIPE), steps) == []
+# Grids 3x10x18, 3x5x9, 3x3x5: poolings round up, and tables are interpolated to the shorter axis.
+CROP = (12, 20, 36)
 
 
 @pytest.fixture(scope="module")
 def jax_engine() -> Engine:
-    """Built once: its compiled functions serve every fault."""
-    return load_engine("jax", ModelSpec(MODEL, "tiny", get_task("ratic"), CROP), RECIPE)
+    """Built once: its compiled functions serve every test. (The other tasks climb with the other backbones.)"""
+    return load_engine("jax", ModelSpec(MODEL, "tiny", get_task("rad_chestct"), CROP), RECIPE)
+
+
+@pytest.mark.slow
+def test_the_engines_agree(jax_engine: Engine) -> None:
+    assert climb(load_engine("torch", jax_engine.spec, RECIPE), jax_engine, steps=2) == []
 
 
 def exchanged(right: Any) -> Any:
@@ -86,7 +82,3 @@ def test_a_planted_fault_turns_its_rung_red(fault: str, monkeypatch: pytest.Monk
     plant, first_red_rung = FAULTS[fault]
     plant(monkeypatch)
     assert climb(load_engine("torch", jax_engine.spec, RECIPE), jax_engine, steps=0)[:1] == [first_red_rung]
-
-
-def test_without_a_fault_the_ladder_of_the_faults_is_green(jax_engine: Engine) -> None:
-    assert climb(load_engine("torch", jax_engine.spec, RECIPE), jax_engine, steps=0) == []

@@ -20,9 +20,9 @@ RECIPE = parity_recipe("float64", seed=0)
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
-def climb(reference: Engine, candidate: Engine, steps: int) -> list[str]:
-    """Return the names of the rungs that are red; a lone pass is one in evaluation mode."""
-    ladder = Ladder(reference, candidate, steps, False, 3, 0, TOLERANCES["float64"])
+def climb(reference: Engine, candidate: Engine, steps: int, backward: bool = False) -> list[str]:
+    """Return the names of the rungs that are red; a lone pass is one in evaluation mode, unless `backward`."""
+    ladder = Ladder(reference, candidate, steps, backward, 3, 0, TOLERANCES["float64"])
     return [rung.name.removeprefix("evaluation ") for rung in ladder.climb() if not rung.passed]
 
 

@@ -52,9 +52,10 @@ def test_three_ways_to_ask_for_a_run_give_equal_weights(tmp_path: Path, store: S
     assert main(["train", "--config", str(library / "config.json"), "--out", str(file)]) == 0
     assert state(library) == state(options) == state(file)
     assert losses(library) == losses(options) == losses(file)
-    other = tmp_path / "other"
-    train_run(other, configure(store.root, "r3d_18", framework, [*settings[:2], "seed=5"], max_steps=STEPS))
-    assert state(other) != state(library), "or the comparison sees nothing"
+    if framework == "torch":  # in moments
+        other = tmp_path / "other"
+        train_run(other, configure(store.root, "r3d_18", framework, [*settings[:2], "seed=5"], max_steps=STEPS))
+        assert state(other) != state(library), "or the comparison sees nothing"
 
 
 def test_the_documents_examples_run(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_store import write_store
+from tiny_store import SMALL_FINDINGS, write_store
 
 from anatobench.cli.main import main
 from anatobench.store.reader import Store
@@ -20,7 +20,7 @@ STEPS = WARM_UP + TRACED + 2
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return write_store(tmp_path_factory.mktemp("store"))
+    return write_store(tmp_path_factory.mktemp("store"), SMALL_FINDINGS)
 
 
 def trained(store: Store, run: Path, framework: str, *more: str) -> int:

