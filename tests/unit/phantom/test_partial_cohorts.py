@@ -24,7 +24,6 @@ from anatobench.store.reader import Store
 from anatobench.tasks import RATIC, Geometry
 from anatobench.training.checkpoints import read_newest
 
-
 PLAN = CohortPlan("ratic", "tiny", 397, 20, partial=4)
 HALVED = Geometry((24.0, 12.0, 12.0), (24, 32, 32), (20, 24, 24))
 """The tiny geometry with voxels of twice the size: organs are large."""
