@@ -93,7 +93,7 @@ def test_both_frameworks_learn_the_organs_of_real_scans(
     assert len(torch) == len(jax) == STEPS
     assert [step["batch_digest"] for step in torch] == [step["batch_digest"] for step in jax]
     for steps in (torch, jax):
-        assert np.mean([step["segmentation"] for step in steps[-5:]]) < 0.25 * steps[0]["segmentation"]
+        assert np.mean([step["segmentation"] for step in steps[-5:]]) < 0.5 * steps[0]["segmentation"]
     losses = {name: np.array([step["segmentation"] for step in steps]) for name, steps in curves.items()}
     # The frameworks draw their initial weights differently, so curves agree as those of two seeds do.
     assert abs(losses["torch"][-5:].mean() - losses["jax"][-5:].mean()) < 0.1 * losses["torch"][0]

@@ -113,8 +113,9 @@ def dice_after_training(store: Store, whole: Store, run: Path) -> dict[str, floa
 @pytest.mark.slow
 def test_two_organs_never_annotated_together_are_both_learned(stores: Stores, tmp_path: Path) -> None:
     """Measured of three seeds: liver 0.73 or more, bowel 0.37 or more; with a loss that takes what is not annotated for
-    absent 0.67 or less, and no bowel. (That is seen because three cases of four do not have an organ: of two it is one,
-    and then it is found all the same, because Dice hardly punishes what is found where nothing is said to be.)"""
+    absent, of two seeds, 0.67 or less, and no bowel. (That is seen because three cases of four do not have an organ: of
+    two it is one, and then it is found all the same, because Dice hardly punishes what is found where nothing is said
+    to be.)"""
     store, whole = stores(PLAN)
     places = [RATIC.organs.index(organ) for organ in NEVER_TOGETHER]
     rows = {tuple(store.annotated(index)[place] for place in places) for index in store.split("train")}
