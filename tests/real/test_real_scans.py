@@ -18,7 +18,7 @@ from anatobench.store.reader import Store
 
 ABDOMEN = Path(__file__).parents[3] / "shared" / "data" / "totalsegmentator_sample"
 CHEST = Path(os.environ.get("ANATOBENCH_CHEST_SCAN", "not set"))
-STEPS = 100
+STEPS = 15
 
 needs_abdomen = pytest.mark.skipif(not ABDOMEN.is_dir(), reason="TotalSegmentator's reference scans are not here")
 needs_chest = pytest.mark.skipif(

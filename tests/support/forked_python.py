@@ -80,8 +80,17 @@ class ForkedPython:
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Wait for its end; what it wrote to stdout and stderr."""
         self.wait(timeout)
-        said, errors = (path.read_text() if path.exists() else "" for path in self._told)
+        said, errors = map(_text_of, self._told)
         return said, errors
+
+    @property
+    def errors(self) -> str:
+        """What it has written to stderr so far."""
+        return _text_of(self._told[1])
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def _become_with_files(words: list[str], environment: dict[str, str], folder: str, *told: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""A few minutes of `python -m tests.fuzz`: no reader raises, hangs, dies or grows on damaged input."""
+"""A few cases of `python -m tests.fuzz`: no reader raises, hangs, dies or grows on damaged input."""
 
 import importlib
 import sys
@@ -42,8 +42,8 @@ def test_findings_are_found(monkeypatch: pytest.MonkeyPatch, fault: str, found: 
 
 @pytest.mark.slow
 def test_nothing_unexpected_hung_or_grown() -> None:
-    report = fuzz.fuzz(1500, seed=7, workers=1)
+    report = fuzz.fuzz(600, seed=7, workers=1)
     assert report.findings == {}
-    assert report.cases == 1500
-    assert report.outcomes["read"] > 150
-    assert report.outcomes.total() - report.outcomes["read"] > 150
+    assert report.cases == 600
+    assert report.outcomes["read"] > 60
+    assert report.outcomes.total() - report.outcomes["read"] > 60

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked_python import ForkedPython
 from kept_checkpoints import begun_run
 from scan_files import AFFINE, body_voxels
 from tiny_store import FINDINGS
@@ -93,28 +93,22 @@ def stopped(
     scratch.mkdir()
     path = os.pathsep.join([str(Path(__file__).parents[1] / "support"), *sys.path])
     environment = os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    told = tmp_path / "stderr"
-    with (
-        told.open("wb") as stderr,
-        subprocess.Popen(
-            [sys.executable, *map(str, words)], stdout=subprocess.DEVNULL, stderr=stderr, env=environment
-        ) as process,
-    ):
-        try:
-            deadline = time.monotonic() + 400
-            while len(descendants(process.pid)) < depth or after not in told.read_text():
-                assert process.poll() is None, told.read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            time.sleep(seconds)
-            below = descendants(process.pid)
-            assert len(below) >= depth, "it was done before it could be stopped"
-            process.send_signal(number)
-            process.wait(timeout=400)
-        finally:
-            process.kill()
-            process.wait()
-    said = told.read_text()
+    process = ForkedPython([*map(str, words)], environment)
+    try:
+        deadline = time.monotonic() + 400
+        while len(descendants(process.pid)) < depth or after not in process.errors:
+            assert process.poll() is None, process.errors
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(seconds)
+        below = descendants(process.pid)
+        assert len(below) >= depth, "it was done before it could be stopped"
+        process.send_signal(number)
+        process.wait(timeout=400)
+    finally:
+        process.kill()
+        process.wait()
+    said = process.errors
     assert process.returncode == (-number if number == signal.SIGKILL else 130), said
     assert "Traceback" not in said
     deadline = time.monotonic() + 100
@@ -231,5 +225,5 @@ WITH_CHILDREN = {
 def test_commands_with_children(tmp_path: Path, command: str, number: signal.Signals) -> None:
     words, depth, expected = WITH_CHILDREN[command]
     given = [str(tmp_path / "out") if word == "OUT" else word for word in words]
-    last = stopped([*ANATOBENCH, *given], tmp_path, depth, seconds=1, number=number)
+    last = stopped([*ANATOBENCH, *given], tmp_path, depth, seconds=0.2, number=number)
     assert last == ("" if number == signal.SIGKILL else f"anatobench {words[0]}: {expected}")

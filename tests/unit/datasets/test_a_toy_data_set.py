@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stopped_runs import stopping_before
+from tiny_store import SMALL
 
 from anatobench.cli.main import main
 from anatobench.datasets.case import Case, Listing
@@ -27,7 +28,7 @@ from anatobench.tasks import RATIC, multi_label_task
 from anatobench.training.checkpoints import read_newest
 
 CROP = (8, 16, 16)
-TASK = multi_label_task("toy_findings", "abdomen", ("odd", "third"))
+TASK = multi_label_task("toy_findings", "abdomen", ("odd", "third"), own_geometry=SMALL)
 
 
 def list_toys(root: Path, options: ListingOptions) -> Listing:

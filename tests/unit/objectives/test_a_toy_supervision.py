@@ -16,7 +16,7 @@ import pytest
 import torch
 from kept_checkpoints import newest_checkpoint
 from stopped_runs import stopping_before
-from tiny_store import write_store
+from tiny_store import SMALL_FINDINGS, write_store
 
 import jax_impl.losses
 import torch_ref.losses
@@ -86,7 +86,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return write_store(tmp_path_factory.mktemp("store"))
+    return write_store(tmp_path_factory.mktemp("store"), SMALL_FINDINGS)
 
 
 def arguments(store: Store, run: Path, framework: str) -> list[str]:

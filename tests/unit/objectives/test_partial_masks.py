@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from tiny_store import write_store
+from tiny_store import SMALL, write_store
 
 import jax_impl.losses
 import torch_ref.losses
@@ -39,6 +39,7 @@ CLASSES = (
     MaskClass("bowel", ("bowel",)),
 )
 TASK = replace(RATIC, classes=CLASSES)
+SMALL_RATIC = replace(RATIC, own_geometry=SMALL)
 Terms = dict[str, np.ndarray]
 
 
@@ -173,15 +174,14 @@ def test_batches_say_which_classes_are_annotated(changed: tuple[str, ...], tmp_p
 def write_partial_store(root: Path, kept: bool) -> Store:
     """Every mask has a liver, a spleen and a bowel; those that its case does not annotate are `kept`, or erased."""
     rng, writer = np.random.default_rng(0), StoreWriter(root)
-    writer.create(RATIC, "tiny", "synthetic", {})
-    shape = RATIC.geometry("tiny").padded_size
+    writer.create(SMALL_RATIC, "tiny", "synthetic", {})
     for split, count in {"train": 4, "validation": 2, "test": 2}.items():
         for number in range(count):
-            annotated, organs = BY_TURNS[number % 2], np.zeros(shape, np.uint8)
+            annotated, organs = BY_TURNS[number % 2], np.zeros(SMALL.padded_size, np.uint8)
             for organ in (1, 2, 5):
                 if kept or annotated[organ - 1]:
-                    organs[12:36, 10 * organ : 10 * organ + 9, 10:60] = organ
-            volume = rng.normal(0, 100, shape).astype(np.int16)
+                    organs[4:12, 4 * organ : 4 * organ + 3, 4:20] = organ
+            volume = rng.normal(0, 100, SMALL.padded_size).astype(np.int16)
             name = f"{split}_{number}"
             origin = CaseOrigin(name, name, split, (0,) * 5, "scan", None, annotated=annotated)
             writer.write(origin, PreparedCase(volume, organs, np.eye(4)))
@@ -213,7 +213,7 @@ def test_a_run_is_blind_to_what_is_not_annotated(framework: str, tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_it_trains_is_judged_evaluated_and_reported(framework: str, tmp_path: Path) -> None:
-    store, run = write_store(tmp_path / "store", RATIC), tmp_path / "run"
+    store, run = write_store(tmp_path / "store", SMALL_RATIC), tmp_path / "run"
     assert main(["train", "--task", "ratic", "--store", str(store.root), "--model", "r3d_18", "--framework",
                  framework, "--out", str(run), "--set", "objective=partial_masks", "--set", "batch_size=4",
                  "--steps", "2"]) == 0  # fmt: skip

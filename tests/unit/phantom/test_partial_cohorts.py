@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,30 +21,57 @@ from anatobench.phantom.plan import CohortPlan
 from anatobench.session import configure, train_run
 from anatobench.store.prepare import prepare
 from anatobench.store.reader import Store
-from anatobench.tasks import RATIC
+from anatobench.tasks import RATIC, Geometry
 from anatobench.training.checkpoints import read_newest
+
+PLAN = CohortPlan("ratic", "tiny", 397, 20, partial=4)
+HALVED = Geometry((24.0, 12.0, 12.0), (24, 32, 32), (20, 24, 24))
+"""The tiny geometry with voxels of twice the size: organs are large."""
+NEVER_TOGETHER = {"liver": 0.65, "bowel": 0.2}
+"""What of Dice is learned, of organs that one source of the four has drawn each."""
+STEPS = 60
 
 
 def stored(folder: Path, plan: CohortPlan) -> Store:
     write_cohort(folder / "raw", plan)
     options = {"masks": folder / "raw" / "masks"} if FORMATS[plan.format].masks_apart else {}
     listing = list_cases(plan.format, folder / "raw", **options)
+    listing = replace(listing, task=replace(listing.task, own_geometry=HALVED))
     summary = prepare(listing, folder / "store", "tiny", 0, dataset=plan.format, raw_root=folder / "raw",
                       progress=False)  # fmt: skip
     assert summary.rejected == {}
     return Store.open(folder / "store")
 
 
+Stores = Callable[[CohortPlan], tuple[Store, Store]]
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
+    """Return the stores of a plan: of its cohort and of the same with whole masks."""
+
+    @cache
+    def written(plan: CohortPlan) -> tuple[Store, Store]:
+        folder = tmp_path_factory.mktemp(plan.format)
+        return stored(folder / "partial", plan), stored(folder / "whole", replace(plan, partial=0))
+
+    return written
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "cases"), [("ratic", 6), ("ct_rate", 4), ("rad_chestct", 2)])
-def test_every_case_annotates_what_its_source_drew_and_nothing_else(name: str, cases: int, tmp_path: Path) -> None:
-    plan = CohortPlan(name, "tiny", 38, cases, partial=2)
-    whole = stored(tmp_path / "whole", replace(plan, partial=0))
-    store = stored(tmp_path / "partial", plan)
+@pytest.mark.parametrize(
+    "plan",
+    [PLAN, CohortPlan("ct_rate", "tiny", 38, 4, partial=2), CohortPlan("rad_chestct", "tiny", 38, 2, partial=2)],
+    ids=lambda plan: plan.format,
+)
+def test_every_case_annotates_what_its_source_drew_and_nothing_else(stores: Stores, plan: CohortPlan) -> None:
+    store, whole = stores(plan)
     organs = store.task.organs
-    by_source = [tuple(int(organ in plan.drawn_by(source, organs)) for organ in organs) for source in range(2)]
+    by_source = [
+        tuple(int(organ in plan.drawn_by(source, organs)) for organ in organs) for source in range(plan.partial)
+    ]
     found = [store.annotated(index) for index in range(len(store.cases))]
-    assert set(found) == {by_source[plan.source(index)] for index in range(cases)}
+    assert set(found) == {by_source[plan.source(index)] for index in range(plan.cases)}
     assert all(whole.annotated(index) == (1,) * len(organs) for index in range(len(whole.cases)))
     for index, annotated in enumerate(found):
         size = store.geometry.padded_size
@@ -69,15 +98,9 @@ def test_a_cohort_of_whole_masks_is_marked_as_before(tmp_path: Path) -> None:
     assert "partial" not in (tmp_path / "raw" / MARK).read_text()
 
 
-PLAN = CohortPlan("ratic", "tiny", 397, 40, partial=4)
-NEVER_TOGETHER = {"liver": 0.86, "bowel": 0.46}
-"""What of Dice is learned, of organs that one source of the four has drawn each."""
-STEPS = 150
-
-
 def dice_after_training(store: Store, whole: Store, run: Path) -> dict[str, float | None]:
     """Return the Dice of the organs in the whole masks of the test split, which training never sees."""
-    settings = ["objective=partial_masks", "batch_size=6", "learning_rate=2e-3"]
+    settings = ["objective=partial_masks", "batch_size=6", "learning_rate=5e-3"]
     config = configure(store.root, "r3d_18", "torch", [*settings, "epochs=1000"], max_steps=STEPS, evaluate_every=1000)
     train_run(run, config)
     engine: Engine = load_engine("torch", config.spec, config.recipe)
@@ -88,14 +111,14 @@ def dice_after_training(store: Store, whole: Store, run: Path) -> dict[str, floa
 
 
 @pytest.mark.slow
-def test_two_organs_never_annotated_together_are_both_learned(tmp_path: Path) -> None:
-    """Measured: liver 0.91, bowel 0.56; with a loss that takes what is not annotated for absent 0.83 and 0.37. (That is
-    seen because three cases of four do not have an organ: of two it is one, and then it is found all the same, because
-    Dice hardly punishes what is found where nothing is said to be.)"""
-    store = stored(tmp_path / "partial", PLAN)
+def test_two_organs_never_annotated_together_are_both_learned(stores: Stores, tmp_path: Path) -> None:
+    """Measured of three seeds: liver 0.73 or more, bowel 0.37 or more; with a loss that takes what is not annotated for
+    absent, of two seeds, 0.67 or less, and no bowel. (That is seen because three cases of four do not have an organ: of
+    two it is one, and then it is found all the same, because Dice hardly punishes what is found where nothing is said
+    to be.)"""
+    store, whole = stores(PLAN)
     places = [RATIC.organs.index(organ) for organ in NEVER_TOGETHER]
     rows = {tuple(store.annotated(index)[place] for place in places) for index in store.split("train")}
     assert rows == {(0, 0), (0, 1), (1, 0)}
-    whole = stored(tmp_path / "whole", replace(PLAN, partial=0))
     dice = dice_after_training(store, whole, tmp_path / "run")
     assert all((dice[organ] or 0) > least for organ, least in NEVER_TOGETHER.items()), dice
