@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from child_processes_of_tests import finish, free_port
+from child_processes_of_tests import finish, together
 from forked_python import ForkedPython
 from kept_checkpoints import newest_checkpoint
 from tiny_store import SMALL_FINDINGS, write_store
@@ -21,7 +22,10 @@ from anatobench.store.reader import Store
 
 pytestmark = pytest.mark.slow
 
-TOTAL_STEPS = 12  # 16 cases in batches of 4, 3 epochs
+EPOCH = 4  # steps: 16 cases in batches of 4
+TOTAL_STEPS = 3 * EPOCH
+LONGER = ("--epochs", "6")  # so that there is time to fill the disk; every epoch is saved
+LONGER_STEPS = 6 * EPOCH
 LARGEST_FILE = (
     100_000  # bytes, for a process to whom the disk is full: above what it logs, below its part of a checkpoint
 )
@@ -38,9 +42,33 @@ def train(store: Store, run: Path, framework: str, count: int, *more: str) -> li
                "--model", "r3d_18", "--framework", framework, "--out", str(run), "--resume", "--epochs", "3",
                "--set", "batch_size=4", "--set", "learning_rate=1e-3", "--set", "precision=fp64", "--json",
                *more]  # fmt: skip
-    shared = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()),
-              "WORLD_SIZE": str(count), "ANATOBENCH_TIMEOUT": "60"}  # fmt: skip
-    return [ForkedPython(command, {**shared, "RANK": str(index), "LOCAL_RANK": str(index)}) for index in range(count)]
+    return together(command, count, ANATOBENCH_TIMEOUT="60")
+
+
+Alone = Callable[[str], Path]
+"""A framework's run in one process from its beginning to its end, made once."""
+
+
+@pytest.fixture(scope="module")
+def alone(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    @cache
+    def trained(framework: str) -> Path:
+        run = tmp_path_factory.mktemp("alone") / framework
+        ((status, said, errors),) = finish(train(store, run, framework, 1))
+        assert status == 0, errors
+        assert json.loads(said.splitlines()[-1])["steps"] == TOTAL_STEPS
+        return run
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def other_weights(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of weights that another seed gives; a file is of no framework."""
+    run = tmp_path_factory.mktemp("other") / "run"
+    ((status, _, errors),) = finish(train(store, run, "torch", 1, "--set", "seed=5", "--steps", "1"))
+    assert status == 0, errors
+    return run / "initial.safetensors"
 
 
 def logged(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -54,20 +82,16 @@ def wait_for_steps(processes: list[ForkedPython], run: Path, count: int) -> None
         time.sleep(0.01)
 
 
-def wait_for_the_first_checkpoint(processes: list[ForkedPython], run: Path) -> None:
-    saved = run / "checkpoints" / "step_00000004"
+def wait_for_a_checkpoint(processes: list[ForkedPython], run: Path, step: int) -> None:
+    saved = run / "checkpoints" / f"step_{step:08d}"
     while all(process.poll() is None for process in processes) and not saved.exists():
         time.sleep(0.01)
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_a_run_stopped_in_two_processes_ends_in_one_as_if_it_had_always_been_one(
-    framework: str, store: Store, tmp_path: Path
+    framework: str, alone: Alone, store: Store, tmp_path: Path
 ) -> None:
-    ((status, said, errors),) = finish(train(store, tmp_path / "alone", framework, 1))
-    assert status == 0, errors
-    assert json.loads(said.splitlines()[-1])["steps"] == TOTAL_STEPS
-
     run = tmp_path / "together"
     pair = train(store, run, framework, 2)
     wait_for_steps(pair, run, 3)
@@ -83,11 +107,11 @@ def test_a_run_stopped_in_two_processes_ends_in_one_as_if_it_had_always_been_one
     ((status, _, errors),) = finish(train(store, run, framework, 1))
     assert status == 0, errors
     assert f"going on after step {step}" in errors
-    expected, found = newest_checkpoint(tmp_path / "alone"), newest_checkpoint(run)
+    expected, found = newest_checkpoint(alone(framework)), newest_checkpoint(run)
     for name in ("model", "optimizer"):
         assert largest_difference(expected.trees[name], found.trees[name]).error < 1e-9
     for kind, keys in (("step", ("step", "loss", "gradient_norm")), ("evaluation", ("step", "auc_macro"))):
-        pairs = list(zip(logged(tmp_path / "alone", kind), logged(run, kind), strict=True))
+        pairs = list(zip(logged(alone(framework), kind), logged(run, kind), strict=True))
         assert len(pairs) == (TOTAL_STEPS if kind == "step" else 3)
         for one, other in pairs:
             assert [one[key] for key in keys] == pytest.approx([other[key] for key in keys], rel=1e-9)
@@ -95,11 +119,9 @@ def test_a_run_stopped_in_two_processes_ends_in_one_as_if_it_had_always_been_one
 
 @pytest.mark.parametrize(("first", "second"), [("jax", "torch"), ("torch", "jax")])
 def test_two_processes_then_one_of_the_other_framework_then_two_again(
-    first: str, second: str, store: Store, tmp_path: Path
+    first: str, second: str, alone: Alone, store: Store, tmp_path: Path
 ) -> None:
     """Every form of checkpoint is read by every number of processes and by both frameworks."""
-    ((status, _, errors),) = finish(train(store, tmp_path / "alone", first, 1))
-    assert status == 0, errors
     run, step = tmp_path / "moving", 0
     for framework, count in ((first, 2), (second, 1), (first, 2)):
         group = train(store, run, framework, count, "--switch-framework", "--checkpoint-every", "2")
@@ -119,22 +141,22 @@ def test_two_processes_then_one_of_the_other_framework_then_two_again(
             sizes = [sum(file.stat().st_size for file in data.iterdir()) for data in written]
             assert max(sizes) < 1.5 * min(sizes)
     assert step == TOTAL_STEPS
-    expected, found = newest_checkpoint(tmp_path / "alone"), newest_checkpoint(run)
+    expected, found = newest_checkpoint(alone(first)), newest_checkpoint(run)
     for name in ("model", "optimizer"):
         assert largest_difference(expected.trees[name], found.trees[name]).error < 1e-8
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])
-def test_all_of_them_begin_with_the_weights_of_a_file(framework: str, store: Store, tmp_path: Path) -> None:
-    ((status, _, errors),) = finish(train(store, tmp_path / "other", framework, 1, "--set", "seed=5", "--steps", "1"))
-    assert status == 0, errors
-    begin = ("--initial-weights", str(tmp_path / "other" / "initial.safetensors"), "--steps", "3")
+def test_all_of_them_begin_with_the_weights_of_a_file(
+    framework: str, alone: Alone, other_weights: Path, store: Store, tmp_path: Path
+) -> None:
+    begin = ("--initial-weights", str(other_weights), "--steps", "3")
     for name, count in (("alone", 1), ("together", 2)):
         ended = finish(train(store, tmp_path / name, framework, count, *begin))
         assert [status for status, *_ in ended] == [0] * count, ended
     expected, found = newest_checkpoint(tmp_path / "alone"), newest_checkpoint(tmp_path / "together")
     assert largest_difference(expected.weights, found.weights).error < 1e-9
-    drawn, first = logged(tmp_path / "other", "step")[0], logged(tmp_path / "alone", "step")[0]
+    drawn, first = logged(alone(framework), "step")[0], logged(tmp_path / "alone", "step")[0]
     assert drawn["loss"] != first["loss"]
 
 
@@ -163,41 +185,43 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(store: Store, tmp_
     assert ended[1][1] == "", "the figures are printed once"
 
 
-@pytest.mark.parametrize(("framework", "full"), [("torch", 0), ("jax", 0), ("jax", 1)])
+@pytest.mark.parametrize(("framework", "places"), [("torch", [0]), ("jax", [0, 1])])
 def test_a_save_that_fails_in_one_of_them_ends_all_of_them(
-    framework: str, full: int, store: Store, tmp_path: Path
+    framework: str, places: list[int], store: Store, tmp_path: Path
 ) -> None:
-    """With the disk's own reason, and the checkpoint before it goes on."""
-    run = tmp_path / "run"
-    longer = ("--epochs", "12")  # so that there is time to fill the disk; every epoch is saved
-    pair = train(store, run, framework, 2, *longer)
-    wait_for_the_first_checkpoint(pair, run)
-    resource.prlimit(pair[full].pid, resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
-    ended = finish(pair)  # which fails if one waits for what never comes
-    assert all(status not in (0, 130) for status, *_ in ended), ended
-    assert "cannot be written (File too large): make room and resume" in ended[full][2]
-    for _, _, errors in ended:
-        assert "Traceback" not in errors
-        assert errors.splitlines()[-1].startswith("anatobench train: "), errors
-    newest = newest_checkpoint(run).progress.step
-    assert 4 <= newest < 4 * TOTAL_STEPS
-    ended = finish(train(store, run, framework, 2, *longer))
+    """With the disk's own reason, and the checkpoint before it goes on: of PyTorch the first process writes, of JAX
+    each its part."""
+    run, newest = tmp_path / "run", 0
+    for full in places:
+        pair = train(store, run, framework, 2, *LONGER)
+        wait_for_a_checkpoint(pair, run, newest + EPOCH)
+        resource.prlimit(pair[full].pid, resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
+        ended = finish(pair)  # which fails if one waits for what never comes
+        assert all(status not in (0, 130) for status, *_ in ended), ended
+        assert "cannot be written (File too large): make room and resume" in ended[full][2]
+        for _, _, errors in ended:
+            assert "Traceback" not in errors
+            assert errors.splitlines()[-1].startswith("anatobench train: "), errors
+        before, newest = newest, newest_checkpoint(run).progress.step
+        assert before + EPOCH <= newest < LONGER_STEPS
+        assert before == 0 or f"going on after step {before}" in ended[0][2]
+    ended = finish(train(store, run, framework, 2, *LONGER))
     assert [status for status, *_ in ended] == [0, 0], ended
     assert f"going on after step {newest}" in ended[0][2]
-    assert newest_checkpoint(run).progress.step == 4 * TOTAL_STEPS
+    assert newest_checkpoint(run).progress.step == LONGER_STEPS
     assert sorted(path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")) == []
 
 
 def test_a_log_that_cannot_be_written_ends_all_of_them(store: Store, tmp_path: Path) -> None:
-    run, longer = tmp_path / "run", ("--epochs", "12")
-    pair = train(store, run, "torch", 2, *longer)
-    wait_for_the_first_checkpoint(pair, run)
+    run = tmp_path / "run"
+    pair = train(store, run, "torch", 2, *LONGER)
+    wait_for_a_checkpoint(pair, run, EPOCH)
     full = (run / "metrics.jsonl").stat().st_size
     resource.prlimit(pair[0].pid, resource.RLIMIT_FSIZE, (full, full))
     for status, _, errors in finish(pair):
         assert status == 1, errors
         assert "Traceback" not in errors
         assert "metrics.jsonl: cannot be written (File too large)" in errors
-    ended = finish(train(store, run, "torch", 2, *longer))
+    ended = finish(train(store, run, "torch", 2, *LONGER))
     assert [status for status, *_ in ended] == [0, 0], ended
-    assert [record["step"] for record in logged(run, "step")] == list(range(1, 4 * TOTAL_STEPS + 1))
+    assert [record["step"] for record in logged(run, "step")] == list(range(1, LONGER_STEPS + 1))

@@ -56,6 +56,7 @@ def of_jax(spec: ModelSpec, settings: list[str]) -> tuple[Engine, dict[str, Any]
     from jax_impl import parallel
     from jax_impl.engine import JaxEngine
 
+    jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 2)
     mesh = jax.sharding.Mesh(np.array(jax.devices()), (parallel.CASES,))
     parallel.join = lambda processes: mesh
