@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,21 @@ STEPS = 3
 
 
 def results(
-    framework: str, model: str, count: int, out: Path, *settings: str, steps: int = STEPS
+    framework: str, model: str, count: int, out: Path, *settings: str, steps: int = STEPS, torchrun: bool = False
 ) -> list[dict[str, np.ndarray]]:
-    ended = finish(together([str(SCRIPT), framework, model, str(steps), str(out), *settings], count))
-    assert [status for status, *_ in ended] == [0] * count, ended[0][2][-2000:]
+    command = [str(SCRIPT), framework, model, str(steps), str(out), *settings]
+    ended = finish([started_by_torchrun(command, count)] if torchrun else together(command, count))
+    assert not any(status for status, *_ in ended), ended[0][2][-2000:]
     return [load_file(out / f"process_{index}_of_{count}.safetensors") for index in range(count)]
+
+
+def started_by_torchrun(command: list[str], count: int) -> subprocess.Popen[str]:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    return subprocess.Popen(
+        [*torchrun, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def of_kind(kind: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -38,20 +50,21 @@ compiled_for_minutes = pytest.mark.skipif(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 @pytest.mark.parametrize(
-    ("framework", "model", "count"),
+    ("framework", "model", "count", "torchrun"),
     [
-        ("torch", "r3d_18", 4),
-        ("torch", "swin3d_t", 2),
-        ("torch", "mvit_v2_s", 2),
-        ("jax", "r3d_18", 2),
-        pytest.param("jax", "swin3d_t", 2, marks=compiled_for_minutes),
-        pytest.param("jax", "mvit_v2_s", 2, marks=compiled_for_minutes),
+        ("torch", "r3d_18", 4, False),
+        ("torch", "swin3d_t", 2, True),
+        ("torch", "mvit_v2_s", 2, False),
+        ("jax", "r3d_18", 2, True),
+        pytest.param("jax", "swin3d_t", 2, False, marks=compiled_for_minutes),
+        pytest.param("jax", "mvit_v2_s", 2, False, marks=compiled_for_minutes),
     ],
 )
-def test_processes_train_as_one(framework: str, model: str, count: int, tmp_path: Path) -> None:
+def test_processes_train_as_one(framework: str, model: str, count: int, torchrun: bool, tmp_path: Path) -> None:
     (alone,) = results(framework, model, 1, tmp_path)
-    all_of_them = results(framework, model, count, tmp_path)
+    all_of_them = results(framework, model, count, tmp_path, torchrun=torchrun)
     assert alone.pop("stops").tolist() == [True] * (STEPS - 1) + [False]
     for found in all_of_them:
         assert found.pop("stops").tolist() == [True] * (STEPS - 1) + [False]
