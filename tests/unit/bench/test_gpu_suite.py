@@ -486,14 +486,14 @@ def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_script_at_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_at_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preloaded: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("flax")
     monkeypatch.chdir(ROOT)
     words = "--size tiny --models r3d_18 --batch-size 1 --precision fp32 --peers eager --repeats 3 --memory-limit 0.02"
     done = subprocess.run(
         [ROOT / "benchmarks" / "gpu_suite.sh", *words.split(), "--jobs", "2", "--out", tmp_path / "record.json"],
-        env={**os.environ, "PYTHON": sys.executable},
+        env={**os.environ, "PYTHON": str(preloaded)},
         capture_output=True,
         text=True,
     )
