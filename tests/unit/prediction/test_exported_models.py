@@ -23,6 +23,7 @@ from anatobench.training.checkpoints import Checkpoint, Progress, save_checkpoin
 from anatobench.training.run_folder import RunConfig, begin_run
 from anatobench.volumes.nifti import write_nifti
 
+pytestmark = pytest.mark.usefixtures("workers_begin_at_once")
 PAGE = Path(__file__).parents[3] / "docs" / "exported_models.md"
 SMALLER = Geometry((6.0, 4.5, 4.5), (50, 70, 90), (48, 64, 80))
 """A fourteenth of the paper's voxels, no axis like another: the scan below is cut along the first and padded along the
