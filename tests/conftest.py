@@ -2,6 +2,7 @@
 the home directory and compiles them quickly, and lets every process that tests start heed Ctrl-C and the end of a
 terminal."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -49,4 +50,20 @@ def begins_at_once(preloaded: Path) -> Iterator[None]:
     """Let what the module's tests start by `sys.executable` be such processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", str(preloaded))
+        yield
+
+
+@pytest.fixture(scope="module")
+def workers_begin_at_once() -> Iterator[None]:
+    """Let the module's worker pools (anatobench/system/worker_pool.py) fork what they would spawn from a process that
+    has imported everything; a worker finds the tests' own number of threads."""
+    from forked_python import CONTEXT
+
+    context = multiprocessing.get_context
+
+    def forking(method: str | None = None) -> multiprocessing.context.BaseContext:
+        return CONTEXT if method == "spawn" else context(method)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing, "get_context", forking)
         yield

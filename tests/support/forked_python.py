@@ -33,9 +33,14 @@ CONTEXT.set_forkserver_preload(
 
 def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
     """Return those of its variables that the interpreter or a module reads when it begins."""
-    kinds, others = ("JAX_", "XLA_", "OMP_", "MALLOC_", "TORCH_", "TRITON_", "PYTHON"), ("PYTHONPATH", "TORCH_NCCL_")
+    kinds = ("JAX_", "XLA_", "OMP_", "MALLOC_", "TORCH_", "TRITON_", "PYTHON")
+    # Read when a device is first used, set by `become`, or of no concern to streams that are read to their end.
+    later = ("XLA_PYTHON_CLIENT_", "TORCH_NCCL_")
+    others = {"JAX_COMPILATION_CACHE_DIR", "PYTHON", "PYTHONPATH", "PYTHONUNBUFFERED"}
     return {
-        name: value for name, value in environment.items() if name.startswith(kinds) and not name.startswith(others)
+        name: value
+        for name, value in environment.items()
+        if name.startswith(kinds) and not name.startswith(later) and name not in others
     }
 
 
@@ -108,6 +113,8 @@ def become(words: Sequence[str], environment: Mapping[str, str], folder: str) ->
     os.chdir(folder)
     tempfile.tempdir = None
     time.tzset()
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_compilation_cache_dir", environment.get("JAX_COMPILATION_CACHE_DIR"))
     status: int | str | None = 0
     try:
         _run(list(words))

@@ -116,9 +116,10 @@ def alive(process: int) -> bool:
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does_with_the_same_bytes() -> None:
+def test_two_processes_do_what_one_does_with_the_same_bytes(preloaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As their first losses tell: each takes its half, BatchNorm's statistics are those of both."""
     pytest.importorskip("torch")
+    monkeypatch.setattr(sys, "executable", str(preloaded))
     recipe = Recipe(batch_size=2, precision="fp64", dropout=False)
     alone, together = (
         bench_step(StepBenchmark((Arm("torch", processes=count),), SPEC, recipe, rounds=2)) for count in (1, 2)

@@ -38,7 +38,7 @@ def test_two_interpreters_with_a_framework_each_take_turns(tmp_path: Path) -> No
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from anatobench.cli.main import main; sys.exit(main())"
     options = [word for name, python in homes.items() for word in ("--python", f"{name}={python}")]
     done = subprocess.run(
-        [sys.executable, "-c", code, neither, *COMMAND, *options, "--repeats", "3", "--json"],
+        [sys.executable, "-c", code, neither, *COMMAND, *options, "--repeats", "2", "--json"],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -107,7 +107,7 @@ def test_a_served_process_that_takes_too_long_is_ended_by_who_started_it(
 ) -> None:
     home = served(f"{sys.executable} -m anatobench.bench.arm_process")
     arms = (Arm(None, PEER, "plain"), Arm(None, PEER, "hangs", home=home))
-    record = bench_step(StepBenchmark(arms, SPEC, Recipe(batch_size=1), rounds=2, seconds=12))
+    record = bench_step(StepBenchmark(arms, SPEC, Recipe(batch_size=1), rounds=2, seconds=5))
     assert "it was not ready" in record["failed"]["numpy_peer:hangs"]["error"]
     assert "stop" in (tmp_path / "asked").read_text()
 

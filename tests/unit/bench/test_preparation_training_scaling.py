@@ -19,6 +19,7 @@ from anatobench.bench.scaling_process import StepSettings
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError
 
+pytestmark = pytest.mark.usefixtures("begins_at_once")
 LINKS = Links(devices_per_node=8, node_bandwidth=400e9, network_bandwidth=50e9, node_latency=1e-6, network_latency=1e-5)
 
 

@@ -19,6 +19,7 @@ from anatobench.cli.main import main
 from anatobench.store.reader import Store
 from anatobench.system.time_limit import VARIABLE
 
+pytestmark = pytest.mark.usefixtures("workers_begin_at_once")
 BODY = np.maximum(body_voxels(), -1024)
 
 

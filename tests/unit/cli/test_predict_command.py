@@ -30,6 +30,7 @@ from anatobench.training.run_folder import RunConfig
 from anatobench.volumes.label_names import parse_label_names
 from anatobench.volumes.nifti import write_nifti
 
+pytestmark = pytest.mark.usefixtures("workers_begin_at_once")
 CONFIG = RunConfig(FINDINGS, "store", "torch", "r3d_18", "tiny", Recipe(seed=5))
 
 

@@ -14,11 +14,11 @@ from torch_ref.layers.segmentation_kernels import KINDS, segmentation_loss_fused
 from torch_ref.layers.triton_language import kernels_run_on
 
 Case = tuple[int, int, Size, Size]
-SIZES: list[Case] = [
+CASES: list[tuple[Case, str]] = [
     # batch, classes, coarse size, full size
-    (2, 3, (2, 2, 3), (6, 5, 10)),
-    (1, 2, (1, 1, 1), (3, 3, 3)),
-    (1, 3, (4, 5, 6), (2, 5, 3)),
+    ((2, 3, (2, 2, 3), (6, 5, 10)), "ce_dice"),
+    ((2, 2, (1, 1, 1), (3, 3, 3)), "ce"),
+    ((1, 3, (4, 5, 6), (2, 5, 3)), "dice"),
 ]
 AT_FULL_RATIO: list[Case] = [(1, 6, (1, 1, 12), (1, 4, 192)), (1, 7, (2, 1, 11), (2, 2, 176))]
 
@@ -40,10 +40,13 @@ def compare(case: Case, kind: str) -> None:
     torch.testing.assert_close(fast, plain, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("case", SIZES, ids=str)
+@pytest.mark.parametrize(("case", "kind"), CASES, ids=str)
 def test_equals_plain(case: Case, kind: str) -> None:
     compare(case, kind)
+
+
+def test_every_kind_is_compared() -> None:
+    assert {kind for _, kind in CASES} == set(KINDS)
 
 
 @pytest.mark.parametrize("case", AT_FULL_RATIO, ids=str)

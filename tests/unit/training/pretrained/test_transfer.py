@@ -61,8 +61,12 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task_name", ["ct_rate", "ratic"])
-def test_every_array_but_stem_and_heads_is_the_files_in_both_frameworks(published: Published, task_name: str) -> None:
+def test_every_array_but_stem_and_heads_is_the_files_in_both_frameworks(published: Published) -> None:
+    for task_name in TABLE_LENGTHS if published[0] == "mvit_v2_s" else ("ct_rate",):  # no other knows the crop's size
+        check_every_array(published, task_name)
+
+
+def check_every_array(published: Published, task_name: str) -> None:
     model, path, state = published
     task = get_task(task_name)
     spec = ModelSpec(model, "full", task, task.geometry("full").crop_size)
