@@ -86,6 +86,7 @@ def preloaded_python(folder: Path) -> Iterator[Path]:
     server.start()
     listener.close()
     theirs.close()
+    ours.recv(1)  # a test may give what it starts few seconds
     try:
         yield client
     finally:
@@ -96,6 +97,7 @@ def preloaded_python(folder: Path) -> Iterator[Path]:
 def _serve(listener: socket.socket, tests: socket.socket, executable: str) -> None:
     """Fork a keeper for each connection until the tests end."""
     sys.executable = executable  # what its processes start by that path begins at once, too
+    tests.send(b".")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how keepers ended
     while tests not in select.select([listener, tests], [], [])[0]:
         connection, _ = listener.accept()

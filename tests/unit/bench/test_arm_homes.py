@@ -107,7 +107,7 @@ def test_a_served_process_that_takes_too_long_is_ended_by_who_started_it(
 ) -> None:
     home = served(f"{sys.executable} -m anatobench.bench.arm_process")
     arms = (Arm(None, PEER, "plain"), Arm(None, PEER, "hangs", home=home))
-    record = bench_step(StepBenchmark(arms, SPEC, Recipe(batch_size=1), rounds=2, seconds=5))
+    record = bench_step(StepBenchmark(arms, SPEC, Recipe(batch_size=1), rounds=2, seconds=9))
     assert "it was not ready" in record["failed"]["numpy_peer:hangs"]["error"]
     assert "stop" in (tmp_path / "asked").read_text()
 

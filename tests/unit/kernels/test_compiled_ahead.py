@@ -18,12 +18,12 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
-A100, H100 = SHARED_MEMORY
-# float32 takes more of the memory of which an A100 has less.
-types = pytest.mark.parametrize(("dtype", "capability"), [(torch.float32, A100), (torch.bfloat16, H100)])
+both_capabilities = pytest.mark.parametrize("capability", SHARED_MEMORY)
+both_types = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 
 
-@types
+@both_capabilities
+@both_types
 @pytest.mark.parametrize("name", ["_forward_kernel", "_input_gradient_kernel", "_kernel_gradient_kernel"])
 def test_depthwise_conv3d(name: str, dtype: torch.dtype, capability: int) -> None:
     kernel = getattr(depthwise_conv3d, name)
@@ -34,9 +34,8 @@ def test_depthwise_conv3d(name: str, dtype: torch.dtype, capability: int) -> Non
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]
 
 
-@pytest.mark.parametrize(
-    ("stride", "dtype", "capability"), [(1, torch.bfloat16, H100), (2, torch.float32, A100), (8, torch.bfloat16, A100)]
-)
+@both_capabilities
+@pytest.mark.parametrize(("stride", "dtype"), [(1, torch.bfloat16), (2, torch.float32), (8, torch.bfloat16)])
 @pytest.mark.parametrize("name", ["_walk_kernel", "_walk_kernel_gradient_kernel"])
 def test_depthwise_walk(name: str, stride: int, dtype: torch.dtype, capability: int) -> None:
     kernel = getattr(depthwise_walk, name)
@@ -48,7 +47,8 @@ def test_depthwise_walk(name: str, stride: int, dtype: torch.dtype, capability: 
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]
 
 
-@pytest.mark.parametrize(("classes", "dice", "capability"), [(6, False, H100), (7, True, A100)])
+@both_capabilities
+@pytest.mark.parametrize(("classes", "dice"), [(6, False), (7, True)])
 @pytest.mark.parametrize("name", ["_sums_kernel", "_sums_gradient_kernel"])
 def test_segmentation_kernels(name: str, classes: int, dice: bool, capability: int) -> None:
     kernel = getattr(segmentation_kernels, name)
@@ -59,10 +59,8 @@ def test_segmentation_kernels(name: str, classes: int, dice: bool, capability: i
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]
 
 
-# Both multiply matrices of bfloat16 by instructions of their own, and of float32 by none.
-@pytest.mark.parametrize(
-    ("dtype", "capability"), [(torch.float32, A100), (torch.bfloat16, A100), (torch.bfloat16, H100)]
-)
+@both_capabilities
+@both_types
 @pytest.mark.parametrize(
     "name", ["_forward_kernel", "_query_gradient_kernel", "_key_value_gradient_kernel", "_bias_gradient_kernel"]
 )
