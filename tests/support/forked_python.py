@@ -8,6 +8,7 @@ imported: a variable of that kind must be the tests' own, or the process be star
 from __future__ import annotations
 
 import atexit
+import io
 import multiprocessing
 import os
 import runpy
@@ -32,11 +33,16 @@ CONTEXT.set_forkserver_preload(
 
 
 def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return those of its variables that the interpreter or a module reads when it begins."""
-    kinds, others = ("JAX_", "XLA_", "OMP_", "MALLOC_", "TORCH_", "TRITON_", "PYTHON"), ("PYTHONPATH", "TORCH_NCCL_")
-    return {
+    """Return those of its variables that the interpreter or a module reads when it begins, but not which number of
+    threads is set: PyTorch can still be told of another."""
+    kinds = ("JAX_", "XLA_", "OMP_", "MALLOC_", "TORCH_", "TRITON_", "PYTHON")
+    others = ("PYTHONPATH", "PYTHONUNBUFFERED", "TORCH_NCCL_")
+    read = {
         name: value for name, value in environment.items() if name.startswith(kinds) and not name.startswith(others)
     }
+    if read.get("OMP_NUM_THREADS", "").isdigit():
+        read["OMP_NUM_THREADS"] = "a number"
+    return read
 
 
 class ForkedPython:
@@ -94,11 +100,18 @@ def _become_with_files(words: list[str], environment: dict[str, str], folder: st
 
 def become(words: Sequence[str], environment: Mapping[str, str], folder: str) -> NoReturn:
     """Do in this process, which has only imported, what `python WORDS` does in that environment and folder."""
+    threads, torch = environment.get("OMP_NUM_THREADS"), sys.modules.get("torch")
+    if torch is not None and threads is not None and threads != os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     tempfile.tempdir = None
     time.tzset()
+    if os.environ.get("PYTHONUNBUFFERED"):
+        for stream in (sys.stdout, sys.stderr):
+            assert isinstance(stream, io.TextIOWrapper)
+            stream.reconfigure(write_through=True)
     status: int | str | None = 0
     try:
         _run(list(words))
