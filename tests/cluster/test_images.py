@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +131,18 @@ FLOAT64 = ("--steps", "3", "--set", "batch_size=4", "--set", "precision=fp64")
 
 
 @pytest.fixture(scope="module")
-def alone(request: pytest.FixtureRequest, store: Path, images: Path, preloaded: Path) -> tuple[str, Arrays]:
-    """Return a framework, and the weights after training in one process outside Slurm and images."""
-    pytest.importorskip(request.param)
-    run = store.parent / f"alone_{request.param}"
-    anatobench(preloaded, "train", "--task", "ratic", "--store", store, "--model", "r3d_18",
-               "--framework", request.param, "--out", run, *FLOAT64)  # fmt: skip
-    return request.param, trained_weights(run)
+def alone(store: Path, preloaded: Path) -> Callable[[str], Arrays]:
+    """Return what gives a framework's weights after training in one process outside Slurm and images, once for each."""
+
+    @cache
+    def weights(framework: str) -> Arrays:
+        pytest.importorskip(framework)
+        run = store.parent / f"alone_{framework}"
+        anatobench(preloaded, "train", "--task", "ratic", "--store", store, "--model", "r3d_18",
+                   "--framework", framework, "--out", run, *FLOAT64)  # fmt: skip
+        return trained_weights(run)
+
+    return weights
 
 
 def trained_weights(run: Path) -> Arrays:
@@ -148,19 +154,20 @@ def trained_weights(run: Path) -> Arrays:
 
 
 @pytest.mark.parametrize(
-    ("alone", "nodes", "tasks"), [("torch", 1, 1), ("torch", 2, 2), ("jax", 1, 2), ("jax", 2, 2)], indirect=["alone"]
+    ("framework", "nodes", "tasks"), [("torch", 1, 1), ("torch", 2, 2), ("jax", 1, 2), ("jax", 2, 2)]
 )
 def test_a_job_in_the_image_trains_what_one_process_trains_outside(
     cluster: VirtualCluster,
     images: Path,
     store: Path,
-    alone: tuple[str, Arrays],
+    alone: Callable[[str], Arrays],
+    framework: str,
     nodes: int,
     tasks: int,
     tmp_path: Path,
 ) -> None:
     """As many processes as `nodes` times `tasks`, and a copy of the store on each node's disk."""
-    framework, expected = alone
+    expected = alone(framework)
     job = cluster.submit(
         f"--nodes={nodes}", f"--gpus-per-node={tasks}", f"--output={tmp_path}/job.log",
         str(REPOSITORY / "slurm" / "train_ratic.sh"), f"--framework={framework}", "--store", str(store),

@@ -171,19 +171,19 @@ def test_a_run_whose_node_is_lost_goes_on_elsewhere_or_when_it_is_back(
 def test_a_job_of_two_processes_goes_on_after_one_of_them_was_killed(
     cluster: VirtualCluster, store: Path, tmp_path: Path
 ) -> None:
-    weights = []
-    for name in ("undisturbed", "killed"):
-        (tmp_path / name).mkdir()
-        training = Training(cluster, store, tmp_path / name)
-        job = training.submit(sbatch=("--nodes=1", "--ntasks-per-node=2"))
-        if name == "killed":
-            training.reach(7)
-            os.kill(training.processes()[-1], signal.SIGKILL)
-            wait_for(lambda: "queued again" in training.said(), 60, training.said())  # noqa: B023
+    undisturbed, killed = (Training(cluster, store, tmp_path / name) for name in ("undisturbed", "killed"))
+    jobs = []
+    for training in (undisturbed, killed):
+        training.log.parent.mkdir()
+        jobs.append(training.submit(sbatch=("--nodes=1", "--ntasks-per-node=2")))
+    killed.reach(7)
+    os.kill(killed.processes()[-1], signal.SIGKILL)
+    wait_for(lambda: "queued again" in killed.said(), 60, killed.said())
+    for training, job in zip((undisturbed, killed), jobs, strict=True):
         assert cluster.finish(job, seconds=180)["JobState"] == "COMPLETED", training.said()
         assert "2 task(s) on 1 node(s)" in training.said()
-        weights.append(last_weights(training.run))
-    assert weights[0] == weights[1]
+    assert [cluster.job(job)["Restarts"] for job in jobs] == ["0", "1"]
+    assert last_weights(undisturbed.run) == last_weights(killed.run)
 
 
 def test_a_gpu_job_that_finds_no_gpu_fails_in_one_line_unless_the_cpu_is_wanted(
