@@ -22,7 +22,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 
 # What takes more than a second of a core is marked `slow`, and two folders compile models throughout.
 QUICK := tests/unit tests/docs --ignore tests/unit/engines --ignore tests/unit/kernels -m 'not slow'
-CLUSTER := tests/cluster --deselect tests/cluster/test_masks_jobs.py
+# The images are the longest, so they come first.
+IMAGES := tests/cluster/test_images.py
+CLUSTER := $(IMAGES) $(filter-out $(IMAGES) %/test_masks_jobs.py, $(wildcard tests/cluster/test_*.py))
 
 # glibc would give every large array back to the kernel and fetch it again page by page: on a virtual machine PyTorch's
 # steps take up to three times as long. It keeps up to a gibibyte per process instead.

@@ -5,7 +5,6 @@ These tests install packages and start daemons, so they run only where ANATOBENC
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,8 +25,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(scope="session")
+def environment(preloaded: Path) -> Path:
+    """Return what jobs take for a virtual environment: its processes have both frameworks imported already. (One job of
+    test_training_jobs.py, and those of one framework alone, begin as a user's do.)"""
+    folder = preloaded.parent / "environment" / "bin"
+    folder.mkdir(parents=True)
+    for name in ("python", "python3"):
+        (folder / name).symlink_to(preloaded)
+    for name, module in (("anatobench", "anatobench.cli.main"), ("torchrun", "torch.distributed.run")):
+        called = 'if __name__ == "__main__":\n    sys.exit(main())\n'
+        (folder / name).write_text(f"#!{preloaded}\nimport sys\nfrom {module} import main\n{called}")
+        (folder / name).chmod(0o755)
+    return folder.parent
+
+
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualCluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, environment: Path) -> Iterator[VirtualCluster]:
     if not all(shutil.which(name) for name in ("slurmctld", "slurmd", "sbatch", "munged")) and not install(
         "slurm-wlm", "munge"
     ):
@@ -39,7 +53,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualCluster
             del cluster.environment[name]
     cluster.environment |= {
         "ANATOBENCH_REPOSITORY": str(REPOSITORY),
-        "ANATOBENCH_VENV": sys.prefix,
+        "ANATOBENCH_VENV": str(environment),
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
     }
@@ -50,26 +64,28 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualCluster
         cluster.stop()
 
 
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory, preloaded: Path) -> Path:
     """Return a synthetic cohort in RATIC's format."""
     folder = tmp_path_factory.mktemp("data") / "raw"
-    anatobench("phantom", "--format", "ratic", "--size", "tiny", "--cases", 24, "--workers", 1, "--out", folder)
+    anatobench(
+        preloaded, "phantom", "--format", "ratic", "--size", "tiny", "--cases", 12, "--workers", 1, "--out", folder
+    )
     return folder
 
 
-@pytest.fixture(scope="module")
-def store(raw: Path) -> Path:
+@pytest.fixture(scope="session")
+def store(raw: Path, preloaded: Path) -> Path:
     """Return the cohort, prepared in one process."""
     folder = raw.parent / "store"
-    anatobench("prepare", *preparation(raw, folder), "--workers", 0)
+    anatobench(preloaded, "prepare", *preparation(raw, folder), "--workers", 0)
     return folder
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(store: Path) -> bytes:
+@pytest.fixture(scope="session")
+def uninterrupted(store: Path, preloaded: Path) -> bytes:
     """Return the last weights of a run that nothing disturbed, outside Slurm."""
     run = store.parent / "uninterrupted"
-    anatobench("train", "--task", "ratic", "--store", store, "--model", "r3d_18", "--framework", "torch",
+    anatobench(preloaded, "train", "--task", "ratic", "--store", store, "--model", "r3d_18", "--framework", "torch",
                "--out", run, *TRAINING)  # fmt: skip
     return last_weights(run)

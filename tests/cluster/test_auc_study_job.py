@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 pytest.importorskip("jax")
 
 SCRIPT = str(REPOSITORY / "slurm" / "auc_study.sh")
-SMALL = ("--size", "tiny", "--precision", "fp32", "--cases", "40", "--steps", "6", "--seeds", "1",
+SMALL = ("--size", "tiny", "--precision", "fp32", "--cases", "20", "--steps", "6", "--seeds", "1",
          "--learning-rates", "4e-3")  # fmt: skip
 
 

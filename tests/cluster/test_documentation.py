@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,7 @@ def ended(cluster: VirtualCluster, job: str) -> list[dict[str, str]]:
     return elements()
 
 
-def test_every_command_runs_as_printed(cluster: VirtualCluster, tmp_path: Path) -> None:
+def test_every_command_runs_as_printed(cluster: VirtualCluster, environment: Path, tmp_path: Path) -> None:
     for path in REPOSITORY.iterdir():  # a clone of one's own
         if path.name not in ("slurm", "runs", "stores", "raw") and not path.name.startswith("."):
             (tmp_path / path.name).symlink_to(path)
@@ -45,7 +44,7 @@ def test_every_command_runs_as_printed(cluster: VirtualCluster, tmp_path: Path) 
     settings = {
         "ANATOBENCH_REPOSITORY": str(tmp_path),
         "ANATOBENCH_DEVICE": "cpu",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{environment / 'bin'}:{os.environ['PATH']}",
     }
     commands = printed_commands()
     assert commands[0] == SOURCE

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,8 @@ class Grid:
         (self._stores / "ratic").symlink_to(store)
 
     def do(self, action: str, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "anatobench", "experiments", "grid", action, "--out", str(self.out)]
+        program = f"{self._cluster.environment['ANATOBENCH_VENV']}/bin/anatobench"
+        command = [program, "experiments", "grid", action, "--out", str(self.out)]
         settings = [] if action == "collect" else ["--stores", str(self._stores), *SETTINGS]
         done = subprocess.run(
             [*command, *FILTERS, *settings, *words],

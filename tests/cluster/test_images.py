@@ -11,7 +11,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +73,18 @@ def images(base: tuple[Path, list[str], dict[str, str]]) -> Iterator[Path]:
         "torch": ["--sandbox"],  # packing 6 GB takes minutes and shows nothing more
         "jax": ["--cuda", "none", "--mksquashfs-args=-comp zstd -Xcompression-level 1"],
     }
-    for framework, further in options.items():
-        for bind in binds:
-            further += ["--bind", bind]
+
+    def build(framework: str) -> None:
+        further = [*options[framework], *(word for bind in binds for word in ("--bind", bind))]
         done = subprocess.run(
             [REPOSITORY / "containers" / "build.sh", framework, "--base", root, *further],
             cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         assert f"{framework}: prepared, trained and evaluated" in done.stdout + done.stderr, "%test ran"
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(build, options))
     yield folder
     shutil.rmtree(folder)
 
@@ -125,14 +130,19 @@ def inside(image: Path, *words: str, **variables: str) -> subprocess.CompletedPr
 FLOAT64 = ("--steps", "3", "--set", "batch_size=4", "--set", "precision=fp64")
 
 
-@pytest.fixture(scope="module", params=["torch", "jax"])
-def alone(request: pytest.FixtureRequest, store: Path, images: Path) -> tuple[str, Arrays]:
-    """Return a framework, and the weights after training in one process outside Slurm and images."""
-    pytest.importorskip(request.param)
-    run = store.parent / f"alone_{request.param}"
-    anatobench("train", "--task", "ratic", "--store", store, "--model", "r3d_18", "--framework", request.param,
-               "--out", run, *FLOAT64)  # fmt: skip
-    return request.param, trained_weights(run)
+@pytest.fixture(scope="module")
+def alone(store: Path, preloaded: Path) -> Callable[[str], Arrays]:
+    """Return what gives a framework's weights after training in one process outside Slurm and images, once for each."""
+
+    @cache
+    def weights(framework: str) -> Arrays:
+        pytest.importorskip(framework)
+        run = store.parent / f"alone_{framework}"
+        anatobench(preloaded, "train", "--task", "ratic", "--store", store, "--model", "r3d_18",
+                   "--framework", framework, "--out", run, *FLOAT64)  # fmt: skip
+        return trained_weights(run)
+
+    return weights
 
 
 def trained_weights(run: Path) -> Arrays:
@@ -143,18 +153,21 @@ def trained_weights(run: Path) -> Arrays:
     return dict(checkpoint.weights)
 
 
-@pytest.mark.parametrize(("nodes", "tasks"), [(1, 1), (1, 2), (2, 2)], ids=["1x1", "1x2", "2x2"])
+@pytest.mark.parametrize(
+    ("framework", "nodes", "tasks"), [("torch", 1, 1), ("torch", 2, 2), ("jax", 1, 2), ("jax", 2, 2)]
+)
 def test_a_job_in_the_image_trains_what_one_process_trains_outside(
     cluster: VirtualCluster,
     images: Path,
     store: Path,
-    alone: tuple[str, Arrays],
+    alone: Callable[[str], Arrays],
+    framework: str,
     nodes: int,
     tasks: int,
     tmp_path: Path,
 ) -> None:
     """As many processes as `nodes` times `tasks`, and a copy of the store on each node's disk."""
-    framework, expected = alone
+    expected = alone(framework)
     job = cluster.submit(
         f"--nodes={nodes}", f"--gpus-per-node={tasks}", f"--output={tmp_path}/job.log",
         str(REPOSITORY / "slurm" / "train_ratic.sh"), f"--framework={framework}", "--store", str(store),
@@ -190,20 +203,18 @@ def site(images: Path, runs: Path) -> dict[str, str]:
     return {**own, "ANATOBENCH_VENV": "/nowhere", "ANATOBENCH_RUNS": str(runs), "ANATOBENCH_DEVICE": "cpu"}
 
 
-@pytest.mark.parametrize("gpus", [1, 2])
-def test_two_images_give_one_record_with_a_ratio(
-    cluster: VirtualCluster, images: Path, tmp_path: Path, gpus: int
-) -> None:
-    """In turns, from a job that has neither framework itself; each image's own code, which is this commit's."""
+def test_two_images_give_one_record_with_a_ratio(cluster: VirtualCluster, images: Path, tmp_path: Path) -> None:
+    """In turns, from a job that has neither framework itself; each image's own code, which is this commit's. On two
+    GPUs: the next two tests measure one."""
     job = cluster.submit(
-        f"--gpus-per-node={gpus}", f"--output={tmp_path}/job.log", str(REPOSITORY / "slurm" / "compare.sh"),
+        "--gpus-per-node=2", f"--output={tmp_path}/job.log", str(REPOSITORY / "slurm" / "compare.sh"),
         "--model", "r3d_18", "--geometry", "chest", "--precision", "bf16", "--size", "tiny", "--batch-size", "2",
-        "--repeats", "3", "--gpus", str(gpus), settings=site(images, tmp_path / "runs"),
+        "--repeats", "2", "--gpus", "2", settings=site(images, tmp_path / "runs"),
     )  # fmt: skip
     assert cluster.finish(job, seconds=600)["JobState"] == "COMPLETED", (tmp_path / "job.log").read_text()
     record = json.loads((tmp_path / "runs" / f"compare-{job}.json").read_text())
     check_comparison(record, images)
-    assert (record["processes"], [arm["device"]["count"] for arm in record["arms"]]) == (gpus, [gpus, gpus])
+    assert (record["processes"], [arm["device"]["count"] for arm in record["arms"]]) == (2, [2, 2])
 
 
 def test_the_suite_takes_each_framework_from_its_image(cluster: VirtualCluster, images: Path, tmp_path: Path) -> None:
@@ -223,7 +234,7 @@ def test_the_same_from_a_machine_without_slurm(images: Path) -> None:
     options = [word for name in ("torch", "jax") for word in ("--image", f"{name}={images / name}.sif")]
     done = subprocess.run(
         [sys.executable, "-m", "anatobench", "bench", "step", *options, "--model", "r3d_18", "--geometry", "chest",
-         "--precision", "bf16", "--size", "tiny", "--batch-size", "1", "--repeats", "3", "--json"],
+         "--precision", "bf16", "--size", "tiny", "--batch-size", "1", "--repeats", "2", "--json"],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip

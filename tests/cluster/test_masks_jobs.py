@@ -20,6 +20,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="session")
+def environment() -> Path:
+    """Return the real one: no job of this file takes another."""
+    return VENV
+
+
 @pytest.fixture(scope="module")
 def settings(cluster: VirtualCluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return what the jobs need besides: the virtual environment, and stand-in weights made in it."""
@@ -52,7 +58,7 @@ def test_an_array_with_a_killed_shard_equals_one_process(
     options = [f"--output={tmp_path}/%a.log", "--cpus-per-task=2", SCRIPT, *arguments, str(tmp_path / "masks")]
     job = cluster.submit("--array=0-1", *options, settings=settings)
     wait_for(lambda: (tmp_path / "masks" / ".shard-1-of-2.lock").exists(), 120, "shard 1 did not begin")
-    os.kill(processes_with("masks", "1/2")[0], signal.SIGKILL)
+    os.kill(processes_with("masks", str(tmp_path / "masks"), "1/2")[0], signal.SIGKILL)
     ends = [cluster.finish(f"{job}_{shard}", 400) for shard in range(2)]
     assert [end["JobState"] for end in ends] == ["COMPLETED"] * 2, (tmp_path / "1.log").read_text()
     assert [end["Restarts"] for end in ends] == ["0", "1"]

@@ -22,7 +22,7 @@ def test_an_array_with_a_killed_shard_equals_one_process(
     options = ["--array=0-2", f"--output={tmp_path}/%a.log", SCRIPT, *preparation(raw, tmp_path / "store")]
     job = cluster.submit(*options, "--workers", "0")
     wait_for(lambda: (tmp_path / "store" / ".shard-1-of-3.lock").exists(), 60, "shard 1 did not begin")
-    os.kill(processes_with("prepare", "1/3")[0], signal.SIGKILL)
+    os.kill(processes_with("prepare", str(tmp_path / "store"), "1/3")[0], signal.SIGKILL)
     ends = [cluster.finish(f"{job}_{shard}") for shard in range(3)]
     assert [end["JobState"] for end in ends] == ["COMPLETED"] * 3, (tmp_path / "1.log").read_text()
     assert [end["Restarts"] for end in ends] == ["0", "1", "0"]
@@ -56,7 +56,7 @@ def test_an_element_that_was_given_gpus_all_the_same_has_one_writer(
 ) -> None:
     job = cluster.submit(
         "--array=0-1", f"--output={tmp_path}/%a.log", SCRIPT, *preparation(raw, tmp_path / "store"),
-        settings={"SBATCH_GPUS_PER_NODE": "4", "SBATCH_CPUS_PER_GPU": "2"},
+        settings={"SBATCH_GPUS_PER_NODE": "2", "SBATCH_CPUS_PER_GPU": "1"},
     )  # fmt: skip
     ends = [cluster.finish(f"{job}_{shard}") for shard in range(2)]
     assert [end["JobState"] for end in ends] == ["COMPLETED"] * 2, (tmp_path / "1.log").read_text()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def training(cluster: VirtualCluster, store: Path, tmp_path: Path) -> Training:
 def test_a_job_trains_what_a_person_trains_from_a_copy_on_the_nodes_disk(
     cluster: VirtualCluster, training: Training, store: Path, uninterrupted: bytes, tmp_path: Path
 ) -> None:
-    job = training.submit(settings={"ANATOBENCH_LOCAL_SCRATCH": str(tmp_path / "scratch")})
+    settings = {"ANATOBENCH_LOCAL_SCRATCH": str(tmp_path / "scratch"), "ANATOBENCH_VENV": sys.prefix}  # no stand-in
+    job = training.submit(settings=settings)
     assert cluster.finish(job)["JobState"] == "COMPLETED", training.said()
     assert last_weights(training.run) == uninterrupted
     assert json.loads((training.run / "config.json").read_text())["store"] == str(store)
@@ -94,33 +96,41 @@ HITS: dict[str, Callable[[VirtualCluster, str, int], object]] = {
 def test_twenty_hits_at_random_moments_change_nothing(
     cluster: VirtualCluster, store: Path, uninterrupted: bytes, tmp_path: Path
 ) -> None:
-    """From the start of the process to its last step, so also while it imports, reads or saves a checkpoint."""
+    """From the start of the process to its last step, so also while it imports, reads or saves a checkpoint. Four runs
+    at a time take five hits each, one of them in a process that begins as a user's does."""
     rng = random.Random(4)
     hits = [*HITS, *rng.choices(["kill -9", "kill -9", *HITS], k=20 - len(HITS))]
     rng.shuffle(hits)
-    for number in range(len(hits)):  # runs, until every hit has met one
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        training = Training(cluster, store, folder)
-        while not (training.run / "checkpoints" / f"step_{STEPS:08d}").exists():
-            job = training.submit("--checkpoint-every", "3", settings={"ANATOBENCH_MAX_RESTARTS": "100"})
-            del hits[: hit_until_it_ends(cluster, job, training, hits, rng)]
-        assert last_weights(training.run) == uninterrupted
-        if not hits:
-            return
+
+    def take(part: int) -> list[bytes]:
+        """Train run after run until each of a part of the hits has met one; the last weights of all."""
+        left, weights, own = hits[part::4], list[bytes](), random.Random(part)
+        settings = {"ANATOBENCH_MAX_RESTARTS": "100"} | ({} if part else {"ANATOBENCH_VENV": sys.prefix})
+        while left:
+            folder = tmp_path / f"{part}_{len(weights)}"
+            folder.mkdir()
+            training = Training(cluster, store, folder)
+            while not (training.run / "checkpoints" / f"step_{STEPS:08d}").exists():
+                job = training.submit("--checkpoint-every", "3", settings=settings)
+                del left[: hit_until_it_ends(cluster, job, training, left, own, longest=2 if part else 8)]
+            weights.append(last_weights(training.run))
+        return weights
+
+    with ThreadPoolExecutor(4) as threads:
+        assert {one for weights in threads.map(take, range(4)) for one in weights} == {uninterrupted}
 
 
 def hit_until_it_ends(
-    cluster: VirtualCluster, job: str, training: Training, hits: list[str], rng: random.Random
+    cluster: VirtualCluster, job: str, training: Training, hits: list[str], rng: random.Random, longest: float
 ) -> int:
-    """Return how many of the hits met the job."""
+    """Hit each process of the job within `longest` seconds; how many of the hits met it."""
     met = 0
     while met < len(hits) and cluster.job(job)["JobState"] not in FINISHED:
         before = training.processes()
         if not before:  # queued
             time.sleep(0.1)
             continue
-        time.sleep(rng.uniform(0, 5))
+        time.sleep(rng.uniform(0, longest))
         if before[0] not in training.processes():  # done
             continue
         with suppress(ProcessLookupError, subprocess.CalledProcessError):  # it ended at this very moment
@@ -161,19 +171,19 @@ def test_a_run_whose_node_is_lost_goes_on_elsewhere_or_when_it_is_back(
 def test_a_job_of_two_processes_goes_on_after_one_of_them_was_killed(
     cluster: VirtualCluster, store: Path, tmp_path: Path
 ) -> None:
-    weights = []
-    for name in ("undisturbed", "killed"):
-        (tmp_path / name).mkdir()
-        training = Training(cluster, store, tmp_path / name)
-        job = training.submit(sbatch=("--nodes=1", "--ntasks-per-node=2"))
-        if name == "killed":
-            training.reach(7)
-            os.kill(training.processes()[-1], signal.SIGKILL)
-            wait_for(lambda: "queued again" in training.said(), 60, training.said())  # noqa: B023
+    undisturbed, killed = (Training(cluster, store, tmp_path / name) for name in ("undisturbed", "killed"))
+    jobs = []
+    for training in (undisturbed, killed):
+        training.log.parent.mkdir()
+        jobs.append(training.submit(sbatch=("--nodes=1", "--ntasks-per-node=2")))
+    killed.reach(7)
+    os.kill(killed.processes()[-1], signal.SIGKILL)
+    wait_for(lambda: "queued again" in killed.said(), 60, killed.said())
+    for training, job in zip((undisturbed, killed), jobs, strict=True):
         assert cluster.finish(job, seconds=180)["JobState"] == "COMPLETED", training.said()
         assert "2 task(s) on 1 node(s)" in training.said()
-        weights.append(last_weights(training.run))
-    assert weights[0] == weights[1]
+    assert [cluster.job(job)["Restarts"] for job in jobs] == ["0", "1"]
+    assert last_weights(undisturbed.run) == last_weights(killed.run)
 
 
 def test_a_gpu_job_that_finds_no_gpu_fails_in_one_line_unless_the_cpu_is_wanted(

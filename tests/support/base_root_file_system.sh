@@ -9,7 +9,7 @@ if [ ! -e "$dir.complete" ]; then
     awk '/^(URIs:|deb )/ && $2 ~ /debian\/?$/ {print $2; exit}')
   rm -rf "$dir"
   mkdir -p "$(dirname "$dir")"
-  debootstrap --variant=minbase --include=python3-minimal,python3-venv,ca-certificates,g++,libc6-dev bookworm "$dir" "$mirror" >&2
+  debootstrap --variant=minbase --include=python3-minimal,python3-venv,ca-certificates bookworm "$dir" "$mirror" >&2
   rm -rf "${dir:?}"/dev/* "$dir"/var/cache/apt/archives/*.deb # device nodes cannot be copied in a user namespace
   install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$dir/etc/ssl/host-ca.pem"
   printf '[global]\ncert = /etc/ssl/host-ca.pem\n' >"$dir/etc/pip.conf"

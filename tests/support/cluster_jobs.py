@@ -6,7 +6,6 @@ import fcntl
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
@@ -29,10 +28,10 @@ def install(*packages: str) -> bool:
     return False
 
 
-def anatobench(*words: object) -> None:
-    """Run a command of the suite here, outside Slurm."""
+def anatobench(python: Path, *words: object) -> None:
+    """Run a command of the suite here, outside Slurm, by that interpreter."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "anatobench", *map(str, words)], env=environment, check=True)
+    subprocess.run([python, "-m", "anatobench", *map(str, words)], env=environment, check=True)
 
 
 def preparation(raw: Path, store: Path) -> list[str]:

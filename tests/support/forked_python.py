@@ -8,6 +8,7 @@ imported: a variable of that kind must be the tests' own, or the process be star
 from __future__ import annotations
 
 import atexit
+import io
 import multiprocessing
 import os
 import runpy
@@ -32,16 +33,20 @@ CONTEXT.set_forkserver_preload(
 
 
 def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return those of its variables that the interpreter or a module reads when it begins."""
+    """Return those of its variables that the interpreter or a module reads when it begins, but not which number of
+    threads is set: PyTorch can still be told of another."""
     kinds = ("JAX_", "XLA_", "OMP_", "MALLOC_", "TORCH_", "TRITON_", "PYTHON")
-    # Read when a device is first used, set by `become`, or of no concern to streams that are read to their end.
+    # Read when a device is first used or work is shared, and what `become` sees to.
     later = ("XLA_PYTHON_CLIENT_", "TORCH_NCCL_")
     others = {"JAX_COMPILATION_CACHE_DIR", "PYTHON", "PYTHONPATH", "PYTHONUNBUFFERED"}
-    return {
+    read = {
         name: value
         for name, value in environment.items()
         if name.startswith(kinds) and not name.startswith(later) and name not in others
     }
+    if read.get("OMP_NUM_THREADS", "").isdigit():
+        read["OMP_NUM_THREADS"] = "a number"
+    return read
 
 
 class ForkedPython:
@@ -108,6 +113,9 @@ def _become_with_files(words: list[str], environment: dict[str, str], folder: st
 
 def become(words: Sequence[str], environment: Mapping[str, str], folder: str) -> NoReturn:
     """Do in this process, which has only imported, what `python WORDS` does in that environment and folder."""
+    threads, torch = environment.get("OMP_NUM_THREADS"), sys.modules.get("torch")
+    if torch is not None and threads is not None and threads != os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -115,6 +123,10 @@ def become(words: Sequence[str], environment: Mapping[str, str], folder: str) ->
     time.tzset()
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_compilation_cache_dir", environment.get("JAX_COMPILATION_CACHE_DIR"))
+    if os.environ.get("PYTHONUNBUFFERED"):
+        for stream in (sys.stdout, sys.stderr):
+            assert isinstance(stream, io.TextIOWrapper)
+            stream.reconfigure(write_through=True)
     status: int | str | None = 0
     try:
         _run(list(words))

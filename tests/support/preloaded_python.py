@@ -2,19 +2,22 @@
 process forked from one that has both frameworks imported (`forked_python.py`), which saves five seconds of a core.
 
 The executable hands its words, environment, folder and standard streams over, passes signals on and ends as that
-process ends; killed, it takes that process with it a moment later. That process does not end with whoever started the
-executable. What a fork cannot give, it leaves to the real `python`: interpreter options, other variables that modules
+process ends; killed, it takes that process with it a moment later. That process sees the executable's host name and
+mounts, is in nobody's process tree or control group, and does not end with whoever started the executable. What a fork
+cannot give, it leaves to the real `python`: interpreter options, other variables that modules
 read when they are imported, processes of `multiprocessing`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import marshal
 import os
 import select
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,8 +37,9 @@ import marshal, os, signal, socket, sys
 PASSED_ON = {signals}
 ignored = [number for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN]
 words, environment = sys.argv[1:], dict(os.environ)
-if words[:1] == ["-u"]:  # of no concern to streams that are read to their end
+if words[:1] == ["-u"]:
     words.pop(0)
+    environment["PYTHONUNBUFFERED"] = "1"
 environment.pop({parent!r}, None)
 
 {read_at_import}
@@ -119,6 +123,7 @@ def _keep(connection: socket.socket) -> NoReturn:
         os.dup2(stream, descriptor)
         os.close(stream)
     if not process:
+        _enter_namespaces_of(connection)
         connection.close()
         os.setsid()
         sys.stdin = os.fdopen(0, closefd=False)
@@ -135,3 +140,16 @@ def _keep(connection: socket.socket) -> NoReturn:
     with suppress(OSError):
         connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "little", signed=True))
     os._exit(0)
+
+
+def _enter_namespaces_of(connection: socket.socket) -> None:
+    """Take the host name and the mounts of the process at the other end, where they are not this one's."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    process, _, _ = struct.unpack("3i", credentials)
+    library = ctypes.CDLL(None, use_errno=True)
+    for kind in ("uts", "mnt"):
+        path = f"/proc/{process}/ns/{kind}"
+        if os.readlink(path) != os.readlink(f"/proc/self/ns/{kind}"):
+            with open(path) as namespace:
+                if library.setns(namespace.fileno(), 0):
+                    raise OSError(ctypes.get_errno(), "setns", path)
