@@ -11,6 +11,7 @@ read when they are imported, processes of `multiprocessing`.
 from __future__ import annotations
 
 import ctypes
+import gc
 import inspect
 import marshal
 import os
@@ -101,6 +102,8 @@ def preloaded_python(folder: Path) -> Iterator[Path]:
 def _serve(listener: socket.socket, tests: socket.socket, executable: str) -> None:
     """Fork a keeper for each connection until the tests end."""
     sys.executable = executable  # what its processes start by that path begins at once, too
+    gc.collect()
+    gc.freeze()  # else the collector of each process looks at all modules' objects, and so copies the pages they share
     tests.send(b".")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how keepers ended
     while tests not in select.select([listener, tests], [], [])[0]:
