@@ -11,7 +11,6 @@ from anatobench.bench.memory import Probe, recommended, search, straight_line
 from anatobench.cli.main import main
 
 PEER = Path(__file__).parents[2] / "support" / "numpy_peer.py"
-pytestmark = pytest.mark.usefixtures("begins_at_once")
 WORDS = ["bench", "memory", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny", "--json"]
 
 
@@ -76,6 +75,7 @@ def test_the_search_begins_where_it_is_told_and_ends_when_the_time_is_up() -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 def test_a_probe_that_does_not_end_in_time_costs_no_figure(capsys: pytest.CaptureFixture[str]) -> None:
     start = time.monotonic()
     assert main([*WORDS, "--peer", f"{PEER}:hangs_at_two", "--seconds", "9", "--limit", "1"]) == 0
@@ -94,6 +94,7 @@ def test_a_margin_leaves_memory_free() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 def test_processes_run_out_of_memory_and_the_search_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     """Allocations beyond the limit really fail, in a process that another one follows."""
     assert main([*WORDS, "--peer", f"{PEER}:hungry", "--limit", "0.35", "--at-most", "64"]) == 0
@@ -109,6 +110,7 @@ def test_processes_run_out_of_memory_and_the_search_goes_on(capsys: pytest.Captu
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 @pytest.mark.parametrize(("framework", "package"), [("torch", "torch"), ("jax", "flax")])
 def test_a_framework_runs_out_of_memory(framework: str, package: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip(package)

@@ -19,7 +19,6 @@ from anatobench.bench.scaling_process import StepSettings
 from anatobench.cli.main import main
 from anatobench.errors import AnatoBenchError
 
-pytestmark = pytest.mark.usefixtures("begins_at_once")
 LINKS = Links(devices_per_node=8, node_bandwidth=400e9, network_bandwidth=50e9, node_latency=1e-6, network_latency=1e-5)
 
 
@@ -30,6 +29,7 @@ def record_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 def test_prepare_record(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["bench", "prepare", "--dataset", "ct_rate", "--size", "tiny", "--cases", "2", "--rounds", "2"]
     record = record_of(capsys, *words, "--workers", "0,1")
@@ -40,6 +40,7 @@ def test_prepare_record(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_train_record(framework: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip({"torch": "torch", "jax": "flax"}[framework])
@@ -57,6 +58,7 @@ def test_train_record(framework: str, capsys: pytest.CaptureFixture[str], monkey
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_scaling_record_of_two_processes(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip({"torch": "torch", "jax": "flax"}[framework])

@@ -33,7 +33,6 @@ PYTHON = sys.executable
 PEER = Path(__file__).parents[2] / "support" / "numpy_peer.py"
 TASK = TASKS["ct_rate"]
 SPEC = ModelSpec("r3d_18", "tiny", TASK, TASK.geometry("tiny").crop_size)
-pytestmark = pytest.mark.usefixtures("begins_at_once")
 COMMAND = ["bench", "step", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny", "--batch-size", "1", "--json"]
 
 
@@ -47,6 +46,7 @@ def measured(*variants: str, **options: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 def test_both_frameworks_measure_the_same_work_without_grain_and_orbax(tmp_path: Path) -> None:
     """In a process, and children, that cannot import what a node without data sets lacks."""
     pytest.importorskip("torch")
@@ -158,6 +158,7 @@ def test_utilisation_is_of_the_data_sheet_and_of_what_was_measured(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 def test_first_losses_are_compared_wherever_nothing_is_drawn_at_random() -> None:
     swin = ModelSpec("swin3d_t", "tiny", TASK, SPEC.crop_size)
     found = []
@@ -182,6 +183,7 @@ def test_a_person_is_told_what_the_first_losses_prove(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 def test_a_model_that_draws_dropout_proves_equal_work_without_it(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("flax")
@@ -193,6 +195,7 @@ def test_a_model_that_draws_dropout_proves_equal_work_without_it(capsys: pytest.
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 def test_compile_times_say_whether_anything_was_cached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*COMMAND, "--cache", str(tmp_path / "cache")]
     peers = ["--peer", f"{PEER}:plain,caches,starved"]
@@ -227,6 +230,7 @@ def test_an_arms_cache_is_the_only_one_it_knows(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 def test_only_compiling_ends_in_time() -> None:
     start = time.monotonic()
     asked = StepBenchmark(arms("hangs", "plain"), SPEC, Recipe(batch_size=1), seconds=4.0)
@@ -255,6 +259,7 @@ def test_another_loss_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 def test_limited_time_ends_with_whole_rounds_and_leaves_out_who_is_not_ready() -> None:
     start = time.monotonic()
     record = measured("plain", "hangs", seconds=6.0, rounds=100_000)
@@ -317,6 +322,7 @@ def test_wrong_arguments_are_refused(words: list[str], complaint: str, capsys: p
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("begins_at_once")
 def test_every_arm_leaves_a_trace_after_the_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*COMMAND, "--repeats", "2", "--peer", f"{PEER}:plain,slow", "--profile", str(tmp_path / "traces")]
     assert main(words) == 0
