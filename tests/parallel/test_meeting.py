@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from child_processes_of_tests import finish, free_port, together
+from child_processes_of_tests import by_torchrun, finish, free_port, together, without_places
 from cluster_jobs import install
 from forked_python import ForkedPython
 
@@ -40,38 +40,21 @@ def late() -> Iterator[dict[str, list[ForkedPython]]]:
             process.kill()
 
 
-def without_places() -> dict[str, str]:
-    """Return the environment without what a launcher may have set."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    kept = {name: value for name, value in os.environ.items() if name not in names}
-    return {**kept, "ANATOBENCH_TIMEOUT": "120"}
-
-
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 @pytest.mark.parametrize("how", ["--standalone", "--master-port={port}"])
 def test_torchrun_starts_them(framework: str, how: str) -> None:
     """With its own agent at MASTER_PORT, on one node."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", how.format(port=free_port())]
-    ended = subprocess.run(
-        [*torchrun, str(SCRIPT), framework, "0"],
-        env=without_places(), capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    assert ended.stdout.count(BOTH) == 2, ended.stdout
+    agent = by_torchrun([str(SCRIPT), framework, "0"], "--nproc-per-node=2", how.format(port=free_port()))
+    ((status, said, errors),) = finish([agent])
+    assert status == 0, errors[-2000:]
+    assert said.count(BOTH) == 2, said
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_two_agents_of_torchrun_on_one_machine_start_them(framework: str) -> None:
     """As `--nnodes 2` does on two, each agent being called by itself."""
     meeting = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=localhost", f"--master-port={free_port()}"]
-    agents = [
-        subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *meeting, f"--node-rank={node}", str(SCRIPT), framework,
-             "0"],
-            env=without_places(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for node in (0, 1)
-    ]  # fmt: skip
+    agents = [by_torchrun([str(SCRIPT), framework, "0"], *meeting, f"--node-rank={node}") for node in (0, 1)]
     ended = finish(agents)
     assert [status for status, *_ in ended] == [0, 0], ended[0][2][-2000:] + ended[1][2][-2000:]
     assert [said.splitlines()[-1] for _, said, _ in ended] == [BOTH] * 2

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from child_processes_of_tests import finish, together
+from child_processes_of_tests import by_torchrun, finish, together
 from safetensors.numpy import load_file
 
 from anatobench.parity.comparison import largest_difference
@@ -22,18 +20,10 @@ def results(
     framework: str, model: str, count: int, out: Path, *settings: str, steps: int = STEPS, torchrun: bool = False
 ) -> list[dict[str, np.ndarray]]:
     command = [str(SCRIPT), framework, model, str(steps), str(out), *settings]
-    ended = finish([started_by_torchrun(command, count)] if torchrun else together(command, count))
+    agent_options = ("--standalone", f"--nproc-per-node={count}")
+    ended = finish([by_torchrun(command, *agent_options)] if torchrun else together(command, count))
     assert not any(status for status, *_ in ended), ended[0][2][-2000:]
     return [load_file(out / f"process_{index}_of_{count}.safetensors") for index in range(count)]
-
-
-def started_by_torchrun(command: list[str], count: int) -> subprocess.Popen[str]:
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    return subprocess.Popen(
-        [*torchrun, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
 
 
 def of_kind(kind: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 
@@ -17,6 +18,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return int(probe.getsockname()[1])
+
+
+def without_places() -> dict[str, str]:
+    """Return the environment without what a launcher may have set."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    return {**kept, "ANATOBENCH_TIMEOUT": "120"}
+
+
+def by_torchrun(words: Sequence[str], *how: str) -> subprocess.Popen[str]:
+    """Begin an agent of torchrun's that starts `words`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *how, *words],
+        env=without_places(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 def together(words: Sequence[str], count: int, **environment: str) -> list[ForkedPython]:

@@ -4,8 +4,8 @@ process forked from one that has both frameworks imported (`forked_python.py`), 
 The executable hands its words, environment, folder and standard streams over, passes signals on and ends as that
 process ends; killed, it takes that process with it a moment later. That process sees the executable's host name and
 mounts, is in nobody's process tree or control group, and does not end with whoever started the executable. What a fork
-cannot give, it leaves to the real `python`: interpreter options, other variables that modules
-read when they are imported, processes of `multiprocessing`.
+cannot give, it leaves to the real `python`: interpreter options, other variables that modules read when they are
+imported, processes of `multiprocessing`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ for number in PASSED_ON:
 signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
 status = int.from_bytes(server.recv(4), "little", signed=True)
 if status < 0:
-    signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+    if -status != signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
 os._exit(status)
 """
