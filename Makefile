@@ -14,7 +14,10 @@ BIN := $(VENV)/bin
 VENV_MASKS := .venv-masks
 # pip shows its bars in a terminal, and in a log nothing but what is wrong.
 QUIET := $(shell test -t 2 || echo --quiet)
-INSTALL := $(BIN)/pip install $(QUIET) --disable-pip-version-check --constraint constraints.txt
+# uv, where it is on the path, takes a fifth of the time; it reads its own settings and none of pip's.
+UV := $(shell command -v uv)
+INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/pip install --disable-pip-version-check) $(QUIET) \
+	--constraint constraints.txt
 
 # Two processes of one thread each: two OpenMP pools on the same cores would wait for each other. In the order of the
 # folders, which begins with the long files: xdist's own, by number of tests, ends with them, on one core.
