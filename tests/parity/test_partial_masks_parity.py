@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from seeded_faults import Plant, in_place_of
+from shallow_transformers import make_transformers_shallow
 from torch import Tensor
 
 import torch_ref.losses.partial_masks as losses_module
@@ -60,8 +61,9 @@ def test_the_engines_agree_to_ten_steps(jax_engine: Engine) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["swin3d_t", "mvit_v2_s"])
-def test_the_engines_agree_on_transformers_gradients(model: str) -> None:
-    """What follows them knows no objective and no backbone."""
+def test_the_engines_agree_on_transformers_gradients(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows them knows no objective and no backbone, and no block knows what the loss is."""
+    make_transformers_shallow(monkeypatch)
     spec = spec_of(model, (8, 16, 20))
     engines = [load_engine(framework, spec, RECIPE) for framework in ("torch", "jax")]
     assert [rung.name for rung in climb(engines[0], engines[1], steps=0).climb() if not rung.passed] == []

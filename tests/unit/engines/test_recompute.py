@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from jax.experimental.compilation_cache import compilation_cache
+from shallow_transformers import make_transformers_shallow
 
 from anatobench.engine import Engine, ModelSpec, load_engine
 from anatobench.errors import UsageError
@@ -30,7 +31,9 @@ def build(framework: str, recompute: bool) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "jax"])
-def test_gradients_and_draws_are_the_same(framework: str) -> None:
+def test_gradients_and_draws_are_the_same(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No block is recomputed in another way than one before it."""
+    make_transformers_shallow(monkeypatch)
     engines: list[Engine] = [build(framework, recompute) for recompute in (False, True)]
     plain, recomputed = (engine.inspect(BATCH) for engine in engines)
     assert (
