@@ -99,7 +99,7 @@ class NumpyStep:
             time.sleep(SLOW_SECONDS)
         if self.variant == "diverges":
             return Measured(float("nan"))
-        noise = float(np.random.default_rng().random()) if self._dropout else 0.0
+        noise = 1e4 * float(np.random.default_rng().random()) if self._dropout else 0.0
         return Measured(noise + float(self._weight[0] * batch["volume"].astype(np.float64).mean()))
 
     def weights(self) -> Arrays:

@@ -486,7 +486,7 @@ def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_script_hands_its_words_and_its_answer_on(tmp_path: Path) -> None:
-    words = ["--models", "x", "--out", tmp_path / "record.json"]
+    words = ["--models", "x", "--out", str(tmp_path / "record.json")]
     done = subprocess.run(
         [ROOT / "benchmarks" / "gpu_suite.sh", *words],
         env={**os.environ, "PYTHON": sys.executable},
