@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from anatobench.backbones import card_of
 from anatobench.engine import TRACE, Arrays, DeviceMemory, ModelSpec, StepMetrics
 from anatobench.recipes import Recipe
 from anatobench.store.batch import Batch
@@ -70,11 +71,13 @@ class NumpyInstruments:
 
 
 class NumpyStep:
-    """The loss is a weighted sum of the batch's bytes, so that it tells who saw other bytes or began elsewhere."""
+    """The loss is a weighted sum of the batch's bytes, so that it tells who saw other bytes or began elsewhere; it is
+    noise where the model draws dropout."""
 
     def __init__(self, variant: str, spec: ModelSpec, recipe: Recipe) -> None:
         self.variant = variant
         self.recipe = replace(recipe, precision="bf16" if variant == "slow" else recipe.precision)
+        self._dropout = recipe.dropout and card_of(spec.model).has_dropout
         self._weight = np.array([1.0 + VARIANTS.index(variant)], np.float32)
 
     def train_step(self, batch: Batch, learning_rate: float, step: int) -> Measured:
@@ -96,7 +99,8 @@ class NumpyStep:
             time.sleep(SLOW_SECONDS)
         if self.variant == "diverges":
             return Measured(float("nan"))
-        return Measured(float(self._weight[0] * batch["volume"].astype(np.float64).mean()))
+        noise = 1e4 * float(np.random.default_rng().random()) if self._dropout else 0.0
+        return Measured(noise + float(self._weight[0] * batch["volume"].astype(np.float64).mean()))
 
     def weights(self) -> Arrays:
         return {"weight": self._weight.copy()}

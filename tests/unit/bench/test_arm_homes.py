@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from framework_environments import environment_with
 
 from anatobench.bench.arm_homes import Image, Served
 from anatobench.bench.arms import Arm
+from anatobench.bench.flops import count
+from anatobench.bench.random_batch import random_batch
 from anatobench.bench.step import StepBenchmark, bench_step
 from anatobench.cli.main import main
 from anatobench.engine import ModelSpec
@@ -23,29 +26,52 @@ from anatobench.tasks import TASKS
 PEER = Path(__file__).parents[2] / "support" / "numpy_peer.py"
 TASK = TASKS["ct_rate"]
 SPEC = ModelSpec("r3d_18", "tiny", TASK, (8, 16, 16))
+KEYS = {"median_s", "ci95_s", "samples_per_s", "model_flops_per_step", "mfu", "peak_memory_bytes", "compile_s"}
+KEYS |= {"device", "versions", "batch_digest"}
 COMMAND = ["bench", "step", "--model", "r3d_18", "--geometry", "chest", "--size", "tiny", "--batch-size", "1"]
 
 
 @pytest.mark.slow
-def test_two_interpreters_with_a_framework_each_take_turns(tmp_path: Path) -> None:
+def test_two_interpreters_with_a_framework_each_measure_the_same_work(tmp_path: Path) -> None:
+    """By a process that needs neither, where nothing is installed of what a node without data sets lacks."""
     pytest.importorskip("torch")
     pytest.importorskip("flax")
     homes = {name: environment_with(name, tmp_path / name) / "bin" / "python" for name in ("torch", "jax")}
-    neither = tmp_path / "neither"
+    neither, lacking = tmp_path / "neither", tmp_path / "lacking"
     neither.mkdir()
     for name in homes:
         (neither / f"{name}.py").write_text("raise SystemExit('the measuring process needs no framework')\n")
+    lacking.mkdir()
+    for name in ("grain", "orbax", "nibabel", "pydicom", "isal", "monai", "tensorboard"):
+        (lacking / f"{name}.py").write_text(f"raise ModuleNotFoundError('{name} is blocked', name='{name}')\n")
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from anatobench.cli.main import main; sys.exit(main())"
     options = [word for name, python in homes.items() for word in ("--python", f"{name}={python}")]
+    path = os.pathsep.join(filter(None, (str(lacking), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
-        [sys.executable, "-c", code, neither, *COMMAND, *options, "--repeats", "2", "--json"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code, neither, *COMMAND, *options, "--batch-size", "2", "--repeats", "2", "--json"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout.splitlines()[-1])
+    assert set(record) >= KEYS
+    assert [arm["name"] for arm in record["arms"]] == ["torch", "jax"]
     assert [arm["home"] for arm in record["arms"]] == [{"python": str(python)} for python in homes.values()]
     assert record["same_first_loss"] is True
-    assert len({arm["batch_digest"] for arm in record["arms"]}) == 1
+    assert (record["failed"], record["passed"]) == ({}, True)
+    spec = replace(SPEC, crop_size=TASK.geometry("tiny").crop_size)
+    digest = random_batch(spec, 2, seed=0).digest()
+    for arm in record["arms"]:
+        low, high = arm["ci95_s"]
+        assert 0 < low <= arm["median_s"] <= high
+        assert arm["model_flops_per_step"] == 2 * count(spec).training
+        assert arm["samples_per_s"] == pytest.approx(2 / arm["median_s"])
+        assert arm["mfu"] == pytest.approx(arm["model_flops_per_step"] / arm["median_s"] / record["ceiling_flops"])
+        assert arm["compile_s"] > 0
+        assert arm["peak_memory_bytes"] > 1e8
+        assert arm["batch_digest"] == digest
+    assert record["mfu_of"] == "measured matrix product"
+    assert record["mfu"] == record["mfu_measured"]
+    assert record["mfu_data_sheet"] is None, "a CPU has none"
     (ratio,) = record["ratios"]
     assert (ratio["of"], ratio["to"]) == ("jax", "torch")
     assert ratio["ci95"][0] <= ratio["ratio"] <= ratio["ci95"][1]

@@ -35,8 +35,7 @@ def seconds(function: Callable[[], Any]) -> float:
 def test_every_kind_of_case_runs_and_agrees(layers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers.depthwise_layer, "POSITIONS_OF_GRADIENT", layers.depthwise_layer.POSITIONS)
     cases = [
-        layers.depthwise_case(CPU, shape=(1, 2, 3, 3, 8), heads=2, stride=(1, 2, 2)),
-        layers.depthwise_case(CPU, shape=(1, 1, 2, 3, 8), heads=1, stride=(1, 1, 1), walking=True),
+        layers.depthwise_case(CPU, shape=(1, 2, 3, 3, 8), heads=2, stride=(1, 2, 2), walking=True),
         layers.segmentation_case(CPU, 1, 2, (1, 1, 2), (2, 2, 5), "ce_dice"),
     ]
     record: dict[str, Any] = {"gpu": "none", "copy_bytes_per_s": 1e9}
@@ -45,7 +44,7 @@ def test_every_kind_of_case_runs_and_agrees(layers: Any, monkeypatch: pytest.Mon
     # x and y in bfloat16, the kernel in float32: 2 x 144 + 432 in, 2 x 64 out
     assert record["layers"][0]["forward_bytes_ms"] == pytest.approx((288 + 432 + 128) / 1e6)
     text = layers.table(record)
-    assert text.count("forward  kernel") == text.count("backward kernel") == 3
+    assert text.count("forward  kernel") == text.count("backward kernel") == 2
 
 
 def test_window_case_has_the_layout_of_a_model(layers: Any) -> None:

@@ -1,7 +1,8 @@
 """Whole models with every Triton kernel on against their plain forms, in float64: losses and every gradient.
 
 (See test_interpreted.py.) The interpreter takes its time by program, not by element. So there is one case, of a crop
-whose maps are as small as they can be and uneven, and the kernels' blocks are as large as such a map.
+whose maps are as small as they can be and uneven, the kernels' blocks are as large as such a map, and transformers
+have the first of their blocks alone.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from shallow_transformers import make_transformers_shallow
 
 from anatobench.engine import ModelSpec, load_engine
 from anatobench.parity.comparison import largest_difference
@@ -24,8 +26,8 @@ CROPS: dict[str, Size] = {
 }
 LAUNCHED = {
     "r3d_18": {"segmentation_sums": 1},
-    "swin3d_t": {"segmentation_sums": 1, "window_attention": 6},  # blocks
-    "mvit_v2_s": {"segmentation_sums": 1, "depthwise_conv3d": 12},  # three poolings in each of four blocks
+    "swin3d_t": {"segmentation_sums": 1, "window_attention": 3},  # blocks
+    "mvit_v2_s": {"segmentation_sums": 1, "depthwise_conv3d": 6},  # three poolings in each of two blocks
 }
 
 
@@ -52,6 +54,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 def test_losses_and_gradients(model: str, launched: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(depthwise_conv3d, "POSITIONS", 64)
     monkeypatch.setattr(depthwise_conv3d, "POSITIONS_OF_GRADIENT", 64)
+    make_transformers_shallow(monkeypatch)
     spec, recipe = ModelSpec(model, "tiny", RATIC, CROPS[model]), parity_recipe("float64", seed=0)
     plain, fast = (load_engine("torch", spec, replace(recipe, fast=forms)) for forms in ("false", KERNELS))
     fast.load_weights(perturbed_weights(plain.weights(), seed=0))

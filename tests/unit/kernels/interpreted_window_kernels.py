@@ -14,8 +14,8 @@ from torch_ref.layers.window_kernels import window_attention, window_attention_p
 SIZES = [
     # windows, heads, n, d, windows of a case or 0 without regions
     (4, 2, 70, 16, 2),
-    (3, 1, 130, 32, 3),
-    (5, 3, 7, 5, 0),
+    (1, 1, 130, 32, 1),
+    (2, 3, 7, 5, 0),
     (1, 1, 64, 16, 1),
     (1, 1, 1, 1, 0),
 ]

@@ -15,6 +15,7 @@ import pytest
 
 FILES = sorted(Path(__file__).parent.glob("interpreted_*.py"))
 ROOT = Path(__file__).parents[3]
+SUPPORT = ROOT / "tests" / "support"
 
 
 @pytest.mark.slow
@@ -23,8 +24,17 @@ def test_interpreted() -> None:
     if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7):
         pytest.skip("needs Triton 3.7: the interpreter before it takes no loop up to a size with NumPy 2.4")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment |= {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    options = ["-q", "--continue-on-collection-errors", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    environment |= {"TRITON_INTERPRET": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{SUPPORT}"}
+    options = [
+        "-q",
+        "--continue-on-collection-errors",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-p",
+        "quick_interpreter",
+    ]
     command = [sys.executable, "-m", "pytest", *options, *map(str, FILES)]
     run = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -19,7 +19,7 @@ from anatobench.phantom.render import render
 from anatobench.phantom.write_ratic import SETTINGS, scans_of
 from anatobench.tasks import RATIC
 
-PATIENTS = 140
+PATIENTS = 80
 ORGANS = {**{name: (name,) for name in ("liver", "spleen", "kidney_left", "kidney_right")}, "bowel": BOWEL}
 Cohort = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Which organs are injured, what is inside them, and what the whole scan says: each [scans, figures]."""
