@@ -66,7 +66,7 @@ def test_an_array_trains_and_evaluates_every_cell_though_one_is_killed_and_one_p
     assert [end["JobState"] for end in ends] == ["COMPLETED"] * len(CELLS), grid.said()
     killed, preempted, *others = (int(end["Restarts"]) for end in ends)
     # Slurm repeats a signal whose receipt a busy node confirms late, and each stops a run that is saved and goes on.
-    assert killed == 1 and preempted >= 1 and others == [0, 0], grid.said()
+    assert [killed, min(preempted, 1), *others] == [1, 1, 0, 0], grid.said()
     evaluated = [run_folder(grid.out, cell.name) / evaluation_file("test") for cell in CELLS]
     times = [path.stat().st_mtime_ns for path in evaluated]
     record = json.loads(grid.do("collect", "--json").stdout)

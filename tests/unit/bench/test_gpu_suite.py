@@ -485,46 +485,34 @@ def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert not Path("x.json").exists()
 
 
-def test_the_script_hands_its_words_and_its_answer_on(tmp_path: Path) -> None:
-    words = ["--models", "x", "--out", str(tmp_path / "record.json")]
-    done = subprocess.run(
-        [ROOT / "benchmarks" / "gpu_suite.sh", *words],
-        env={**os.environ, "PYTHON": sys.executable},
-        cwd="/",
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "gpu_suite.sh: --models: choose from" in done.stderr
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("begins_at_once")
-def test_every_part_at_tiny_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Of one framework, beside its peer; the plan's commands for both are parsed above."""
+def test_the_script_at_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preloaded: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("flax")
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(suite, "FRAMEWORKS", ("torch",))
-    monkeypatch.setattr(suite, "REPORTED", ())
     words = "--size tiny --models r3d_18 --batch-size 1 --precision fp32 --peers eager --repeats 2 --memory-limit 0.02"
-    out = tmp_path / "record.json"
-    assert suite.main([*words.split(), "--jobs", "2", "--out", str(out)]) == 1, "memory is missing"
-    record = json.loads(out.read_text())
+    done = subprocess.run(
+        [ROOT / "benchmarks" / "gpu_suite.sh", *words.split(), "--jobs", "2", "--out", tmp_path / "record.json"],
+        env={**os.environ, "PYTHON": str(preloaded)},
+        capture_output=True,
+        text=True,
+    )
+    record = json.loads((tmp_path / "record.json").read_text())
     assert_valid(record, "gpu_suite")
+    assert done.returncode == 1, "memory is missing"
     parts = record["parts"]
     assert {name for name, found in parts.items() if found["status"] == "done"} == {"parity", "step_r3d_18", "head"}
-    assert [found["dtype"] for found in parts["parity"]["record"]] == ["float32"]
+    assert [found["dtype"] for found in parts["parity"]["record"]].count("float32") == 1
+    assert len(parts["parity"]["record"]) == 3
     step = parts["step_r3d_18"]["record"]
-    assert [arm["name"] for arm in step["arms"]] == ["torch", "torchvision:eager"]
+    assert [arm["name"] for arm in step["arms"]] == ["torch", "jax", "torchvision:eager"]
     assert step["same_first_loss"] is True
-    assert [arm["name"] for arm in parts["head"]["record"]["arms"]] == ["torch", "torch without head"]
-    compiled = record["compile"]["arms"]["r3d_18 torch"]
+    assert [arm["name"] for arm in parts["head"]["record"]["arms"]][2:] == ["torch without head", "jax without head"]
+    compiled = record["compile"]["arms"]["r3d_18 jax"]
     assert (compiled["status"], compiled["compile_cache"]) == ("done", "empty")
-    assert "not even one case fits" in parts["memory_torch"]["error"], "20 MiB are not enough for a step"
-    said = capsys.readouterr().out
-    assert "torchvision:eager / torch" in said
-    assert "the head's share of torch's step" in said
-    assert out.with_suffix(".cache").is_dir(), "for --continue"
+    assert compiled["from_cache_s"] is not None
+    for framework in ("torch", "jax"):
+        assert "not even one case fits" in parts[f"memory_{framework}"]["error"], "20 MiB are not enough for a step"
+    assert "torchvision:eager / torch" in done.stdout
+    assert "the head's share of jax's step" in done.stdout
+    assert (tmp_path / "record.cache").is_dir(), "for --continue"
