@@ -1,4 +1,4 @@
-"""Print what pip is told here of indexes and certificates as uv's variables, in lines for a shell: uv reads none of it."""
+"""Print what pip is told here of indexes and certificates as uv's variables, for a shell: uv reads none of it."""
 
 import ast
 import shlex
