@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from documentation import PAGES, REPOSITORY, SHELL, Block, blocks, name
+from forked_python import SHALLOW
 
 from anatobench.cli.main import COMMANDS, build_parser, main
 from anatobench.volumes.nifti import write_nifti
@@ -130,6 +131,7 @@ exec python -m anatobench "$@" ${{small[$1]:-}}
 
 def run(block: Block, folder: Path) -> None:
     environment = os.environ | {
+        **SHALLOW,
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",

@@ -40,7 +40,7 @@ from anatobench.tasks import get_task
 from anatobench.training.run_folder import RunConfig, evaluation_file
 
 SMALL = ["--models", "r3d_18", "--seeds", "2", "--cases", "40", "--steps", "24", "--workers", "2"]
-DECLARED = ["--models", "r3d_18", "--cases", "40", "--steps", "12", "--learning-rates", "1e-5,4e-3",
+DECLARED = ["--models", "r3d_18", "--cases", "40", "--steps", "5", "--learning-rates", "1e-5,4e-3",
             "--validation-fraction", "0.2", "--cohort-seed", "6"]  # fmt: skip
 STUDY = AucStudy(models=("r3d_18",), seeds=2, cases=40, steps=24)
 
@@ -88,12 +88,12 @@ def test_the_frameworks_reach_the_same_auc(study: Path) -> None:
     record = json.loads((study / "record.json").read_text())
     assert_valid(record, "auc_study")
     assert len(record["cells"]) == 6
-    # The same weights and batches and nothing drawn at random: in 12 steps only rounding parts them.
+    # The same weights and batches and nothing drawn at random: in 5 steps only rounding parts them.
     for kind in ("framework_difference", "control_difference"):
         assert [abs(row["mean"]) for row in record[kind]] == pytest.approx([0, 0], abs=0.03)
     auc = {cell["segmentation"]: cell["auc"]["macro"] for cell in record["cells"]}
     assert auc[True] != auc[False], "the head must make a difference"
-    assert all(cell["curve"][-1][0] == 12 for cell in record["cells"]), "validation cases judge every run at its end"
+    assert all(cell["curve"][-1][0] == 5 for cell in record["cells"]), "validation cases judge every run at its end"
 
 
 @pytest.mark.slow

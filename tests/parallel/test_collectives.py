@@ -7,12 +7,13 @@ BatchNorm's own, whose statistics the next layer waits for.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from child_processes_of_tests import finish, together
-from forked_python import ForkedPython
+from forked_python import SHALLOW, SHALLOW_VARIABLE, ForkedPython
 
 from anatobench.recipes import MODELS
 
@@ -22,8 +23,9 @@ pytestmark = pytest.mark.slow
 
 
 def in_two_processes(model: str, *settings: str) -> dict[str, Any]:
-    """Count PyTorch's, in the first process."""
-    ended = finish(together([str(SCRIPT), "torch", model, *settings], 2))
+    """Count PyTorch's, in the first process. Gradients of twelve channels fill more than one bucket."""
+    environment = {SHALLOW_VARIABLE: "12"}
+    ended = finish(together([str(SCRIPT), "torch", model, *settings], 2, **environment))
     assert [status for status, *_ in ended] == [0, 0], ended[0][2][-2000:]
     found: dict[str, Any] = json.loads(ended[0][1].splitlines()[-1])
     return found
@@ -31,7 +33,9 @@ def in_two_processes(model: str, *settings: str) -> dict[str, Any]:
 
 def on_two_devices(model: str, *settings: str) -> dict[str, Any]:
     """Count JAX's, which shares one program out."""
-    ((status, said, errors),) = finish([ForkedPython([str(SCRIPT), "jax", model, *settings])])
+    ((status, said, errors),) = finish(
+        [ForkedPython([str(SCRIPT), "jax", model, *settings], {**os.environ, **SHALLOW})]
+    )
     assert status == 0, errors[-2000:]
     found: dict[str, Any] = json.loads(said.splitlines()[-1])
     return found

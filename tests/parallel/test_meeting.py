@@ -18,9 +18,9 @@ SCRIPT = Path(__file__).parents[1] / "support" / "late_process.py"
 BOTH = "[0, 1]"
 """What each of two processes prints that have heard of each other."""
 LATE = {
-    "torch": ("torch", "40", {"ANATOBENCH_TIMEOUT": "35"}),
-    "jax": ("jax", "40", {"ANATOBENCH_TIMEOUT": "35"}),
-    "limited": ("torch", "22", {"ANATOBENCH_COLLECTIVE_TIMEOUT": "15"}),
+    "torch": ("torch", "25", {"ANATOBENCH_TIMEOUT": "20"}),
+    "jax": ("jax", "25", {"ANATOBENCH_TIMEOUT": "20"}),
+    "limited": ("torch", "15", {"ANATOBENCH_COLLECTIVE_TIMEOUT": "10"}),
 }
 """Pairs of which one process is late: framework, seconds, and what the environment says."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from child_processes_of_tests import finish, together
-from forked_python import ForkedPython
+from forked_python import SHALLOW, ForkedPython
 from kept_checkpoints import newest_checkpoint
 from tiny_store import SMALL_FINDINGS, write_store
 
@@ -42,7 +42,7 @@ def train(store: Store, run: Path, framework: str, count: int, *more: str) -> li
                "--model", "r3d_18", "--framework", framework, "--out", str(run), "--resume", "--epochs", "3",
                "--set", "batch_size=4", "--set", "learning_rate=1e-3", "--set", "precision=fp64", "--json",
                *more]  # fmt: skip
-    return together(command, count, ANATOBENCH_TIMEOUT="60")
+    return together(command, count, ANATOBENCH_TIMEOUT="60", **SHALLOW)
 
 
 Alone = Callable[[str], Path]
@@ -69,6 +69,19 @@ def other_weights(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Pat
     ((status, _, errors),) = finish(train(store, run, "torch", 1, "--set", "seed=5", "--steps", "1"))
     assert status == 0, errors
     return run / "initial.safetensors"
+
+
+@pytest.fixture(scope="module")
+def alone_from_them(store: Store, other_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run of one process that begins with them, PyTorch's: JAX's is the same in float64."""
+    run = tmp_path_factory.mktemp("from_a_file") / "run"
+    ((status, _, errors),) = finish(train(store, run, "torch", 1, *begin_with(other_weights)))
+    assert status == 0, errors
+    return run
+
+
+def begin_with(weights: Path) -> tuple[str, ...]:
+    return ("--initial-weights", str(weights), "--steps", "3")
 
 
 def logged(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -148,15 +161,14 @@ def test_two_processes_then_one_of_the_other_framework_then_two_again(
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_all_of_them_begin_with_the_weights_of_a_file(
-    framework: str, alone: Alone, other_weights: Path, store: Store, tmp_path: Path
+    framework: str, alone: Alone, other_weights: Path, alone_from_them: Path, store: Store, tmp_path: Path
 ) -> None:
-    begin = ("--initial-weights", str(other_weights), "--steps", "3")
-    for name, count in (("alone", 1), ("together", 2)):
-        ended = finish(train(store, tmp_path / name, framework, count, *begin))
-        assert [status for status, *_ in ended] == [0] * count, ended
-    expected, found = newest_checkpoint(tmp_path / "alone"), newest_checkpoint(tmp_path / "together")
+    run = tmp_path / "together"
+    ended = finish(train(store, run, framework, 2, *begin_with(other_weights)))
+    assert [status for status, *_ in ended] == [0, 0], ended
+    expected, found = newest_checkpoint(alone_from_them), newest_checkpoint(run)
     assert largest_difference(expected.weights, found.weights).error < 1e-9
-    drawn, first = logged(alone(framework), "step")[0], logged(tmp_path / "alone", "step")[0]
+    drawn, first = logged(alone(framework), "step")[0], logged(run, "step")[0]
     assert drawn["loss"] != first["loss"]
 
 
@@ -189,8 +201,8 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(store: Store, tmp_
 def test_a_save_that_fails_in_one_of_them_ends_all_of_them(
     framework: str, places: list[int], store: Store, tmp_path: Path
 ) -> None:
-    """With the disk's own reason, and the checkpoint before it goes on: of PyTorch the first process writes, of JAX
-    each its part."""
+    """With the disk's own reason, and the checkpoint before it goes on, also in another number of processes: of PyTorch
+    the first process writes, of JAX each its part."""
     run, newest = tmp_path / "run", 0
     for full in places:
         pair = train(store, run, framework, 2, *LONGER)
@@ -205,9 +217,9 @@ def test_a_save_that_fails_in_one_of_them_ends_all_of_them(
         before, newest = newest, newest_checkpoint(run).progress.step
         assert before + EPOCH <= newest < LONGER_STEPS
         assert before == 0 or f"going on after step {before}" in ended[0][2]
-    ended = finish(train(store, run, framework, 2, *LONGER))
-    assert [status for status, *_ in ended] == [0, 0], ended
-    assert f"going on after step {newest}" in ended[0][2]
+    ((status, _, errors),) = finish(train(store, run, "torch", 1, *LONGER, "--switch-framework"))
+    assert status == 0, errors
+    assert f"going on after step {newest}" in errors
     assert newest_checkpoint(run).progress.step == LONGER_STEPS
     assert sorted(path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")) == []
 

@@ -32,6 +32,12 @@ CONTEXT.set_forkserver_preload(
 )
 
 
+SHALLOW_VARIABLE = "TESTS_TRAIN_SHALLOW_MODELS"
+SHALLOW = {SHALLOW_VARIABLE: "4"}
+"""In a process's environment: its tiny models, and those of what it starts, are shallow (`shallow_models.py`), and R3D
+begins with so many channels."""
+
+
 def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
     """Return those of its variables that the interpreter or a module reads when it begins, but not which number of
     threads is set: PyTorch can still be told of another."""
@@ -129,6 +135,10 @@ def become(words: Sequence[str], environment: Mapping[str, str], folder: str) ->
             stream.reconfigure(write_through=True)
     status: int | str | None = 0
     try:
+        if width := environment.get(SHALLOW_VARIABLE):
+            from shallow_models import make_models_shallow
+
+            make_models_shallow(int(width))
         _run(list(words))
     except SystemExit as ended:
         status = ended.code

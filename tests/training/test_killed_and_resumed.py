@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forked_python import ForkedPython
+from forked_python import SHALLOW, ForkedPython
 from kept_checkpoints import newest_checkpoint
 from tiny_store import SMALL_FINDINGS, write_store
 
@@ -33,7 +33,7 @@ def start(store: Store, run: Path, framework: str, *more: str) -> ForkedPython:
     command = ["-m", "anatobench", "train", "--task", "findings", "--store", str(store.root),
                "--model", "r3d_18", "--framework", framework, "--out", str(run), "--resume", "--epochs", "3",
                "--set", "batch_size=2", "--set", "learning_rate=1e-3", "--checkpoint-every", "2", *more]  # fmt: skip
-    return ForkedPython(command, {**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    return ForkedPython(command, {**os.environ, **SHALLOW, "CUDA_VISIBLE_DEVICES": ""})
 
 
 def finish(process: ForkedPython, status: int = 0) -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked_python import SHALLOW
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("begins_at_once")]
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def test_no_kill_costs_more_than_time(framework: str, kills: int, tmp_path: Path) -> None:
     pytest.importorskip(framework)
     command = [sys.executable, "-m", "tests.kill", "--kills", str(kills), "--framework", framework, "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, **SHALLOW, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     (found,) = json.loads(ended.stdout.splitlines()[-1])["campaigns"]

@@ -38,7 +38,12 @@ load, session.load_engine = session.load_engine, limited
 sys.exit(main(sys.argv[1:]))
 """
 # glibc's allocator gives a step's memory back to the system, so that it has to ask for it again; another one would not.
-GIVEN_BACK = {"LD_PRELOAD": "", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
+GIVEN_BACK = {
+    "LD_PRELOAD": "",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "0",
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 @pytest.mark.parametrize(("framework", "package"), [("torch", "torch"), ("jax", "flax")])
