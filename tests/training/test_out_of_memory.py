@@ -37,7 +37,7 @@ out = Path(sys.argv[sys.argv.index("--out") + 1])
 load, session.load_engine = session.load_engine, limited
 sys.exit(main(sys.argv[1:]))
 """
-# glibc's allocator gives a step's memory back to the system, so that it has to ask for it again; another one would not.
+# glibc's allocator gives a step's memory back to the system, so that it has to ask for it again; others do not.
 GIVEN_BACK = {
     "LD_PRELOAD": "",
     "MALLOC_MMAP_THRESHOLD_": "65536",
