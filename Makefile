@@ -30,7 +30,7 @@ ALLOCATOR := $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC))
 
 # What takes more than a second of a core is marked `slow`, and two folders compile models throughout.
 QUICK := tests/unit tests/docs --ignore tests/unit/engines --ignore tests/unit/kernels -m 'not slow'
-# The images are the longest, so they come first.
+# Jobs wait now and then, so three processes test them, of which one has the images, the longest.
 IMAGES := tests/cluster/test_images.py
 CLUSTER := $(IMAGES) $(filter-out $(IMAGES) %/test_masks_jobs.py, $(wildcard tests/cluster/test_*.py))
 
@@ -67,7 +67,7 @@ test: lint $(VENV)/installed-for-tests
 	$(ALLOCATOR) $(PYTEST) --ignore tests/cluster --ignore tests/masks
 
 test-cluster: $(VENV)/installed-for-tests
-	ANATOBENCH_CLUSTER_TESTS=1 $(PYTEST) $(CLUSTER)
+	ANATOBENCH_CLUSTER_TESTS=1 $(PYTEST) --numprocesses 3 $(CLUSTER)
 
 test-masks: $(VENV_MASKS)/installed
 	OMP_NUM_THREADS=1 $(VENV_MASKS)/bin/python -m pytest --durations 5 tests/masks tests/cluster/test_masks_jobs.py

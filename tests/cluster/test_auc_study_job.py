@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from cluster_jobs import REPOSITORY
+from forked_python import SHALLOW
 from virtual_cluster import VirtualCluster, wait_for
 
 pytest.importorskip("torch")
@@ -20,7 +21,7 @@ def test_a_preempted_study_goes_on_with_what_it_declared(cluster: VirtualCluster
     def evaluated() -> set[Path]:
         return set((out / "study" / "runs").glob("*/evaluation_test.json"))
 
-    job = cluster.submit(f"--output={log}", SCRIPT, "--out", str(out), *SMALL)
+    job = cluster.submit(f"--output={log}", SCRIPT, "--out", str(out), *SMALL, settings=SHALLOW)
     wait_for(evaluated, 300, "no run was evaluated")
     (first,) = evaluated()
     done, declared = first.stat().st_mtime_ns, (out / "plan.json").read_bytes()

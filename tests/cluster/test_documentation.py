@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster_jobs import REPOSITORY
+from forked_python import SHALLOW
 from record_schema import assert_valid
 from virtual_cluster import FINISHED, VirtualCluster, wait_for
 
@@ -42,6 +43,7 @@ def test_every_command_runs_as_printed(cluster: VirtualCluster, environment: Pat
             (tmp_path / path.name).symlink_to(path)
     shutil.copytree(REPOSITORY / "slurm", tmp_path / "slurm")
     settings = {
+        **SHALLOW,
         "ANATOBENCH_REPOSITORY": str(tmp_path),
         "ANATOBENCH_DEVICE": "cpu",
         "PATH": f"{environment / 'bin'}:{os.environ['PATH']}",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster_jobs import REPOSITORY, processes_with
+from forked_python import SHALLOW
 from safetensors.numpy import load_file
 from virtual_cluster import VirtualCluster, wait_for
 
@@ -39,7 +40,7 @@ class Grid:
         settings = [] if action == "collect" else ["--stores", str(self._stores), *SETTINGS]
         done = subprocess.run(
             [*command, *FILTERS, *settings, *words],
-            env=self._cluster.environment, capture_output=True, text=True, check=False,
+            env={**self._cluster.environment, **SHALLOW}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == status, done.stderr
         return done
@@ -106,7 +107,7 @@ def cluster_jobs_of(cluster: VirtualCluster, grid: Grid) -> list[str]:
 def test_a_run_that_begins_with_anothers_weights_waits_for_it(
     cluster: VirtualCluster, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in cluster.environment.items():
+    for name, value in {**cluster.environment, **SHALLOW}.items():
         monkeypatch.setenv(name, value)
     out = tmp_path / "study"
     first = PlannedRun("first", configure(store, "r3d_18", "torch", ["batch_size=2"], max_steps=2))
