@@ -1,5 +1,5 @@
-"""Tiny models with some of their blocks alone, in processes that tests start with `SHALLOW`: they are traced and
-compiled in half the time, where how a model is trained, compiled or shared out is the subject, and not which."""
+"""Tiny models with some of their blocks alone, in processes that tests start with `SHALLOW`: they are traced, compiled
+and trained in half the time, where how a model is trained, compiled or shared out is the subject, and not which."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def _shallow_in_jax(build: Callable[..., None]) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         build(self, layout, class_count, dtype=dtype, forms=forms, generator=generator)
         fast: dict[str, Any] = {"dtype": dtype, "fast": "batch_norm" in forms, "generator": generator}
-        self.layer2, self.layer3 = nnx.List([]), nnx.List([])  # type: ignore[attr-defined]  # of its base
-        self.layer4 = nnx.List([of_jax.BasicBlock(layout.width, self.feature_channels, 2, **fast)])  # type: ignore[attr-defined]
+        last = nnx.List([of_jax.BasicBlock(layout.width, self.feature_channels, 2, **fast)])
+        for name, blocks in (("layer2", nnx.List([])), ("layer3", nnx.List([])), ("layer4", last)):
+            setattr(self, name, blocks)
 
     return shallow
