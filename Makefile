@@ -21,7 +21,8 @@ INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/pip instal
 
 # Two processes of one thread each: two OpenMP pools on the same cores would wait for each other. In the order of the
 # folders, which begins with the long files: xdist's own, by number of tests, ends with them, on one core.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
+PROCESSES := 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations 15
 
 # What compiles asks for memory without end: with jemalloc, where it is installed, XLA takes six seconds in place of seven.
 # (An image would look for it in vain.)
@@ -66,8 +67,9 @@ quick: $(VENV)/installed-for-tests
 test: lint $(VENV)/installed-for-tests
 	$(ALLOCATOR) $(PYTEST) --ignore tests/cluster --ignore tests/masks
 
+test-cluster: PROCESSES := 3
 test-cluster: $(VENV)/installed-for-tests
-	ANATOBENCH_CLUSTER_TESTS=1 $(PYTEST) --numprocesses 3 $(CLUSTER)
+	ANATOBENCH_CLUSTER_TESTS=1 $(PYTEST) $(CLUSTER)
 
 test-masks: $(VENV_MASKS)/installed
 	OMP_NUM_THREADS=1 $(VENV_MASKS)/bin/python -m pytest --durations 5 tests/masks tests/cluster/test_masks_jobs.py
