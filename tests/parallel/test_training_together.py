@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from child_processes_of_tests import finish, together
-from forked_python import SHALLOW, ForkedPython
+from forked_python import SHALLOW, ForkedPython, lasting_from
 from kept_checkpoints import newest_checkpoint
 from tiny_store import SMALL_FINDINGS, write_store
 
@@ -36,13 +36,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_store(tmp_path_factory.mktemp("store"), SMALL_FINDINGS, {"train": 16, "validation": 6})
 
 
-def train(store: Store, run: Path, framework: str, count: int, *more: str) -> list[ForkedPython]:
-    """Return the command in `count` processes that know of each other."""
+def train(
+    store: Store, run: Path, framework: str, count: int, *more: str, stopped_at: int | None = None
+) -> list[ForkedPython]:
+    """Return the command in `count` processes that know of each other, and that the test stops about that step."""
     command = ["-m", "anatobench", "train", "--task", "findings", "--store", str(store.root),
                "--model", "r3d_18", "--framework", framework, "--out", str(run), "--resume", "--epochs", "3",
                "--set", "batch_size=4", "--set", "learning_rate=1e-3", "--set", "precision=fp64", "--json",
                *more]  # fmt: skip
-    return together(command, count, ANATOBENCH_TIMEOUT="60", **SHALLOW)
+    slowed = {} if stopped_at is None else lasting_from(stopped_at)
+    return together(command, count, ANATOBENCH_TIMEOUT="60", **SHALLOW, **slowed)
 
 
 Alone = Callable[[str], Path]
@@ -106,7 +109,7 @@ def test_a_run_stopped_in_two_processes_ends_in_one_as_if_it_had_always_been_one
     framework: str, alone: Alone, store: Store, tmp_path: Path
 ) -> None:
     run = tmp_path / "together"
-    pair = train(store, run, framework, 2)
+    pair = train(store, run, framework, 2, stopped_at=3)
     wait_for_steps(pair, run, 3)
     pair[1].send_signal(signal.SIGUSR1)  # the one that does not write
     ended = finish(pair)
@@ -136,14 +139,15 @@ def test_two_processes_then_one_of_the_other_framework_then_two_again(
 ) -> None:
     """Every form of checkpoint is read by every number of processes and by both frameworks."""
     run, step = tmp_path / "moving", 0
-    for framework, count in ((first, 2), (second, 1), (first, 2)):
-        group = train(store, run, framework, count, "--switch-framework", "--checkpoint-every", "2")
-        if step < 6:
-            wait_for_steps(group, run, step + 3)
+    for framework, count, stopped in ((first, 2, True), (second, 1, True), (first, 2, False)):
+        middle = step + 3 if stopped else None
+        group = train(store, run, framework, count, "--switch-framework", "--checkpoint-every", "2", stopped_at=middle)
+        if middle is not None:
+            wait_for_steps(group, run, middle)
             for process in group:
                 process.send_signal(signal.SIGTERM)
         ended = finish(group)
-        assert {status for status, *_ in ended} == {130 if step < 6 else 0}, ended
+        assert {status for status, *_ in ended} == {130 if stopped else 0}, ended
         newest = newest_checkpoint(run)
         step = newest.progress.step
         folder = run / "checkpoints" / f"step_{step:08d}"
@@ -183,7 +187,7 @@ def test_a_folder_that_cannot_be_used_ends_all_of_them(store: Store, tmp_path: P
 
 
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(store: Store, tmp_path: Path) -> None:
-    pair = train(store, tmp_path / "run", "torch", 2, "--checkpoint-every", "2")
+    pair = train(store, tmp_path / "run", "torch", 2, "--checkpoint-every", "2", stopped_at=5)
     wait_for_steps(pair, tmp_path / "run", 5)
     pair[1].kill()
     ended = finish(pair)
@@ -205,7 +209,7 @@ def test_a_save_that_fails_in_one_of_them_ends_all_of_them(
     the first process writes, of JAX each its part."""
     run, newest = tmp_path / "run", 0
     for full in places:
-        pair = train(store, run, framework, 2, *LONGER)
+        pair = train(store, run, framework, 2, *LONGER, stopped_at=newest + EPOCH)
         wait_for_a_checkpoint(pair, run, newest + EPOCH)
         resource.prlimit(pair[full].pid, resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
         ended = finish(pair)  # which fails if one waits for what never comes
@@ -226,7 +230,7 @@ def test_a_save_that_fails_in_one_of_them_ends_all_of_them(
 
 def test_a_log_that_cannot_be_written_ends_all_of_them(store: Store, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    pair = train(store, run, "torch", 2, *LONGER)
+    pair = train(store, run, "torch", 2, *LONGER, stopped_at=EPOCH)
     wait_for_a_checkpoint(pair, run, EPOCH)
     full = (run / "metrics.jsonl").stat().st_size
     resource.prlimit(pair[0].pid, resource.RLIMIT_FSIZE, (full, full))

@@ -36,6 +36,13 @@ SHALLOW_VARIABLE = "TESTS_TRAIN_SHALLOW_MODELS"
 SHALLOW = {SHALLOW_VARIABLE: "4"}
 """In a process's environment: its tiny models, and those of what it starts, are shallow (`shallow_models.py`), and R3D
 begins with so many channels."""
+LASTING_VARIABLE = "TESTS_STEPS_LAST_FROM"
+
+
+def lasting_from(step: int) -> dict[str, str]:
+    """Return what to set in the environment of a process that a test stops at that step of its training: from there on
+    steps last (`lasting_steps.py`), so that it is met before its last, also where the test has to wait for a core."""
+    return {LASTING_VARIABLE: str(step)}
 
 
 def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
@@ -139,6 +146,10 @@ def become(words: Sequence[str], environment: Mapping[str, str], folder: str) ->
             from shallow_models import make_models_shallow
 
             make_models_shallow(int(width))
+        if step := environment.get(LASTING_VARIABLE):
+            from lasting_steps import make_steps_last
+
+            make_steps_last(int(step))
         _run(list(words))
     except SystemExit as ended:
         status = ended.code

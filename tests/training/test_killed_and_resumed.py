@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forked_python import SHALLOW, ForkedPython
+from forked_python import SHALLOW, ForkedPython, lasting_from
 from kept_checkpoints import newest_checkpoint
 from tiny_store import SMALL_FINDINGS, write_store
 
@@ -29,11 +29,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_store(tmp_path_factory.mktemp("store"), SMALL_FINDINGS, {"train": 6, "validation": 2})
 
 
-def start(store: Store, run: Path, framework: str, *more: str) -> ForkedPython:
+def start(store: Store, run: Path, framework: str, *more: str, stopped_at: int | None = None) -> ForkedPython:
+    """Begin the command, which the test stops about that step."""
     command = ["-m", "anatobench", "train", "--task", "findings", "--store", str(store.root),
                "--model", "r3d_18", "--framework", framework, "--out", str(run), "--resume", "--epochs", "3",
                "--set", "batch_size=2", "--set", "learning_rate=1e-3", "--checkpoint-every", "2", *more]  # fmt: skip
-    return ForkedPython(command, {**os.environ, **SHALLOW, "CUDA_VISIBLE_DEVICES": ""})
+    slowed = {} if stopped_at is None else lasting_from(stopped_at)
+    return ForkedPython(command, {**os.environ, **SHALLOW, **slowed, "CUDA_VISIBLE_DEVICES": ""})
 
 
 def finish(process: ForkedPython, status: int = 0) -> str:
@@ -70,7 +72,7 @@ def test_killed_at_seeded_moments(tmp_path: Path, store: Store, framework: str, 
     finish(start(store, whole, framework))
     moments = random.Random(framework)
     for low, high in kills:
-        process = start(store, killed, framework)
+        process = start(store, killed, framework, stopped_at=TOTAL_STEPS)  # so that it cannot be done before
         wait_for_steps(process, killed, moments.randint(low, high))
         time.sleep(moments.uniform(0, 0.2))  # anywhere in a step, an evaluation or a checkpoint
         process.kill()
@@ -87,7 +89,7 @@ def test_a_run_goes_on_in_the_other_framework(tmp_path: Path, store: Store) -> N
     whole, switched = tmp_path / "whole", tmp_path / "switched"
     exact = ("--set", "precision=fp64")
     finish(start(store, whole, "torch", *exact))
-    process = start(store, switched, "torch", *exact)
+    process = start(store, switched, "torch", *exact, stopped_at=3)
     wait_for_steps(process, switched, 3)
     process.send_signal(signal.SIGTERM)
     assert "--resume to go on" in finish(process, 130)
