@@ -54,6 +54,20 @@ def begins_at_once(preloaded: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def shallow_models() -> Iterator[None]:
+    """Let the module's tests, and forked processes that they start, train models of a few blocks
+    (support/shallow_models.py)."""
+    from forked_python import SHALLOW, SHALLOW_VARIABLE
+    from shallow_models import make_models_shallow
+
+    with pytest.MonkeyPatch.context() as patch:
+        make_models_shallow(int(SHALLOW[SHALLOW_VARIABLE]), patch)
+        for name, value in SHALLOW.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
 def workers_begin_at_once() -> Iterator[None]:
     """Let the module's worker pools (anatobench/system/worker_pool.py) fork what they would spawn from a process that
     has imported everything; a worker finds the tests' own number of threads."""

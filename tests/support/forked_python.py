@@ -143,9 +143,10 @@ def become(words: Sequence[str], environment: Mapping[str, str], folder: str) ->
     status: int | str | None = 0
     try:
         if width := environment.get(SHALLOW_VARIABLE):
+            import pytest
             from shallow_models import make_models_shallow
 
-            make_models_shallow(int(width))
+            make_models_shallow(int(width), pytest.MonkeyPatch())
         if step := environment.get(LASTING_VARIABLE):
             from lasting_steps import make_steps_last
 

@@ -1,5 +1,6 @@
-"""Tiny models with some of their blocks alone, in processes that tests start with `SHALLOW`: they are traced, compiled
-and trained in half the time, where how a model is trained, compiled or shared out is the subject, and not which."""
+"""Tiny models with some of their blocks alone, in processes that tests start with `SHALLOW` and in modules of tests
+that use the fixture `shallow_models`: they are traced, compiled and trained in half the time, where how a model is
+trained, compiled or shared out is the subject, and not which."""
 
 from __future__ import annotations
 
@@ -21,13 +22,13 @@ from jax_impl.models import r3d_18 as of_jax
 from torch_ref.models import r3d_18 as of_torch
 
 
-def make_models_shallow(width: int) -> None:
-    """Do so for the rest of this process. R3D has so many channels in its stem (the tiny one 12), and keeps the first
-    block and the last, which then halves the grid itself, so that the feature map is as fine."""
-    make_transformers_shallow(pytest.MonkeyPatch())
-    LAYOUTS["tiny"] = replace(LAYOUTS["tiny"], width=width)
-    of_torch.R3D18._rebuild = _shallow_in_torch(of_torch.R3D18._rebuild)  # type: ignore[method-assign]
-    of_jax.R3D18.__init__ = _shallow_in_jax(of_jax.R3D18.__init__)  # type: ignore[method-assign]
+def make_models_shallow(width: int, patch: pytest.MonkeyPatch) -> None:
+    """R3D has so many channels in its stem (the tiny one 12), and keeps the first block and the last, which then halves
+    the grid itself, so that the feature map is as fine."""
+    make_transformers_shallow(patch)
+    patch.setitem(LAYOUTS, "tiny", replace(LAYOUTS["tiny"], width=width))
+    patch.setattr(of_torch.R3D18, "_rebuild", _shallow_in_torch(of_torch.R3D18._rebuild))
+    patch.setattr(of_jax.R3D18, "__init__", _shallow_in_jax(of_jax.R3D18.__init__))
 
 
 def _shallow_in_torch(rebuild: Callable[..., None]) -> Callable[..., None]:

@@ -27,6 +27,8 @@ from anatobench.store.reader import Store
 from anatobench.tasks import RATIC, multi_label_task
 from anatobench.training.checkpoints import read_newest
 
+pytestmark = pytest.mark.usefixtures("shallow_models")
+
 CROP = (8, 16, 16)
 TASK = multi_label_task("toy_findings", "abdomen", ("odd", "third"), own_geometry=SMALL)
 

@@ -25,6 +25,8 @@ from anatobench.store.writer import StoreWriter
 from anatobench.tasks import RATIC, Size
 from torch_ref.losses import CASE_TERMS
 
+pytestmark = pytest.mark.usefixtures("shallow_models")
+
 CROP: Size = (12, 20, 24)
 WEIGHTED = replace(RATIC, case_weights=True)
 RECIPE = parity_recipe("float64", seed=0)

@@ -17,6 +17,8 @@ from anatobench.store.reader import Store
 from anatobench.tasks import RATIC
 from anatobench.training.checkpoints import read_newest
 
+pytestmark = pytest.mark.usefixtures("shallow_models")
+
 DOCUMENT = Path(__file__).parents[3] / "docs" / "library.md"
 STEPS = 3
 

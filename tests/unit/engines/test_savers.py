@@ -24,6 +24,8 @@ from anatobench.store.batch import Batch
 from anatobench.tasks import get_task
 from anatobench.training.checkpoints import CheckpointSaver, Progress, read_checkpoint, read_newest
 
+pytestmark = pytest.mark.usefixtures("shallow_models")
+
 TASK = get_task("ct_rate")
 SPEC = ModelSpec("r3d_18", "tiny", TASK, (16, 16, 16))
 FRAMEWORKS = ("torch", "jax")

@@ -33,6 +33,8 @@ from anatobench.recipes import FRAMEWORKS, Recipe, override
 from anatobench.store.reader import Store
 from anatobench.tasks import RATIC, Task
 
+pytestmark = pytest.mark.usefixtures("shallow_models")
+
 CROP = (8, 16, 16)
 
 

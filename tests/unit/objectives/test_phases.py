@@ -17,6 +17,8 @@ from anatobench.parity.inputs import parity_batch, parity_recipe, perturbed_weig
 from anatobench.recipes import FRAMEWORKS, override
 from anatobench.tasks import RATIC
 
+pytestmark = pytest.mark.usefixtures("shallow_models")
+
 CROP = (8, 16, 16)
 OBJECTIVE = Objective("diagnosis", ("volume", "organs", "targets"), {"classification": 1.0})
 
