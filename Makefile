@@ -8,6 +8,10 @@
 # make docs           README and the pages as a site in build/site
 # They make their own virtual environment in .venv on the first call, test-masks a second one beside it.
 
+ifneq ($(words $(CURDIR)),1)
+$(error $(CURDIR): make takes no folder with a space in its name: move the checkout)
+endif
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,8 +20,9 @@ VENV_MASKS := .venv-masks
 QUIET := $(shell test -t 2 || echo --quiet)
 # uv, where it is on the path, takes a fifth of the time; it reads its own settings and none of pip's.
 UV := $(shell command -v uv)
-INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/pip install --disable-pip-version-check) $(QUIET) \
-	--constraint constraints.txt
+# (An option takes the place of its variable UV_CONSTRAINT, which pip's settings may have become.)
+UV_INSTALL := "$(UV)" pip install --python $(BIN)/python $(addprefix --constraint ,$(UV_CONSTRAINT))
+INSTALL := $(if $(UV),$(UV_INSTALL),$(BIN)/pip install --disable-pip-version-check) $(QUIET) --constraint constraints.txt
 
 # Two processes of one thread each: two OpenMP pools on the same cores would wait for each other. In the order of the
 # folders, which begins with the long files: xdist's own, by number of tests, ends with them, on one core.
@@ -93,12 +98,13 @@ docs: $(VENV)/installed-for-docs
 	$(BIN)/mkdocs build --strict --site-dir build/site
 	@echo "build/site/index.html"
 
-$(VENV)/bin/python:
+# Python comes before pip does: an environment without pip is one whose making was ended.
+$(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "AnatoBench needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { echo "remove $(VENV), whose making was ended, and call again" >&2; exit 1; }
 
-$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Installing into $(VENV): PyTorch and JAX are large, this takes a few minutes once"
 	$(INSTALL) --editable '.[torch,jax]'
 	@touch $@
@@ -108,7 +114,7 @@ $(VENV)/installed-for-tests: $(VENV)/installed
 	@touch $@
 
 # A site needs neither framework.
-$(VENV)/installed-for-docs: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/installed-for-docs: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(INSTALL) mkdocs
 	@touch $@
 

@@ -5,6 +5,7 @@ A `Recipe` is saved whole with every run; the command line overrides single fiel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -122,6 +123,10 @@ class Recipe:
             "cases": (self.cases >= 0, "0 or more"),
             "draw": (0 <= self.draw < 2**32, "from 0 to 4294967295"),
         }
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"recipe: {field.name}={value!r} is no finite number")
         for name, (good, allowed) in checks.items():
             if not good:
                 raise UsageError(f"recipe: {name}={getattr(self, name)!r} is out of range: {allowed}")

@@ -208,7 +208,7 @@ class RunConfig:
 
     def write(self, path: Path) -> None:
         """Write what `read_file` reads, with a checksum; OSError if that fails, and nothing is left behind then."""
-        data = json.loads(json.dumps(self.to_json()))
+        data = json.loads(json.dumps(self.to_json(), allow_nan=False))
         write_atomically(path, (json.dumps({**data, CHECKSUM: _checksum(data)}, indent=2) + "\n").encode())
 
 
