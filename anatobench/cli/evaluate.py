@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "As in the paper, the operating threshold of each class is chosen on the evaluated split itself, which\n"
         "flatters every metric but AUC; --threshold-split validation chooses it where it should be chosen.\n\n"
         "With two runs: the second's AUC less the first's on the same patients, per class and macro, with its 95 %\n"
-        "interval (the same patients are drawn for both). The cases must be the same. An interval over patients says\n"
+        "interval (the same patients are drawn for both). The cases must be the same. Both are evaluated for it, by\n"
+        "the rule and on the split with which an earlier evaluation chose thresholds. An interval over patients says\n"
         "nothing of another seed of either training.\n\n"
         "Of a run that left the classifier as it was drawn (--set objective=partial_masks) there is the organs' Dice\n"
         "and no AUC.\n\n"
@@ -47,12 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from anatobench.evaluation.run_evaluation import compare_runs, evaluate_run
+    from anatobench.training.run_folder import evaluation_file
 
     if args.other is not None:
         if args.threshold_split is not None or args.threshold_rule != THRESHOLD_RULES[0]:
             raise UsageError("--threshold-rule and --threshold-split are for one run: a difference of AUCs has none")
         compared = compare_runs(args.run_folder, args.other, args.split, args.store, args.framework, args.aggregate)
         print(_differences(compared))
+        print(f"Each was evaluated, too: {evaluation_file(args.split)} and what stands beside it are in both folders")
         return compared
     figures = evaluate_run(
         args.run_folder,
@@ -105,6 +108,7 @@ def _differences(compared: dict[str, Any]) -> str:
 
 def _table(figures: dict[str, Any]) -> str:
     """Return one line per class and one for the macro mean; of a model that does not classify, the organs' Dice."""
+    from anatobench.evaluation.evaluation_file import judged_on
     from anatobench.evaluation.few_cases import few_cases_note
 
     if figures["auc"] is None:
@@ -118,9 +122,8 @@ def _table(figures: dict[str, Any]) -> str:
         shown = "" if interval is None else f"  {interval[0]:.3f} to {interval[1]:.3f}"
         cells = [f"{'-' if value is None else format(value, '.4f'):>13}" for value in values]
         lines.append(" ".join([f"{name:<{width}}", *cells, shown]))
-    rows = "patients" if figures["aggregation"] != "none" else "cases"
     lines.append(
-        f"{figures['rows']} {rows} of split {figures['split']}, macro AUC over {figures['macro_classes']['auc']} of "
+        f"{judged_on(figures)} of split {figures['split']}, macro AUC over {figures['macro_classes']['auc']} of "
         f"{figures['classes']} classes, thresholds by {figures['threshold_rule']} on {figures['threshold_split']}"
     )
     lines += [f"undefined: {name}: {reason}" for name, reason in figures["undefined"].items()]

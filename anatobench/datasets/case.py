@@ -171,8 +171,8 @@ def _same_scan(case_id: str, split: str, other_id: str, other_split: str) -> str
 
 
 def similar_patients_note(cases: Iterable[Case]) -> str | None:
-    """Return a sentence on patients of different splits whose ids differ in letter case, width, spaces, leading zeros
-    or `.0` alone: a table that went through a spreadsheet makes two people of one. None if there are none."""
+    """Return a sentence on patients of different splits whose ids differ in letter case, width, spaces, dashes, leading
+    zeros or `.0` alone: a table that went through a spreadsheet makes two people of one. None if there are none."""
     by_form: dict[str, dict[str, str]] = defaultdict(dict)
     for case in cases:
         plain = unicodedata.normalize("NFKC", case.patient_id).casefold()
@@ -183,4 +183,7 @@ def similar_patients_note(cases: Iterable[Case]) -> str | None:
     if not pairs:
         return None
     shown = " and ".join(f"{patient!r} in {split}" for patient, split in list(pairs[0].items())[:2])
-    return f"{len(pairs)} patient id(s) differ in letter case, leading zeros or .0 alone across splits, such as {shown}"
+    return (
+        f"{len(pairs)} patient id(s) differ in letter case, spaces, - and _, leading zeros or .0 alone across splits, "
+        f"such as {shown}: if they are one person, write one id"
+    )

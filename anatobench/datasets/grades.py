@@ -57,8 +57,9 @@ def grade_of(group: LabelGroup, text: str) -> int | None:
 def allowed_grades(group: LabelGroup) -> str:
     """Say what a field may hold."""
     named = ", ".join(group.grades)
-    numbers = "" if any(grade.isdecimal() for grade in group.grades) else f", or 0 to {len(group.grades) - 1}"
-    return f"{named}{numbers}"
+    if any(grade.isdecimal() for grade in group.grades):
+        return named
+    return f"{named}, or {', '.join(map(str, range(len(group.grades))))}"
 
 
 def balanced(groups: Sequence[LabelGroup], cases: Sequence[Case]) -> tuple[tuple[LabelGroup, ...], list[str]]:

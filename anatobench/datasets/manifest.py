@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from anatobench.datasets.annotation import annotated_classes, annotated_note, named_classes
@@ -123,6 +124,11 @@ def _label_columns(table: Table, task: Task) -> tuple[str, ...]:
         meant = unknown[0].casefold()
         if meant in (*KNOWN_COLUMNS, *columns) or meant.startswith(LABEL_PREFIX):
             raise AnatoBenchError(f"{table.path}: column {unknown[0]!r} means nothing here: write {meant!r}")
+        if alike := get_close_matches(meant, KNOWN_COLUMNS, n=1, cutoff=0.75):
+            raise AnatoBenchError(
+                f"{table.path}: column {unknown[0]!r} means nothing here: write {alike[0]!r} if that is meant, or "
+                f"for a finding {LABEL_PREFIX + unknown[0]!r}"
+            )
         meant = f"{LABEL_PREFIX}{unknown[0].rpartition(':')[2]}"
         raise AnatoBenchError(
             f"{table.path}: column {unknown[0]!r} means nothing here: for a finding write {meant!r}; {ADVICE}"

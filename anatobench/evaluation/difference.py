@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -46,17 +47,22 @@ def auc_difference(
     }
 
 
+def refuse_other_cases(first: Iterable[str], second: Iterable[str]) -> None:
+    """Raise `AnatoBenchError` unless two runs were judged on the same cases."""
+    alone = sorted(set(first) ^ set(second))
+    if alone:
+        raise AnatoBenchError(
+            f"{len(alone)} case(s) are judged in one of the runs alone, for example {alone[0]}: a difference needs "
+            f"the same cases, so evaluate both on one store with --store"
+        )
+
+
 def _in_order_of(first: Predictions, second: Predictions) -> Predictions:
     """Return the second's rows in the first's order."""
     if first.task != second.task:
         raise AnatoBenchError(f"the runs have tasks {first.task.name} and {second.task.name}: no AUC can be compared")
+    refuse_other_cases(first.case_ids, second.case_ids)
     rows = {case_id: row for row, case_id in enumerate(second.case_ids)}
-    alone = sorted(set(first.case_ids) ^ set(rows))
-    if alone:
-        raise AnatoBenchError(
-            f"{len(alone)} case(s) were judged in one of the runs alone, for example {alone[0]}: a difference needs "
-            f"the same cases, so evaluate both on one store with --store"
-        )
     order = [rows[case_id] for case_id in first.case_ids]
     changed = np.flatnonzero((first.targets != second.targets[order]).any(axis=1))
     patients = tuple(second.patient_ids[row] for row in order)

@@ -2,7 +2,7 @@
 
 A figure is a share from 0 to 1, or null where it is undefined. A file of an earlier version may lack a field; what is
 there and is no such thing is refused, whoever reads it. What no command reads back stands for people: `brier`
-(calibration.py), `macro_classes`, `classes`, `cases`, `patients`, `bootstrap` (what the figures rest on), `split`,
+(calibration.py), `macro_classes`, `classes`, `cases`, `bootstrap` (what the figures rest on), `split`,
 `task`, `model`, `size`, `segmentation` and `framework`.
 """
 
@@ -44,6 +44,10 @@ class Evaluation(TypedDict, total=False):
     positives: dict[str, int]
     """By class, as `negatives`; a row whose label is unknown is neither."""
     negatives: dict[str, int]
+    positive_patients: dict[str, int]
+    """Patients among whose rows is such a one, by class, as `negative_patients`: over them intervals are drawn."""
+    negative_patients: dict[str, int]
+    patients: int
     undefined: dict[str, str]
     """Why, by class."""
     thresholds: Figures
@@ -80,6 +84,21 @@ def read_evaluation(run: Path, split: str, task: Task, needs: Collection[str]) -
     return cast(Evaluation, figures)
 
 
+def judged_on(figures: Mapping[str, Any]) -> str:
+    """Say how many patients, or cases of how many, the figures rest on; nothing where the file does not say it."""
+    if "rows" not in figures or "aggregation" not in figures:
+        return ""
+    patients = _counted(figures.get("patients", figures["rows"]), "patient")
+    if figures["aggregation"] != "none":
+        return patients
+    cases = _counted(figures["rows"], "case")
+    return cases if figures.get("patients", figures["rows"]) == figures["rows"] else f"{cases} of {patients}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def _check(figures: Any, classes: Collection[str], needs: Collection[str]) -> None:
     """Raise ValueError that names what is wrong."""
     given = _object("the whole", figures)
@@ -95,6 +114,8 @@ def _check(figures: Any, classes: Collection[str], needs: Collection[str]) -> No
         ("undefined", (), _is_text),
         ("positives", classes, _is_count),
         ("negatives", classes, _is_count),
+        ("positive_patients", classes, _is_count),
+        ("negative_patients", classes, _is_count),
     ):
         if name in there:
             _check_each(name, there[name], names, is_one)
@@ -109,8 +130,9 @@ def _check(figures: Any, classes: Collection[str], needs: Collection[str]) -> No
         raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, not {there['aggregation']!r:.80}")
     if type(there.get("step", 0)) is not int:
         raise ValueError(f"step must be a whole number, not {there['step']!r:.80}")
-    if not _is_count(there.get("rows", 0)):
-        raise ValueError(f"rows must be a whole number from 0 on, not {there['rows']!r:.80}")
+    for name in ("rows", "patients"):
+        if not _is_count(there.get(name, 0)):
+            raise ValueError(f"{name} must be a whole number from 0 on, not {there[name]!r:.80}")
 
 
 def _object(name: str, value: Any) -> dict[str, Any]:

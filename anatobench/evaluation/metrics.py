@@ -140,8 +140,17 @@ def evaluate(
         "patients": patients,
         "positives": {name: int((column == 1).sum()) for name, column in zip(names, labels.T, strict=True)},
         "negatives": {name: int((column == 0).sum()) for name, column in zip(names, labels.T, strict=True)},
+        "positive_patients": _patients_with(1, predictions),
+        "negative_patients": _patients_with(0, predictions),
         "bootstrap": {"replicates": replicates, "seed": seed, "unit": "patient"},
     }
+
+
+def _patients_with(label: int, predictions: ClassPredictions) -> dict[str, int]:
+    """Return by class how many patients have a row with that label."""
+    patients = np.array(predictions.patient_ids)
+    columns = zip(predictions.class_names, predictions.labels.T, strict=True)
+    return {name: len(np.unique(patients[column == label])) for name, column in columns}
 
 
 def auc_per_class(predictions: ClassPredictions) -> tuple[float | None, dict[str, float | None]]:

@@ -14,8 +14,8 @@ from anatobench.engine import Engine, load_engine
 from anatobench.errors import AnatoBenchError, UsageError, check_choice, check_kind
 from anatobench.evaluation.calibration import brier
 from anatobench.evaluation.case_slices import case_slices, example_cases
-from anatobench.evaluation.difference import auc_difference
-from anatobench.evaluation.evaluation_file import write_evaluation
+from anatobench.evaluation.difference import auc_difference, refuse_other_cases
+from anatobench.evaluation.evaluation_file import read_evaluation, write_evaluation
 from anatobench.evaluation.metrics import THRESHOLD_RULES, evaluate
 from anatobench.evaluation.organ_dice import dice_head, dice_of_split, write_organ_dice
 from anatobench.evaluation.predictions import (
@@ -34,7 +34,7 @@ from anatobench.system.array_files import safetensors_bytes
 from anatobench.system.atomic_files import write_atomically
 from anatobench.system.progress import SharedProgress, named_if_slow
 from anatobench.training.checkpoints import read_best
-from anatobench.training.run_folder import PATHS, RunConfig
+from anatobench.training.run_folder import PATHS, RunConfig, evaluation_file
 
 EVALUATED_COMPILED = "false"
 """PyTorch's forward passes are taken operation by operation, whatever the run was trained with. Training steps of the
@@ -191,7 +191,11 @@ def compare_runs(
         config = RunConfig.read(run)
         if not config.trains_classifier:
             raise UsageError(f"{run}: was trained for {config.plan.label} and has no AUC to compare: name another run")
-    figures = [evaluate_run(run, split, store_path, framework, aggregation=aggregation) for run in (first, second)]
+    _refuse_other_cases(first, second, split, store_path)
+    figures = [
+        evaluate_run(run, split, store_path, framework, *_earlier_thresholds(run, split), aggregation)
+        for run in (first, second)
+    ]
     one, other = (
         read_predictions(run / f"predictions_{split}.csv", RunConfig.read(run).task) for run in (first, second)
     )
@@ -201,6 +205,25 @@ def compare_runs(
         "split": split,
         **auc_difference(one, other, figures[0]["aggregation"], seed=RunConfig.read(first).recipe.seed),
     }
+
+
+def _refuse_other_cases(first: Path, second: Path, split: str, store_path: str | None) -> None:
+    """Raise `AnatoBenchError` if the two would be judged on other cases, before anything is computed or written."""
+    stores = [open_store(RunConfig.read(run), store_path) for run in (first, second)]
+    refuse_other_cases(*([store.cases[index].case_id for index in store.split(split)] for store in stores))
+
+
+def _earlier_thresholds(run: Path, split: str) -> tuple[str, str | None]:
+    """Return by which rule and on which split an earlier evaluation of the run chose its thresholds, so that one that
+    is for the AUC alone leaves them as they are."""
+    kept = THRESHOLD_RULES[0], None
+    if not (run / evaluation_file(split)).exists():
+        return kept
+    try:
+        found = read_evaluation(run, split, RunConfig.read(run).task, ("threshold_rule", "threshold_split"))
+    except AnatoBenchError:  # it is written anew
+        return kept
+    return found["threshold_rule"], found["threshold_split"]
 
 
 def _of_all(engine: Engine, parts: list[np.ndarray]) -> np.ndarray:

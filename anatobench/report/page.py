@@ -57,9 +57,24 @@ def _reading(runs: Sequence[RunResults]) -> str:
     if not tested:
         return ""
     text = "AUC is the macro average over classes; intervals are 95 % bootstrap intervals over patients."
-    if undefined := sorted({name for test in tested for name in test.get("undefined", {})}):
-        text += f" Undefined here, because the test split has one label value only: {', '.join(undefined)}."
-    return paragraph(text, *dict.fromkeys(map(_thresholds, tested)), few_cases_note(*tested))
+    undefined = dict[str, dict[str, None]]()
+    for test in tested:
+        for name, reason in test.get("undefined", {}).items():
+            undefined.setdefault(reason, {})[name] = None
+    if undefined:
+        told = [f"{', '.join(sorted(names))} ({reason})" for reason, names in sorted(undefined.items())]
+        text += f" Undefined: {'; '.join(told)}."
+    return paragraph(text, _checkpoints(runs), *dict.fromkeys(map(_thresholds, tested)), few_cases_note(*tested))
+
+
+def _checkpoints(runs: Sequence[RunResults]) -> str:
+    """Say which weights were judged; nothing where no evaluation says it."""
+    judged = [
+        f"{run.label} after step {run.test['step']} of {len(run.steps)}"
+        for run in runs
+        if run.test is not None and "step" in run.test
+    ]
+    return f"Weights judged, the best on validation, else the last: {'; '.join(judged)}." if judged else ""
 
 
 def _thresholds(test: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
 
+from anatobench.evaluation.evaluation_file import judged_on
 from anatobench.report.run_results import RunResults
 
 
@@ -34,10 +35,7 @@ def _auc(run: RunResults) -> str:
 
 def _judged(run: RunResults) -> str:
     """Return how many patients or cases the figures rest on; "-" where the file does not say."""
-    if run.test is None or "rows" not in run.test or "aggregation" not in run.test:
-        return "-"
-    what = "case" if run.test["aggregation"] == "none" else "patient"
-    return f"{run.test['rows']} {what}{'' if run.test['rows'] == 1 else 's'}"
+    return "-" if run.test is None else judged_on(run.test) or "-"
 
 
 def _percent(run: RunResults, key: str) -> str:

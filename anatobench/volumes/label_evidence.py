@@ -135,7 +135,8 @@ def choose_by_anatomy(mask: Mask, candidates: Mapping[str, LabelMap]) -> str:
     if evidence[best] < MIN_EVIDENCE or evidence[best] - evidence[second] < MIN_LEAD:
         raise CaseError(
             "ambiguous-mask-labels",
-            f"its labels could be {' or '.join(evidence)}, and the organs' places do not decide: name its label map",
+            f"its labels could be {' or '.join(evidence)}, and the organs' places do not decide: name its label map "
+            "(a manifest's column mask_labels)",
         )
     return best
 

@@ -40,7 +40,7 @@ def test_json_has_the_promised_keys_and_a_table_goes_to_stderr(run: Path, capsys
     assert figures["split"] == figures["threshold_split"] == "test"
     for name in classes:
         assert any(line.startswith(name) for line in captured.err.splitlines())
-    assert captured.err.count("look more certain than they are: fewer than 10 positives or negatives: ") == 1
+    assert captured.err.count("certain than they are: fewer than 10 patients with a positive or a negative: ") == 1
     dice = figures["organ_dice"]
     assert f"organ Dice, 0 to 1: mean {dice['macro']:.4f} (" in captured.err
     written = captured.err.partition(f"Written into {run}: ")[2].splitlines()[0].split(", ")

@@ -42,7 +42,7 @@ def test_grades_are_read_by_name_and_by_number(tmp_path: Path) -> None:
     assert listing.task.groups == (LIVER, LabelGroup("effusion"))
     assert [case.targets for case in listing.cases] == [(2, 1), (1, 0), (MISSING_TARGET, 0), (0, MISSING_TARGET)]
     told = {one.case_id: one.message for one in listing.rejected}
-    assert told["e"] == "line 6: liver is '3': write one of healthy, low, high, or 0 to 2, or nothing"
+    assert told["e"] == "line 6: liver is '3': write one of healthy, low, high, or 0, 1, 2, or nothing"
     assert told["f"].startswith("line 7: liver is 'Low'")
 
 
@@ -52,7 +52,7 @@ def test_more_than_two_grades_are_a_softmax_and_shown_one_by_one(tmp_path: Path)
     assert [group.logit_count for group in task.groups] == [3, 1]
     assert task.class_names == ("liver_healthy", "liver_low", "liver_high", "effusion_absent", "effusion_present")
     two = list_cases(tmp_path, chest("liver=no,yes")).rejected
-    assert [one.message for one in two] == ["line 2: liver is '2': write one of no, yes, or 0 to 1, or nothing"]
+    assert [one.message for one in two] == ["line 2: liver is '2': write one of no, yes, or 0, 1, or nothing"]
     manifest(tmp_path, "scan,split,label:liver", "a.nii.gz,train,yes")
     task = list_cases(tmp_path, chest("liver=no,yes")).task
     assert (task.groups[0].logit_count, task.class_names) == (1, ("liver",))

@@ -96,6 +96,9 @@ def test_columns_without_meaning_are_refused(root: Path) -> None:
     write(root, "scan,split,lable:x,label:y", "a.nii.gz,train,1,1")
     with pytest.raises(AnatoBenchError, match="'lable:x' means nothing here: for a finding write 'label:x'; see"):
         list_cases(root, CHEST)
+    write(root, "scan,split,patiant,label:y", "a.nii.gz,train,p,1")
+    with pytest.raises(AnatoBenchError, match="write 'patient' if that is meant, or for a finding 'label:patiant'"):
+        list_cases(root, CHEST)
     write(root, "scan,split,liver", "a.nii.gz,train,1")
     with pytest.raises(AnatoBenchError, match="no column label:bowel"):
         list_cases(root, ListingOptions(task="ratic"))

@@ -75,7 +75,7 @@ def test_other_cases_are_refused(rows: slice) -> None:
     fewer = Predictions(
         TASK, second.case_ids[rows], second.patient_ids[rows], second.logits[rows], second.targets[rows]
     )
-    with pytest.raises(AnatoBenchError, match=r"1 case\(s\) were judged in one of the runs alone"):
+    with pytest.raises(AnatoBenchError, match=r"1 case\(s\) are judged in one of the runs alone"):
         auc_difference(first, fewer, "none")
 
 

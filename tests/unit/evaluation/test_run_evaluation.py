@@ -178,3 +178,23 @@ def test_two_runs_are_compared_on_the_same_patients(tmp_path: Path, store: Store
     assert found["difference"]["macro"] == pytest.approx(found["auc"][1]["macro"] - found["auc"][0]["macro"])
     assert found["runs"] == [str(run) for run in runs]
     assert compare_runs(runs[0], runs[0])["ci95"]["macro"] == [0.0, 0.0]
+
+
+def test_a_comparison_leaves_thresholds_as_an_evaluation_chose_them(tmp_path: Path, store: Store) -> None:
+    runs = tmp_path / "first", tmp_path / "second"
+    for run in runs:
+        trained_run(run, store)
+    chosen = evaluate_run(runs[0], rule="youden", threshold_split="validation")
+    compare_runs(*runs)
+    after = [json.loads((run / "evaluation_test.json").read_text()) for run in runs]
+    assert [one["threshold_split"] for one in after] == ["validation", "test"]
+    assert (after[0]["thresholds"], after[0]["threshold_rule"]) == (chosen["thresholds"], "youden")
+
+
+def test_runs_of_other_cases_are_refused_before_anything_is_written(tmp_path: Path, store: Store) -> None:
+    other = write_store(tmp_path / "other", sizes={"train": 4, "validation": 3, "test": 3})
+    for run, its in (("first", store), ("second", other)):
+        trained_run(tmp_path / run, its)
+    with pytest.raises(AnatoBenchError, match=r"2 case\(s\) are judged in one of the runs alone"):
+        compare_runs(tmp_path / "first", tmp_path / "second")
+    assert not list(tmp_path.rglob("evaluation_test.json"))

@@ -217,14 +217,26 @@ def test_results_stand_beside_the_papers_with_its_contradictions(runs: list[Path
     assert beside_paper([other]) == ""
 
 
+def test_a_page_says_which_weights_were_judged_and_why_a_figure_is_missing(runs: list[Path]) -> None:
+    run = read_run(runs[0])
+    assert run.test is not None
+    told = {ALL[0]: "no positive", ALL[1]: "no threshold: no negative in the split that chooses it"}
+    page = build_page([replace(run, test={**run.test, "step": 3, "undefined": told})])
+    assert f"{run.label} after step 3 of {len(run.steps)}" in page
+    for name, reason in told.items():
+        assert f"{name} ({reason})" in page
+
+
 def test_a_reader_learns_how_many_cases_the_figures_rest_on(runs: list[Path]) -> None:
     run = read_run(runs[0])
     assert run.test is not None
     assert summary_rows([run])[0][HEADER.index("judged on")] == "12 patients"
     assert "6 of 12" in Page(class_table([run])).cells
     assert "look more certain than they are" in class_table([run])
-    fewer = replace(run, test={**run.test, "rows": 1, "aggregation": "none", "positives": dict.fromkeys(ALL, 1)})
+    one = {**run.test, "rows": 1, "patients": 1, "aggregation": "none", "positives": dict.fromkeys(ALL, 1)}
+    fewer = replace(run, test=one)
     assert "1 case" in summary_rows([fewer])[0]
+    assert "24 cases of 1 patient" in summary_rows([replace(run, test={**one, "rows": 24})])[0]
     assert "6 of 12; 1 of 7" in Page(class_table([run, fewer])).cells, "the runs were judged on other cases"
     counts = ("rows", "positives", "negatives")
     old = replace(run, test={name: value for name, value in run.test.items() if name not in counts})
