@@ -20,7 +20,7 @@ SYNTHETIC = (
     "patients, and cannot be set beside the paper's."
 )
 SPEED = (
-    "Median over the steps of the training itself, without the first three, loading included; black lines are 95 % "
+    "Median over the steps of the training itself, without the first three, loading included; the lines are 95 % "
     "bootstrap intervals. The runs took place one after the other, so what else the machine did meanwhile shows in one "
     "and not in the other: anatobench bench step times the frameworks in turns."
 )
