@@ -216,13 +216,13 @@ def _refuse_other_cases(first: Path, second: Path, split: str, store_path: str |
 def _earlier_thresholds(run: Path, split: str) -> tuple[str, str | None]:
     """Return by which rule and on which split an earlier evaluation of the run chose its thresholds, so that one that
     is for the AUC alone leaves them as they are."""
-    kept = THRESHOLD_RULES[0], None
+    usual = THRESHOLD_RULES[0], None
     if not (run / evaluation_file(split)).exists():
-        return kept
+        return usual
     try:
         found = read_evaluation(run, split, RunConfig.read(run).task, ("threshold_rule", "threshold_split"))
     except AnatoBenchError:  # it is written anew
-        return kept
+        return usual
     return found["threshold_rule"], found["threshold_split"]
 
 
